@@ -33,6 +33,7 @@ check-imports: .venv/ready
 	lint-imports
 
 check-schema: .venv/ready
+	@python -m tests.support.reference.error_codes --check
 	@python -m merganser schema | diff - schema.graphql || \
 		{ echo "schema.graphql differs from the code: run make schema"; exit 1; }
 
@@ -81,7 +82,8 @@ conformance: .venv/ready  ## run all cases of the protocol tests, access tests a
 	LONG=1 CI=1 STORES=sqlite,postgres pytest tests/e2e/recovery/test_clock_changes.py
 	DIFFERENTIAL_CASES=10200 pytest tests/execution/test_executor_differential.py
 
-schema: .venv/ready  ## print the schema to schema.graphql
+schema: .venv/ready  ## print the schema to schema.graphql, with the error codes of mutations from the code
+	python -m tests.support.reference.error_codes
 	python -m merganser schema > schema.graphql
 
 released: .venv/ready  ## at a release, after the version is set: store the schema with which later ones must be compatible

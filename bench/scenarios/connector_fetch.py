@@ -155,14 +155,14 @@ async def create_connector(
     target: BenchmarkTarget, remote: DovecotAccount, **extra_fields: Any
 ) -> str:
     """Create a connector of the target's account that is enabled, and return its ID."""
-    parameters = {
+    server = {
         "host": HOST,
         "port": remote.ports["imap"],
         "security": "NONE",
         "username": remote.user,
         "password": PASSWORD,
-        **extra_fields,
     }
+    parameters = {"server": server, **extra_fields}
     payload = await _request_payload(target, CREATE_MUTATION, {"input": parameters})
     return str(payload["connector"]["id"])
 

@@ -8,9 +8,8 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.addresses.types import Address
-from graph.admin.tasks import Task
+from graph.admin.tasks import Task, TaskPayload
 from graph.autoreply.mutations import AutoreplyPatch
-from graph.messages.deleted_messages import TaskPayload
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
@@ -56,7 +55,10 @@ CREATE_FIELDS = (
 UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 
-@strawberry.input(description="Address to create.")
+@strawberry.input(
+    description="Address that addressesCreate creates. It has the fields of AddressCreateInput, "
+    "without `options`, which are those of the whole mutation."
+)
 class NewAddressInput:
     address: str = attribute_field(
         "New address, with the domain in Unicode or ASCII form. `@domain` means `*@domain`, a "

@@ -119,6 +119,26 @@ class TasksPayload(MutationPayload):
     )
 
 
+@strawberry.type(description="Payload of a mutation that starts a task.")
+class TaskPayload(MutationPayload):
+    task: Task | None = attribute_field(
+        "Task that does the work. Null if the mutation failed.", default=None
+    )
+
+
+@strawberry.type(description="Payload of blobDelete and queueDelete.")
+class BulkDeletePayload(MutationPayload):
+    deleted_count: BigInt = attribute_field(
+        "Number of objects that blobDelete deletes, at once or by the task; 0 with `recursive`. "
+        "Number of deliveries that queueDelete cancels, one for each recipient; 0 if a task "
+        "deletes the entries. With `validateOnly`: number that would be deleted.",
+        default=0,
+    )
+    task: Task | None = attribute_field(
+        "Task that deletes the objects. Null: they are deleted already.", default=None
+    )
+
+
 @strawberry.input(description="Input of undo.")
 class UndoInput(Options):
     token: str = attribute_field("Token of the payload of the mutation to undo.")

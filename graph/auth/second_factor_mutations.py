@@ -17,10 +17,9 @@ from graph.auth.second_factors import (
     TotpSetupInput,
     TotpSetupPayload,
     TotpVerifyInput,
-    TotpVerifyPayload,
     TwoFactorDisableInput,
     TwoFactorProofInput,
-    UserPayload,
+    TwoFactorVerifyPayload,
     WebauthnChallengeInput,
     WebauthnChallengePayload,
     WebauthnDeleteInput,
@@ -28,7 +27,6 @@ from graph.auth.second_factors import (
     WebauthnRegisterInput,
     WebauthnRegisterPayload,
     WebauthnVerifyInput,
-    WebauthnVerifyPayload,
     user_from_row,
 )
 from graph.types import global_ids
@@ -43,6 +41,7 @@ from graph.types.mutations import (
 from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
 from graph.types.references import UserRef, require_visible_user_id_if_named
+from graph.users.payloads import UserPayload
 from models.errors import InvalidInput
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
@@ -178,12 +177,12 @@ class TwoFactorMutation:
         access=MANAGED,
         cost=LONG_MUTATION_COST,
     )
-    async def totp_verify(self, info: Info, input: TotpVerifyInput) -> TotpVerifyPayload:
+    async def totp_verify(self, info: Info, input: TotpVerifyInput) -> TwoFactorVerifyPayload:
         user_id = await _require_permitted_target_user_id(info, input.user or None)
         await second_factors_mutations.prove_second_factor_and_complete_sign_in(
             info.context, user_id, SecondFactorProof(totp=input.token, path=["token"])
         )
-        return TotpVerifyPayload(valid=True)
+        return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
         "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor; an "
@@ -333,13 +332,13 @@ class TwoFactorMutation:
     )
     async def webauthn_verify(
         self, info: Info, input: WebauthnVerifyInput
-    ) -> WebauthnVerifyPayload:
+    ) -> TwoFactorVerifyPayload:
         user_id = await _require_permitted_target_user_id(info, input.user or None)
         response = _validated_webauthn_response(input.response, ["response"])
         await second_factors_mutations.prove_second_factor_and_complete_sign_in(
             info.context, user_id, SecondFactorProof(webauthn=response, path=["response"])
         )
-        return WebauthnVerifyPayload(valid=True)
+        return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
         "Deletes WebAuthn keys, all or none. Deleting the last key turns the factor off, and "

@@ -252,27 +252,13 @@ class TotpEnablePayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Payload of totpVerify.")
-class TotpVerifyPayload(MutationPayload):
+@strawberry.type(description="Payload of totpVerify and webauthnVerify.")
+class TwoFactorVerifyPayload(MutationPayload):
     valid: bool = attribute_field(
-        "True if the code was right. A wrong code is an error, and this field is false. The code "
-        "can't be used again.",
+        "True if the code or the response of the key was right. A wrong one is an error, and this "
+        "field is false. The code or challenge can't be used again.",
         default=False,
     )
-
-
-@strawberry.type(description="Payload of webauthnVerify.")
-class WebauthnVerifyPayload(MutationPayload):
-    valid: bool = attribute_field(
-        "True if the response of the key was right. A wrong response is an error, and this field "
-        "is false. Its challenge can't be used again.",
-        default=False,
-    )
-
-
-@strawberry.type(description="Payload of mutations that change the second factors of a user.")
-class UserPayload(MutationPayload):
-    user: LazyUser | None = attribute_field("The user after the change.", default=None)
 
 
 @strawberry.type(description="Payload of recoveryCodesCreate.")

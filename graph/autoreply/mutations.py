@@ -13,8 +13,8 @@ from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
 from graph.types.scalars import Duration, EmailAddress
+from graph.users.payloads import UsersPayload
 from graph.users.types import User
-from graph.users.update_mutations import UsersPayload
 from models.users.roles import Scope
 from resolvers.autoreply import autoreplies
 from resolvers.autoreply.validation import SETTABLE_COLUMNS

@@ -5,7 +5,7 @@ from typing import Any
 import strawberry
 from strawberry import UNSET
 
-from graph.admin.tasks import Task
+from graph.admin.tasks import BulkDeletePayload, Task, TaskPayload
 from graph.blobs.types import STORE_DESCRIPTION, Blob
 from graph.files.types import FileContent
 from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
@@ -90,28 +90,6 @@ class BlobPayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Payload of blobDelete.")
-class BlobDeletePayload(MutationPayload):
-    deleted_count: BigInt = attribute_field(
-        "Number of objects that are deleted, at once or by the task. With `validateOnly`: that "
-        "would be deleted. 0 with `recursive`.",
-        default=0,
-    )
-    task: Task | None = attribute_field(
-        "Task that deletes the objects, with `recursive` or an idempotency key. Its result has "
-        "`deletedCount`, `freedBytes` and `refusedCount`. Null: they are deleted.",
-        default=None,
-    )
-
-
-@strawberry.type(description="Payload of blobCollect.")
-class BlobCollectPayload(MutationPayload):
-    task: Task | None = attribute_field(
-        "Task that runs the garbage collector. Its result has `deletedCount` and `freedBytes`.",
-        default=None,
-    )
-
-
 @strawberry.type
 class BlobMutation:
     @mutation(
@@ -152,15 +130,16 @@ class BlobMutation:
         "Deletes objects of an object store: without `recursive` all or none. A path without an "
         "object is NOT_FOUND. CONFLICT if a record uses an object, or if it is kept for a "
         "restored database. Also CONFLICT if an object is less than a day old, since a running "
-        "delivery can use it.",
+        "delivery can use it. With `recursive` or an idempotency key, a task deletes the objects. "
+        "Its result has `deletedCount`, `freedBytes` and `refusedCount`.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
-    async def blob_delete(self, info: Info, input: BlobDeleteInput) -> BlobDeletePayload:
+    async def blob_delete(self, info: Info, input: BlobDeleteInput) -> BulkDeletePayload:
         deletion = await mutations.delete_blobs_or_queue_deletion_task(
             info.context, input.store, input.paths, recursive=input.recursive
         )
-        return BlobDeletePayload(
+        return BulkDeletePayload(
             deleted_count=BigInt(deletion.deleted_count), task=Task.from_row_or_none(deletion.task)
         )
 
@@ -168,11 +147,10 @@ class BlobMutation:
         "Runs the garbage collector now, as a task. It removes blobs and objects that no record "
         "uses and that were last stored more than a day ago, except below `admin/`. Objects that a "
         "restored database can need are kept until `MERGANSER_BACKUP_RESTORE_WINDOW` is over, but "
-        "`freedBytes` of the task's result counts their bytes at once.",
+        "`freedBytes` of the task's result counts their bytes at once. The result also has "
+        "`deletedCount`.",
         cost=2 * LONG_MUTATION_COST,
         **WRITE_GUARD,
     )
-    async def blob_collect(self, info: Info, input: BlobCollectInput) -> BlobCollectPayload:
-        return BlobCollectPayload(
-            task=Task.from_row(await mutations.queue_collection(info.context))
-        )
+    async def blob_collect(self, info: Info, input: BlobCollectInput) -> TaskPayload:
+        return TaskPayload(task=Task.from_row(await mutations.queue_collection(info.context)))

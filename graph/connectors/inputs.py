@@ -15,9 +15,9 @@ from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 from resolvers.connectors.options import OptionName
 
+SERVER_FIELDS = ("protocol", "host", "port", "security", "auth_mechanism", "username")
 PLAIN_FIELDS = (
-    "name", "protocol", "host", "port", "security", "auth_mechanism", "username",
-    "target_domain", "target_folder",
+    "name", "target_domain", "target_folder",
     "interval", "max_age", "max_bytes_per_second", "exclude", "auto_map_folders", "subscribe_all",
     "skip_cross_duplicates", "remove_duplicates", "source_retention", "mirror_deletes",
     "remote_timeout", "local_timeout", "spam_check", "virus_check", "apply_filters", "active",
@@ -72,22 +72,24 @@ class ConnectorOauthInput:
 
 
 def validated_connector_column_values(connector_input: Any) -> dict[str, Any]:
-    """Return the values that an input sets, by column. Absent fields are left out.
+    """Return the values that an input and its `server` set, by column, without the password.
 
-    Raises InvalidInput if `deleteSource` is combined with `sourceRetention`.
+    Absent fields are left out. Raises InvalidInput if `deleteSource` is combined with
+    `sourceRetention`.
     """
+    server_input = _input_value(getattr(connector_input, "server", UNSET))
     values: dict[str, Any] = {}
-    for name in PLAIN_FIELDS:
-        value = _input_value(getattr(connector_input, name, UNSET))
-        if value is not UNSET:
-            values[name] = value
+    for owner, names in ((connector_input, PLAIN_FIELDS), (server_input, SERVER_FIELDS)):
+        for name in names:
+            if (value := _input_value(getattr(owner, name, UNSET))) is not UNSET:
+                values[name] = value
     for name, to_json in (
         ("folder_rewrites", _folder_rewrite_json),
         ("custom_options", _custom_option_json),
     ):
         if (items := _input_value(getattr(connector_input, name, UNSET))) is not UNSET:
             values[name] = [to_json(item) for item in items or ()]
-    if (oauth := _input_value(getattr(connector_input, "oauth", UNSET))) is not UNSET:
+    if (oauth := _input_value(getattr(server_input, "oauth", UNSET))) is not UNSET:
         values["oauth"] = oauth and {
             name: getattr(oauth, name) or None
             for name in ("token_url", "client_id", "client_secret", "scope")
@@ -119,8 +121,8 @@ def _custom_option_json(option_input: ConnectorOptionInput) -> Mapping[str, str]
     return {"name": OptionName(option_input.name), "value": option_input.value or ""}
 
 
-@strawberry.input(description="Remote server, and rules for fetching messages from it.")
-class RemoteServerInput:
+@strawberry.input(description="Remote server that many accounts are on, without credentials.")
+class RemoteHostInput:
     protocol: ConnectorProtocol = attribute_field(
         "Protocol of the remote server: IMAP or POP3.", default=ConnectorProtocol.IMAP
     )
@@ -141,6 +143,24 @@ class RemoteServerInput:
     auth_mechanism: AuthMechanism = attribute_field(
         "SASL mechanism for signing in on the remote server.", default=AuthMechanism.PLAIN
     )
+
+
+@strawberry.input(description="Remote server, and the credentials of an account on it.")
+class RemoteServerInput(RemoteHostInput):
+    username: str = attribute_field("Username on the remote server, at most 255 characters.")
+    password: str = attribute_field(
+        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
+        "`oauth` the refresh token. It is never returned, and connectorTest does not store it."
+    )
+    oauth: ConnectorOauthInput | None = attribute_field(
+        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
+    )
+
+
+@strawberry.input
+class FetchRulesInput:
+    """Base of the inputs with rules for fetching messages from a remote server."""
+
     target_domain: str | None = attribute_field(
         "Domain of the recipient address that filters see for fetched messages. Default: the "
         "domain of the user's main address.",
@@ -203,20 +223,9 @@ class RemoteServerInput:
     )
 
 
-@strawberry.input(description="Account on a remote server, and rules for fetching its messages.")
-class RemoteAccountInput(RemoteServerInput):
-    username: str = attribute_field("Username on the remote server, at most 255 characters.")
-    password: str = attribute_field(
-        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
-        "`oauth` the refresh token. It is never returned."
-    )
-    oauth: ConnectorOauthInput | None = attribute_field(
-        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
-    )
-
-
 @strawberry.input(description="Input of connectorCreate.")
-class ConnectorCreateInput(Options, RemoteAccountInput):
+class ConnectorCreateInput(Options, FetchRulesInput):
+    server: RemoteServerInput = attribute_field("Remote server that messages are fetched from.")
     user: UserRef | None = attribute_field(
         "User who gets the messages. Default: the signed-in user.", default=UNSET
     )
@@ -257,20 +266,10 @@ class ConnectorCreateInput(Options, RemoteAccountInput):
 
 
 @strawberry.input(
-    description="New values of connectors. An absent field leaves the value unchanged, except "
+    description="New values of a remote server. An absent field leaves the value unchanged, except "
     "`port` if `protocol` or `security` changes."
 )
-class ConnectorPatch:
-    user: strawberry.Maybe[UserRef] = attribute_field(
-        "User who gets the messages. All messages are fetched again for a new user, and "
-        "the runs so far are deleted. The change is "
-        "a ConflictError while a run is queued or in progress. Another user "
-        "requires the role DOMAIN_ADMIN with the permission CONNECTORS, or the role ADMIN."
-    )
-    name: strawberry.Maybe[str | None] = attribute_field(
-        "Name of the connector, at most 255 characters. Null: username and host of the remote "
-        "account."
-    )
+class RemoteServerPatch:
     protocol: strawberry.Maybe[ConnectorProtocol] = attribute_field(
         "Protocol of the remote server: IMAP or POP3."
     )
@@ -291,8 +290,8 @@ class ConnectorPatch:
     password: strawberry.Maybe[str] = attribute_field(
         "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
         "`oauth` the refresh token. It is never returned. Required if `host`, `username`, `oauth` "
-        "or `user` changes, `security` becomes NONE, or a connector without a password is "
-        "activated."
+        "or the user of the connector changes, `security` becomes NONE, or a connector without a "
+        "password is activated."
     )
     auth_mechanism: strawberry.Maybe[AuthMechanism] = attribute_field(
         "SASL mechanism for signing in on the remote server."
@@ -300,6 +299,26 @@ class ConnectorPatch:
     oauth: strawberry.Maybe[ConnectorOauthInput | None] = attribute_field(
         "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER. Null: the password "
         "is used as it is. Another endpoint, client ID or scope, or null, requires `password`."
+    )
+
+
+@strawberry.input(
+    description="New values of connectors. An absent field leaves the value unchanged."
+)
+class ConnectorPatch:
+    user: strawberry.Maybe[UserRef] = attribute_field(
+        "User who gets the messages. All messages are fetched again for a new user, and "
+        "the runs so far are deleted. The change is "
+        "a ConflictError while a run is queued or in progress. It requires `server.password`. "
+        "Another user "
+        "requires the role DOMAIN_ADMIN with the permission CONNECTORS, or the role ADMIN."
+    )
+    name: strawberry.Maybe[str | None] = attribute_field(
+        "Name of the connector, at most 255 characters. Null: username and host of the remote "
+        "account."
+    )
+    server: strawberry.Maybe[RemoteServerPatch] = attribute_field(
+        "New values of the remote server and its credentials. Absent fields of it stay unchanged."
     )
     target_domain: strawberry.Maybe[str | None] = attribute_field(
         "Domain of the recipient address that filters see for fetched messages. Null: the domain "

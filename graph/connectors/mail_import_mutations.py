@@ -6,14 +6,15 @@ import strawberry
 from strawberry import UNSET
 
 from graph.connectors.inputs import (
-    RemoteAccountInput,
+    FetchRulesInput,
+    RemoteHostInput,
     RemoteServerInput,
     validated_connector_column_values,
 )
-from graph.connectors.types import ConnectorRun
+from graph.connectors.run_mutations import ConnectorRunsPayload, load_run_payload
 from graph.messages.filter_inputs import MessageFilter
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.list_inputs import convert_list_items
 from graph.types.mutations import mutation
@@ -33,7 +34,6 @@ from models.errors import InvalidInput, require_found
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mail_import, remote_accounts
 from resolvers.connectors.mail_import import NewMailImport, RemoteAccount
 from resolvers.connectors.remote_accounts import (
@@ -59,7 +59,8 @@ DELETE_SOURCE_DESCRIPTION = (
     description="Account on a remote server whose messages are fetched once. Its password is "
     "deleted when the run ends."
 )
-class ImportRemoteInput(RemoteAccountInput):
+class ImportRemoteInput(FetchRulesInput):
+    server: RemoteServerInput = attribute_field("Remote server, and the account to import from.")
     auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
     delete_source: bool = attribute_field(DELETE_SOURCE_DESCRIPTION, default=False)
 
@@ -100,7 +101,8 @@ class RemoteAdministratorInput:
     description="Accounts on one remote server whose messages are fetched once, each for a user. "
     "Exactly one of `accounts` and `file` must be given."
 )
-class ImportRemoteAccountsInput(RemoteServerInput):
+class ImportRemoteAccountsInput(FetchRulesInput):
+    server: RemoteHostInput = attribute_field("Remote server of all accounts.")
     accounts: list[ImportAccountInput] | None = attribute_field(
         "The accounts, at most 1,000 by default.", default=UNSET
     )
@@ -232,7 +234,7 @@ class MailImportInput(Options):
         source, remote = self.source, None
         if source.remote:
             values = validated_connector_column_values(source.remote.value)
-            remote = RemoteAccount(values, source.remote.value.password)
+            remote = RemoteAccount(values, source.remote.value.server.password)
         accounts, owner = None, None
         if source.remote_accounts:
             accounts = await source.remote_accounts.value.resolve_accounts(info)
@@ -255,13 +257,6 @@ class MailImportInput(Options):
         )
 
 
-@strawberry.type(description="Payload of mailImport.")
-class MailImportPayload(MutationPayload):
-    connector_runs: list[ConnectorRun] = attribute_field(
-        "One queued run for each user, sorted by user.", default_factory=list
-    )
-
-
 @strawberry.type
 class MailImportMutation:
     @mutation(
@@ -274,10 +269,8 @@ class MailImportMutation:
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )
-    async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:
+    async def mail_import(self, info: Info, input: MailImportInput) -> ConnectorRunsPayload:
         keys = await mail_import.queue_mail_imports_and_return_run_ids(
             info.context, await input.resolve_new_import(info)
         )
-        rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, keys)
-        runs = [ConnectorRun.from_row(row) for row in rows if row]
-        return MailImportPayload(connector_runs=runs)
+        return await load_run_payload(info, keys)

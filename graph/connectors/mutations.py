@@ -3,12 +3,11 @@
 from datetime import timedelta
 
 import strawberry
-from strawberry import UNSET
 
 from graph.connectors.inputs import (
     ConnectorCreateInput,
-    ConnectorOauthInput,
     ConnectorPatch,
+    RemoteServerInput,
     validated_connector_column_values,
 )
 from graph.connectors.types import (
@@ -25,7 +24,6 @@ from graph.types.object_references import ids_from_refs
 from graph.types.references import require_visible_user_id_if_named
 from graph.types.scalars import Duration
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure
-from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.errors import ConnectorFailure, InvalidInput
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
@@ -47,27 +45,7 @@ class ConnectorUpdateInput(Options):
 
 @strawberry.input(description="Input of connectorTest.")
 class ConnectorTestInput(Options):
-    protocol: ConnectorProtocol = attribute_field("Protocol of the remote server: IMAP or POP3.")
-    security: ConnectorSecurity = attribute_field(
-        "Encryption of the connection. NONE requires the setting `connectors.allowPrivateNetworks`."
-    )
-    host: str = attribute_field("Host name or IP address of the remote server.")
-    port: int | None = attribute_field(
-        "TCP port of the remote server. Default: IMAP 993 with TLS, else 143; POP3 995 with TLS, "
-        "else 110.",
-        default=UNSET,
-    )
-    username: str = attribute_field("Username on the remote server, at most 255 characters.")
-    password: str = attribute_field(
-        "Password on the remote server. For XOAUTH2 and OAUTHBEARER: the access token, or with "
-        "`oauth` the refresh token. It is not stored."
-    )
-    auth_mechanism: AuthMechanism = attribute_field(
-        "SASL mechanism for signing in on the remote server.", default=AuthMechanism.PLAIN
-    )
-    oauth: ConnectorOauthInput | None = attribute_field(
-        "Token endpoint for access tokens. Only for XOAUTH2 and OAUTHBEARER.", default=UNSET
-    )
+    server: RemoteServerInput = attribute_field("Remote server to test.")
     timeout: Duration = attribute_field(
         "Maximum time without a response of the remote server, PT1S to PT1M.",
         default=timedelta(seconds=10),
@@ -115,7 +93,7 @@ class ConnectorEditMutation:
     async def connector_create(self, info: Info, input: ConnectorCreateInput) -> ConnectorPayload:
         owner = await require_visible_user_id_if_named(info, input.user or None)
         key = await connector_mutations.create_connector(
-            info.context, owner, validated_connector_column_values(input), input.password
+            info.context, owner, validated_connector_column_values(input), input.server.password
         )
         row = await info.context.load(connector_loaders.load_visible_connectors_by_id, key)
         return ConnectorPayload(connector=Connector.from_row_or_none(row))
@@ -128,7 +106,8 @@ class ConnectorEditMutation:
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:
         keys, patch = ids_from_refs(info, input.connectors, "connectors"), input.set
-        password = patch.password.value if patch.password else None
+        server = patch.server.value if patch.server else None
+        password = server.password.value if server and server.password else None
         values = validated_connector_column_values(patch)
         if patch.user:
             values["user_id"] = await require_visible_user_id_if_named(info, patch.user.value)
@@ -154,7 +133,7 @@ class ConnectorEditMutation:
         values = {**validated_connector_column_values(input), "remote_timeout": input.timeout}
         is_dry_run = bool(input.options and input.options.validate_only)
         result = await check.check_new_connector(
-            info.context, values, input.password, validate_only=is_dry_run
+            info.context, values, input.server.password, validate_only=is_dry_run
         )
         return ConnectorTestPayload(
             errors=[MutationError.from_error(_connector_failure(result.failure), [])]

@@ -54,10 +54,12 @@ class ConnectorDeleteInput(Options):
     )
 
 
-@strawberry.type(description="Payload of connectorStart and connectorRunCancel.")
+@strawberry.type(description="Payload of connectorStart, connectorRunCancel and mailImport.")
 class ConnectorRunsPayload(MutationPayload):
     connector_runs: list[ConnectorRun] = attribute_field(
-        "Runs in the order of the references.", default_factory=list
+        "Runs in the order of the references. Runs of mailImport: one for each user, sorted by "
+        "user.",
+        default_factory=list,
     )
 
 

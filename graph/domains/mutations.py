@@ -264,14 +264,14 @@ class AliasDomainDeleteInput(Options):
     )
 
 
-@strawberry.type(description="Payload of domainCreate.")
+@strawberry.type(description="Payload of domainCreate and identityProviderSet.")
 class DomainPayload(MutationPayload):
     domain: Domain | None = attribute_field(
-        "Created domain. Null if the mutation failed.", default=None
+        "Created or changed domain. Null if the mutation failed.", default=None
     )
 
 
-@strawberry.type(description="Payload of domainUpdate.")
+@strawberry.type(description="Payload of domainUpdate and identityProviderDelete.")
 class DomainsPayload(MutationPayload):
     domains: list[Domain] = attribute_field(
         "Changed domains, in the order of the references.", default_factory=list

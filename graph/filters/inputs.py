@@ -296,7 +296,10 @@ class FilterActionInput:
         return actions
 
 
-@strawberry.input(description="Filter to create.")
+@strawberry.input(
+    description="Filter that filtersCreate creates. It has the fields of FilterCreateInput, "
+    "without `options`, which are those of the whole mutation."
+)
 class NewFilterInput:
     user: UserRef | None = attribute_field(
         "Owner of the filter. Default: the signed-in user.", default=UNSET

@@ -19,8 +19,8 @@ from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_references import id_from_ref
 from graph.types.references import UserSelection, user_selector_from_selection
+from graph.users.payloads import UsersPayload
 from graph.users.types import User
-from graph.users.update_mutations import UsersPayload
 from models.errors import InvalidInput, require_found, require_within_limit
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint

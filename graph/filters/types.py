@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.admin.tasks import Task
+from graph.admin.tasks import Task, TaskPayload
 from graph.filters.dry_run_messages import MessageSourceInput, resolve_message_source_or_raise
 from graph.filters.inputs import (
     FilterApplyInput,
@@ -19,7 +19,6 @@ from graph.filters.inputs import (
     FilterUpdateInput,
 )
 from graph.mailboxes.types import Mailbox
-from graph.messages.deleted_messages import TaskPayload
 from graph.messages.mime_parts import HeaderField
 from graph.types import global_ids
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request

@@ -5,6 +5,7 @@ from typing import Any
 import strawberry
 from strawberry import UNSET
 
+from graph.domains.mutations import DomainPayload, DomainsPayload
 from graph.domains.types import Domain
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
@@ -18,7 +19,7 @@ from graph.types.references import (
     user_selector_from_selection,
     value_or_none,
 )
-from graph.users.update_mutations import UsersPayload, load_users_payload
+from graph.users.payloads import UsersPayload, load_users_payload
 from models.identity_providers import (
     DEFAULT_GROUPS_CLAIM,
     DEFAULT_SCOPES,
@@ -105,21 +106,6 @@ class IdentityProviderTestInput(Options):
     domain: DomainRef = attribute_field("Domain whose provider is tested.")
 
 
-@strawberry.type(description="Payload of identityProviderSet.")
-class IdentityProviderPayload(MutationPayload):
-    domain: Domain | None = attribute_field(
-        "Domain with its new provider. Null if the mutation failed.", default=None
-    )
-
-
-@strawberry.type(description="Payload of identityProviderDelete.")
-class IdentityProviderDeletePayload(MutationPayload):
-    domains: list[Domain] = attribute_field(
-        "Domains whose providers were deleted, in the order of the references.",
-        default_factory=list,
-    )
-
-
 @strawberry.type(description="One step of identityProviderTest.")
 class IdentityProviderTestStep:
     kind: IdentityProviderTestStepKind = attribute_field(
@@ -148,7 +134,7 @@ class IdentityProviderMutation:
     )
     async def identity_provider_set(
         self, info: Info, input: IdentityProviderSetInput
-    ) -> IdentityProviderPayload:
+    ) -> DomainPayload:
         secret = GivenSecret(input.client_secret.value) if input.client_secret else None
         values = ProviderValues(
             input.issuer,
@@ -167,7 +153,7 @@ class IdentityProviderMutation:
             info.context, domain, values
         )
         row = await info.context.load(domain_loaders.load_visible_domains_by_id, domain_id)
-        return IdentityProviderPayload(domain=Domain.from_row_or_none(row))
+        return DomainPayload(domain=Domain.from_row_or_none(row))
 
     @mutation(
         "Deletes the identity providers of domains with the links of their accounts, all or none. "
@@ -177,11 +163,11 @@ class IdentityProviderMutation:
     )
     async def identity_provider_delete(
         self, info: Info, input: IdentityProviderDeleteInput
-    ) -> IdentityProviderDeletePayload:
+    ) -> DomainsPayload:
         refs = domain_selectors_from_refs(input.domains)
         domain_ids = await provider_changes.delete_providers(info.context, refs)
         rows = await info.context.load_many(domain_loaders.load_visible_domains_by_id, domain_ids)
-        return IdentityProviderDeletePayload(domains=[Domain.from_row(row) for row in rows if row])
+        return DomainsPayload(domains=[Domain.from_row(row) for row in rows if row])
 
     @mutation(
         "Tests the identity provider of a domain: reads its metadata and keys, and checks the "

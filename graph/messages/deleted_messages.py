@@ -260,13 +260,6 @@ class DeletedMessageRestorePayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Payload of a mutation that starts a task.")
-class TaskPayload(MutationPayload):
-    task: Task | None = attribute_field(
-        "Task that does the work. Null if the mutation failed.", default=None
-    )
-
-
 @strawberry.type
 class ArchiveMutation:
     @mutation(

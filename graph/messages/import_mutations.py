@@ -73,10 +73,12 @@ class MessageImportInput(Options):
     )
 
 
-@strawberry.type(description="Payload of messageImport.")
+@strawberry.type(description="Payload of messageImport and quarantineRelease.")
 class MessagesPayload(MutationPayload):
     messages: list[Message] = attribute_field(
-        "Stored messages, one for each user. Messages that the caller can't see are missing.",
+        "Stored messages: of messageImport one for each user, of quarantineRelease in the order of "
+        "the references. Messages that a filter redirected without a copy, and messages that the "
+        "caller can't see, are missing.",
         default_factory=list,
     )
 

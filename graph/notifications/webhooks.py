@@ -8,11 +8,10 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.admin.tasks import Task
+from graph.admin.tasks import Task, TaskPayload
 from graph.auth.types import SECRET_METADATA
 from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.domains.types import Domain
-from graph.messages.deleted_messages import TaskPayload
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
 from graph.types import global_ids
 from graph.types.access_grants import GIVES_ACCESS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.admin.tasks import Task
+from graph.admin.tasks import BulkDeletePayload, Task
 from graph.queue.references import QueueEntryRef, resolve_queue_entry_ids_or_raise
 from graph.submission.types import RecipientDelivery, Submission
 from graph.types.connections import Connection, connection_of_page, page_request
@@ -191,19 +191,6 @@ class QueueReleaseInput(Options):
     )
 
 
-@strawberry.type(description="Payload of queueDelete.")
-class QueueDeletePayload(MutationPayload):
-    deleted_count: BigInt = attribute_field(
-        "Number of cancelled deliveries, one for each recipient. 0 if a task deletes the entries.",
-        default=0,
-    )
-    task: Task | None = attribute_field(
-        "Task that deletes the entries, if there are many or senders are notified. "
-        "Null: they are deleted already.",
-        default=None,
-    )
-
-
 @strawberry.type(description="Payload of queueFlush.")
 class QueueFlushPayload(MutationPayload):
     scheduled_count: int = attribute_field(
@@ -301,13 +288,13 @@ class QueueMutation:
         scope=Scope.SUBMIT,
         access=OVERSEEN,
     )
-    async def queue_delete(self, info: Info, input: QueueDeleteInput) -> QueueDeletePayload:
+    async def queue_delete(self, info: Info, input: QueueDeleteInput) -> BulkDeletePayload:
         result = await queue_mutations.delete_entries_or_queue_task(
             info.context,
             await _resolve_queue_selection_or_raise(info, input),
             notifies_sender=input.notify_sender,
         )
-        return QueueDeletePayload(
+        return BulkDeletePayload(
             deleted_count=BigInt(result.recipient_count), task=Task.from_row_or_none(result.task)
         )
 

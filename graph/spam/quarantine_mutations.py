@@ -4,8 +4,9 @@ from typing import Any
 
 import strawberry
 
+from graph.messages.import_mutations import MessagesPayload
 from graph.messages.types import Message
-from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
@@ -52,16 +53,6 @@ class QuarantineReleaseInput(Options):
     )
 
 
-@strawberry.type(description="Payload of quarantineRelease.")
-class QuarantineReleasePayload(MutationPayload):
-    messages: list[Message] = attribute_field(
-        "Delivered messages, in the order of the references. Messages that a "
-        "filter redirected without a copy, and messages that the caller can't see, "
-        "are missing.",
-        default_factory=list,
-    )
-
-
 @strawberry.type
 class QuarantineMutation:
     @mutation(
@@ -77,7 +68,7 @@ class QuarantineMutation:
     )
     async def quarantine_release(
         self, info: Info, input: QuarantineReleaseInput
-    ) -> QuarantineReleasePayload:
+    ) -> MessagesPayload:
         item_ids = ids_from_refs(info, input.quarantine_items, "quarantineItems")
         keys = await quarantine_mutations.release_quarantined_messages(
             info.context,
@@ -85,7 +76,7 @@ class QuarantineMutation:
             ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
         )
         rows = await info.context.load_many(message_loaders.load_visible_by_ids, keys)
-        return QuarantineReleasePayload(messages=[Message.from_row(row) for row in rows if row])
+        return MessagesPayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation(
         "Deletes quarantined messages, all or none. They can't be restored.",

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.admin.tasks import Task
+from graph.admin.tasks import Task, TaskPayload
 from graph.files.types import FileContent
 from graph.http import download_urls
-from graph.messages.deleted_messages import TaskPayload
 from graph.messages.filter_inputs import MessageFilter
 from graph.submission.compose_inputs import ContentEncoding, decode_attachment_content
 from graph.types import global_ids

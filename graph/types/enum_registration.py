@@ -159,7 +159,11 @@ strawberry.enum(
     LegalHoldAccessAction,
     description="Kind of an access to the copies of a legal hold.",
 )
-strawberry.enum(LimitKind, description="Kind of a limit of an account.")
+strawberry.enum(
+    LimitKind,
+    description="Kind of a limit that the event LIMIT_REACHED reports, also STORAGE and RATE, "
+    "which no counter of UsageKind has.",
+)
 strawberry.enum(SessionService, description="Service that a session uses.")
 strawberry.enum(LimitSource, description="Owner of a limit that applies to an account.")
 strawberry.enum(LogComponent, description="Part of the server that writes log entries.")
@@ -218,7 +222,11 @@ strawberry.enum(TlsPolicyLevel, description="TLS that is required for mail to a 
 strawberry.enum(
     TwoFactorMethod, description=("Method by which a second factor (2FA, MFA) is proved.")
 )
-strawberry.enum(UsageKind, description="Kind of a usage counter.")
+strawberry.enum(
+    UsageKind,
+    description="Kind of a counter that userUsageReset sets to 0, also AUTOREPLIES, whose limit no "
+    "event reports as a LimitKind.",
+)
 strawberry.enum(
     UsageLevel,
     description="Level that tells how much of a limit is used.",

@@ -186,7 +186,10 @@ class Warning:  # noqa: A001 - the name in the schema
 @strawberry.interface(description="Fields that every mutation payload has.")
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
-        "Expected errors. Empty if the mutation succeeded.", default_factory=list
+        "Expected errors. Empty if the mutation succeeded. The description of the mutation lists "
+        "their codes, except those of every mutation: VALIDATION, NOT_FOUND, FORBIDDEN, DAMAGED "
+        "and ABORTED.",
+        default_factory=list,
     )
     warnings: list[Warning] = attribute_field(
         "Notes about a mutation that succeeded, such as skipped values.", default_factory=list

@@ -1,7 +1,8 @@
-"""Sentences about role, scope, permission, access and cost at the end of descriptions.
+"""Sentences about role, scope, permission, access, cost and errors at the end of descriptions.
 
 Introspection has no applied directives, so that without these sentences GraphiQL and code
-generators would not show who can use a field.
+generators would not show who can use a field. Payloads have one type for all errors, so that
+without the codes they would not show which errors a mutation returns.
 """
 
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from strawberry import UNSET
 
 from graph.execution.documents.cost_limits import Cost
 from graph.execution.strawberry_definitions import strawberry_definition
+from graph.types.descriptions.mutation_error_codes import ERROR_CODES_BY_MUTATION
 from graph.types.fields import Auth
 from graph.types.object_access import ObjectAccess, access_text, argument_access_text
 from models.users.roles import Role
@@ -33,7 +35,8 @@ FIELD_NOUNS = {"Query": "query", "Mutation": "mutation", "Subscription": "subscr
 def append_requirement_texts(schema: GraphQLSchema) -> None:
     """Append what each guarded type and field requires, and what it costs, to its description.
 
-    Arguments and input fields that name users also say who can name others.
+    Mutations also list the codes of their errors. Arguments and input fields that name users also
+    say who can name others.
     """
     for graphql_type in schema.type_map.values():
         if not isinstance(
@@ -42,20 +45,29 @@ def append_requirement_texts(schema: GraphQLSchema) -> None:
             continue
         noun = FIELD_NOUNS.get(graphql_type.name, "field")
         _append_requirement_text(graphql_type, noun)
-        for field in graphql_type.fields.values():
-            _append_requirement_text(field, noun)
+        is_mutation = noun == FIELD_NOUNS["Mutation"]
+        for name, field in graphql_type.fields.items():
+            error_codes = ERROR_CODES_BY_MUTATION.get(name, ()) if is_mutation else ()
+            _append_requirement_text(field, noun, error_codes_text(error_codes))
             if access := declared_access_or_none(field):
                 _append_to_user_members(field, access)
 
 
-def _append_requirement_text(definition: Any, noun: str) -> None:
+def _append_requirement_text(definition: Any, noun: str, last_sentence: str = "") -> None:
     strawberry_field = strawberry_definition(definition)
     directives = getattr(strawberry_field, "directives", None) or ()
     access = declared_access_or_none(definition)
     metadata = getattr(strawberry_field, "metadata", None) or {}
-    text = requirement_text(directives, access, noun, metadata.get("signed_in_rule"))
+    requirements = requirement_text(directives, access, noun, metadata.get("signed_in_rule"))
+    text = f"{requirements} {last_sentence}".strip()
     if text and not (definition.description or "").endswith(text):
         definition.description = f"{definition.description or ''} {text}".strip()
+
+
+def error_codes_text(error_codes: Iterable[str]) -> str:
+    """Return a sentence such as "Errors: CONFLICT, STALE."; an empty text without codes."""
+    codes = ", ".join(error_codes)
+    return f"Errors: {codes}." if codes else ""
 
 
 def _append_to_user_members(field: GraphQLField, access: ObjectAccess) -> None:

@@ -4,11 +4,12 @@ import strawberry
 from strawberry import UNSET
 
 from graph.http.admission_control import ConnectionRegistry
-from graph.types.errors import Options, UserSelectionPayload, attribute_field
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
+from graph.users.payloads import UsersPayload
 from graph.users.types import User
 from models.users.roles import Scope, UserPermission
 from resolvers.context import Context
@@ -19,15 +20,6 @@ from resolvers.users import client_reset
 class UserSyncResetInput(Options):
     users: UserSelection | None = attribute_field(
         "Accounts whose clients synchronize again. Default: the signed-in user.", default=UNSET
-    )
-
-
-@strawberry.type(description="Payload of userSyncReset.")
-class UserSyncResetPayload(UserSelectionPayload):
-    users: list[User] = attribute_field(
-        "Accounts whose connections were ended and whose cursors are invalid now, also those "
-        "without a connection.",
-        default_factory=list,
     )
 
 
@@ -42,7 +34,7 @@ class ClientResetMutation:
         user_permission=UserPermission.SYNC_RESET,
         access=MANAGED,
     )
-    async def user_sync_reset(self, info: Info, input: UserSyncResetInput) -> UserSyncResetPayload:
+    async def user_sync_reset(self, info: Info, input: UserSyncResetInput) -> UsersPayload:
         selector = user_selector_from_selection(input.users or None)
         ctx: Context = info.context
         live: ConnectionRegistry | None = getattr(ctx, "live", None)
@@ -54,4 +46,4 @@ class ClientResetMutation:
                     user_ids, "client state reset", cancels_operations=False
                 )
             )
-        return UserSyncResetPayload(users=[User.from_row(row) for row in rows])
+        return UsersPayload(users=[User.from_row(row) for row in rows])

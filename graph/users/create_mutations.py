@@ -4,10 +4,9 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.admin.tasks import Task
-from graph.messages.deleted_messages import TaskPayload
+from graph.admin.tasks import Task, TaskPayload
 from graph.types import global_ids
-from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import AtomicExclusion, mutation
@@ -15,6 +14,7 @@ from graph.types.references import DomainRef, require_administered_domain_ids, v
 from graph.types.scalars import CIDR, ByteSize, Duration, Upload
 from graph.users.limits import UserLimitsInput, limit_value
 from graph.users.part_types import SpamPolicyInput
+from graph.users.payloads import UserPayload, UsersPayload
 from graph.users.types import User
 from models.errors import ErrorCollector, RequestError
 from models.mailboxes.tables import SpecialUse
@@ -63,7 +63,10 @@ class SpecialMailboxNames:
     )
 
 
-@strawberry.input(description="Account to create.")
+@strawberry.input(
+    description="Account that usersCreate creates. It has the fields of UserCreateInput, without "
+    "`options`, which are those of the whole mutation."
+)
 class NewUserInput(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})
     username: str | None = attribute_field(
@@ -319,20 +322,6 @@ class UsersCreateFromFileInput(Options):
     )
 
 
-@strawberry.type(description="Payload of usersCreate.")
-class UsersCreatePayload(UserSelectionPayload):
-    users: list[User] = attribute_field(
-        "Created accounts, in the order of the input.", default_factory=list
-    )
-
-
-@strawberry.type(description="Payload of userCreate.")
-class UserCreatePayload(MutationPayload):
-    user: User | None = attribute_field(
-        "Created account. Null if the mutation failed.", default=None
-    )
-
-
 @strawberry.type
 class UserCreateMutation:
     @mutation(
@@ -348,7 +337,7 @@ class UserCreateMutation:
             "A check for breached passwords", lambda given: not given.allow_unsafe
         ),
     )
-    async def user_create(self, info: Info, input: UserCreateInput) -> UserCreatePayload:
+    async def user_create(self, info: Info, input: UserCreateInput) -> UserPayload:
         problems, domain_ids = ErrorCollector(), list[int]()
         with problems.collecting():
             domain_ids = await require_administered_domain_ids(
@@ -357,7 +346,7 @@ class UserCreateMutation:
         user = await creation_create.create_user(
             info.context, input.to_new_user(domain_ids), problems
         )
-        return UserCreatePayload(user=User.from_row(user))
+        return UserPayload(user=User.from_row(user))
 
     @mutation(
         "Creates accounts with their special-use mailboxes, their main addresses, and the welcome "
@@ -371,7 +360,7 @@ class UserCreateMutation:
             lambda given: not all(user.allow_unsafe for user in given.users),
         ),
     )
-    async def users_create(self, info: Info, input: UsersCreateInput) -> UsersCreatePayload:
+    async def users_create(self, info: Info, input: UsersCreateInput) -> UsersPayload:
         bulk_create.require_new_users_within_limits(input.users)
         refused, new_users = dict[int, RequestError](), list[NewUser]()
         for index, user_input in enumerate(input.users):
@@ -384,7 +373,7 @@ class UserCreateMutation:
                 refused[index] = refusal
             new_users.append(user_input.to_new_user(domain_ids))
         users = await bulk_create.create_users(info.context, new_users, refused)
-        return UsersCreatePayload(users=[User.from_row(user) for user in users])
+        return UsersPayload(users=[User.from_row(user) for user in users])
 
     @mutation(
         "Creates accounts from a CSV or JSON Lines file in a background task, in the order of "

@@ -22,7 +22,10 @@ from resolvers.users.quota.limits import UsageWindow
 Limit = TypeVar("Limit")
 
 
-@strawberry.type(description="Counter of a limit in its running period.")
+@strawberry.type(
+    description="Use of a limit that counts messages, recipients or forwards in a period, and "
+    "begins at 0 after it. Storage, which has no period, is a QuotaUsage."
+)
 class Usage:
     limit: BigInt | None = attribute_field("Highest count in a period. Null: unlimited.")
     used: BigInt = attribute_field("Count in the running period.")
@@ -46,7 +49,10 @@ class Usage:
         )
 
 
-@strawberry.type(description="Storage quota of an account and its use.")
+@strawberry.type(
+    description="Storage quota of an account and its use in bytes. It has no period: only deleting "
+    "data lowers the use. Limits that count in a period are a Usage."
+)
 class QuotaUsage:
     limit: ByteSize | None = attribute_field("Quota in bytes. Null: unlimited.")
     used: ByteSize = attribute_field(

@@ -7,7 +7,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types.access_grants import GIVES_ACCESS
-from graph.types.errors import MutationPayload, Options, UserSelectionPayload, attribute_field
+from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import PASSWORD_HASH_COST, AtomicExclusion, mutation
@@ -31,14 +31,13 @@ from graph.users.create_mutations import (
 )
 from graph.users.limits import UserLimitsInput, limit_value, validated_limit_columns_of_patch
 from graph.users.part_types import SPAM_COLUMNS, SpamPolicyInput
-from graph.users.types import User
+from graph.users.payloads import UsersPayload, load_users_payload
 from models.errors import InvalidInput, require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, ProtocolScope, SubaddressAction
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth.passwords import password_reset
 from resolvers.auth.passwords.new_passwords import NewPassword
-from resolvers.users import loaders as user_loaders
 from resolvers.users import roles as user_roles
 from resolvers.users import update as user_update
 from resolvers.users.roles import RoleChange
@@ -343,14 +342,6 @@ class UserPasswordResetInput(Options):
     )
 
 
-@strawberry.type(description="Payload of mutations that change accounts.")
-class UsersPayload(UserSelectionPayload):
-    users: list[User] = attribute_field(
-        "Accounts of the selection after the change, including those that had the values before.",
-        default_factory=list,
-    )
-
-
 @strawberry.type(description="Payload of userPasswordReset.")
 class UserPasswordResetPayload(MutationPayload):
     password: str | None = attribute_field(
@@ -358,12 +349,6 @@ class UserPasswordResetPayload(MutationPayload):
         default=None,
         metadata=SECRET_METADATA,
     )
-
-
-async def load_users_payload(info: Info, user_ids: list[int]) -> UsersPayload:
-    """Load users that were changed and return the payload with them."""
-    rows = await info.context.load_many(user_loaders.load_visible_users_by_id, user_ids)
-    return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
 
 def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:

@@ -8,8 +8,8 @@ from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
+from graph.users.payloads import UsersPayload
 from graph.users.types import User
-from graph.users.update_mutations import UsersPayload
 from models.users.roles import Scope, UserPermission
 from resolvers.users import user_preferences_reset
 

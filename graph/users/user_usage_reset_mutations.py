@@ -3,17 +3,16 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.types.errors import Options, UserSelectionPayload, attribute_field
+from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.references import UserSelection, user_selector_from_selection
-from graph.users.types import User
+from graph.users.payloads import UsersPayload, load_users_payload
 from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import UsageKind
 from models.validation_constraints import ValidationConstraint
-from resolvers.users import loaders as user_loaders
 from resolvers.users.quota import user_usage_reset
 
 
@@ -22,13 +21,6 @@ class UserUsageResetInput(Options):
     users: UserSelection = attribute_field("Accounts whose counters are reset.")
     kinds: list[UsageKind] | None = attribute_field(
         "Counters to reset. Default: all.", default=UNSET
-    )
-
-
-@strawberry.type(description="Payload of userUsageReset.")
-class UserUsageResetPayload(UserSelectionPayload):
-    users: list[User] = attribute_field(
-        "Accounts of the selection after the reset.", default_factory=list
     )
 
 
@@ -43,9 +35,7 @@ class UserUsageResetMutation:
         admin_permission=AdminPermission.RATE_LIMITS,
         access=MANAGED,
     )
-    async def user_usage_reset(
-        self, info: Info, input: UserUsageResetInput
-    ) -> UserUsageResetPayload:
+    async def user_usage_reset(self, info: Info, input: UserUsageResetInput) -> UsersPayload:
         kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
         if not kinds:
             text = "A counter is required. Omit the field to reset all counters."
@@ -53,5 +43,4 @@ class UserUsageResetMutation:
         keys = await user_usage_reset.reset_usage(
             info.context, user_selector_from_selection(input.users), set(kinds)
         )
-        rows = await info.context.load_many(user_loaders.load_visible_users_by_id, keys)
-        return UserUsageResetPayload(users=[User.from_row(row) for row in rows if row])
+        return await load_users_payload(info, keys)

@@ -227,7 +227,7 @@ def _validate_remote_source(
         password = connector_validation.validate_secret(remote_account.password)
         client = (remote_account.fields.get("oauth") or {}).get("client_secret")
         if client:
-            client = connector_validation.validate_secret(client, "oauth", "clientSecret")
+            client = connector_validation.validate_secret(client, "server", "oauth", "clientSecret")
     except InvalidInput as problem:
         path = ["source", "remote", *problem.path]
         raise InvalidInput(

@@ -109,7 +109,7 @@ def _merged_connector_secret(
         secret.pop("client", None)
     if oauth and oauth.get("client_secret"):
         secret["client"] = connector_validation.validate_secret(
-            oauth["client_secret"], "oauth", "clientSecret"
+            oauth["client_secret"], "server", "oauth", "clientSecret"
         )
     return secret
 
@@ -177,7 +177,9 @@ async def _update_connector(
         except RemoteFailure as problem:
             if password is None:
                 raise InvalidInput(
-                    problem.message, constraint=ValidationConstraint.DECRYPTION, path=["password"]
+                    problem.message,
+                    constraint=ValidationConstraint.DECRYPTION,
+                    path=["server", "password"],
                 ) from None
             before = {}
         secret = _merged_connector_secret(before, connector_row.oauth, fields, password)
@@ -216,7 +218,9 @@ def _require_password_for_new_server(
             "The password is required, since the server, its security, the username or the user "
             "changes."
         )
-        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.REQUIRED, path=["server", "password"]
+        )
 
 
 def _require_password_to_activate(
@@ -233,7 +237,9 @@ def _require_password_to_activate(
             "password"
         ):
             text = "An active connector requires a password."
-            raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["password"])
+            raise InvalidInput(
+                text, constraint=ValidationConstraint.REQUIRED, path=["server", "password"]
+            )
 
 
 def _next_run_at(connector_row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:

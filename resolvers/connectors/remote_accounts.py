@@ -177,7 +177,7 @@ def _require_password(
 ) -> str:
     """Return the password to sign in with. Raises InvalidInput if there are two, or none."""
     if administrator is None:
-        return connector_validation.validate_secret(account.password or "")
+        return connector_validation.validate_secret(account.password or "", "password")
     if account.password is not None:
         text = "An account can't have a password if `administrator` is given."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["password"])
@@ -317,7 +317,12 @@ def require_account_count_within_limit(ctx: Context, count: int, path: Sequence[
 
 
 def _error_of_account(error: RequestError, account: RemoteAccountOfUser) -> RequestError:
-    """Return the error of one account with the path of the account, or with its line."""
+    """Return the error of one account with the path of the account, or with its line.
+
+    An account has its username itself, and not in a field `server`.
+    """
+    if error.path[:1] == ["server"]:
+        error = error.copy_with_path(error.path[1:])
     if account.line is not None:
         return _error_of_line(error, account.line)
     moved_error = error.copy_with_path([*account.path, *error.path])

@@ -37,7 +37,7 @@ def validate_connector_fields(
 ) -> ColumnValues:
     """Return the given columns in stored form, checked together with the stored ones.
 
-    Raises InvalidInput.
+    Raises InvalidInput. The path of errors of the connection begins with `server`, as in inputs.
     """
     values: ColumnValues = {}
     for name, value in fields.items():
@@ -47,7 +47,7 @@ def validate_connector_fields(
         raise InvalidInput(
             "The protocol must be IMAP or POP3.",
             constraint=ValidationConstraint.UNSUPPORTED,
-            path=["protocol"],
+            path=["server", "protocol"],
         )
     is_pop3 = all_fields["protocol"] is ConnectorProtocol.POP3
     values["custom_options"] = connector_options.validate_connector_options(
@@ -75,16 +75,20 @@ def _require_compatible_fields(fields: Mapping[str, Any], options: Options) -> N
         and not options.connectors_allow_private_networks
     ):
         text = "NONE requires the setting MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS."
-        raise InvalidInput(text, constraint=ValidationConstraint.SECURITY, path=["security"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.SECURITY, path=["server", "security"]
+        )
     is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
     if is_pop3 and fields["auth_mechanism"] not in POP3_MECHANISMS:
         text = f"POP3 supports {', '.join(sorted(POP3_MECHANISMS))}."
         raise InvalidInput(
-            text, constraint=ValidationConstraint.UNSUPPORTED, path=["authMechanism"]
+            text, constraint=ValidationConstraint.UNSUPPORTED, path=["server", "authMechanism"]
         )
     if fields.get("oauth") and fields["auth_mechanism"] not in TOKEN_MECHANISMS:
         text = f"OAuth requires the mechanism {' or '.join(sorted(TOKEN_MECHANISMS))}."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["oauth"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.EXCLUSIVE, path=["server", "oauth"]
+        )
     if is_pop3 and fields.get("mirror_deletes"):
         text = "`mirrorDeletes` requires IMAP."
         raise InvalidInput(
@@ -108,10 +112,10 @@ def _validate_host(value: str, options: Options) -> str:
         raise InvalidInput(
             "Must be a host name or an IP address.",
             constraint=ValidationConstraint.HOST,
-            path=["host"],
+            path=["server", "host"],
         )
     require_public_host_name(
-        host, allow_private=options.connectors_allow_private_networks, error_path=["host"]
+        host, allow_private=options.connectors_allow_private_networks, error_path=["server", "host"]
     )
     return host
 
@@ -121,7 +125,7 @@ def _validate_port(value: int | None, _options: Options) -> int | None:
         raise InvalidInput(
             "The port must be a number from 1 to 65535.",
             constraint=ValidationConstraint.RANGE,
-            path=["port"],
+            path=["server", "port"],
         )
     return value
 
@@ -138,7 +142,7 @@ def _validate_username(value: str, _options: Options) -> str:
         raise InvalidInput(
             f"Must have from 1 to {MAX_NAME_LENGTH} characters.",
             constraint=ValidationConstraint.LENGTH,
-            path=["username"],
+            path=["server", "username"],
         )
     return value
 
@@ -150,7 +154,9 @@ def validate_secret(value: str, *path: str) -> str:
     """
     if not value or len(value) > MAX_SECRET_LENGTH or any(sign in value for sign in "\r\n\0"):
         text = f"Must have from 1 to {MAX_SECRET_LENGTH} characters on one line."
-        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=path or ["password"])
+        raise InvalidInput(
+            text, constraint=ValidationConstraint.LENGTH, path=path or ["server", "password"]
+        )
     return value
 
 
@@ -160,7 +166,7 @@ def _validate_mechanism(value: str, _options: Options) -> AuthMechanism:
         raise InvalidInput(
             text,
             constraint=ValidationConstraint.UNKNOWN,
-            path=["authMechanism"],
+            path=["server", "authMechanism"],
             allowed_values=AuthMechanism,
         )
     return AuthMechanism(value)
@@ -173,7 +179,7 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
     outbound_http.parse_http_target(
         value["token_url"],
         allow_private=options.connectors_allow_private_networks,
-        error_path=["oauth", "tokenUrl"],
+        error_path=["server", "oauth", "tokenUrl"],
     )
     if not options.connectors_allow_private_networks and not value["token_url"].lower().startswith(
         "https://"
@@ -181,7 +187,7 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
         raise InvalidInput(
             "The URL must begin with `https://`.",
             constraint=ValidationConstraint.URL,
-            path=["oauth", "tokenUrl"],
+            path=["server", "oauth", "tokenUrl"],
         )
     for name, label in (("client_id", "clientId"), ("scope", "scope")):
         text = value.get(name) or ""
@@ -192,7 +198,7 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
         ):
             error_text = f"The scope has at most {MAX_SCOPE_LENGTH} characters on one line."
             raise InvalidInput(
-                error_text, constraint=ValidationConstraint.LENGTH, path=["oauth", label]
+                error_text, constraint=ValidationConstraint.LENGTH, path=["server", "oauth", label]
             )
     return {name: value.get(name) for name in ("token_url", "client_id", "scope")}
 

@@ -222,8 +222,8 @@ async def test_admin_changes_are_logged_and_sent_as_notices(
         ("externalTwoFactorEnable", "ExternalTwoFactorEnableInput", user),
         ("twoFactorDisable", "TwoFactorDisableInput", {**user, **reason_options}),
         ("connectorCreate", "ConnectorCreateInput", {
-            **user, "host": "imap.far.example", "username": "x",
-            "password": "secret word", "active": False,
+            **user, "active": False,
+            "server": {"host": "imap.far.example", "username": "x", "password": "secret word"},
         }),
         ("bccRuleCreate", "BccRuleCreateInput", {
             "match": ada.address, "bccTo": "copy@far.example", "direction": "RECIPIENT",

@@ -20,7 +20,11 @@ from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts import user_operations
 from tests.support.accounts.demo_account import subscription_results
 from tests.support.case_loop import each_case
-from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
+from tests.support.operations.connector_operations import (
+    dovecot_account,
+    shared_dovecot,
+    with_server,
+)
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.time_limits import HANG_SECONDS
 
@@ -66,7 +70,8 @@ async def run_mutation(client: GraphQLClient, document: str, **arguments: Any) -
 
 async def create_connector(client: GraphQLClient, **changes: Any) -> Any:
     """Create a connector and return it."""
-    payload = await run_mutation(client, CREATE, **{**CONNECTOR_INPUT, "interval": None, **changes})
+    fields = with_server({**CONNECTOR_INPUT, "interval": None, **changes})
+    payload = await run_mutation(client, CREATE, **fields)
     assert payload["errors"] == []
     return payload["connector"]
 
@@ -85,7 +90,7 @@ async def run_due_connectors(client: GraphQLClient) -> None:
 
 
 async def test_created_connector_has_documented_defaults(ada: GraphQLClient) -> None:
-    connector = (await run_mutation(ada, CREATE, **CONNECTOR_INPUT))["connector"]
+    connector = (await run_mutation(ada, CREATE, **with_server(CONNECTOR_INPUT)))["connector"]
     assert connector.pop("id").startswith("con_")
     assert connector.pop("nextRunAt")
     assert connector == {
@@ -130,26 +135,26 @@ async def test_secrets_are_encrypted_and_never_returned(ada: GraphQLClient) -> N
 
 
 INVALID_INPUTS: list[tuple[dict[str, Any], list[str] | None, str | None]] = [
-    ({"host": ""}, ["host"], "HOST"),
-    ({"host": "a b"}, ["host"], "HOST"),
-    ({"host": "imap.example.net\r\nX"}, ["host"], "HOST"),
-    ({"host": "x" * 300}, ["host"], "HOST"),
-    ({"host": "127.0.0.1"}, ["host"], "PRIVATE_NETWORK"),
-    ({"host": "::1"}, ["host"], "PRIVATE_NETWORK"),
-    ({"host": "localhost"}, ["host"], "PRIVATE_NETWORK"),
-    ({"host": "169.254.169.254"}, ["host"], "PRIVATE_NETWORK"),
-    ({"host": "db.internal"}, ["host"], "PRIVATE_NETWORK"),
-    ({"port": 0}, ["port"], "RANGE"),
-    ({"port": 65536}, ["port"], "RANGE"),
-    ({"security": "NONE"}, ["security"], "SECURITY"),
-    ({"username": ""}, ["username"], "LENGTH"),
-    ({"username": "a\r\nb"}, ["username"], "LENGTH"),
-    ({"password": ""}, ["password"], "LENGTH"),
-    ({"password": "a\nb"}, ["password"], "LENGTH"),
-    ({"password": "x" * 9000}, ["password"], "LENGTH"),
-    ({"authMechanism": "CRAM_MD5", "protocol": "POP3"}, ["authMechanism"], "UNSUPPORTED"),
-    ({"protocol": "ARCHIVE"}, ["protocol"], "UNSUPPORTED"),
-    ({"protocol": "USER"}, ["protocol"], "UNSUPPORTED"),
+    ({"host": ""}, ["server", "host"], "HOST"),
+    ({"host": "a b"}, ["server", "host"], "HOST"),
+    ({"host": "imap.example.net\r\nX"}, ["server", "host"], "HOST"),
+    ({"host": "x" * 300}, ["server", "host"], "HOST"),
+    ({"host": "127.0.0.1"}, ["server", "host"], "PRIVATE_NETWORK"),
+    ({"host": "::1"}, ["server", "host"], "PRIVATE_NETWORK"),
+    ({"host": "localhost"}, ["server", "host"], "PRIVATE_NETWORK"),
+    ({"host": "169.254.169.254"}, ["server", "host"], "PRIVATE_NETWORK"),
+    ({"host": "db.internal"}, ["server", "host"], "PRIVATE_NETWORK"),
+    ({"port": 0}, ["server", "port"], "RANGE"),
+    ({"port": 65536}, ["server", "port"], "RANGE"),
+    ({"security": "NONE"}, ["server", "security"], "SECURITY"),
+    ({"username": ""}, ["server", "username"], "LENGTH"),
+    ({"username": "a\r\nb"}, ["server", "username"], "LENGTH"),
+    ({"password": ""}, ["server", "password"], "LENGTH"),
+    ({"password": "a\nb"}, ["server", "password"], "LENGTH"),
+    ({"password": "x" * 9000}, ["server", "password"], "LENGTH"),
+    ({"authMechanism": "CRAM_MD5", "protocol": "POP3"}, ["server", "authMechanism"], "UNSUPPORTED"),
+    ({"protocol": "ARCHIVE"}, ["server", "protocol"], "UNSUPPORTED"),
+    ({"protocol": "USER"}, ["server", "protocol"], "UNSUPPORTED"),
     ({"interval": "PT4M"}, ["interval"], "RANGE"),
     ({"interval": "P31D"}, ["interval"], "RANGE"),
     ({"interval": "-PT1H"}, ["interval"], None),
@@ -174,15 +179,19 @@ INVALID_INPUTS: list[tuple[dict[str, Any], list[str] | None, str | None]] = [
     ({"mirrorDeletes": True, "deleteSource": True}, ["mirrorDeletes"], "EXCLUSIVE"),
     ({"deleteSource": True, "sourceRetention": "P1D"}, ["deleteSource"], "EXCLUSIVE"),
     ({"sourceRetention": "-P1D"}, ["sourceRetention"], None),
-    ({"oauth": {"tokenUrl": "https://example.net/t", "clientId": "x"}}, ["oauth"], "EXCLUSIVE"),
+    (
+        {"oauth": {"tokenUrl": "https://example.net/t", "clientId": "x"}},
+        ["server", "oauth"],
+        "EXCLUSIVE",
+    ),
     (
         {"authMechanism": "XOAUTH2", "oauth": {"tokenUrl": "http://10.0.0.1/", "clientId": ""}},
-        ["oauth", "tokenUrl"],
+        ["server", "oauth", "tokenUrl"],
         "PRIVATE_NETWORK",
     ),
     (
         {"authMechanism": "XOAUTH2", "oauth": {"tokenUrl": "http://x.org/", "clientId": "x"}},
-        ["oauth", "tokenUrl"],
+        ["server", "oauth", "tokenUrl"],
         "URL",
     ),
 ]
@@ -191,7 +200,7 @@ INVALID_INPUTS: list[tuple[dict[str, Any], list[str] | None, str | None]] = [
 async def test_invalid_input_is_refused_by_field_and_rule(ada: GraphQLClient) -> None:
     for case in each_case(INVALID_INPUTS):
         with case as (arguments, path, constraint):
-            answer = await ada.execute(CREATE, input={**CONNECTOR_INPUT, **arguments})
+            answer = await ada.execute(CREATE, input=with_server({**CONNECTOR_INPUT, **arguments}))
             if "errors" in answer:
                 assert constraint is None
                 continue
@@ -220,13 +229,14 @@ async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> Non
     assert connector["nextRunAt"]
     (connector,) = (
         await run_mutation(
-            ada, UPDATE, connectors=object_refs(*ids[:1]), set={"security": "STARTTLS"}
+            ada, UPDATE, connectors=object_refs(*ids[:1]), set={"server": {"security": "STARTTLS"}}
         )
     )["connectors"]
     assert connector["port"] == 143
     for arguments in (
-        {"host": "other.example.net"},
-        {"username": "bob"},
+        {"server": {"host": "other.example.net"}},
+        {"server": {"username": "bob"}},
+        {"server": {"security": "STARTTLS", "oauth": None, "username": "bob"}},
         {"user": {"username": "bob"}},
     ):
         await assert_password_required(ada, ids[0], arguments)
@@ -234,7 +244,7 @@ async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> Non
         ada,
         UPDATE,
         connectors=object_refs(*ids[:1]),
-        set={"host": "other.example.net", "password": "another"},
+        set={"server": {"host": "other.example.net", "password": "another"}},
     )
     assert payload["errors"] == []
     payload = await run_mutation(
@@ -258,7 +268,10 @@ async def assert_password_required(
     ]
     assert [error["code"] for error in errors] in (["VALIDATION"], ["NOT_FOUND"])
     if "user" not in changes:
-        assert (errors[0]["path"], errors[0]["constraint"]) == (["set", "password"], "REQUIRED")
+        assert (errors[0]["path"], errors[0]["constraint"]) == (
+            ["set", "server", "password"],
+            "REQUIRED",
+        )
 
 
 async def test_connector_of_another_user_needs_the_password(
@@ -268,9 +281,12 @@ async def test_connector_of_another_user_needs_the_password(
     changes: dict[str, Any] = {"user": {"username": "bob"}}
     payload = await run_mutation(root, UPDATE, connectors=object_refs(connector_id), set=changes)
     (error,) = payload["errors"]
-    assert (error["path"], error["constraint"]) == (["set", "password"], "REQUIRED")
+    assert (error["path"], error["constraint"]) == (
+        ["set", "server", "password"],
+        "REQUIRED",
+    )
     assert (await bob(LIST))["connectors"]["nodes"] == []
-    changes["password"] = "another"  # noqa: S105 - not a secret
+    changes["server"] = {"password": "another"}
     payload = await run_mutation(root, UPDATE, connectors=object_refs(connector_id), set=changes)
     assert payload["errors"] == []
     assert (await ada(LIST))["connectors"]["nodes"] == []
@@ -283,7 +299,7 @@ async def test_number_of_connectors_is_limited(
     monkeypatch.setattr("resolvers.connectors.mutations.MAX_CONNECTORS", 2)
     await create_connector(ada)
     await create_connector(ada)
-    (error,) = (await run_mutation(ada, CREATE, **CONNECTOR_INPUT))["errors"]
+    (error,) = (await run_mutation(ada, CREATE, **with_server(CONNECTOR_INPUT)))["errors"]
     assert error["code"] == "LIMIT_REACHED"
 
 
@@ -350,7 +366,7 @@ async def test_run_is_queued_once_and_reported_by_subscription(
 async def test_check_reports_the_reached_stages(
     ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
-    check_input = {
+    server = {
         "protocol": "IMAP",
         "security": "NONE",
         "host": "127.0.0.1",
@@ -358,6 +374,7 @@ async def test_check_reports_the_reached_stages(
         "username": dovecot_account.user,
         "password": PASSWORD,
     }
+    check_input = {"server": server}
     (error,) = (await run_mutation(ada, CHECK, **check_input))["errors"]
     assert error["constraint"] == "PRIVATE_NETWORK"
     allow_private_hosts(ada)
@@ -370,13 +387,13 @@ async def test_check_reports_the_reached_stages(
     assert [(stage["stage"], stage["ok"]) for stage in result["stages"]] == [
         (s, True) for s in stages
     ]
-    result = await run_mutation(ada, CHECK, **{**check_input, "password": "not this"})
+    result = await run_mutation(ada, CHECK, server={**server, "password": "not this"})
     (error,) = result["errors"]
     assert (error["code"], error["stage"]) == ("CONNECTOR_FAILURE", "LOGIN")
     assert "failed" in error["remoteMessage"].lower()
     assert "not this" not in str(result)
     assert [stage["ok"] for stage in result["stages"]] == [True, True, True, False]
-    result = await run_mutation(ada, CHECK, **{**check_input, "port": free_port()})
+    result = await run_mutation(ada, CHECK, server={**server, "port": free_port()})
     assert [error["stage"] for error in result["errors"]] == ["CONNECT"]
     (error,) = (await run_mutation(ada, CHECK, **check_input, timeout="PT2M"))["errors"]
     assert error["path"] == ["timeout"]
@@ -410,9 +427,11 @@ async def test_other_users_cannot_read_or_change_connectors(
             assert [(error["code"], error["path"]) for error in errors] == [
                 ("NOT_FOUND", [list_field, "0"])
             ]
-        errors = (await run_mutation(client, CREATE, **CONNECTOR_INPUT, user={"username": "ada"}))[
-            "errors"
-        ]
+        errors = (
+            await run_mutation(
+                client, CREATE, **with_server(CONNECTOR_INPUT), user={"username": "ada"}
+            )
+        )["errors"]
         assert errors[0]["code"] in ("NOT_FOUND", "FORBIDDEN")
         async with asyncio.timeout(HANG_SECONDS):
             run_argument = f'connectorRun: {{id: "{run_id}"}}'
@@ -467,6 +486,6 @@ async def test_list_needs_a_constant_number_of_statements(
 
 
 async def test_range_of_an_interval_is_named_as_clients_write_it(ada: GraphQLClient) -> None:
-    payload = await run_mutation(ada, CREATE, **{**CONNECTOR_INPUT, "interval": "PT1M"})
+    payload = await run_mutation(ada, CREATE, **with_server(CONNECTOR_INPUT), interval="PT1M")
     (error,) = payload["errors"]
     assert error["message"] == "The duration must be longer than PT4M and at most P30D."

@@ -236,4 +236,4 @@ async def test_private_token_server_is_refused(
             await connector_mutations.create_connector(
                 context_with_connector_permission(ada), None, fields, REFRESH_TOKEN
             )
-        assert raised.value.path == ["oauth", "tokenUrl"]
+        assert raised.value.path == ["server", "oauth", "tokenUrl"]

@@ -17,7 +17,11 @@ from tests.support.accounts.import_runs import (
 )
 from tests.support.accounts.user_exports import error_codes_and_paths
 from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
-from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
+from tests.support.operations.connector_operations import (
+    dovecot_account,
+    shared_dovecot,
+    with_server,
+)
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.stores.counter_check import select_rows
 
@@ -36,7 +40,7 @@ def allow_private_hosts(root: GraphQLClient) -> None:
 
 def accounts_source(**extra: Any) -> dict[str, Any]:
     server = {"host": "127.0.0.1", "port": 9, "security": "NONE"}
-    return {"remoteAccounts": {**server, **extra}}
+    return {"remoteAccounts": with_server({**server, **extra})}
 
 
 def account(user: str, username: str | None = None, secret: str | None = None) -> dict[str, Any]:
@@ -143,7 +147,7 @@ async def test_wrong_accounts_are_refused_and_nothing_is_queued(
             {"accounts": [account("ada")], "administrator": ADMINISTRATOR | {"separator": ""}},
             [("VALIDATION", ["administrator", "separator"])],
         ),
-        ({"accounts": [account("ada")], "host": "a b"}, [("VALIDATION", ["host"])]),
+        ({"accounts": [account("ada")], "host": "a b"}, [("VALIDATION", ["server", "host"])]),
         ({"file": upload_id}, [("NOT_FOUND", ["file"]), ("VALIDATION", ["file"])]),
     ]
     for fields, expected in cases:

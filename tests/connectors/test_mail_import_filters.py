@@ -22,7 +22,11 @@ from tests.support.accounts.import_runs import (
 )
 from tests.support.accounts.user_exports import error_codes_and_paths
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
+from tests.support.operations.connector_operations import (
+    dovecot_account,
+    shared_dovecot,
+    with_server,
+)
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.other_processes import deregister_as_dead
@@ -155,10 +159,10 @@ def allow_private_hosts(ada: GraphQLClient) -> None:
 
 def remote_source(dovecot_account: DovecotAccount, username: str, **extra: Any) -> dict[str, Any]:
     protocol = extra.get("protocol", "IMAP")
-    return {"remote": {
+    return {"remote": with_server({
         "protocol": protocol, "host": "127.0.0.1", "port": dovecot_account.ports[protocol.lower()],
         "security": "NONE", "username": username, "password": PASSWORD, **extra,
-    }}  # fmt: skip
+    })}  # fmt: skip
 
 
 @pytest.mark.usefixtures("allow_private_hosts")
@@ -293,8 +297,8 @@ async def test_remote_import_needs_the_permission_and_valid_input(
     payload = await start_import(client_without_permission, remote_source(dovecot_account, "x"))
     assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
     for fields, path in (
-        ({"host": "a b"}, ["host"]),
-        ({"password": ""}, ["password"]),
+        ({"host": "a b"}, ["server", "host"]),
+        ({"password": ""}, ["server", "password"]),
         (
             {"folderRewrites": [{"pattern": "(", "replacement": ""}]},
             ["folderRewrites", "0", "pattern"],

@@ -7,6 +7,7 @@ import pytest
 from graphql import DirectiveNode, parse, print_ast
 from graphql.language import ast
 
+from graph.types.descriptions.mutation_error_codes import ERROR_CODES_BY_MUTATION
 from graph.types.fields import Auth
 from graph.types.object_access import (
     MANAGED,
@@ -19,12 +20,16 @@ from graph.types.object_access import (
     access_text,
     argument_access_text,
 )
-from graph.types.requirement_texts import FIELD_NOUNS
+from graph.types.requirement_texts import FIELD_NOUNS, error_codes_text
 from graph.users.column_requirements import column_requirement
 from graph.users.part_types import SPAM_COLUMNS
 from graph.users.update_mutations import LIMIT_COLUMNS
+from models.errors import ErrorCode
 from models.users.roles import AdminPermission, Role, Scope
 from tests.conftest import GraphQLClient
+from tests.support.reference.error_codes import UNLISTED_CODES, module_text
+from tests.support.reference.errors.documented_errors import documented_errors
+from tests.support.reference.errors.root_field_errors import common_mutation_errors
 from tests.support.schema.access_matrix import ACCESS_MATRIX
 from tests.support.schema.declared_access import (
     TYPES_WITH_ACCESS,
@@ -267,3 +272,48 @@ def test_arguments_and_inputs_say_who_can_name_other_users() -> None:
         "User whose events are returned. Default: the signed-in user. Another user requires the "
         "role DOMAIN_ADMIN with the permission IMPERSONATE, or the role ADMIN."
     )
+
+
+async def test_introspected_descriptions_of_mutations_list_their_error_codes(
+    ada: GraphQLClient,
+) -> None:
+    mutations = (await ada(INTROSPECTION, type="Mutation"))["__type"]["fields"]
+    descriptions = {member["name"]: member["description"] for member in mutations}
+    assert ERROR_CODES_BY_MUTATION.keys() <= descriptions.keys()
+    assert "STALE" in ERROR_CODES_BY_MUTATION["keyValueSet"]
+    for name, text in descriptions.items():
+        codes = ERROR_CODES_BY_MUTATION.get(name, ())
+        assert text.endswith(error_codes_text(codes))
+        assert text.count("Errors: ") == bool(codes)
+
+
+def test_listed_error_codes_are_those_of_the_reference() -> None:
+    """Every test compares the errors of mutations with the pages of the reference."""
+    mutations: Any = SDL.mutation_type
+    common_codes = {error.code for error in common_mutation_errors()}
+    for name in mutations.fields:
+        documented = {code for code, _ in documented_errors(name)}
+        listed = set(ERROR_CODES_BY_MUTATION.get(name, ()))
+        assert listed <= documented
+        assert documented - listed <= common_codes, name
+
+
+def test_unlisted_error_codes_are_those_of_every_mutation() -> None:
+    common_codes = {error.code for error in common_mutation_errors()}
+    assert set(UNLISTED_CODES) <= common_codes
+    assert common_codes - set(UNLISTED_CODES) == {
+        ErrorCode.CONFLICT, ErrorCode.FORBIDDEN_OPERATION, ErrorCode.UNAVAILABLE,
+    }  # fmt: skip
+
+
+def test_module_of_error_codes_has_the_form_of_the_formatter() -> None:
+    codes = {"labelCreate": ["CONFLICT"], "undo": ["LIMIT_REACHED"] * 7, "userUpdate": ["A", "B"]}
+    lines = module_text(codes).partition("= {\n")[2].splitlines()
+    assert lines == [
+        '    "labelCreate": ("CONFLICT",),',
+        '    "undo": (',
+        *['        "LIMIT_REACHED",'] * 7,
+        "    ),",
+        '    "userUpdate": ("A", "B"),',
+        "}",
+    ]

@@ -136,10 +136,7 @@ EXAMPLES_BY_NAME = {
     "Duration": _DURATION_EXAMPLES,
     "String": _STRING_EXAMPLES,
 }
-_REMOTE_SERVER_INPUTS = (
-    "ConnectorCreateInput", "ConnectorPatch", "ConnectorTestInput", "ImportRemoteAccountsInput",
-    "ImportRemoteInput",
-)  # fmt: skip
+_REMOTE_SERVER_INPUTS = ("RemoteHostInput", "RemoteServerInput", "RemoteServerPatch")
 EXAMPLES_BY_COORDINATE = {
     "Autoreply.preview(sender:)": '"bob@example.com"',
     "BanAddInput.duration": '"P1D"',

@@ -1,6 +1,6 @@
 """Connectors of tests: storing, running and reading them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,9 @@ from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, run_d
 USER_NUMBERS = iter(range(1_000_000))
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 RETENTION = {"source_retention": 0}
+SERVER_FIELDS = (
+    "protocol", "host", "port", "security", "authMechanism", "username", "password", "oauth",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,13 @@ def shared_dovecot() -> Iterator[DovecotAccount]:
 def dovecot_account(shared_dovecot: DovecotAccount) -> DovecotAccount:
     """A new account on the Dovecot server."""
     return shared_dovecot.for_user(f"ada{next(USER_NUMBERS)}")
+
+
+def with_server(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an input, with those of the connection in `server`."""
+    server = {name: value for name, value in fields.items() if name in SERVER_FIELDS}
+    other_fields = {name: value for name, value in fields.items() if name not in SERVER_FIELDS}
+    return {**other_fields, "server": server}
 
 
 async def add_connector(client: GraphQLClient, account: DovecotAccount, **values: Any) -> int:

@@ -6,9 +6,11 @@ from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 CONNECTOR_INPUT: dict[str, Any] = {
-    "host": "imap.example.net",
-    "username": "ada@example.net",
-    "password": "far-away",
+    "server": {
+        "host": "imap.example.net",
+        "username": "ada@example.net",
+        "password": "far-away",
+    },
     "interval": None,
 }
 
@@ -59,11 +61,13 @@ async def connector_run_cancel(ada: GraphQLClient, _root: GraphQLClient) -> Muta
 @register_call
 async def connector_test(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "protocol": "IMAP",
-        "security": "TLS",
-        "host": "imap.example.invalid",
-        "username": "ada",
-        "password": "far-away",
+        "server": {
+            "protocol": "IMAP",
+            "security": "TLS",
+            "host": "imap.example.invalid",
+            "username": "ada",
+            "password": "far-away",
+        },
         "options": {"validateOnly": True},
     }
     return MutationCall("connectorTest", input_fields, "ok stages { stage ok }", journaled=False)
@@ -71,5 +75,5 @@ async def connector_test(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 
 @register_call
 async def mail_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    source = {"remote": {name: CONNECTOR_INPUT[name] for name in ("host", "username", "password")}}
+    source = {"remote": {"server": CONNECTOR_INPUT["server"]}}
     return MutationCall("mailImport", {"source": source}, "connectorRuns { state }")

@@ -23,7 +23,8 @@ from tests.support.schema.printed_schema import SDL
 ROOT_TYPES = ("Query", "Mutation", "Subscription")
 # Sentences that graph/types/requirement_texts.py appends.
 REQUIREMENT = re.compile(
-    r" ?((Requires|A USER also needs|A DOMAIN_ADMIN also needs|Requires no credential|Cost:)[^.]*"
+    r" ?((Requires|A USER also needs|A DOMAIN_ADMIN also needs|Requires no credential"
+    r"|Cost:|Errors:)[^.]*"
     r"|Other users require the scope [A-Z]+"
     r"|[^.]* can (also )?use this (query|mutation|subscription|field) for [^.]*)\."
 )
