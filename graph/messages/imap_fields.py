@@ -1,33 +1,19 @@
 """GraphQL type of the values of a message that IMAP defines."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import strawberry
 
 from graph.messages.mime_parts import require_stored_message_logging_quarantine
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
-from graph.types.object_views import DerivedField, NestedViewField, View
+from graph.types.object_views import DerivedField, View
 from graph.types.scalars import BigInt, ByteSize
 from mail.storage.message_flags import imap_flags_from_values
 from resolvers.messages import computed_fields
 
 FLAG_COLUMNS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
-
-
-class ImapColumns(NamedTuple):
-    """The columns of a message that the fields of MessageImap need."""
-
-    id: int
-    uid: int
-    modseq: int
-    seen: bool
-    answered: bool
-    flagged: bool
-    deleted: bool
-    draft: bool
-    keywords: list[str]
 
 
 @strawberry.type(description="Values of a message that IMAP defines (RFC 9051).")
@@ -97,8 +83,3 @@ class MessageImap(View):
         return await computed_fields.imap_bodystructure(
             await require_stored_message_logging_quarantine(info, self.row), is_extended=True
         )
-
-
-def imap_field() -> NestedViewField:
-    """Return the derived field `imap` of a message. It reads the columns of ImapColumns."""
-    return NestedViewField(ImapColumns._fields, ImapColumns, MessageImap)

@@ -26,7 +26,7 @@ from graph.messages.envelope_types import (
     name_and_address,
 )
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
-from graph.messages.imap_fields import MessageImap, imap_field
+from graph.messages.imap_fields import MessageImap
 from graph.messages.mail_summary import MailSummary
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
@@ -39,6 +39,7 @@ from graph.types.object_access import MANAGED
 from graph.types.object_views import (
     DerivedField,
     NestedViewField,
+    SameRowField,
     ThreadedIfLargeField,
     View,
     return_unchanged,
@@ -251,7 +252,7 @@ class Message(MessageContentFields, MailSummary):
             ("mailing_list", "authentication"), mailing_list_from_json_or_none
         ),
         "preview": DerivedField(("preview",), shortened_preview),
-        "imap": imap_field(),
+        "imap": SameRowField(MessageImap),
         "forwarded": DerivedField(("keywords",), is_forwarded),
         "has_attachments": DerivedField(("attachment_count",), lambda count: count > 0),
         "attachments": ThreadedIfLargeField(
