@@ -32,7 +32,7 @@ async def test_undo_restores_deleted_messages(ada_with_mail: GraphQLClient) -> N
     assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 2, "errors": []}
     after = await list_messages(ada_with_mail)
     assert [{**node, "uid": 0} for node in after] == [{**node, "uid": 0} for node in before]
-    assert [node["uid"] for node in after] == [4, 5, 3]
+    assert [node["imap"]["uid"] for node in after] == [4, 5, 3]
 
 
 async def test_undo_moves_messages_back(ada_with_mail: GraphQLClient) -> None:
@@ -78,8 +78,12 @@ async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient)
     )
     assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 3, "errors": []}
     a, b, c = await list_messages(ada_with_mail)
-    assert sorted(a["flags"]) == sorted(b["flags"]) == ["\\Flagged", "\\Seen", "x", "z"]
-    assert sorted(c["flags"]) == ["\\Seen", "z"]
+    assert (
+        sorted(a["imap"]["flags"])
+        == sorted(b["imap"]["flags"])
+        == ["\\Flagged", "\\Seen", "x", "z"]
+    )
+    assert sorted(c["imap"]["flags"]) == ["\\Seen", "z"]
     assert a["mailbox"]["path"] == "Keep"
     assert [(n["expiresAt"], n["metadata"]) for n in (a, b, c)] == [(None, None)] * 3
 
@@ -95,7 +99,7 @@ async def test_undo_restores_replaced_flags(ada_with_mail: GraphQLClient) -> Non
         ada_with_mail, "messageUpdate", select=inbox_selection("1:2"), set={"flags": ["y"]}
     )
     await undo_mutation(ada_with_mail, answer)
-    assert [node["flags"] for node in await list_messages(ada_with_mail)] == [
+    assert [node["imap"]["flags"] for node in await list_messages(ada_with_mail)] == [
         ["\\Flagged", "x"],
         [],
         [],
