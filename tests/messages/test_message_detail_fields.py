@@ -452,7 +452,7 @@ async def test_verification_ignores_header_written_by_user(
 
 
 CONTENT_FIELDS = (
-    "body", "envelopeImap", "bodyImap", "bodyStructureImap", "virtualSize",
+    "body", "imap { envelope }", "imap { body }", "imap { bodyStructure }", "imap { size }",
     "calendarEvents { uid }", "attachmentsUrl", "remoteImageCount",
     "attachments { text message { subject } }",
 )  # fmt: skip

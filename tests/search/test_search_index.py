@@ -374,9 +374,8 @@ async def test_search_lookup_reads_only_the_index(
     all_users_page = (await root(LOOKUP, filter={"query": "duck"}, users=ALL_USERS))[
         "searchDiagnostics"
     ]["hits"]
-    assert [hit["message"] and hit["message"]["imap"]["uid"] for hit in all_users_page["nodes"]] == [
-        1, None, 2, 1,
-    ]  # fmt: skip
+    found_messages = [hit["message"] for hit in all_users_page["nodes"]]
+    assert [message and message["imap"]["uid"] for message in found_messages] == [1, None, 2, 1]
     assert all(hit["exact"] for hit in all_users_page["nodes"])
     refused = await root.execute(LOOKUP, filter={"query": "-duck"}, users=ADA)
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"

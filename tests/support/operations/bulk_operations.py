@@ -43,7 +43,8 @@ mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {E
 """
 MESSAGE_IMPORT = f"""
 mutation ($input: MessageImportInput!) {{ messageImport(input: $input) {{ messages {{
-    id imap {{ uid flags }} size receivedAt savedAt expiresAt metadata rawSource mailbox {{ path }} }}
+    id imap {{ uid flags }} size receivedAt savedAt expiresAt metadata rawSource
+    mailbox {{ path }} }}
   {ERRORS} }} }}
 """
 ALL_MESSAGES_QUERY = """
