@@ -52,7 +52,8 @@ MAILBOX_COUNT = 40  # in three levels
 UNSEEN_INTERVAL = 50  # one of 50 messages is unseen
 
 _ROW = (
-    "id subject from { name address } to { name address } date flags size preview attachmentCount"
+    "id subject from { name address } to { name address } date imap { flags } size preview "
+    "attachmentCount"
 )
 DOCUMENTS = {
     "page with threads": f"""query ($inbox: ID!) {{ mailbox(by: {{id: $inbox}}) {{

@@ -37,7 +37,7 @@ CHANGES_QUERY = f"""query ($after: Cursor!, $first: Int!) {{
 SNAPSHOT_QUERY = """query ($after: String) { viewer { user { id cursor
   mailboxes(first: 1500, filter: {showHidden: true}) { nodes { id path } }
   messages(first: 250, after: $after) { pageInfo { hasNextPage endCursor }
-    nodes { id uid modseq flags mailbox { id } } } } } }"""
+    nodes { id imap { uid modseq flags } mailbox { id } } } } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
 COUNTERS_SUBSCRIPTION = "subscription { mailboxCounters { id messageCount unseenCount } }"
 RESPONSE_TIMEOUT = 20.0  # seconds for a response, and for the first part of a stream
@@ -129,9 +129,9 @@ async def read_snapshot(client: httpx.AsyncClient) -> AccountReplica:
             if one["mailbox"]:  # the message may be deleted during the request
                 replica.message_states[one["id"]] = MessageState(
                     one["mailbox"]["id"],
-                    one["uid"],
-                    tuple(sorted(one["flags"])),
-                    one["modseq"],
+                    one["imap"]["uid"],
+                    tuple(sorted(one["imap"]["flags"])),
+                    one["imap"]["modseq"],
                 )
         if not user["messages"]["pageInfo"]["hasNextPage"]:
             break

@@ -13,8 +13,8 @@ from graph.types.global_ids import decode
 PAGE_SIZE, CURSOR_STEP = 50, 250  # messages; larger steps on the way to page 100
 MANY_MESSAGES = 1000
 NODE_FIELDS = (
-    "nodes { id subject from { name address } to { name address } date flags size preview "
-    "attachmentCount }"
+    "nodes { id subject from { name address } to { name address } date imap { flags } size "
+    "preview attachmentCount }"
 )
 MAILBOX_FIELDS = (
     f"id path messageCount unseenCount messages(first: 50, after: $after) {{ {NODE_FIELDS} }}"
@@ -22,7 +22,7 @@ MAILBOX_FIELDS = (
 MAILBOX_LIST_FIELDS = "mailboxes { nodes { id path specialUse messageCount unseenCount size } }"
 FULL_MESSAGE_FIELDS = (
     "id subject from { name address } to { name address } cc { name address } date receivedAt "
-    "flags size text html headers { name value } "
+    "imap { flags } size text html headers { name value } "
     "attachments { id filename contentType size url }"
 )
 PAGE_QUERY = (
@@ -44,7 +44,7 @@ FLAG_MUTATION = (
     "set: {flagged: $flagged}}) { updatedCount %s errors { code message } } }"
 )
 FLAG_ONE_MUTATION, FLAG_MANY_MUTATION = (
-    FLAG_MUTATION % "messages { id flags modseq }",
+    FLAG_MUTATION % "messages { id imap { flags modseq } }",
     FLAG_MUTATION % "undo { token }",
 )
 

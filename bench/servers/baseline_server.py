@@ -126,10 +126,15 @@ class BaselineDatabase:
         (last,) = self.db.execute(ADVANCE_STREAM, (len(ids), user)).fetchone()
         rows = self.db.execute(UPDATE_FLAG, (request["flagged"], last, orjson.dumps(ids).decode()))
         nodes = [
-            {"id": global_id("msg", row[0]), "flags": _flag_names(row[1:6], row[6]), "modseq": last}
+            {
+                "id": global_id("msg", row[0]),
+                "imap": {"flags": _flag_names(row[1:6], row[6]), "modseq": last},
+            }
             for row in rows.fetchall()
         ]
-        facts = orjson.dumps({"mailbox": mailbox_id, "flags": [node["flags"] for node in nodes]})
+        facts = orjson.dumps(
+            {"mailbox": mailbox_id, "flags": [node["imap"]["flags"] for node in nodes]}
+        )
         self.db.execute(UPDATE_MAILBOX, (last, mailbox_id))
         plain = orjson.dumps(ids).decode()
         self.db.execute(INSERT_CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))
@@ -152,7 +157,7 @@ def _message_node(message_row: Sequence[Any]) -> dict[str, Any]:
         "from": {"name": name, "address": address} if name or address else None,
         "to": [{"name": name, "address": address} for name, address in orjson.loads(to)],
         "date": f"{date[:10]}T{date[11:19]}Z" if date else None,
-        "flags": _flag_names(flags, keywords),
+        "imap": {"flags": _flag_names(flags, keywords)},
         "size": size,
         "preview": preview.encode()[:PREVIEW_LENGTH].decode(errors="ignore"),
         "attachmentCount": count,

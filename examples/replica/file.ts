@@ -112,7 +112,7 @@ export class File {
     this.#run('DELETE FROM folders WHERE id = ?', id);
   }
 
-  putMessage({ id, uid, subject, flags, mailbox }: Message): void {
+  putMessage({ id, imap: { uid, flags }, subject, mailbox }: Message): void {
     this.#run(
       'INSERT OR REPLACE INTO messages VALUES (?, ?, ?, ?, ?, ?)',
       id,

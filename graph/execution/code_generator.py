@@ -12,7 +12,7 @@ budget `b`, which raises an exception if the limit is exceeded.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from graphql import (
     GraphQLEnumType,
@@ -31,7 +31,12 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from strawberry.types.base import StrawberryObjectDefinition
 
-from graph.execution.function_source import CompleteFunction, ObjectVariables, RowVariables
+from graph.execution.function_source import (
+    CompiledAttributeFields,
+    CompleteFunction,
+    ObjectVariables,
+    RowVariables,
+)
 from graph.execution.generated_code import FallbackNeeded
 from graph.execution.leaf_writer import LeafWriter
 from graph.execution.strawberry_definitions import (
@@ -48,6 +53,7 @@ from graph.types.object_views import (
     ExpressionField,
     KeyRow,
     NestedViewField,
+    SameRowField,
     ThreadedIfLargeField,
     ViewList,
     WholeSourceField,
@@ -141,13 +147,6 @@ class TypeFunctions(dict[type, CompleteFunction | None]):
     def can_compile_any(self) -> bool:
         """Return True if the selection can be compiled for one of the types."""
         return any(self[python_class] for python_class in self._types)
-
-
-class CompiledAttributeFields(NamedTuple):
-    """The function for the attribute fields of an object, and the fields left to graphql-core."""
-
-    complete: CompleteFunction
-    remaining_fields: GroupedFieldSet
 
 
 class FunctionWriter(LeafWriter):
@@ -425,6 +424,10 @@ class FunctionWriter(LeafWriter):
         indent: int,
     ) -> str:
         """Write the completion of a field of an unconverted row; return the expression."""
+        if isinstance(derived_field, SameRowField):
+            out, bare = self.new_variable("o"), self._require_object_type(field.type)
+            self._write_fields(bare, details, ObjectVariables("", "", row_variables), out, indent)
+            return out
         if not is_attribute_field(field) or (
             derived_field
             and (isinstance(derived_field, WholeSourceField) or not derived_field.columns)

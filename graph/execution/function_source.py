@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from graphql import Undefined
+from graphql.execution.collect_fields import GroupedFieldSet
 
 from graph.execution.generated_code import FallbackNeeded, LargeValue, is_exception_or_awaitable
 from graph.execution.leaf_checks import NEVER_AWAITABLE_TYPES
@@ -105,6 +106,13 @@ class RowVariables:
         """True if the driver returns the column as the text of an instant."""
         column = self.columns.get(column_name)
         return column is not None and column.convert is utc_from_sqlite_text
+
+
+class CompiledAttributeFields(NamedTuple):
+    """The function for the attribute fields of an object, and the fields left to graphql-core."""
+
+    complete: CompleteFunction
+    remaining_fields: GroupedFieldSet
 
 
 class ObjectVariables(NamedTuple):

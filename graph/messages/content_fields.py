@@ -17,7 +17,7 @@ from graph.messages.mime_parts import (
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.row_mapping import NodeView, lazy_view_factory
-from graph.types.scalars import URL, BigInt, ByteSize
+from graph.types.scalars import URL, BigInt
 from mail.storage.message_content import StoredMessage
 from models.messages.tables import MessageRelationKind
 from models.users.roles import Role
@@ -386,55 +386,6 @@ class MessageContentFields(NodeView):
             await require_stored_message_logging_quarantine(info, self.row)
         )
         return [CalendarEvent.from_event(event) for event in events]
-
-    @field(
-        "Size of the message in bytes if every line ended with CRLF: RFC822.SIZE in IMAP (RFC "
-        "9051).",
-        cost=20,
-        can_fail=True,
-    )
-    async def virtual_size(self, info: Info) -> ByteSize:
-        return ByteSize(
-            await computed_fields.crlf_size(
-                await require_stored_message_logging_quarantine(info, self.row)
-            )
-        )
-
-    @field(
-        "Header of the message as the IMAP data item ENVELOPE (RFC 9051).", cost=5, can_fail=True
-    )
-    async def envelope_imap(self, info: Info) -> str:
-        return await computed_fields.imap_envelope(
-            await require_stored_message_logging_quarantine(info, self.row)
-        )
-
-    @field(
-        "MIME structure of the message as the IMAP data item BODY (RFC 9051).",
-        cost=10,
-        can_fail=True,
-    )
-    async def body_imap(self, info: Info) -> str:
-        return await computed_fields.imap_bodystructure(
-            await require_stored_message_logging_quarantine(info, self.row), is_extended=False
-        )
-
-    @field(
-        "MIME structure of the message as the IMAP data item BODYSTRUCTURE (RFC 9051).",
-        cost=10,
-        can_fail=True,
-    )
-    async def body_structure_imap(self, info: Info) -> str:
-        return await computed_fields.imap_bodystructure(
-            await require_stored_message_logging_quarantine(info, self.row), is_extended=True
-        )
-
-    @field(
-        "Sequence number of the message in its mailbox (RFC 9051): its position by UID, counted "
-        "from 1.",
-        cost=10,
-    )
-    async def seq(self, info: Info) -> int:
-        return await info.context.load(computed_fields.load_sequence_numbers, self.row.id)
 
     @field(
         "Hash of the stored layout of the message, and the number of messages that share it.",

@@ -26,6 +26,7 @@ from graph.messages.envelope_types import (
     name_and_address,
 )
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
+from graph.messages.imap_fields import MessageImap
 from graph.messages.mail_summary import MailSummary
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
@@ -38,6 +39,7 @@ from graph.types.object_access import MANAGED
 from graph.types.object_views import (
     DerivedField,
     NestedViewField,
+    SameRowField,
     ThreadedIfLargeField,
     View,
     return_unchanged,
@@ -55,8 +57,7 @@ from graph.types.row_mapping import (
     objects_from_rows_with_links,
     selected_columns,
 )
-from graph.types.scalars import BigInt, ByteSize
-from mail.storage.message_flags import imap_flags_from_values as flags_of
+from graph.types.scalars import ByteSize
 from mail.storage.message_flags import is_forwarded
 from mail.storage.message_structure import is_large_structure
 from models.files.blobs import StorageTier
@@ -89,9 +90,6 @@ if TYPE_CHECKING:
 filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 
 
-FLAG_COLUMNS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
-
-
 @strawberry.type(
     description=(
         "Stored message in a mailbox. For administrators of its owner below ROOT, fields "
@@ -102,9 +100,6 @@ FLAG_COLUMNS = ("seen", "answered", "flagged", "deleted", "draft", "keywords")
 class Message(MessageContentFields, MailSummary):
     email_id: str = attribute_field(
         "EMAILID of the message (RFC 8474): 32 hexadecimal digits. It never changes."
-    )
-    uid: BigInt = attribute_field(
-        "UID of the message in its mailbox (RFC 9051). A move gives the message a new one."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -174,27 +169,23 @@ class Message(MessageContentFields, MailSummary):
         "List-Unsubscribe (RFC 2369). Null if the message has none."
     )
     size: ByteSize = attribute_field(
-        "Size of the message in bytes, before compression. `virtualSize` is the size in IMAP, "
+        "Size of the message in bytes, before compression. `imap.size` is the size in IMAP, "
         "where each line ends with CRLF."
     )
     preview: str = attribute_field(
         "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
         "administrators of the owner below ROOT, an error FORBIDDEN."
     )
-    flags: list[str] = attribute_field(
-        "All flags and keywords of the message in IMAP notation, such as `\\Seen`."
-    )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."
-    )
-    deleted: bool = attribute_field(
-        "True if the message has the flag \\Deleted. IMAP clients expunge such messages."
     )
     flagged: bool = attribute_field("True if the message has the flag \\Flagged.")
     draft: bool = attribute_field("True if the message has the flag \\Draft.")
     answered: bool = attribute_field("True if the message has the flag \\Answered.")
     forwarded: bool = attribute_field("True if the message has the keyword $Forwarded.")
-    modseq: BigInt = attribute_field("MODSEQ of the newest change of the message (RFC 7162).")
+    imap: MessageImap = attribute_field(
+        "Values of the message that IMAP defines, such as UID, MODSEQ and flags (RFC 9051)."
+    )
     attachments: list[Attachment] = attribute_field(
         "Attachments and inline parts of the message, such as images that the HTML shows, in "
         "their order."
@@ -261,7 +252,7 @@ class Message(MessageContentFields, MailSummary):
             ("mailing_list", "authentication"), mailing_list_from_json_or_none
         ),
         "preview": DerivedField(("preview",), shortened_preview),
-        "flags": DerivedField(FLAG_COLUMNS, flags_of),
+        "imap": SameRowField(MessageImap),
         "forwarded": DerivedField(("keywords",), is_forwarded),
         "has_attachments": DerivedField(("attachment_count",), lambda count: count > 0),
         "attachments": ThreadedIfLargeField(

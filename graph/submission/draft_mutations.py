@@ -193,8 +193,8 @@ class DraftSaveInput(Options):
         default=UNSET,
     )
     if_unchanged_since: BigInt | None = attribute_field(
-        "`Message.modseq` that the caller knows: if the draft was changed after it, nothing is "
-        "saved and the error is STALE. Default: no check.",
+        "`Message.imap.modseq` that the caller knows: if the draft was changed after it, nothing "
+        "is saved and the error is STALE. Default: no check.",
         default=UNSET,
     )
 

@@ -115,6 +115,18 @@ class NestedViewField(DerivedField):
         )
 
 
+class SameRowField(NestedViewField):
+    """A field with a view of the same source, which groups fields of one row.
+
+    A list selects the columns that the selected fields of the view need. Generated code reads
+    them from the row.
+    """
+
+    def __init__(self, view: "type[View]") -> None:
+        super().__init__((), return_unchanged, view)
+        self.view = view
+
+
 def return_unchanged(value: Any) -> Any:
     """Return the value of a column unchanged."""
     return value

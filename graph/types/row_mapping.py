@@ -23,7 +23,15 @@ import graph.types.enum_registration  # noqa: F401 - before the first field that
 from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from graph.types.object_views import KEY_FIELDS, DerivedField, KeyRow, Link, View, ViewList
+from graph.types.object_views import (
+    KEY_FIELDS,
+    DerivedField,
+    KeyRow,
+    Link,
+    SameRowField,
+    View,
+    ViewList,
+)
 from models.store.prepared_statements import LazyRows
 from resolvers.context import BatchFunction
 
@@ -40,22 +48,6 @@ class NodeView(View):
     id: strawberry.ID = attribute_field("Global ID of the object.")
 
     load_batch: ClassVar[BatchFunction[int, Any]]  # loads rows by their keys
-
-    @classmethod
-    def columns_for_fields(cls, field_names: Iterable[str]) -> frozenset[str]:
-        """Return the columns to select for these fields, always including the ID."""
-        fields = _fields_of_type(cls)
-        columns = {"id"}
-        for name in field_names:
-            if name in fields.links:
-                columns.update(fields.links[name].columns)
-            elif name in fields.attributes:
-                columns.update(
-                    cls.derived_fields[name].columns if name in cls.derived_fields else (name,)
-                )
-            else:
-                columns.update(fields.computed.get(name, ()))
-        return frozenset(columns)
 
 
 def global_id_field(type_name: str) -> DerivedField:
@@ -192,16 +184,35 @@ def _fields_below_links_to_same_type(
 
 
 def selected_columns(info: Info, view: type[NodeView]) -> frozenset[str]:
-    """Return the columns to select for the list or connection that is being resolved."""
+    """Return the columns to select for the list or connection that is being resolved.
+
+    The ID is always one of them.
+    """
 
     def compute_columns() -> frozenset[str]:
         fields, links = _item_field_nodes(info), _fields_of_type(view).links
-        columns = view.columns_for_fields(_python_names(fields))
+        columns = {"id", *_columns_of_fields(info, view, fields)}
         while fields := _fields_below_links_to_same_type(info, fields, links):
-            columns |= view.columns_for_fields(_python_names(fields))
-        return columns
+            columns.update(_columns_of_fields(info, view, fields))
+        return frozenset(columns)
 
     return _cached_by_selection(info, view, compute_columns)
+
+
+def _columns_of_fields(info: Info, view: type[View], nodes: Iterable[FieldNode]) -> Iterator[str]:
+    """Yield the columns that the selected fields of a view need, with those of SameRowFields."""
+    fields = _fields_of_type(view)
+    for node in nodes:
+        name = _python_name(node.name.value)
+        derived = view.derived_fields.get(name)
+        if name in fields.links:
+            yield from fields.links[name].columns
+        elif name not in fields.attributes:
+            yield from fields.computed.get(name, ())
+        elif isinstance(derived, SameRowField):
+            yield from _columns_of_fields(info, derived.view, _subfield_nodes(info, [node]))
+        else:
+            yield from derived.columns if derived else (name,)
 
 
 def selected_fields(info: Info) -> frozenset[str]:

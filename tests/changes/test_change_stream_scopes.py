@@ -138,7 +138,7 @@ async def test_mailbox_is_read_once_for_all_subscribers(
 async def test_admin_can_follow_another_account(
     live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, transport: str
 ) -> None:
-    query = USER_SUBSCRIPTION.replace("message { subject }", "message { flags }")
+    query = USER_SUBSCRIPTION.replace("message { subject }", "message { imap { flags } }")
     follower = await open_subscription(
         live_server, transport, admin_client, query, user={"username": "ada"}
     )
@@ -146,7 +146,7 @@ async def test_admin_can_follow_another_account(
     await deliver_to(ada, "Hello")
     await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
-    assert (event["type"], event["message"]) == ("MESSAGE_RECEIVED", {"flags": []})
+    assert (event["type"], event["message"]) == ("MESSAGE_RECEIVED", {"imap": {"flags": []}})
     await follower.unsubscribe()
 
 

@@ -16,8 +16,9 @@ MESSAGE_FIELDS = f"""
     messageIdHeader inReplyTo references date preview size attachmentCount mailingList {{ listId }}
     html raw: html(sanitize: false) remoteImageCount hasComplexHtml text snippet
     headers {{ name value raw }} rawHeader header(name: "cc") body
-    bodyPart(section: "1", maxBytes: 1000) rawSource virtualSize envelopeImap bodyImap
-    bodyStructureImap calendarEvents {{ uid summary attendees {ADDRESS_FIELDS} }}
+    bodyPart(section: "1", maxBytes: 1000) rawSource
+    imap {{ size envelope body bodyStructure }}
+    calendarEvents {{ uid summary attendees {ADDRESS_FIELDS} }}
     attachments {{ filename text message {{ subject text }} }}
     mimeStructure {{ section parts {PART_FIELDS} }}
 """

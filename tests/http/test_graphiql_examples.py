@@ -111,7 +111,7 @@ async def test_examples_return_data(demo: GraphQLClient) -> None:
     ]
     assert message["text"]
     flagged = (await demo(EXAMPLES["CreateAndFlag"]))["messageUpdate"]["messages"]
-    assert all("\\Flagged" in message_flags["flags"] for message_flags in flagged)
+    assert all("\\Flagged" in message_flags["imap"]["flags"] for message_flags in flagged)
     assert flagged
 
 

@@ -72,11 +72,11 @@ REQUIRED_ARGUMENTS = {
 }
 MESSAGE_CONTENT_FIELDS = {
     "html", "bodyParts", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
-    "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents", "virtualSize",
-    "envelopeImap", "bodyImap", "bodyStructureImap",
+    "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents",
 }  # fmt: skip
 CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only does in a search.
     "Message": MESSAGE_CONTENT_FIELDS,
+    "MessageImap": {"size", "envelope", "body", "bodyStructure"},
     "Attachment": {"text", "message"},
     "MimePart": {"message"},
     "DeletedMessage": set[str](),
@@ -88,6 +88,7 @@ CONTENT_MUTATIONS = {  # mutations whose sample calls read stored bytes
 }  # fmt: skip
 OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",
+    "MessageImap": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ imap {{ {} }} }} }}",
     "Attachment": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ attachments {{ {} }} }} }}",
     "MimePart": "query ($id: ID!) {{ "
     "message(by: {{id: $id}}) {{ mimeStructure {{ parts {{ {} }} }} }} }}",

@@ -53,7 +53,7 @@ query (
   ) { nodes { SHOWN } totalCount pageInfo { hasNextPage endCursor } } } }
 }
 """.replace("SHOWN", FIELDS)
-RESTORED_FIELDS = "restored { mailbox { path } message { id uid subject flags } }"
+RESTORED_FIELDS = "restored { mailbox { path } message { id subject imap { uid flags } } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -176,7 +176,9 @@ async def test_restored_messages_return_to_their_mailboxes(archive_owner: GraphQ
     last = await load_stream_position(archive_owner.environment, archive_owner.user.id)
     answer = await restore_by_subject(archive_owner, "b", "a")
     assert answer["errors"] == []
-    assert [(item["mailbox"]["path"], item["message"]["uid"]) for item in answer["restored"]] == [
+    assert [
+        (item["mailbox"]["path"], item["message"]["imap"]["uid"]) for item in answer["restored"]
+    ] == [
         ("Kept/Here", 2),
         ("INBOX", 4),
     ]
@@ -230,7 +232,7 @@ async def test_restore_clears_deleted_flag(ada: GraphQLClient) -> None:
     )
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("1"))
     assert (await load_archive(ada))["nodes"][0]["deleted"] is True
-    assert (await restore_by_subject(ada, "a"))["restored"][0]["message"]["flags"] == ["x"]
+    assert (await restore_by_subject(ada, "a"))["restored"][0]["message"]["imap"]["flags"] == ["x"]
 
 
 async def test_restore_is_all_or_nothing(

@@ -22,7 +22,8 @@ METADATA_QUERY = """
 query ($name: String!) {
   user(by: {username: $name}) {
     mailboxes { nodes { path messageCount } }
-    messages { totalCount nodes { id size flags receivedAt from { address } mailbox { path } } }
+    messages { totalCount nodes {
+      id size imap { flags } receivedAt from { address } mailbox { path } } }
   }
 }"""
 CONTENT_FIELDS = (

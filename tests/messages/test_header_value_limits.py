@@ -111,7 +111,7 @@ mailingList { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
 attachments { filename contentType contentId size disposition transferEncoding }
 spamReport { score requiredScore action } authentication { spf { domain reason }
 dkim { domain selector reason } dmarc { reason } arc { reason } header }
-headers { name value raw } rawHeader envelopeImap bodyStructureImap text html
+headers { name value raw } rawHeader imap { envelope bodyStructure } text html
 thread { subject lastReceivedAt participants { name address } messages(first: 5) { totalCount } }
 mimeStructure { contentType { value } filename contentId parts { filename } }"""
 COLUMN_FIELDS = "id subject date receivedAt savedAt from { name address }"  # read from columns only

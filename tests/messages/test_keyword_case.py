@@ -52,7 +52,7 @@ async def test_forwarded_keyword_is_recognized_in_any_case(ada: GraphQLClient) -
     answer = await run_message_mutation(
         ada, "messageUpdate", select=inbox_selection("1"), set={"addFlags": ["$FORWARDED"]}
     )
-    assert answer["messages"][0]["flags"] == ["$FORWARDED"]
+    assert answer["messages"][0]["imap"]["flags"] == ["$FORWARDED"]
     document = "{ viewer { user { messages(first: 1) { nodes { forwarded } } } } }"
     (node,) = (await ada(document))["viewer"]["user"]["messages"]["nodes"]
     assert node == {"forwarded": True}

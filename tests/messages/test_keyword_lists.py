@@ -90,7 +90,7 @@ async def test_pages_of_a_keyword_are_in_order(ada: GraphQLClient, order: str) -
         )
     page_query = """query ($after: String, $order: MessageOrder!) {
       messages(filter: {keyword: "blue"}, first: 30, after: $after, orderBy: $order) {
-        totalCount nodes { uid receivedAt } pageInfo { hasNextPage endCursor } } }"""
+        totalCount nodes { imap { uid } receivedAt } pageInfo { hasNextPage endCursor } } }"""
     times, cursor = list[str](), None
     while True:
         page = (await ada(page_query, after=cursor, order=order))["messages"]

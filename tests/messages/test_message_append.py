@@ -36,7 +36,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(
         )  # fmt: skip
         (message,) = answer["messages"]
         assert (answer["errors"], message["rawSource"]) == ([], raw.decode())
-        assert message["flags"] == ["\\Seen", "\\Flagged"]
+        assert message["imap"]["flags"] == ["\\Seen", "\\Flagged"]
         assert message["size"] == len(raw)
         assert message["receivedAt"] == "2001-01-01T00:00:00Z"
         assert message["savedAt"] == "2030-01-02T00:00:03Z"

@@ -22,7 +22,7 @@ from tests.support.mail.multipart_message import MULTIPART_MESSAGE
 from tests.support.operations.message_sources import import_message, save_draft
 
 IMAP_POP3_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
-  emailId uid seq size virtualSize body envelopeImap bodyImap bodyStructureImap pop3Uidl
+  emailId size body pop3Uidl imap { uid seq size envelope body bodyStructure }
 } }"""
 CALENDAR = b"""BEGIN:VCALENDAR\r
 METHOD:REQUEST\r
@@ -51,16 +51,17 @@ async def test_message_has_imap_and_pop3_fields(ada: GraphQLClient) -> None:
     message = (await ada(IMAP_POP3_QUERY, id=global_ids.encode("Message", inserted.message_id)))[
         "message"
     ]
-    assert message["uid"] == inserted.uid
+    assert message["imap"]["uid"] == inserted.uid
     assert message["pop3Uidl"] == message["emailId"]
     assert message["body"] == "Hi there.\r\n"
-    assert message["virtualSize"] == message["size"] == len(raw)
-    assert message["bodyImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1)'
+    assert message["imap"]["size"] == message["size"] == len(raw)
+    assert message["imap"]["body"] == '("text" "plain" NIL NIL NIL "7bit" 11 1)'
     assert (
-        message["bodyStructureImap"] == '("text" "plain" NIL NIL NIL "7bit" 11 1 NIL NIL NIL NIL)'
+        message["imap"]["bodyStructure"]
+        == '("text" "plain" NIL NIL NIL "7bit" 11 1 NIL NIL NIL NIL)'
     )
     carol = '(("Carol" NIL "carol" "example.com"))'
-    assert message["envelopeImap"] == (
+    assert message["imap"]["envelope"] == (
         f'("Tue, 01 Jan 2030 10:00:00 +0000" "Forms" {carol} {carol} {carol} '
         '((NIL NIL "ada" "example.org")) NIL NIL NIL "<1@example.com>")'
     )
@@ -79,9 +80,9 @@ async def test_message_has_imap_and_pop3_fields(ada: GraphQLClient) -> None:
         b"Subject: x\r\n\r\n" + b"\n" * 70_000,
     ],
 )
-async def test_virtual_size_counts_crlf_for_every_line(ada: GraphQLClient, raw: bytes) -> None:
-    message = await load_fields(ada, (await deliver_to(ada, raw)).message_id, "virtualSize")
-    assert message["virtualSize"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
+async def test_imap_size_counts_crlf_for_every_line(ada: GraphQLClient, raw: bytes) -> None:
+    message = await load_fields(ada, (await deliver_to(ada, raw)).message_id, "imap { size }")
+    assert message["imap"]["size"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
 
 
 async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> None:
@@ -92,10 +93,12 @@ async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> Non
         id=deleted_id,
     )
     for message_id, number in ((message_ids[0], 1), (message_ids[2], 2), (message_ids[4], 4)):
-        assert (await load_fields(ada, message_id, "seq"))["seq"] == number
+        assert await load_fields(ada, message_id, "imap { seq }") == {"imap": {"seq": number}}
 
 
-USER_LIST = "{ messages(first: 50) { nodes { seq original { uid message { subject } } } } }"
+USER_LIST = (
+    "{ messages(first: 50) { nodes { imap { seq } original { uid message { subject } } } } }"
+)
 ROOT_LIST = (
     '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { storage { sha256 refCount } } } }'
 )
@@ -449,7 +452,7 @@ async def test_verification_ignores_header_written_by_user(
 
 
 CONTENT_FIELDS = (
-    "body", "envelopeImap", "bodyImap", "bodyStructureImap", "virtualSize",
+    "body", "imap { envelope }", "imap { body }", "imap { bodyStructure }", "imap { size }",
     "calendarEvents { uid }", "attachmentsUrl", "remoteImageCount",
     "attachments { text message { subject } }",
 )  # fmt: skip

@@ -151,7 +151,7 @@ async def test_one_query_reads_several_pages_of_a_mailbox(
 
 NESTED_QUERY = """{ viewer { user { mailboxes(first: 30) { nodes {
   path user { username } parent { path }
-  messages(first: 5) { totalCount nodes { subject flags attachments { filename }
+  messages(first: 5) { totalCount nodes { subject imap { flags } attachments { filename }
     mailbox { path } user { username }
     thread { subject messageCount unseenCount lastReceivedAt participants { address }
       mailboxes { nodes { path } }
@@ -262,7 +262,7 @@ async def test_nodes_are_returned_in_requested_order(
 
 
 MARK_SEEN_QUERY = (
-    "query ($id: ID!) { message(by: {id: $id}, markAsSeen: true) { seen flags modseq } }"
+    "query ($id: ID!) { message(by: {id: $id}, markAsSeen: true) { seen imap { flags modseq } } }"
 )
 
 
@@ -273,7 +273,10 @@ async def test_message_is_marked_seen_only_on_request(ada: GraphQLClient) -> Non
     assert unmarked["message"]["seen"] is False
     for _ in range(2):
         marked = (await ada(MARK_SEEN_QUERY, id=message_id))["message"]
-        assert marked == {"seen": True, "flags": ["\\Seen"], "modseq": inserted.modseq + 1}
+        assert marked == {
+            "seen": True,
+            "imap": {"flags": ["\\Seen"], "modseq": inserted.modseq + 1},
+        }
     assert (await ada.load_mailbox()).unseen_count == 0
 
 

@@ -107,7 +107,7 @@ async def test_manager_marks_message_as_seen(
     first, _ = await list_message_ids(ada)
     answer = await managers[manager_index](MESSAGE_QUERY, by={"id": first}, seen=True)
     assert answer == {"message": {"id": first, "seen": True}}
-    assert [node["flags"] for node in await list_messages(ada)] == [["\\Seen"], []]
+    assert [node["imap"]["flags"] for node in await list_messages(ada)] == [["\\Seen"], []]
     assert await load_audit_log(environment) == [("messageUpdate", ada.user.id)]
 
 
@@ -123,7 +123,7 @@ async def test_message_ids_of_several_users_are_updated(
     )
     assert (answer["errors"], answer["updatedCount"]) == ([], 3)
     for client in (ada, bob, admin):
-        assert (await list_messages(client))[0]["flags"] == ["\\Flagged"]
+        assert (await list_messages(client))[0]["imap"]["flags"] == ["\\Flagged"]
     entries = await load_audit_log(environment)
     assert sorted(entries) == sorted(("messageUpdate", client.user.id) for client in (ada, bob))
 
@@ -251,7 +251,7 @@ async def test_forward_by_manager_notifies_owner(
     assert await tasks.run_next_task(environment)
     subjects = [node["subject"] for node in await list_messages(ada)]
     assert "Your account was changed by an administrator" in subjects
-    assert "$Forwarded" in (await list_messages(ada))[0]["flags"]
+    assert "$Forwarded" in (await list_messages(ada))[0]["imap"]["flags"]
 
 
 async def test_forward_by_owner_sends_no_notification(
@@ -297,7 +297,7 @@ async def test_manager_saves_draft_of_user(
         "to": [{"address": "d@example.net"}],
     }
     (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
-    by_uid = {"uid": {"mailbox": {"path": "Drafts"}, "uid": draft["uid"]}}
+    by_uid = {"uid": {"mailbox": {"path": "Drafts"}, "uid": draft["imap"]["uid"]}}
     changed = await execute_mutation(
         client, "draftSave", fields, user=user, draft=by_uid, set={"subject": "two"}
     )

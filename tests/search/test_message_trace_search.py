@@ -322,7 +322,8 @@ async def test_trace_statement_count_is_independent_of_lists_and_messages(
     async def count_statements(lists: int, first: int) -> int:
         fields = " ".join(
             f'l{nth}: deliveryTrace(filter: {{sender: "{CAROL}", since: "200{nth % 10}-01-01'
-            f'T00:00:00Z"}}, first: {first + nth}) {{ nodes {{ at message {{ id uid }} }} }}'
+            f'T00:00:00Z"}}, first: {first + nth}) {{ nodes {{ at message {{ id imap {{ uid }} }} '
+            "} }"
             for nth in range(lists)
         )
         del statements[:]

@@ -34,7 +34,7 @@ EXPAND_QUERY = """query ($filter: MessageFilter!, $users: UserSelection) {
     expansion(filter: $filter, users: $users) { original expanded terms native } } }"""
 LOOKUP = """query ($filter: MessageFilter!, $users: UserSelection, $first: Int, $after: String) {
   searchDiagnostics { hits(filter: $filter, users: $users, first: $first, after: $after) {
-    nodes { score exact message { id mailbox { objectId } uid } } totalCount
+    nodes { score exact message { id mailbox { objectId } imap { uid } } } totalCount
     pageInfo { endCursor hasNextPage } } } }"""
 ADA = {"usernames": ["ada"]}
 ALL_USERS = {"all": True}
@@ -358,12 +358,12 @@ async def test_search_lookup_reads_only_the_index(
     variables = {"filter": {"query": "duck", "seen": False}, "users": ADA}
     first_page = (await root(LOOKUP, first=2, **variables))["searchDiagnostics"]["hits"]
     assert (first_page["totalCount"], first_page["pageInfo"]["hasNextPage"]) == (3, True)
-    assert [hit["message"]["uid"] for hit in first_page["nodes"]] == [3, 2]
+    assert [hit["message"]["imap"]["uid"] for hit in first_page["nodes"]] == [3, 2]
     assert all(hit["score"] > 0 and not hit["exact"] for hit in first_page["nodes"])
     second_page = (
         await root(LOOKUP, first=2, after=first_page["pageInfo"]["endCursor"], **variables)
     )["searchDiagnostics"]["hits"]
-    assert [hit["message"]["uid"] for hit in second_page["nodes"]] == [1]
+    assert [hit["message"]["imap"]["uid"] for hit in second_page["nodes"]] == [1]
     assert not second_page["pageInfo"]["hasNextPage"]
     deleted_ids = [first_page["nodes"][0]["message"]["id"]]
     assert (
@@ -374,9 +374,8 @@ async def test_search_lookup_reads_only_the_index(
     all_users_page = (await root(LOOKUP, filter={"query": "duck"}, users=ALL_USERS))[
         "searchDiagnostics"
     ]["hits"]
-    assert [hit["message"] and hit["message"]["uid"] for hit in all_users_page["nodes"]] == [
-        1, None, 2, 1,
-    ]  # fmt: skip
+    found_messages = [hit["message"] for hit in all_users_page["nodes"]]
+    assert [message and message["imap"]["uid"] for message in found_messages] == [1, None, 2, 1]
     assert all(hit["exact"] for hit in all_users_page["nodes"])
     refused = await root.execute(LOOKUP, filter={"query": "-duck"}, users=ADA)
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
@@ -431,7 +430,7 @@ async def test_index_inspection_is_forbidden_for_non_admins(
             assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN"]
     assert await select_rows(environment, "SELECT id FROM tasks") == []
     admin = await make_client(environment, http, "adam", role=Role.ADMIN)
-    with_subject = LOOKUP.replace("} uid", "} uid subject")
+    with_subject = LOOKUP.replace("imap { uid }", "imap { uid } subject")
     answer = await admin.execute(with_subject, filter={"query": "duck"}, users=ADA)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert global_ids.encode("User", ada_with_messages.user.id)

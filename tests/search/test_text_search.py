@@ -26,7 +26,7 @@ query ($users: UserSelection, $query: String, $first: Int, $after: String, $befo
        $last: Int) {
   messages(users: $users, query: $query, first: $first, after: $after, before: $before,
            last: $last) {
-    nodes { uid user { username } size } totalCount
+    nodes { imap { uid } user { username } size } totalCount
     pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }
 """
 PARSE_QUERY = """
@@ -409,7 +409,7 @@ async def test_admin_searches_metadata_of_several_users(
     second_page = await admin(
         METADATA_QUERY, users=users, query="bill", after=first_page["pageInfo"]["endCursor"]
     )
-    assert [node["uid"] for node in second_page["messages"]["nodes"]] == [1]
+    assert [node["imap"]["uid"] for node in second_page["messages"]["nodes"]] == [1]
     previous_page = await admin(
         METADATA_QUERY,
         users=users,

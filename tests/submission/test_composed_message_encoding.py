@@ -190,7 +190,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
     reference = {"message": {"id": message_id}, "relation": "REPLY"}
     answer = await save_draft(ada, original=reference, text="Yes.")
     message = await parse_stored_message(ada, answer)
-    assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
+    assert answer["message"]["imap"]["flags"] == ["\\Seen", "\\Draft"]
     assert answer["message"]["thread"] == {**answer["message"]["thread"], "messageCount": 2}
     assert (str(message["Subject"]), str(message["To"])) == (
         "Re: Plans",

@@ -106,7 +106,7 @@ async def test_save_without_changes_is_refused(ada: GraphQLClient) -> None:
 
 async def test_save_after_other_change_is_stale(ada: GraphQLClient) -> None:
     draft = await create_draft(ada, addAttachments=[FILE_A, FILE_B])
-    condition = {"draft": {"id": draft["id"]}, "ifUnchangedSince": draft["modseq"]}
+    condition = {"draft": {"id": draft["id"]}, "ifUnchangedSince": draft["imap"]["modseq"]}
     saved = await save_draft(ada, **condition, subject="One")
     assert saved["errors"] == []
     removed = [{"id": draft["attachments"][0]["id"]}]
@@ -115,7 +115,7 @@ async def test_save_after_other_change_is_stale(ada: GraphQLClient) -> None:
         assert [(e["code"], e["path"]) for e in refused["errors"]] == [
             ("STALE", ["ifUnchangedSince"])
         ]
-    condition["ifUnchangedSince"] = saved["message"]["modseq"]
+    condition["ifUnchangedSince"] = saved["message"]["imap"]["modseq"]
     assert (await save_draft(ada, **condition, removeAttachments=removed))["errors"] == []
 
 

@@ -76,9 +76,9 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     current = answer["message"]
     assert answer["errors"] == []
     assert (current["id"], current["messageIdHeader"]) == (draft["id"], draft["messageIdHeader"])
-    assert current["uid"] > draft["uid"]
-    assert current["modseq"] == before + 1
-    assert current["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
+    assert current["imap"]["uid"] > draft["imap"]["uid"]
+    assert current["imap"]["modseq"] == before + 1
+    assert current["imap"]["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
     assert current["metadata"] == {"a": 1}
     assert current["thread"] == {"id": draft["thread"]["id"], "subject": "Geese", "messageCount": 1}
     message = await parse_stored_message(ada, answer)
@@ -91,15 +91,15 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
         1,
         0,
         current["size"],
-        current["uid"] + 1,
+        current["imap"]["uid"] + 1,
     )
-    old_reference = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["uid"]}
+    old_reference = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["imap"]["uid"]}
     stale_save = await save_draft(ada, text="x", draft={"uid": old_reference})
     assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [("NOT_FOUND", ["draft"])]
-    by_uid = {"uid": {**old_reference, "uid": current["uid"]}}
+    by_uid = {"uid": {**old_reference, "uid": current["imap"]["uid"]}}
     third = await import_message(ada, raw="Subject: Swans\n\nx", seen=False, replaces=by_uid)
     assert third["message"]["id"] == draft["id"]
-    assert third["message"]["flags"] == ["\\Flagged", "\\Draft", "work"]
+    assert third["message"]["imap"]["flags"] == ["\\Flagged", "\\Draft", "work"]
 
 
 PIXEL = b"GIF89a"
@@ -287,11 +287,11 @@ async def test_concurrent_saves_leave_one_complete_version(
     error_codes = [error["code"] for answer in answers for error in answer["errors"]]
     assert saved_drafts
     assert set(error_codes) <= {"STALE"}
-    newest = max(saved_drafts, key=lambda message: message["modseq"])
+    newest = max(saved_drafts, key=lambda message: message["imap"]["modseq"])
     stored = await select_rows(environment, "SELECT uid, modseq, subject FROM messages")
     names = [item["filename"] for item in newest["attachments"]]
     ((uid, modseq, subject),) = stored
-    assert (uid, modseq) == (newest["uid"], newest["modseq"])
+    assert (uid, modseq) == (newest["imap"]["uid"], newest["imap"]["modseq"])
     assert names[-1] == {"One": "b.txt", "Two": "c.txt"}[subject]
     assert len(names) == 1 + len(saved_drafts)  # a second save begins with the result of the first
 
@@ -321,7 +321,7 @@ async def test_changed_or_deleted_draft_is_not_replaced(
     before = await select_rows(environment, "SELECT * FROM messages")
     with pytest.raises(StaleObject) as stale:
         await replace_draft(EarlierDraft(draft_id, "other", {}))
-    assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replaces"])
+    assert (stale.value.current_modseq, stale.value.path) == (draft["imap"]["modseq"], ["replaces"])
     assert await select_rows(environment, "SELECT * FROM messages") == before
     delete_mutation = (
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"

@@ -34,7 +34,7 @@ from tests.support.stores.counter_check import load_journal_entries, load_stream
 
 FIELDS = """submission {
     id queueId state envelopeFrom sendAt undoableUntil recipients { recipient } }
-  message { id uid subject draft seen date bcc { address } mailbox { path }
+  message { id imap { uid } subject draft seen date bcc { address } mailbox { path }
     submissions { queueId recipients { recipient state } } }
   undo { token } warnings { code path }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")

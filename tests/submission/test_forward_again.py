@@ -122,9 +122,9 @@ async def test_forward_without_original_targets_does_nothing(
     answer = await forward_again(ada, message_id, originalTarget=2)
     assert (answer["submission"], forwarded_targets(answer)) == (None, [])
     assert await load_queued_recipients(ada) == []
-    flags = "{ viewer { user { messages { nodes { flags } } } } }"
+    flags = "{ viewer { user { messages { nodes { imap { flags } } } } } }"
     nodes = (await ada(flags))["viewer"]["user"]["messages"]["nodes"]
-    assert [item["flags"] for item in nodes] == [[], []]
+    assert [item["imap"]["flags"] for item in nodes] == [[], []]
 
 
 async def test_invalid_forward_arguments_are_refused(

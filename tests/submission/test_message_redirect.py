@@ -71,7 +71,7 @@ async def test_forwarded_message_is_unchanged(
         "SENT", ada.address, {"id": message_id},
     )  # fmt: skip
     (stored,) = await list_messages(ada)
-    assert stored["flags"] == ["$Forwarded"]
+    assert stored["imap"]["flags"] == ["$Forwarded"]
     kinds = {kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)}
     assert kinds == {
         EventType.SUBMISSION_CREATED,
@@ -115,7 +115,7 @@ async def test_invalid_forward_addresses_are_refused(
     message_id = await receive_message(ada, raw_message("a"))
     assert forward_errors(await forward_message(ada, message_id, *to)) == [refusal]
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
-    assert (await list_messages(ada))[0]["flags"] == []
+    assert (await list_messages(ada))[0]["imap"]["flags"] == []
 
 
 async def test_foreign_message_or_draft_is_not_forwarded(

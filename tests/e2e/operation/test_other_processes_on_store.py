@@ -34,7 +34,7 @@ mutation ($username: String!, $password: String!) {
 """
 ACCOUNT_QUERY = """
 { viewer { user { cursor messageCount mailboxes { nodes { id path messageCount uidNext modseq } }
-  messages { nodes { id subject uid flags text } } submissions { nodes { id state } } } } }
+  messages { nodes { id subject imap { uid flags } text } } submissions { nodes { id state } } } } }
 """
 
 

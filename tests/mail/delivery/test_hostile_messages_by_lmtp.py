@@ -22,7 +22,7 @@ MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   subject preview date messageIdHeader inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
   replyTo { name address } mailingList { listId unsubscribeUrl } headers { name value } rawHeader
-  bodyStructureImap envelopeImap mimeStructure { section contentType { value params } }
+  imap { bodyStructure envelope } mimeStructure { section contentType { value params } }
   calendarEvents { summary } attachments { filename contentType disposition size text } } } }"""
 
 

@@ -61,7 +61,7 @@ async def test_message_update_adds_removes_and_replaces_flags(ada_with_mail: Gra
             answer = await run_message_mutation(
                 ada_with_mail, "messageUpdate", select=select, set=set_
             )
-            assert (answer["errors"], answer["messages"][0]["flags"]) == ([], after)
+            assert (answer["errors"], answer["messages"][0]["imap"]["flags"]) == ([], after)
             kinds = [
                 kind
                 for kind, _ in await load_journal_entries(
@@ -152,7 +152,7 @@ async def test_update_with_outdated_if_unchanged_since_is_refused(
     first = await run_message_mutation(
         ada_with_mail, "messageUpdate", select={"ids": select["ids"][:1]}, set={"seen": True}
     )
-    newest_modseq = first["messages"][0]["modseq"]
+    newest_modseq = first["messages"][0]["imap"]["modseq"]
     for extra in ({}, {"async": True}):
         answer = await run_message_mutation(
             ada_with_mail, "messageUpdate", select=select, set={"flagged": True},
@@ -196,7 +196,7 @@ async def test_update_applies_to_selected_messages(
     assert (answer["errors"], answer["updatedCount"]) == ([], len(subjects))
     assert (answer["undo"] is None) is (not subjects)
     assert [
-        node["subject"] for node in await list_messages(ada_with_mail) if node["flags"]
+        node["subject"] for node in await list_messages(ada_with_mail) if node["imap"]["flags"]
     ] == list(subjects)
 
 
@@ -246,7 +246,7 @@ async def test_unknown_or_foreign_message_id_refuses_whole_request(
             assert [(e["code"], field_path(e), item_index(e)) for e in answer["errors"]] == [
                 ("NOT_FOUND", ["select", "ids"], 1)
             ]
-    assert {tuple(node["flags"]) for node in await list_messages(ada_with_mail)} == {()}
+    assert {tuple(node["imap"]["flags"]) for node in await list_messages(ada_with_mail)} == {()}
     foreign_mailbox = {"id": global_ids.encode("Mailbox", (await bob.load_mailbox()).id)}
     for name, arguments in (
         ("messageMove", {"select": {"ids": [own_id]}, "to": foreign_mailbox}),
@@ -295,7 +295,10 @@ async def test_message_move_sets_flags_and_expiry(ada_with_mail: GraphQLClient) 
         ada_with_mail, "messageMove", select={"ids": [a]}, to={"path": "Brief"}, set=arguments
     )
     message = answer["moved"][0]["message"]
-    assert (message["flags"], message["expiresAt"]) == (["\\Seen", "x"], "2031-01-01T00:00:00Z")
+    assert (message["imap"]["flags"], message["expiresAt"]) == (
+        ["\\Seen", "x"],
+        "2031-01-01T00:00:00Z",
+    )
     assert message["mailbox"] == {"path": "Brief", "messageCount": 1, "unseenCount": 0}
 
 

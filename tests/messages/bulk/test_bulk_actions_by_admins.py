@@ -73,7 +73,7 @@ async def message_audit_log(environment: Environment) -> list[tuple[Any, ...]]:
 
 
 async def load_flags(client: GraphQLClient) -> list[list[str]]:
-    return [node["flags"] for node in await list_messages(client)]
+    return [node["imap"]["flags"] for node in await list_messages(client)]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ async def test_move_to_another_account_moves_messages_and_threads(
     ]
     assert await list_messages(ada) == []
     moved_by_subject = {
-        node["subject"]: node for node in await list_messages(bob) if node["flags"] == ["x"]
+        node["subject"]: node for node in await list_messages(bob) if node["imap"]["flags"] == ["x"]
     }
     assert sorted(moved_by_subject) == ["Re: b", "a", "b"]
     document = "query ($id: ID!) { message(by: {id: $id}) { thread { messageCount } text } }"

@@ -62,7 +62,7 @@ async def user_with_duplicates(ada: GraphQLClient, clock: ManualClock) -> GraphQ
 
 async def load_positions(client: GraphQLClient) -> list[tuple[str, str, int]]:
     positions = [
-        (n["mailbox"]["path"], n["subject"], n["uid"]) for n in await list_messages(client)
+        (n["mailbox"]["path"], n["subject"], n["imap"]["uid"]) for n in await list_messages(client)
     ]
     return sorted(positions)
 

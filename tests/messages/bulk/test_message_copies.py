@@ -58,7 +58,7 @@ async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLCl
     copy = answer["copied"][1]["message"]
     assert copy["id"] not in (a, c)
     assert copy["mailbox"] == {"path": "Brief", "messageCount": 2, "unseenCount": 1}
-    assert (copy["flags"], copy["expiresAt"]) == (["\\Seen", "x"], "2030-01-02T00:00:03Z")
+    assert (copy["imap"]["flags"], copy["expiresAt"]) == (["\\Seen", "x"], "2030-01-02T00:00:03Z")
     ((kind, added_ids),) = await load_journal_entries(
         ada_with_mail.environment, ada_with_mail.user.id, last
     )
@@ -67,10 +67,10 @@ async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLCl
         [item["message"]["id"] for item in answer["copied"]],
     )
     document = """query ($id: ID!) { message(by: {id: $id}) {
-        subject rawSource receivedAt metadata modseq thread { id messageCount } } }"""
+        subject rawSource receivedAt metadata imap { modseq } thread { id messageCount } } }"""
     old, new = [(await ada_with_mail(document, id=key))["message"] for key in (c, copy["id"])]
-    assert new.pop("modseq") == last + 2
-    assert old.pop("modseq") < last + 1
+    assert new.pop("imap")["modseq"] == last + 2
+    assert old.pop("imap")["modseq"] < last + 1
     assert old == new
     assert (new["thread"]["messageCount"], new["metadata"]) == (2, {"a": 1})
 

@@ -251,7 +251,7 @@ async def test_worker_that_lost_its_lease_changes_nothing(
     )
     with pytest.raises(tasks.TaskLeaseLost):
         await tasks.run_next_task(environment)
-    assert {tuple(node["flags"]) for node in await list_messages(ada_with_mail)} == {()}
+    assert {tuple(node["imap"]["flags"]) for node in await list_messages(ada_with_mail)} == {()}
     await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[:2] == ("SUCCEEDED", 3)
@@ -282,7 +282,7 @@ async def test_task_skips_messages_changed_since_request(
         ada_with_mail, "messageUpdate", select=inbox_selection("2"), set={"seen": True}
     )
     assert await tasks.run_next_task(environment)
-    assert [node["flags"] for node in await list_messages(ada_with_mail)] == [
+    assert [node["imap"]["flags"] for node in await list_messages(ada_with_mail)] == [
         ["\\Flagged", "x"], ["\\Seen"], ["\\Flagged", "x"],
     ]  # fmt: skip
 

@@ -32,7 +32,8 @@ from tests.support.time_limits import HANG_SECONDS
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
 MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) {
   messageCount unseenCount
-  messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expiresAt } } } } } }"""
+  messages { nodes {
+    id subject seen receivedAt savedAt snoozedUntil imap { uid } expiresAt } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 

@@ -29,7 +29,7 @@ mutation ($input: ThreadUpdateInput!) { threadUpdate(input: $input) {
 """
 MESSAGES_QUERY = """
 { viewer { user { messages(first: 50, orderBy: RECEIVED_ASC) { nodes {
-  id subject flags seen snoozedUntil mailbox { path }
+  id subject imap { flags } seen snoozedUntil mailbox { path }
   thread { id subject muted messageCount unseenCount participants { address }
            mailboxes { nodes { path } } } } } } } }
 """
@@ -150,12 +150,12 @@ async def test_thread_update_changes_all_messages_and_is_undone(
     assert [(item["id"], item["muted"], item["unseenCount"]) for item in answer["threads"]] == [
         (first_id, True, 0), (second_id, True, 0),
     ]  # fmt: skip
-    assert [node["flags"] for node in await load_messages(user_with_threads)] == [
+    assert [node["imap"]["flags"] for node in await load_messages(user_with_threads)] == [
         ["\\Seen", "work"]
     ] * 4
     undone = (await user_with_threads(UNDO_MUTATION, token=answer["undo"]["token"]))["undo"]
     assert (undone["restoredCount"], undone["errors"]) == (4, [])
-    assert [node["flags"] for node in await load_messages(user_with_threads)] == [[]] * 4
+    assert [node["imap"]["flags"] for node in await load_messages(user_with_threads)] == [[]] * 4
     assert [(await load_thread(user_with_threads, nth))["muted"] for nth in (0, 3)] == [
         False,
         False,
@@ -184,7 +184,7 @@ async def test_new_message_of_muted_thread_is_marked_seen(user_with_threads: Gra
     await deliver_to(user_with_threads, thread_message("d", "c"))
     await deliver_to(user_with_threads, thread_message("y", "z", subject="Other"))
     subject_by_seen = {
-        node["flags"] == ["\\Seen"]: node["subject"]
+        node["imap"]["flags"] == ["\\Seen"]: node["subject"]
         for node in (await load_messages(user_with_threads))[4:]
     }
     assert subject_by_seen == {True: "Pond", False: "Other"}
@@ -222,7 +222,7 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
     assert answer["threads"][0]["muted"] is True
     while await tasks.run_next_task(user_with_threads.environment):
         pass
-    assert [node["flags"] for node in (await load_messages(user_with_threads))[:3]] == [
+    assert [node["imap"]["flags"] for node in (await load_messages(user_with_threads))[:3]] == [
         ["\\Flagged"]
     ] * 3
 

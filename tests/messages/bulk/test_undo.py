@@ -165,4 +165,4 @@ async def test_undo_of_update_keeps_later_flag_changes(
     current = await run_message_mutation(
         ada_with_mail, "messageUpdate", select=select_, set={"removeFlags": ["none"]}
     )
-    assert sorted(current["messages"][0]["flags"]) == sorted(after)
+    assert sorted(current["messages"][0]["imap"]["flags"]) == sorted(after)

@@ -21,7 +21,7 @@ MAILBOXES_QUERY = f"""{{ viewer {{ user {{
   sharedMailboxes(first: 250) {{ nodes {{ {MAILBOX_FIELDS} }} }} }} }} }}"""
 MESSAGES_QUERY = """query ($box: ID!, $after: String) { mailbox(by: {id: $box}) {
   messages(first: 250, after: $after) {
-    nodes { id uid subject flags } pageInfo { hasNextPage endCursor } } } }"""
+    nodes { id imap { uid flags } subject } pageInfo { hasNextPage endCursor } } } }"""
 
 
 @dataclass
@@ -50,10 +50,10 @@ async def load_server_state(client: HttpClient) -> ReplicaState:
                 "messages"
             ]
             for message in page["nodes"]:
-                flags = sorted(message["flags"])
+                flags = sorted(message["imap"]["flags"])
                 state.messages[message["id"]] = (
                     mailbox["id"],
-                    message["uid"],
+                    message["imap"]["uid"],
                     message["subject"],
                     flags,
                 )

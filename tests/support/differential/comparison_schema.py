@@ -13,7 +13,13 @@ from strawberry.tools import create_type
 from strawberry.types.field import StrawberryField
 
 from graph.types.connections import Connection
-from graph.types.object_views import DerivedField, NestedViewField, View, return_unchanged
+from graph.types.object_views import (
+    DerivedField,
+    NestedViewField,
+    SameRowField,
+    View,
+    return_unchanged,
+)
 from graph.types.row_mapping import link
 from graph.types.scalars import SCALARS, URL, BigInt, ByteSize
 from tests.support.differential.generated_results import GeneratedContext, leaf_of, leaves_by_ids
@@ -152,6 +158,22 @@ class Pair(View):
 
 
 @strawberry.type
+class Spelling(View):
+    """A view of the same row as the view that contains it."""
+
+    word: str
+    length: int
+    level: Level | None
+
+    derived_fields: ClassVar[dict[str, DerivedField]] = {"length": DerivedField(("word",), len)}
+
+    @strawberry.field
+    async def later(self, info: Info) -> str | None:
+        value: str | None = await generated_value_later(info)
+        return value
+
+
+@strawberry.type
 class Seen(View, Node):
     """A view of a row, with every kind of derived field."""
 
@@ -162,6 +184,7 @@ class Seen(View, Node):
     must: Pair
     many: list[Pair]
     some: list[Pair | None] | None
+    spelling: Spelling
     leaf: Leaf | None
     leaves: list[Leaf]
     to: Leaf | None = link("leaf_id", leaves_by_ids, leaf_of, description="A leaf.")
@@ -173,6 +196,7 @@ class Seen(View, Node):
         "must": NestedViewField(("one",), return_unchanged, Pair),
         "many": NestedViewField(("many",), return_unchanged, Pair, is_list=True),
         "some": NestedViewField(("many",), lambda pairs: pairs or None, Pair, is_list=True),
+        "spelling": SameRowField(Spelling),
     }
 
     @strawberry.field

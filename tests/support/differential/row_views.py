@@ -10,7 +10,7 @@ from graphql import FieldNode, GraphQLObjectType, get_nullable_type
 
 from graph.messages.mime_parts import MailAddress
 from graph.types.connections import Connection, ConnectionSource, Edge, EdgeSource, PageInfo
-from graph.types.object_views import View
+from graph.types.object_views import SameRowField, View
 from mail.mime.mime_tree import json_rows_from_tree
 from mail.mime.parser import parse_structure_and_fields
 from models.store.keyset_pages import Cursor, Page
@@ -169,12 +169,27 @@ def view_source(
             7,
             generator.value(node_type, selected_fields.get("node", ()), random),
         )
-    fields = {
-        strawberry_definition(field).python_name: ColumnField(field.type, selected_fields[name])
-        for name, field in view_type.fields.items()
-        if name in selected_fields
-    }
-    return GeneratedRow(generator, random, fields)
+    return GeneratedRow(generator, random, _column_fields(generator, view_type, selected_fields))
+
+
+def _column_fields(
+    generator: Any, view_type: GraphQLObjectType, selected_fields: Mapping[str, Sequence[FieldNode]]
+) -> dict[str, ColumnField]:
+    """The selected fields of a row by column, with those of views of the same row."""
+    definition, fields = strawberry_definition(view_type), dict[str, ColumnField]()
+    derived_fields = (definition.concrete_of or definition).origin.derived_fields
+    for name, nodes in selected_fields.items():
+        field = view_type.fields.get(name)
+        if field is None:  # __typename
+            continue
+        python_name = strawberry_definition(field).python_name
+        if isinstance(derived_fields.get(python_name), SameRowField):
+            same_row_type: Any = get_nullable_type(field.type)
+            nested_fields = generator.selected_fields(nodes)
+            fields = _column_fields(generator, same_row_type, nested_fields) | fields
+        else:
+            fields[python_name] = ColumnField(field.type, nodes)
+    return fields
 
 
 def page_source(

@@ -69,7 +69,7 @@ async def message_flags(client: GraphQLClient, path: str = "INBOX") -> list[list
     """The flags of each message of a mailbox, sorted."""
     data = await client(
         "query ($path: String!) { mailbox(by: {path: $path}) { messages(first: 9) "
-        "{ nodes { flags } } } }",
+        "{ nodes { imap { flags } } } } }",
         path=path,
     )
-    return [sorted(node["flags"]) for node in data["mailbox"]["messages"]["nodes"]]
+    return [sorted(node["imap"]["flags"]) for node in data["mailbox"]["messages"]["nodes"]]

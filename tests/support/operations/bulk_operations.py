@@ -10,20 +10,20 @@ TASK_FIELDS = "task { id kind state doneCount totalCount result error startedAt 
 UNDO_FIELDS = "undo { token expiresAt }"
 MESSAGE_UPDATE = f"""
 mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
-  updatedCount messages {{ id flags expiresAt metadata modseq }}
+  updatedCount messages {{ id imap {{ flags modseq }} expiresAt metadata }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_MOVE = f"""
 mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   movedCount
-  moved {{ oldUid newUid message {{ id flags expiresAt
+  moved {{ oldUid newUid message {{ id imap {{ flags }} expiresAt
     mailbox {{ path messageCount unseenCount }} }} }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_COPY = f"""
 mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
   copiedCount
-  copied {{ oldUid newUid message {{ id uid flags expiresAt
+  copied {{ oldUid newUid message {{ id imap {{ uid flags }} expiresAt
     mailbox {{ path messageCount unseenCount }} }} }}
   {TASK_FIELDS} {ERRORS} }} }}
 """
@@ -43,12 +43,13 @@ mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {E
 """
 MESSAGE_IMPORT = f"""
 mutation ($input: MessageImportInput!) {{ messageImport(input: $input) {{ messages {{
-    id uid flags size receivedAt savedAt expiresAt metadata rawSource mailbox {{ path }} }}
+    id imap {{ uid flags }} size receivedAt savedAt expiresAt metadata rawSource
+    mailbox {{ path }} }}
   {ERRORS} }} }}
 """
 ALL_MESSAGES_QUERY = """
 { viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
-  nodes { id uid subject flags expiresAt metadata mailbox { path } } } } } }
+  nodes { id imap { uid flags } subject expiresAt metadata mailbox { path } } } } } }
 """
 MUTATIONS_BY_NAME = {
     "messageUpdate": MESSAGE_UPDATE,

@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-MESSAGE_FIELDS = """id uid modseq flags size thread { id subject messageCount } mailbox { path }
+MESSAGE_FIELDS = """id imap { uid modseq flags } size thread { id subject messageCount }
+    mailbox { path }
     messageIdHeader inReplyTo references attachments { id filename inline } metadata"""
 ERROR_FIELDS = "errors { __typename code path ... on ValidationError { constraint } }"
 DRAFT_SAVE = f"""

@@ -185,7 +185,7 @@ async def message_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
     message_id = await _receive_message(ada)
     input_fields = {"select": {"ids": [message_id]}, "set": {"seen": True, "addFlags": ["work"]}}
     return MutationCall(
-        "messageUpdate", input_fields, "updatedCount messages { flags } undo { token }"
+        "messageUpdate", input_fields, "updatedCount messages { imap { flags } } undo { token }"
     )
 
 
@@ -253,7 +253,7 @@ async def saved_search_delete(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 @register_call
 async def message_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"mailbox": {"path": "INBOX"}, "raw": "Subject: x\n\nx\n", "keywords": ["new"]}
-    return MutationCall("messageImport", input_fields, "messages { subject flags }")
+    return MutationCall("messageImport", input_fields, "messages { subject imap { flags } }")
 
 
 @register_call

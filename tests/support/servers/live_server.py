@@ -37,7 +37,8 @@ CHANGES_SUBSCRIPTION = (
 NESTED_CHANGES_SUBSCRIPTION = """subscription ($after: Cursor) { changes(after: $after) {
   cursor hasMore events { __typename type cursor origin user { username }
   ... on MailboxChange { mailboxId path oldPath mailbox { path messageCount unseenCount } }
-  ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
+  ... on MessageChange { messageId uid flags message { subject imap { flags }
+    mailbox { path } } } } } }"""
 ALIASED_SUBSCRIPTION = """subscription Follow($after: Cursor) { live: changes(after: $after) {
   at: cursor events { ...E } } } fragment E on Change { it: type place: cursor
   ... on MessageChange { message { from { address } size } } }"""

@@ -119,6 +119,7 @@ CONTENT_DOCUMENTS = {  # by type; FIELD stands for each field outside of the rec
     "DeletedMessage contents": "node(id: @DeletedMessage) { ... on DeletedMessage { FIELD } }",
     "File contents": "node(id: @File) { ... on File { FIELD } }",
     "Message contents": "message(by: {id: @Message}) { FIELD }",
+    "MessageImap contents": "message(by: {id: @Message}) { imap { FIELD } }",
     "QuarantineItem contents": "node(id: @QuarantineItem) { ... on QuarantineItem { FIELD } }",
     "Thread contents": "thread(by: {id: @Thread}) { FIELD }",
 }
