@@ -111,26 +111,21 @@ async def send_with_undo(
     return SentMessagesWithUndo(sent_messages, token)
 
 
-class SentDraftWithUndo(NamedTuple):
-    """A sent draft. If it is held, `undo` makes it a draft again."""
-
-    message: SentMessage
-    undo: StoredUndo | None
-
-
-async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> SentDraftWithUndo:
+async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> SentMessagesWithUndo:
     """Send a draft.
 
-    If it is held, also return a token that makes it a draft again, and its expiry.
+    If it is held, also return a token that makes it a draft again, and its expiry. The token of a
+    mail merge makes each copy a draft.
     """
     if not request.undo_window:
-        sent_message, _ = await draft_send.submit_draft(ctx, request)
-        return SentDraftWithUndo(sent_message, None)
+        sent_messages, _ = await draft_send.submit_draft(ctx, request)
+        return SentMessagesWithUndo(sent_messages, None)
     async with ctx.combined_transaction():
-        sent_message, restorable_draft = await draft_send.submit_draft(ctx, request)
-        held_submissions = [sent_message.submission] if sent_message.submission else []
-        token = await create_undo_of_held(ctx, held_submissions, draft=restorable_draft)
-    return SentDraftWithUndo(sent_message, token)
+        sent_messages, restorable_draft = await draft_send.submit_draft(ctx, request)
+        held_submissions = [message.submission for message in sent_messages if message.submission]
+        extra_values = {} if restorable_draft is None else {"draft": restorable_draft}
+        token = await create_undo_of_held(ctx, held_submissions, **extra_values)
+    return SentMessagesWithUndo(sent_messages, token)
 
 
 async def create_undo_of_held(
