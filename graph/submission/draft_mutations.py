@@ -23,7 +23,14 @@ from graph.submission.compose_inputs import (
     named_addresses,
     require_message_source_from_relation,
 )
-from graph.submission.inputs import MailMergeInput, mail_merge_entries, template_values
+from graph.submission.inputs import (
+    DraftFileLinkInput,
+    MailMergeInput,
+    absolute_url_builder,
+    draft_links_from_inputs,
+    mail_merge_entries,
+    template_values,
+)
 from graph.submission.mutations import (
     EnvelopeInput,
     envelope_override,
@@ -127,11 +134,16 @@ class DraftPatch:
         "Stored files to attach. The draft remembers them, so that `draftSend` can delete them. "
         "Requires the scope MAIL_READ. Null is refused."
     )
+    add_file_links: strawberry.Maybe[list[DraftFileLinkInput]] = attribute_field(
+        "Stored files to link to. The links are created, and added below text and HTML, in the "
+        "same transaction. A link that is removed from the text works until `fileShareDelete`. "
+        "Null is refused."
+    )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object that is stored with the draft, at most 64 KiB by default. Null removes it."
     )
 
-    def to_changes(self, problems: ErrorCollector) -> DraftChanges:
+    def to_changes(self, info: Info, problems: ErrorCollector) -> DraftChanges:
         """Convert the patch to changes of a draft.
 
         Errors of attachments are added to `problems`. Raises InvalidInput for other fields.
@@ -151,6 +163,7 @@ class DraftPatch:
                 StoredFileAttachment(id_from_ref(ref, "addFiles", str(nth)))
                 for nth, ref in enumerate(maybe_value(self.add_files) or ())
             ],
+            draft_links_from_inputs(info, maybe_value(self.add_file_links)),
             validate_custom_data(metadata, "metadata"),
             clears_metadata=bool(self.metadata) and metadata is None,
         )
@@ -206,8 +219,8 @@ class DraftSaveInput(Options):
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "User who owns the draft. Another user excludes `original` and `set.addFiles`. Default: "
-        "the signed-in user.",
+        "User who owns the draft. Another user excludes `original`, `set.addFiles` and "
+        "`set.addFileLinks`. Default: the signed-in user.",
         default=UNSET,
     )
     if_unchanged_since: BigInt | None = attribute_field(
@@ -353,13 +366,14 @@ class DraftMutation:
         user_id = await require_visible_user_id_if_named(info, input.user or None)
         mailbox, since = input.mailbox or None, value_or_none(input.if_unchanged_since)
         request = DraftSaveRequest(
-            input.set.to_changes(problems),
+            input.set.to_changes(info, problems),
             await _require_draft_id_if_named(info, input.draft or None, user_id),
             mailbox_selector_from_ref(mailbox) if mailbox else None,
             await require_message_source_from_relation(info, input.original)
             if input.original
             else None,
             since,
+            absolute_url_builder(info),
         )
         user = user_selector_from_ref(input.user, path="user") if input.user else None
         saved = await draft_save.save_draft_of_user(info.context, request, user, problems)

@@ -1,7 +1,7 @@
 """Turn a send request into messages with envelopes: composed, merged, or handed in whole."""
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -49,6 +49,7 @@ from resolvers.submission.composition import (
     always_bcc_addresses_to_add,
     new_message_id,
 )
+from resolvers.submission.file_attachments import UrlFromPath, path_unchanged
 from resolvers.submission.message_envelope import (
     ENVELOPE_OF_HEADER,
     EnvelopeOverride,
@@ -65,10 +66,6 @@ MAX_MERGE_RECIPIENTS = 10_000  # of all messages
 MAX_MERGE_BYTES = 128 * MIB  # of all messages
 
 MERGE_FIELDS = (["to"], ["cc"], ["bcc"], ["values"])  # paths of the fields of an entry
-
-
-def _path_unchanged(path: str) -> str:
-    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +93,7 @@ class SendRequest(MessageFields):
     mail_merge: Sequence[MailMergeEntry] | None = None
     encrypt: bool = False
     request_dsn: bool = False
-    url_from_path: Callable[[str], str] = (
-        _path_unchanged  # returns the URL of a path on this server
-    )
+    url_from_path: UrlFromPath = path_unchanged  # returns the URL of a path on this server
 
     def limited_message(self) -> LimitedMessage:
         """Return the facts for the log if a limit refuses the message before it is built."""

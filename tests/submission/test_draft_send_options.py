@@ -7,6 +7,7 @@ import pytest
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
+from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
 from tests.support.accounts.user_operations import execute_mutation, try_update_users
 from tests.support.mail_servers.queue_worker import load_queued_messages
 from tests.support.operations.message_sources import save_draft
@@ -15,7 +16,6 @@ from tests.support.stores.counter_check import (
     load_stream_position,
     select_rows,
 )
-from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
 
 FIELDS = """submission { id envelopeFrom state recipients { recipient } }
   message { id draft subject text html mailbox { path } }
