@@ -12,6 +12,7 @@ from graph.files.references import FileRef
 from graph.files.types import FutureTimeInput
 from graph.http import download_urls
 from graph.submission.compose_inputs import MailAddressInput, named_addresses
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.object_references import id_from_ref
@@ -53,7 +54,7 @@ class FileAttachmentInput:
     description="Link to a stored file, which is added below the text of a draft. It works at once."
 )
 class DraftFileLinkInput:
-    file: FileRef = attribute_field("Stored file of the user.")
+    file: FileRef = attribute_field("Stored file of the user.", metadata=GIVES_ACCESS)
     mode: FileAttachmentMode = attribute_field(
         "Access that the link gives. ATTACH is an error. Default: LINK.",
         default=FileAttachmentMode.LINK,

@@ -72,8 +72,8 @@ REQUIRED_ARGUMENTS = {
 }
 MESSAGE_CONTENT_FIELDS = {
     "html", "bodyParts", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
-    "priority", "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents", "virtualSize",
-    "envelopeImap", "bodyImap", "bodyStructureImap",
+    "priority", "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents",
+    "virtualSize", "envelopeImap", "bodyImap", "bodyStructureImap",
 }  # fmt: skip
 CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only does in a search.
     "Message": MESSAGE_CONTENT_FIELDS,
