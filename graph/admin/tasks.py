@@ -23,18 +23,27 @@ from graph.types.row_mapping import (
     lazy_view_factory,
     link,
     selected_columns,
+    selected_fields,
 )
 from graph.types.scalars import BigInt
 from models.admin.tasks import TaskKind, TaskState
+from models.store.columns import ColumnRow
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
 from resolvers.admin import progress, task_queue, tasks
 from resolvers.admin.tasks import TaskConditions, TaskOrder
+from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import undo
+from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
+    from graph.messages.types import Message
+    from graph.submission.types import Submission
     from graph.users.types import User
+
+_message_from_row = lazy_view_factory("graph.messages.types", "Message")
+_submission_from_row = lazy_view_factory("graph.submission.types", "Submission")
 
 
 @strawberry.type(description="Background task, which does work that takes longer than a request.")
@@ -150,6 +159,18 @@ class UndoPayload(MutationPayload):
         "Number of messages whose change was undone, or of submissions that were cancelled.",
         default=0,
     )
+    messages: list[Annotated["Message", strawberry.lazy("graph.messages.types")]] = attribute_field(
+        "Messages whose change was undone, and the drafts of undone submissions. A message that "
+        "the caller can't see is left out. Empty if the mutation failed.",
+        default_factory=list,
+    )
+    submissions: list[Annotated["Submission", strawberry.lazy("graph.submission.types")]] = (
+        attribute_field(
+            "Submissions that were cancelled. Empty if the token undoes another change, or if the "
+            "mutation failed.",
+            default_factory=list,
+        )
+    )
 
 
 @strawberry.type
@@ -231,8 +252,21 @@ class TaskMutation:
         cost=2 * LONG_MUTATION_COST,
     )
     async def undo(self, info: Info, input: UndoInput) -> UndoPayload:
+        field_names = selected_fields(info)
+        undone = await undo.undo_by_token(info.context, input.token)
+        message_rows = submission_rows = list[ColumnRow | None]()
+        if "messages" in field_names and undone.message_ids:
+            message_rows = await message_loaders.load_visible_by_ids(
+                info.context, [*undone.message_ids]
+            )
+        if "submissions" in field_names and undone.submission_ids:
+            submission_rows = await submission_loaders.load_own_submissions_by_id(
+                info.context, [*undone.submission_ids]
+            )
         return UndoPayload(
-            restored_count=await undo.undo_by_token_and_count_messages(info.context, input.token)
+            restored_count=undone.restored_count,
+            messages=[_message_from_row(row) for row in message_rows if row],
+            submissions=[_submission_from_row(row) for row in submission_rows if row],
         )
 
 

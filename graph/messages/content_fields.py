@@ -18,6 +18,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt
+from mail.compose.message_draft import Priority
 from mail.storage.message_content import StoredMessage
 from models.messages.tables import MessageRelationKind
 from models.users.roles import Role
@@ -256,6 +257,17 @@ class MessageContentFields(NodeView):
     )
     async def raw_header(self, info: Info) -> str:
         return await content.header_block_text(
+            await require_stored_message_logging_quarantine(info, self.row)
+        )
+
+    @field(
+        "Priority that the sender gave the message in the header field X-Priority, else in "
+        "Importance. NORMAL if the header has neither.",
+        cost=2,
+        can_fail=True,
+    )
+    async def priority(self, info: Info) -> Priority:
+        return await content.message_priority(
             await require_stored_message_logging_quarantine(info, self.row)
         )
 

@@ -1,12 +1,14 @@
-"""Mutation that saves drafts: creates them, or changes some of their fields."""
+"""Mutations that save and send drafts."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.admin.tasks import UndoToken
 from graph.files.references import FileRef
 from graph.messages.types import Message
 from graph.submission.compose_inputs import (
@@ -21,7 +23,23 @@ from graph.submission.compose_inputs import (
     named_addresses,
     require_message_source_from_relation,
 )
+from graph.submission.inputs import (
+    DraftFileLinkInput,
+    MailMergeInput,
+    absolute_url_builder,
+    draft_links_from_inputs,
+    mail_merge_entries,
+    template_values,
+)
+from graph.submission.mutations import (
+    EnvelopeInput,
+    envelope_override,
+    send_warnings,
+    set_recipients_if_other_sender,
+    undo_token_or_none,
+)
 from graph.submission.references import IdentityRef
+from graph.submission.types import Submission
 from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
@@ -38,14 +56,21 @@ from graph.types.references import (
     user_selector_from_ref,
     value_or_none,
 )
-from graph.types.scalars import BigInt, validate_custom_data
+from graph.types.scalars import BigInt, Duration, validate_custom_data
 from mail.compose.message_draft import CustomHeader, Priority
 from models.errors import ErrorCollector, NotFound
 from models.users.roles import AdminPermission, Scope
 from models.warning_codes import WarningCode
+from resolvers.files import stored_files
+from resolvers.messages.bulk import undo as bulk_undo
+from resolvers.messages.bulk.undo import StoredUndo
+from resolvers.submission import send_on_behalf
+from resolvers.submission.create import SendRequest, SentMessage
 from resolvers.submission.drafts import save as draft_save
 from resolvers.submission.drafts.save import DraftChanges, DraftSaveRequest
+from resolvers.submission.drafts.send import DraftSendRequest
 from resolvers.submission.file_attachments import StoredFileAttachment
+from resolvers.submission.outgoing_messages import MAX_PER_MERGE
 
 
 @strawberry.input(
@@ -109,11 +134,16 @@ class DraftPatch:
         "Stored files to attach. The draft remembers them, so that `draftSend` can delete them. "
         "Requires the scope MAIL_READ. Null is refused."
     )
+    add_file_links: strawberry.Maybe[list[DraftFileLinkInput]] = attribute_field(
+        "Stored files to link to. The links are created, and added below text and HTML, in the "
+        "same transaction. A link that is removed from the text works until `fileShareDelete`. "
+        "Null is refused."
+    )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object that is stored with the draft, at most 64 KiB by default. Null removes it."
     )
 
-    def to_changes(self, problems: ErrorCollector) -> DraftChanges:
+    def to_changes(self, info: Info, problems: ErrorCollector) -> DraftChanges:
         """Convert the patch to changes of a draft.
 
         Errors of attachments are added to `problems`. Raises InvalidInput for other fields.
@@ -133,6 +163,7 @@ class DraftPatch:
                 StoredFileAttachment(id_from_ref(ref, "addFiles", str(nth)))
                 for nth, ref in enumerate(maybe_value(self.add_files) or ())
             ],
+            draft_links_from_inputs(info, maybe_value(self.add_file_links)),
             validate_custom_data(metadata, "metadata"),
             clears_metadata=bool(self.metadata) and metadata is None,
         )
@@ -188,8 +219,8 @@ class DraftSaveInput(Options):
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "User who owns the draft. Another user excludes `original` and `set.addFiles`. Default: "
-        "the signed-in user.",
+        "User who owns the draft. Another user excludes `original`, `set.addFiles` and "
+        "`set.addFileLinks`. Default: the signed-in user.",
         default=UNSET,
     )
     if_unchanged_since: BigInt | None = attribute_field(
@@ -206,6 +237,121 @@ class MessagePayload(MutationPayload):
     )
 
 
+@strawberry.input(description="Input of draftSend.")
+class DraftSendInput(Options):
+    message: MessageRef = attribute_field("Draft to send.")
+    delete_files: bool = attribute_field(
+        "True also deletes the stored files that `addFiles` added to the draft: at once, even "
+        "with a later `sendAt`. This requires the scope MAIL. Not allowed with `mailMerge`. "
+        "Default: false.",
+        default=False,
+    )
+    envelope: EnvelopeInput | None = attribute_field(
+        "SMTP envelope of the message. Default: sender and recipients of the header.",
+        default=UNSET,
+    )
+    send_at: datetime | None = attribute_field(
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past "
+        "means now. A longer `undoWindow` delays the sending until its end. Until then "
+        "the copy is in the mailbox with the special use SCHEDULED; to delete it cancels "
+        "the submission. "
+        "Default: now.",
+        default=UNSET,
+    )
+    undo_window: Duration | None = attribute_field(
+        "Duration (ISO 8601) for which the message is held, so that sending can be undone, at "
+        "most P1D. Default: PT0S.",
+        default=UNSET,
+    )
+    request_dsn: bool = attribute_field(
+        "True asks the servers for delivery reports of success, delay and failure (RFC 3461). "
+        "Default: false.",
+        default=False,
+    )
+    template: JSON | None = attribute_field(
+        "JSON object with values for `{{name}}` in subject, text and HTML of the draft. Only in "
+        "the HTML the values are HTML-escaped. A name without a value is refused. Default: no "
+        "templates.",
+        default=UNSET,
+    )
+    mail_merge: list[MailMergeInput] | None = attribute_field(
+        f"Sends one message for each of 1 to {MAX_PER_MERGE} entries, with at most "
+        "10,000 recipients and 128 MiB together. The draft must have no recipients, and stays a "
+        "draft. Not allowed with `envelope.to` and `deleteFiles`. All messages are sent, or none. "
+        "Default: one message, which the draft becomes.",
+        default=UNSET,
+    )
+    encrypt: bool = attribute_field(
+        "True encrypts the message with the OpenPGP keys that the accounts of all recipients, and "
+        "the sending account, have stored. Without a key of the sending account, its copy is "
+        "stored unencrypted. Refused if the draft has Bcc recipients, and if a recipient has no "
+        "account on this server or no key. Default: false.",
+        default=False,
+    )
+
+    def to_options(self) -> SendRequest:
+        """Return how the draft is sent.
+
+        Raises InvalidInput if the values of a template are no object.
+        """
+        return SendRequest(
+            envelope=envelope_override(self.envelope or None),
+            send_at=value_or_none(self.send_at),
+            undo_window=value_or_none(self.undo_window),
+            request_dsn=self.request_dsn,
+            template=template_values(self.template, "template"),
+            mail_merge=mail_merge_entries(self.mail_merge),
+            encrypt=self.encrypt,
+        )
+
+
+@strawberry.type(description="Payload of draftSend.")
+class DraftSendPayload(MutationPayload):
+    submission: Submission | None = attribute_field(
+        "Submission that sends the message. Null with `mailMerge`, or if the mutation failed.",
+        default=None,
+    )
+    message: Message | None = attribute_field(
+        "Sent copy of the message. It keeps the ID of the draft. Null with `mailMerge`, or if the "
+        "mutation failed.",
+        default=None,
+    )
+    submissions: list[Submission] = attribute_field(
+        "Submissions: one, or one for each entry of `mailMerge`, in the order of the entries. "
+        "Empty if the mutation failed.",
+        default_factory=list,
+    )
+    messages: list[Message] = attribute_field(
+        "Sent copies, in the order of the submissions. A message without a stored copy is left "
+        "out.",
+        default_factory=list,
+    )
+    undo: UndoToken | None = attribute_field(
+        "Token for the mutation `undo`, which cancels the submissions and makes each copy a "
+        "draft. The draft gets back its content, without the values of `template`. Null without "
+        "`undoWindow`.",
+        default=None,
+    )
+
+    @classmethod
+    def from_sent_messages(
+        cls, sent_messages: Sequence[SentMessage], undo: StoredUndo | None, *, is_merge: bool
+    ) -> "DraftSendPayload":
+        """Return the payload of a sent draft, or of the messages of a mail merge."""
+        submissions = [
+            Submission.from_row(sent.submission) for sent in sent_messages if sent.submission
+        ]
+        messages = [Message.from_row(sent.message) for sent in sent_messages if sent.message]
+        return cls(
+            submission=None if is_merge else next(iter(submissions), None),
+            message=None if is_merge else next(iter(messages), None),
+            submissions=submissions,
+            messages=messages,
+            undo=undo_token_or_none(undo),
+            warnings=send_warnings(sent_messages),
+        )
+
+
 @strawberry.type
 class DraftMutation:
     @mutation(
@@ -220,13 +366,14 @@ class DraftMutation:
         user_id = await require_visible_user_id_if_named(info, input.user or None)
         mailbox, since = input.mailbox or None, value_or_none(input.if_unchanged_since)
         request = DraftSaveRequest(
-            input.set.to_changes(problems),
+            input.set.to_changes(info, problems),
             await _require_draft_id_if_named(info, input.draft or None, user_id),
             mailbox_selector_from_ref(mailbox) if mailbox else None,
             await require_message_source_from_relation(info, input.original)
             if input.original
             else None,
             since,
+            absolute_url_builder(info),
         )
         user = user_selector_from_ref(input.user, path="user") if input.user else None
         saved = await draft_save.save_draft_of_user(info.context, request, user, problems)
@@ -234,6 +381,37 @@ class DraftMutation:
             message=Message.from_row_or_none(saved.message),
             warnings=_dropped_recipient_warnings(saved.dropped_recipient_numbers),
         )
+
+    @mutation(
+        "Sends a draft to the recipients of its header, or of `envelope`. A message that is no "
+        "draft is a CONFLICT. "
+        "The draft becomes the sent copy, with the same ID and a new Date, in the `sentMailbox` "
+        "of its identity, else in Sent. While the message is scheduled or can be undone, the copy "
+        "is in the mailbox with the special use SCHEDULED. If there is no mailbox for sent "
+        "messages, the copy stays in the mailbox of the draft, with the warning "
+        "NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any recipient, "
+        "the copy is a draft again, unless the user has moved it. With `mailMerge`, the copies "
+        "are new messages, and the draft stays a draft.",
+        scope=Scope.SUBMIT,
+        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
+    )
+    async def draft_send(self, info: Info, input: DraftSendInput) -> DraftSendPayload:
+        key = await find_unchecked_message_id(info, input.message, path="message")
+        if key is None:
+            raise NotFound("", path=["message"])
+        if input.delete_files:
+            stored_files.require_writing_owner_id(info.context)
+        request = DraftSendRequest(key, input.delete_files, input.to_options())
+        owner = await send_on_behalf.find_managed_owner_id(info.context, key)
+        async with send_on_behalf.logged_sending_transaction_as_user(
+            info.context, owner, "draftSend"
+        ) as ctx:
+            messages, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
+            payload = DraftSendPayload.from_sent_messages(
+                messages, undo, is_merge=request.options.mail_merge is not None
+            )
+            await set_recipients_if_other_sender(ctx, info, payload.submissions)
+            return payload
 
 
 async def _require_draft_id_if_named(

@@ -1,4 +1,4 @@
-"""Inputs of messageSend beside the content of the message: stored files and mail merge."""
+"""Inputs of messages beside their content: stored files, links to them, and mail merge."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +12,7 @@ from graph.files.references import FileRef
 from graph.files.types import FutureTimeInput
 from graph.http import download_urls
 from graph.submission.compose_inputs import MailAddressInput, named_addresses
+from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.object_references import id_from_ref
@@ -19,7 +20,13 @@ from graph.types.references import value_or_none
 from graph.types.scalars import validate_custom_data
 from models.errors import InvalidInput
 from models.files.tables import FileAttachmentMode
-from resolvers.submission.file_attachments import FIELD_NAME, StoredFileAttachment, UrlFromPath
+from models.validation_constraints import ValidationConstraint
+from resolvers.submission.file_attachments import (
+    FIELD_NAME,
+    LINKS_FIELD_NAME,
+    StoredFileAttachment,
+    UrlFromPath,
+)
 from resolvers.submission.outgoing_messages import MailMergeEntry
 
 
@@ -31,6 +38,26 @@ class FileAttachmentInput:
     mode: FileAttachmentMode = attribute_field(
         "Way in which the recipients get the file. Default: ATTACH.",
         default=FileAttachmentMode.ATTACH,
+    )
+    expires_at: FutureTimeInput | None = attribute_field(
+        "Time when the link expires. Default: 100 days after the creation of the link or its "
+        "last access.",
+        default=UNSET,
+    )
+    password: str | None = attribute_field(
+        "Password that the link asks for. It is not part of the message. Default: none.",
+        default=UNSET,
+    )
+
+
+@strawberry.input(
+    description="Link to a stored file, which is added below the text of a draft. It works at once."
+)
+class DraftFileLinkInput:
+    file: FileRef = attribute_field("Stored file of the user.", metadata=GIVES_ACCESS)
+    mode: FileAttachmentMode = attribute_field(
+        "Access that the link gives. ATTACH is an error. Default: LINK.",
+        default=FileAttachmentMode.LINK,
     )
     expires_at: FutureTimeInput | None = attribute_field(
         "Time when the link expires. Default: 100 days after the creation of the link or its "
@@ -62,8 +89,27 @@ class MailMergeInput:
     )
 
 
+def draft_links_from_inputs(
+    info: Info, link_inputs: Sequence[DraftFileLinkInput] | None
+) -> list[StoredFileAttachment]:
+    """Convert inputs of links to stored files that a draft gets.
+
+    Raises InvalidInput if an ID, a time or a mode is not valid.
+    """
+    for index, link_input in enumerate(link_inputs or ()):
+        if FileAttachmentMode(link_input.mode) is FileAttachmentMode.ATTACH:
+            raise InvalidInput(
+                "The mode must be LINK, READ_ONLY_LINK or WRITABLE_LINK.",
+                constraint=ValidationConstraint.UNSUPPORTED,
+                path=[LINKS_FIELD_NAME, str(index), "mode"],
+            )
+    return file_attachments_from_inputs(info, link_inputs, LINKS_FIELD_NAME)
+
+
 def file_attachments_from_inputs(
-    info: Info, file_inputs: Sequence[FileAttachmentInput] | None
+    info: Info,
+    file_inputs: Sequence[FileAttachmentInput | DraftFileLinkInput] | None,
+    field_name: str = FIELD_NAME,
 ) -> list[StoredFileAttachment]:
     """Convert inputs of stored files that the message attaches or links to.
 
@@ -71,11 +117,11 @@ def file_attachments_from_inputs(
     """
     attachments = []
     for index, file_input in enumerate(file_inputs or ()):
-        key = id_from_ref(file_input.file, FIELD_NAME, str(index), "file")
+        key = id_from_ref(file_input.file, field_name, str(index), "file")
         try:
             expires_at = file_input.expires_at.resolve_time(info) if file_input.expires_at else None
         except InvalidInput as error:
-            path = [FIELD_NAME, str(index), "expiresAt"]
+            path = [field_name, str(index), "expiresAt"]
             raise InvalidInput(error.message, constraint=error.constraint, path=path) from None
         mode = FileAttachmentMode(file_input.mode)
         attachments.append(

@@ -35,9 +35,7 @@ from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED, OWN
 from graph.types.references import (
     MailboxRef,
-    MessageRef,
     UserRef,
-    find_unchecked_message_id,
     mailbox_selector_from_ref,
     require_visible_user_id_if_named,
     value_or_none,
@@ -46,18 +44,17 @@ from graph.types.row_mapping import (
     selected_fields,
 )
 from graph.types.scalars import Duration, Upload, validate_custom_data
-from models.errors import ErrorCollector, InvalidInput, NotFound
+from models.errors import ErrorCollector, InvalidInput
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
-from resolvers.files import stored_files
 from resolvers.messages.bulk import undo as bulk_undo
 from resolvers.messages.bulk.undo import StoredUndo
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
 from resolvers.submission import send_on_behalf
-from resolvers.submission.create import EnvelopeOverride, SendRequest, SentMessage, SentRowSelection
-from resolvers.submission.drafts.send import DraftSendRequest
+from resolvers.submission.create import SendRequest, SentMessage, SentRowSelection
+from resolvers.submission.message_envelope import ENVELOPE_OF_HEADER, EnvelopeOverride
 from resolvers.submission.outgoing_messages import MAX_PER_MERGE
 
 
@@ -75,6 +72,16 @@ class EnvelopeInput:
         "Addresses of the SMTP commands RCPT TO. They replace all other recipients, also "
         "the `bcc` of the identity. Default: the addresses of To, Cc and Bcc.",
         default=strawberry.UNSET,
+    )
+
+
+def envelope_override(envelope_input: EnvelopeInput | None) -> EnvelopeOverride:
+    """Return sender and recipients that replace those of the header."""
+    if envelope_input is None:
+        return ENVELOPE_OF_HEADER
+    return EnvelopeOverride(
+        envelope_input.from_.address if envelope_input.from_ else None,
+        [recipient.address for recipient in envelope_input.to] if envelope_input.to else None,
     )
 
 
@@ -164,13 +171,9 @@ async def _resolve_send_request(
     Errors of attachments are added to `problems`. Raises NotFound, or InvalidInput if a value is
     not valid.
     """
-    envelope = send_input.envelope or EnvelopeInput()
     return SendRequest(
         **await resolve_message_fields(info, send_input, problems),
-        envelope=EnvelopeOverride(
-            envelope.from_.address if envelope.from_ else None,
-            [recipient.address for recipient in envelope.to] if envelope.to else None,
-        ),
+        envelope=envelope_override(send_input.envelope or None),
         mailbox=mailbox_selector_from_ref(send_input.mailbox) if send_input.mailbox else None,
         send_at=value_or_none(send_input.send_at),
         undo_window=value_or_none(send_input.undo_window),
@@ -197,13 +200,13 @@ def _require_no_fields_beside_raw(send_input: MessageSendInput) -> None:
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
 
 
-def _send_warnings(sent_messages: Sequence[SentMessage]) -> list[Warning]:
+def send_warnings(sent_messages: Sequence[SentMessage]) -> list[Warning]:
     """Return the distinct warnings of the sent messages."""
     warnings = dict.fromkeys(warning for message in sent_messages for warning in message.warnings)
     return [Warning(code=code, message=text, path=["mailbox"]) for code, text in warnings]
 
 
-def _undo_token(undo: StoredUndo | None) -> UndoToken | None:
+def undo_token_or_none(undo: StoredUndo | None) -> UndoToken | None:
     """Return the undo token of a stored undo; None stays None."""
     return UndoToken(token=undo.token, expires_at=undo.expires_at) if undo else None
 
@@ -236,34 +239,8 @@ class MessageSendPayload(MutationPayload):
                 Submission.from_row(sent.submission) for sent in sent_messages if sent.submission
             ],
             messages=[Message.from_row(sent.message) for sent in sent_messages if sent.message],
-            undo=_undo_token(undo),
-            warnings=_send_warnings(sent_messages),
-        )
-
-
-@strawberry.type(description="Payload of draftSend.")
-class DraftSendPayload(MutationPayload):
-    submission: Submission | None = attribute_field(
-        "Submission that sends the message. Null if the mutation failed.", default=None
-    )
-    message: Message | None = attribute_field(
-        "Sent copy of the message. It keeps the ID of the draft. Null if the mutation failed.",
-        default=None,
-    )
-    undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`, which cancels the submission and makes the copy a draft. "
-        "Null without `undoWindow`.",
-        default=None,
-    )
-
-    @classmethod
-    def from_sent_message(cls, sent: SentMessage, undo: StoredUndo | None) -> "DraftSendPayload":
-        """Return the payload of a sent draft."""
-        return cls(
-            submission=Submission.from_row_or_none(sent.submission),
-            message=Message.from_row_or_none(sent.message),
-            undo=_undo_token(undo),
-            warnings=_send_warnings([sent]),
+            undo=undo_token_or_none(undo),
+            warnings=send_warnings(sent_messages),
         )
 
 
@@ -276,7 +253,7 @@ def _sent_row_selection(info: Info) -> SentRowSelection:
     )
 
 
-async def _set_recipients_if_other_sender(
+async def set_recipients_if_other_sender(
     sender_ctx: Context, info: Info, submissions: Sequence[Submission]
 ) -> None:
     """Load the recipients of submissions if another user's messages were sent.
@@ -290,29 +267,6 @@ async def _set_recipients_if_other_sender(
         )
         for submission, rows in zip(submissions, rows_by_submission, strict=True):
             submission.recipients = [RecipientDelivery.from_row(row) for row in rows]
-
-
-@strawberry.input(description="Input of draftSend.")
-class DraftSendInput(Options):
-    message: MessageRef = attribute_field("Draft to send.")
-    delete_files: bool = attribute_field(
-        "True also deletes the stored files that `addFiles` added to the draft: at once, even "
-        "with a later `sendAt`. This requires the scope MAIL. Default: false.",
-        default=False,
-    )
-    send_at: datetime | None = attribute_field(
-        "Time when the message is sent, at most 3,653 days ahead. A time in the past "
-        "means now. A longer `undoWindow` delays the sending until its end. Until then "
-        "the copy is in the mailbox with the special use SCHEDULED; to delete it cancels "
-        "the submission. "
-        "Default: now.",
-        default=strawberry.UNSET,
-    )
-    undo_window: Duration | None = attribute_field(
-        "Duration (ISO 8601) for which the message is held, so that sending can be undone, at "
-        "most P1D. Default: PT0S.",
-        default=strawberry.UNSET,
-    )
 
 
 @strawberry.input(description="Input of submissionCancel.")
@@ -363,36 +317,7 @@ class SubmissionMutation:
                 ctx, outgoing, problems, _sent_row_selection(info)
             )
             payload = MessageSendPayload.from_sent_messages(messages, undo)
-            await _set_recipients_if_other_sender(ctx, info, payload.submissions)
-            return payload
-
-    @mutation(
-        "Sends a draft to the recipients of its header. A message that is no draft is a CONFLICT. "
-        "The draft becomes the sent copy, with the same ID and a new Date, in the `sentMailbox` "
-        "of its identity, else in Sent. While the message is scheduled or can be undone, the copy "
-        "is in the mailbox with the special use SCHEDULED. If there is no mailbox for sent "
-        "messages, the copy stays in the mailbox of the draft, with the warning "
-        "NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any recipient, "
-        "the copy is a draft again, unless the user has moved it.",
-        scope=Scope.SUBMIT,
-        access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
-    )
-    async def draft_send(self, info: Info, input: DraftSendInput) -> DraftSendPayload:
-        key = await find_unchecked_message_id(info, input.message, path="message")
-        if key is None:
-            raise NotFound("", path=["message"])
-        if input.delete_files:
-            stored_files.require_writing_owner_id(info.context)
-        times = value_or_none(input.send_at), value_or_none(input.undo_window)
-        request = DraftSendRequest(key, input.delete_files, *times)
-        owner = await send_on_behalf.find_managed_owner_id(info.context, key)
-        async with send_on_behalf.logged_sending_transaction_as_user(
-            info.context, owner, "draftSend"
-        ) as ctx:
-            message, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
-            payload = DraftSendPayload.from_sent_message(message, undo)
-            submissions = [payload.submission] if payload.submission else []
-            await _set_recipients_if_other_sender(ctx, info, submissions)
+            await set_recipients_if_other_sender(ctx, info, payload.submissions)
             return payload
 
     @mutation(

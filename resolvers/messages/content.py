@@ -15,6 +15,8 @@ from sqlalchemy import Select, select
 from sqlmodel import col
 
 from mail import mime
+from mail.compose.message_draft import Priority
+from mail.compose.priority_header import priority_from_header_fields
 from mail.mime import DecodedField, ParsedCalendarEvent
 from mail.storage.blobs.message_layout import MessageLayout
 from mail.storage.message_content import (
@@ -332,6 +334,11 @@ async def header_values(message: StoredMessage, name: str) -> list[str]:
     """Return the values of all fields with this name, in order, unfolded and decoded."""
     fields = await header_fields(message)
     return [field.value for field in fields if field.name.lower() == name.lower()]
+
+
+async def message_priority(message: StoredMessage) -> Priority:
+    """Return the priority that the sender gave the message in its header."""
+    return priority_from_header_fields(await header_fields(message))
 
 
 async def header_block_text(message: StoredMessage) -> str:

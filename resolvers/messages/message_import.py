@@ -41,6 +41,7 @@ from models.errors import (
     require_found,
     require_within_limit,
 )
+from models.files.tables import FileShare
 from models.mailboxes.shares import ALL_RIGHTS, Rights, ShareRight
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
@@ -49,6 +50,7 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
 from resolvers.admin import audit_log
 from resolvers.context import Context
+from resolvers.files import shares as file_shares
 from resolvers.files import uploads
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
@@ -278,6 +280,7 @@ class MessageInsert:
     placement: MessagePlacement
     earlier: EarlierDraft | None = None
     files: DraftFileChanges | None = None
+    shares: Sequence[FileShare] = ()  # links to stored files of the viewer, to create
 
 
 async def insert_message_or_replace_draft(ctx: Context, insert: MessageInsert) -> int:
@@ -312,7 +315,9 @@ async def _insert_in_session(
             )
         return inserted
 
-    async with ctx.write_session(placement.user_id) as session:
+    owner_ids = {placement.user_id, *(share.user_id for share in insert.shares)}
+    async with ctx.write_session(*sorted(owner_ids)) as session:
+        await file_shares.insert_shares(ctx, session, insert.shares)
         if placement.user_id != require_user_id(ctx):  # the share may have ended
             await require_own_or_shared_mailbox(
                 ctx, MailboxSelector(id=placement.mailbox_id), ShareRight.INSERT

@@ -24,10 +24,10 @@ from resolvers.queue import rate_limits
 from resolvers.submission import composition
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.enqueue import QueueableMessage, enqueue_messages_with_bcc_and_held_copies
+from resolvers.submission.message_envelope import EnvelopeOverride
 from resolvers.submission.message_source import flag_own_source_message
 from resolvers.submission.outgoing_messages import (
     ComposedMessage,
-    EnvelopeOverride,
     SendRequest,
     compose_messages_of_request,
 )
@@ -88,8 +88,8 @@ class _CopyMailboxGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredSubmission:
-    """The ids of a stored submission and its copy. `message_id` is None without a copy."""
+class QueuedMessage:
+    """The ids of the submission and the copy of a message. `message_id` is None without a copy."""
 
     submission_id: int
     message_id: int | None
@@ -128,6 +128,15 @@ async def compose_and_queue_messages(
     stored_submissions = await scan_and_queue_messages_with_copies(
         ctx, account, batch.messages, batch.shares
     )
+    return await load_sent_messages(ctx, stored_submissions, needed_rows)
+
+
+async def load_sent_messages(
+    ctx: Context,
+    stored_submissions: Sequence[QueuedMessage],
+    needed_rows: SentRowSelection = ALL_SENT_ROWS,
+) -> list[SentMessage]:
+    """Load the rows of queued messages, with a warning for each without a stored copy."""
     submission_ids = [
         submission.submission_id if needed_rows.submissions else None
         for submission in stored_submissions
@@ -189,7 +198,7 @@ async def scan_and_queue_messages_with_copies(
     account: ColumnRow,
     composed_messages: Sequence[ComposedMessage],
     shares: Sequence[FileShare] = (),
-) -> list[_StoredSubmission]:
+) -> list[QueuedMessage]:
     """Store copies of messages, queue the messages, and insert the shares, in one transaction.
 
     Raises Forbidden if the scanner rejects a message or the account may not send, and RateLimited.
@@ -227,7 +236,7 @@ async def _store_and_queue_messages_within_limits(
     shares: Sequence[FileShare],
     *,
     is_retry: bool,
-) -> list[_StoredSubmission]:
+) -> list[QueuedMessage]:
     """Store the blobs, and write all rows in one transaction."""
     stored_blobs = [
         await store_blobs_of_message_and_copy(ctx, account, message, is_retry=is_retry)
@@ -240,7 +249,7 @@ async def _store_and_queue_messages_within_limits(
 
     def insert_copies_and_queue_within_limits(
         transaction: DatabaseTransaction,
-    ) -> list[_StoredSubmission]:
+    ) -> list[QueuedMessage]:
         require_sending_allowed(transaction, account.id)
         recipient_count = sum(len(message.recipients) for message in prepared_messages)
         quota_limits.count_against_recipient_limit(transaction, account.id, recipient_count)
@@ -272,7 +281,7 @@ def _insert_copies_and_queue_messages(
     ctx: Context,
     prepared_messages: Sequence[PreparedMessage],
     stored_blobs: Sequence[tuple[StoredMessageBlobs, StoredMessageBlobs]],
-) -> list[_StoredSubmission]:
+) -> list[QueuedMessage]:
     """Insert the copies, submissions and queue entries of prepared messages."""
     copies = _insert_copies(transaction, prepared_messages, [copy for _, copy in stored_blobs])
     messages_to_queue = [
@@ -283,7 +292,7 @@ def _insert_copies_and_queue_messages(
     ]
     submission_ids = enqueue_messages_with_bcc_and_held_copies(transaction, ctx, messages_to_queue)
     return [
-        _StoredSubmission(submission_id, inserted.message_id if inserted else None, warning)
+        QueuedMessage(submission_id, inserted.message_id if inserted else None, warning)
         for submission_id, (inserted, warning) in zip(submission_ids, copies, strict=True)
     ]
 

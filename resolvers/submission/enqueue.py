@@ -23,22 +23,17 @@ class QueueableMessage:
     prepared: PreparedMessage
     stored_blobs: StoredMessageBlobs
     copy: InsertedMessage | None
+    kept_blob_ids: Sequence[int] = ()  # further blobs that the submission refers to
 
 
 def enqueue_message(
-    transaction: DatabaseTransaction,
-    ctx: Context,
-    prepared: PreparedMessage,
-    stored_blobs: StoredMessageBlobs,
-    copy: InsertedMessage | None,
+    transaction: DatabaseTransaction, ctx: Context, message: QueueableMessage
 ) -> int:
-    """Queue one message and return the id of its submission. `copy` is its copy.
+    """Queue one message and return the id of its submission.
 
     The caller counts it for the rate limits.
     """
-    (submission_id,) = enqueue_messages_with_bcc_and_held_copies(
-        transaction, ctx, [QueueableMessage(prepared, stored_blobs, copy)]
-    )
+    (submission_id,) = enqueue_messages_with_bcc_and_held_copies(transaction, ctx, [message])
     return submission_id
 
 
@@ -76,7 +71,7 @@ def _build_submission_and_insert_blobs(
 ) -> NewSubmission:
     prepared, copy = queueable.prepared, queueable.copy
     schedule = validated_schedule(transaction.environment, prepared.request)
-    return enqueue.build_submission_and_insert_blobs(
+    new_submission = enqueue.build_submission_and_insert_blobs(
         transaction,
         prepared.message,
         queueable.stored_blobs,
@@ -93,6 +88,10 @@ def _build_submission_and_insert_blobs(
         dsn_requests=prepared.dsn_requests,
         originates_here=True,
     )
+    if not queueable.kept_blob_ids:
+        return new_submission
+    blob_ids = [*new_submission.blob_ids, *queueable.kept_blob_ids]
+    return replace(new_submission, blob_ids=blob_ids)
 
 
 def enqueue_with_bcc_copies_and_count_rate(

@@ -26,11 +26,17 @@ from resolvers.files.shares import NewShare
 from resolvers.submission.attachments import AttachmentBudget
 
 FIELD_NAME = "fileAttachments"
+LINKS_FIELD_NAME = "addFileLinks"  # of a draft
 SIZE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 SIZE_UNIT_FACTOR = 1024
 _SHARE_FIELD_NAMES = frozenset({"expiresAt", "password"})
 
 UrlFromPath = Callable[[str], str]  # returns the URL of a path on this server
+
+
+def path_unchanged(path: str) -> str:
+    """Return the path, for requests that have no URL of this server."""
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,10 @@ async def _read_file(ctx: Context, file_id: int, index: int, field_name: str) ->
 
 
 async def prepare_links_of_unattached_files(
-    ctx: Context, files: Sequence[StoredFileAttachment], url_from_path: UrlFromPath
+    ctx: Context,
+    files: Sequence[StoredFileAttachment],
+    url_from_path: UrlFromPath,
+    field_name: str = FIELD_NAME,
 ) -> list[FileLink]:
     """Prepare links to the files that are not attached. `shares.insert_shares` stores them later.
 
@@ -123,13 +132,13 @@ async def prepare_links_of_unattached_files(
     for index, file in enumerate(files):
         if file.mode is FileAttachmentMode.ATTACH:
             continue
-        row = await _read_file(ctx, file.file_id, index, FIELD_NAME)
+        row = await _read_file(ctx, file.file_id, index, field_name)
         new = NewShare(file.file_id, file.mode, file.expires_at, file.password)
         try:
             share = await shares.validate_and_build_share(ctx, new)
         except InvalidInput as error:
             input_path = [
-                FIELD_NAME,
+                field_name,
                 str(index),
                 *(name for name in error.path if name in _SHARE_FIELD_NAMES),
             ]

@@ -1,11 +1,11 @@
 """Turn a send request into messages with envelopes: composed, merged, or handed in whole."""
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from mail.compose import draft_validation, text_templates
 from mail.compose.message_draft import (
@@ -17,8 +17,6 @@ from mail.compose.message_draft import (
     MessageDraft,
 )
 from mail.compose.submission_repair import (
-    RepairedMessage,
-    find_ambiguous_recipient,
     repair_message_or_raise,
 )
 from mail.envelope.dsn_parameters import DsnRequest
@@ -31,7 +29,6 @@ from models.errors import (
     MultipleErrors,
     NotFound,
     RequestError,
-    require_within_limit,
 )
 from models.files.tables import FileShare
 from models.mailboxes.tables import SpecialUse
@@ -47,9 +44,19 @@ from resolvers.submission import composition, file_attachments, recipient_keys
 from resolvers.submission.composition import (
     DraftBasis,
     MessageFields,
+    PreviousDraft,
     SenderFields,
     always_bcc_addresses_to_add,
     new_message_id,
+)
+from resolvers.submission.file_attachments import UrlFromPath, path_unchanged
+from resolvers.submission.message_envelope import (
+    ENVELOPE_OF_HEADER,
+    EnvelopeOverride,
+    LocatedAddress,
+    SenderAndRecipients,
+    header_recipients,
+    require_valid_envelope,
 )
 from resolvers.submission.sender_authorization import require_permitted_sender
 
@@ -59,18 +66,6 @@ MAX_MERGE_RECIPIENTS = 10_000  # of all messages
 MAX_MERGE_BYTES = 128 * MIB  # of all messages
 
 MERGE_FIELDS = (["to"], ["cc"], ["bcc"], ["values"])  # paths of the fields of an entry
-
-
-def _path_unchanged(path: str) -> str:
-    return path
-
-
-@dataclass(frozen=True, slots=True)
-class EnvelopeOverride:
-    """Sender and recipients of the envelope that replace those of the header."""
-
-    sender: str | None = None
-    recipients: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +82,7 @@ class MailMergeEntry:
 class SendRequest(MessageFields):
     """A request to send a message."""
 
-    envelope: EnvelopeOverride = EnvelopeOverride()
+    envelope: EnvelopeOverride = ENVELOPE_OF_HEADER
     mailbox: mailbox_loaders.MailboxSelector | None = None  # None: that of the identity, or Sent
     send_at: datetime | None = None
     undo_window: timedelta | None = None
@@ -98,9 +93,7 @@ class SendRequest(MessageFields):
     mail_merge: Sequence[MailMergeEntry] | None = None
     encrypt: bool = False
     request_dsn: bool = False
-    url_from_path: Callable[[str], str] = (
-        _path_unchanged  # returns the URL of a path on this server
-    )
+    url_from_path: UrlFromPath = path_unchanged  # returns the URL of a path on this server
 
     def limited_message(self) -> LimitedMessage:
         """Return the facts for the log if a limit refuses the message before it is built."""
@@ -154,9 +147,15 @@ def require_send_time_within_limit(environment: Environment, send_at: datetime) 
 
 
 async def compose_messages_of_request(
-    ctx: Context, account: ColumnRow, request: SendRequest, problems: ErrorCollector
+    ctx: Context,
+    account: ColumnRow,
+    request: SendRequest,
+    problems: ErrorCollector,
+    previous: PreviousDraft | None = None,
 ) -> ComposedBatch:
     """Compose the messages of a request with their envelopes. Nothing is stored yet.
+
+    The draft `previous` provides attachments, Message-ID and the references of a reply.
 
     Raises InvalidInput for all wrong fields together with the errors already in `problems`,
     Forbidden if the account may not use the sender, and NotFound for a missing mailbox, file or
@@ -172,7 +171,8 @@ async def compose_messages_of_request(
     links = await file_attachments.prepare_links_of_unattached_files(
         ctx, request.files, request.url_from_path
     )
-    base_draft = await composition.compose_draft(ctx, sender_fields, request, DraftBasis(date))
+    basis = DraftBasis(date, previous)
+    base_draft = await composition.compose_draft(ctx, sender_fields, request, basis)
     drafts = _expand_merge_and_fill_templates(ctx, sender_fields, base_draft, request, problems)
     texts = [file_attachments.append_links(draft.text, draft.html, links) for draft in drafts]
     drafts = [replace(d, text=t, html=h) for d, (t, h) in zip(drafts, texts, strict=True)]
@@ -197,7 +197,7 @@ async def compose_messages_of_request(
         ctx, request, sender_fields.sent_mailbox_id
     )
     messages = [
-        await _encrypt_if_requested(ctx, account, replace(composed, copy_mailbox=copy_mailbox))
+        await encrypt_if_requested(ctx, account, replace(composed, copy_mailbox=copy_mailbox))
         for composed in built
     ]
     return ComposedBatch(messages, [link.share for link in links])
@@ -317,25 +317,9 @@ def _fill_templates(draft: MessageDraft, values: Mapping[str, str]) -> MessageDr
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LocatedAddress:
-    """The address of a recipient, with its input field and index for errors."""
-
-    address: str
-    input_field: str
-    index: int
-
-
-class _SenderAndRecipients(NamedTuple):
-    """The envelope of a message: each recipient once."""
-
-    sender: str
-    recipients: list[str]
-
-
 async def _envelope_of_draft(
     ctx: Context, account: ColumnRow, draft: MessageDraft, request: SendRequest
-) -> _SenderAndRecipients:
+) -> SenderAndRecipients:
     """Return sender and recipients, each recipient once."""
     lists = {"to": draft.to, "cc": draft.cc, "bcc": draft.bcc}
     located_addresses = [
@@ -343,86 +327,9 @@ async def _envelope_of_draft(
         for path, header_addresses in lists.items()
         for index, person in enumerate(header_addresses)
     ]
-    return await _validated_requested_or_default_envelope(
-        ctx, account, request, (draft.from_.address, located_addresses)
+    return await require_valid_envelope(
+        ctx, account, request.envelope, (draft.from_.address, located_addresses)
     )
-
-
-async def _validated_requested_or_default_envelope(
-    ctx: Context,
-    account: ColumnRow,
-    request: SendRequest,
-    default_envelope: tuple[str, Sequence[LocatedAddress]],
-) -> _SenderAndRecipients:
-    """Return the requested envelope, or else the `default_envelope` one, each recipient once.
-
-    Raises Forbidden if the account may not use the sender, and InvalidInput if there is no
-    recipient, too many, or one is no address.
-    """
-    override, (sender, located_addresses) = request.envelope, default_envelope
-    if override.sender is not None:
-        sender = draft_validation.normalize_and_validate_address_with_index(
-            override.sender, "envelope"
-        )
-        await require_permitted_sender(ctx, account, sender, ["envelope", "from"])
-    if override.recipients is not None:
-        located_addresses = [
-            LocatedAddress(address, "envelope", index)
-            for index, address in enumerate(override.recipients)
-        ]
-    recipients: dict[str, str] = {}
-    for located in located_addresses:
-        address = draft_validation.normalize_and_validate_address_with_index(
-            located.address, located.input_field, located.index
-        )
-        recipients.setdefault(address.casefold(), address)
-    max_recipients = ctx.environment.options.submission_max_recipients
-    require_within_limit(
-        len(recipients),
-        max_recipients,
-        f"A message has at most {max_recipients} recipients.",
-        path=["to"],
-    )
-    if not recipients:
-        raise InvalidInput(
-            "The message must have at least one recipient.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["to"],
-        )
-    return _SenderAndRecipients(sender, list(recipients.values()))
-
-
-def header_recipients(repaired: RepairedMessage, field_name: str) -> list[LocatedAddress]:
-    """Return the recipients that the header of a whole message names.
-
-    Raises InvalidInput if an entry of an address field is no address.
-    """
-    if broken_line := find_ambiguous_recipient(repaired.raw):
-        raise InvalidInput(
-            f"Not an email address: {broken_line}",
-            constraint=ValidationConstraint.PATTERN,
-            path=[field_name],
-        )
-    facts = repaired.facts
-    lists = {"to": facts.to, "cc": facts.cc, "bcc": facts.bcc}
-    for person in (*facts.to, *facts.cc, *facts.bcc):
-        if not person.address and _means_an_address(person.name or ""):
-            text = f"Not an email address: {(person.name or '')[:200]}"
-            raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[field_name])
-    return [
-        LocatedAddress(person.address, path, index)
-        for path, header_addresses in lists.items()
-        for index, person in enumerate(header_addresses)
-        if person.address
-    ]
-
-
-def _means_an_address(text: str) -> bool:
-    """True if an entry of an address field without an address was written as one.
-
-    Other entries, such as "undisclosed recipients", are only a name.
-    """
-    return "@" in text or "<" in text or " " not in text
 
 
 async def _repair_and_authorize_whole_message(
@@ -452,8 +359,8 @@ async def _repair_and_authorize_whole_message(
             ["raw"],
         )
     default_envelope = repaired.writers[0], header_recipients(repaired, "raw")
-    sender, recipients = await _validated_requested_or_default_envelope(
-        ctx, account, request, default_envelope
+    sender, recipients = await require_valid_envelope(
+        ctx, account, request.envelope, default_envelope
     )
     copy_mailbox = await _require_requested_or_default_mailbox(ctx, request, None)
     return ComposedMessage(repaired.raw, sender, recipients, copy_mailbox, request)
@@ -482,7 +389,7 @@ async def _require_requested_or_default_mailbox(
     return row
 
 
-async def _encrypt_if_requested(
+async def encrypt_if_requested(
     ctx: Context, account: ColumnRow, composed: ComposedMessage
 ) -> ComposedMessage:
     """Encrypt the message to its recipients if requested.

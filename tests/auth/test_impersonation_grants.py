@@ -131,8 +131,8 @@ def test_every_field_that_names_another_party_is_a_grant_or_harmless() -> None:
 def test_known_grants_are_declared() -> None:
     """The grants of the mutations by which a copy of mail leaves the account."""
     assert {field.mutation for field in GRANTS.values()} == {
-        "fileShareCreate", "filterCreate", "filterImport", "filterUpdate", "filtersCreate",
-        "identityCreate", "identityUpdate", "mailboxShareSet", "userUpdate",
+        "draftSave", "fileShareCreate", "filterCreate", "filterImport", "filterUpdate",
+        "filtersCreate", "identityCreate", "identityUpdate", "mailboxShareSet", "userUpdate",
     }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ class RandomOperations:
 
     async def undo(self, client_index: int) -> None:
         if self.tokens[client_index]:
-            await undo.undo_by_token_and_count_messages(
+            await undo.undo_by_token(
                 client_context(self.clients[client_index]), self.tokens[client_index].pop()
             )
 

@@ -72,7 +72,7 @@ REQUIRED_ARGUMENTS = {
 }
 MESSAGE_CONTENT_FIELDS = {
     "html", "bodyParts", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
-    "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents",
+    "priority", "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents",
 }  # fmt: skip
 CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only does in a search.
     "Message": MESSAGE_CONTENT_FIELDS,

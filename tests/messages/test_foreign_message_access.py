@@ -29,7 +29,7 @@ query ($name: String!) {
 CONTENT_FIELDS = (
     "subject", "preview", "text", "html", "rawSource", "sourceUrl", "mimeStructure { section }",
     "rawHeader", "attachments { filename }", 'bodyPart(section: "1")', 'header(name: "To")',
-    "thread { subject }",
+    "priority", "thread { subject }",
 )  # fmt: skip
 
 

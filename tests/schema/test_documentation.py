@@ -42,6 +42,7 @@ from tests.support.accounts.demo_account import (
     subscription_results,
 )
 from tests.support.clients.change_followers import wait_for_followers
+from tests.support.operations.message_sources import save_draft
 from tests.support.operations.platform.cluster_operations import insert_node
 from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.schema.printed_schema import SDL
@@ -187,6 +188,9 @@ async def variables_for(client: GraphQLClient, block: FencedBlock) -> dict[str, 
         values["upload"] = sent.json()["id"]
     if "held" in names:
         values["held"] = await quarantine_message(client, address=ADDRESS)
+    if "draft" in names:
+        saved = await save_draft(client, text="Dear {{name}},", to=[{"address": ADDRESS}])
+        values["draft"] = saved["message"]["id"]
     return {name: values[name] for name in names}
 
 

@@ -222,6 +222,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "UserQuarantineFilter.since": ESTABLISHED_NAME,
         "QueueFilter.before": ESTABLISHED_NAME,
         "QueueFilter.since": ESTABLISHED_NAME,
+        "DraftFileLinkInput.expiresAt": "a time, or a duration until then",
         "FileAttachmentInput.expiresAt": "a time, or a duration until then",
         "FileShareCreateInput.expiresAt": "a time, or a duration until then",
     },

@@ -179,8 +179,17 @@ async def test_undo_of_submit_restores_draft(
     new_draft = await create_draft(ada, mailbox={"specialUse": "DRAFTS"})
     answer = await submit_draft(ada, new_draft, undoWindow="PT30S")
     assert answer["submission"]["state"] == "UNDOABLE"
-    undone = await undo_mutation(ada, answer)
+    undone = await execute_mutation(
+        ada,
+        "undo",
+        "restoredCount messages { id draft mailbox { path } } submissions { id state }",
+        token=answer["undo"]["token"],
+    )
     assert undone["errors"] == []
+    assert undone["restoredCount"] == 1
+    draft = {"id": new_draft["id"], "draft": True, "mailbox": {"path": "Drafts"}}
+    assert undone["messages"] == [draft]
+    assert undone["submissions"] == [{"id": answer["submission"]["id"], "state": "CANCELLED"}]
     result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { draft mailbox { path } text } }",
         by={"id": new_draft["id"]},

@@ -111,26 +111,21 @@ async def send_with_undo(
     return SentMessagesWithUndo(sent_messages, token)
 
 
-class SentDraftWithUndo(NamedTuple):
-    """A sent draft. If it is held, `undo` makes it a draft again."""
-
-    message: SentMessage
-    undo: StoredUndo | None
-
-
-async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> SentDraftWithUndo:
+async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> SentMessagesWithUndo:
     """Send a draft.
 
-    If it is held, also return a token that makes it a draft again, and its expiry.
+    If it is held, also return a token that makes it a draft again, and its expiry. The token of a
+    mail merge makes each copy a draft.
     """
     if not request.undo_window:
-        sent_message, _ = await draft_send.submit_draft(ctx, request)
-        return SentDraftWithUndo(sent_message, None)
+        sent_messages, _ = await draft_send.submit_draft(ctx, request)
+        return SentMessagesWithUndo(sent_messages, None)
     async with ctx.combined_transaction():
-        sent_message, restorable_draft = await draft_send.submit_draft(ctx, request)
-        held_submissions = [sent_message.submission] if sent_message.submission else []
-        token = await create_undo_of_held(ctx, held_submissions, draft=restorable_draft)
-    return SentDraftWithUndo(sent_message, token)
+        sent_messages, restorable_draft = await draft_send.submit_draft(ctx, request)
+        held_submissions = [message.submission for message in sent_messages if message.submission]
+        extra_values = {} if restorable_draft is None else {"draft": restorable_draft}
+        token = await create_undo_of_held(ctx, held_submissions, **extra_values)
+    return SentMessagesWithUndo(sent_messages, token)
 
 
 async def create_undo_of_held(
@@ -202,8 +197,21 @@ def _undo_state_as_json(state: StateBeforeChange) -> dict[str, Any]:
     return before
 
 
-async def undo_by_token_and_count_messages(ctx: Context, token: str) -> int:
-    """Undo the change of this token. Returns the number of messages that were reverted.
+@dataclass(frozen=True, slots=True)
+class UndoneChange:
+    """The messages that an undo reverted, and the submissions that it cancelled."""
+
+    message_ids: Sequence[int]  # of an undone submission: of the drafts
+    submission_ids: Sequence[int] = ()
+
+    @property
+    def restored_count(self) -> int:
+        """The number of cancelled submissions, or else of reverted messages."""
+        return len(self.submission_ids or self.message_ids)
+
+
+async def undo_by_token(ctx: Context, token: str) -> UndoneChange:
+    """Undo the change of this token. Returns what was reverted.
 
     Later changes stay: of a message that was moved on or restored, and of a flag that was set or
     removed again. Permanently deleted messages stay deleted; INBOX replaces a mailbox that no
@@ -250,27 +258,28 @@ async def _delete_undo_token_and_return_state(
 
 async def _cancel_held_submissions_and_restore_draft(
     ctx: Context, conditions: Sequence[Any], draft_state: RestoredDraft | None
-) -> int:
+) -> UndoneChange:
     """Cancel held messages. Their copies become drafts; a former draft is restored."""
     async with ctx.write_session(require_user_id(ctx)) as session:
         before = await _delete_undo_token_and_return_state(session, conditions)
         # tokens from before mail merge have one submission
         submission_ids = before.get("submissions") or [before["submission"]]
         try:
-            await submission_mutations.cancel_submissions(
+            submission_rows = await submission_mutations.cancel_submissions(
                 ctx, submission_ids, make_drafts=draft_state is None
             )
         except Conflict as late:
             raise Conflict(late.message, path=["token"]) from late
         if draft_state:
             await draft_restoration.restore_draft(ctx, session, draft_state)
-    return len(submission_ids)
+    message_ids = [row.message_id for row in submission_rows if row.message_id is not None]
+    return UndoneChange(message_ids, submission_ids)
 
 
 async def _revert_messages_to_undo_state(
     ctx: Context, session: AsyncSession, stored_state: dict[str, Any]
-) -> int:
-    """Revert what the change did, and leave later changes. Returns the number of messages."""
+) -> UndoneChange:
+    """Revert what the change did, and leave later changes. Returns the reverted messages."""
     state_by_id = {message[0]: message[1:] for message in stored_state["messages"]}
     await mute.set_muted(ctx, session, dict(stored_state.get("muted", ())))
     is_move = stored_state["kind"] != TaskKind.MESSAGE_UPDATE
@@ -315,7 +324,7 @@ async def _revert_messages_to_undo_state(
         if meta is not None:
             states[row.id]["public_metadata"] = meta[str(row.id)]
     await bulk_flags.set_columns_of_each(ctx, session, rows, states)
-    return len(rows)
+    return UndoneChange([row.id for row in rows])
 
 
 def _is_where_change_left_it(message_row: ColumnRow, stored_state: Mapping[str, Any]) -> bool:

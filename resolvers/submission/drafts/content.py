@@ -2,16 +2,14 @@
 
 from mail import mime
 from mail.compose import draft_validation
-from mail.compose.message_draft import CustomHeader, Priority
+from mail.compose.message_draft import CustomHeader
+from mail.compose.priority_header import priority_from_header_fields
 from mail.mime import ByteSource, DecodedField, ParsedAddress, ParsedPart
 from mail.mime.byte_source import read_range
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_content import StoredMessage, read_all
 from resolvers.submission.composition import MessageFields
 
-_PRIORITY_BY_NUMBER = {
-    "1": Priority.HIGH, "2": Priority.HIGH, "4": Priority.LOW, "5": Priority.LOW,
-}  # fmt: skip
 _MIME_FIELDS = ("content-", "mime-version")  # beginnings of the names, in lower case
 
 
@@ -56,9 +54,7 @@ def _fields_from_source(source: ByteSource, structure: ParsedPart) -> MessageFie
             for field in fields
             if draft_validation.is_valid_custom_header(field.name, field.value)
         ],
-        priority=_PRIORITY_BY_NUMBER.get(
-            _last_value_or_empty(fields, "x-priority").strip()[:1], Priority.NORMAL
-        ),
+        priority=priority_from_header_fields(fields),
     )
 
 

@@ -54,7 +54,8 @@ async def store_blobs_for_draft_restoration(
         col(Submission.user_id) == require_user_id(ctx),
     )
     submission = require_found(next(iter(await ctx.read(statement)), None), path=["token"])
-    content = await message_open.open_submission(ctx.environment, submission.id, submission.blob_id)
+    layout_blob_id = draft.get("blob", submission.blob_id)  # if the sent content is another one
+    content = await message_open.open_submission(ctx.environment, submission.id, layout_blob_id)
     message = await parse_storable_message(await read_all(content.stream_raw()))
     stored_blobs = await store_blobs_once_per_tenant(ctx.environment, submission.tenant_id, message)
     placement = MessagePlacement(

@@ -23,6 +23,7 @@ from models.errors import (
     raise_errors,
     require_found,
 )
+from models.files.tables import FileShare
 from models.mailboxes.shares import Rights, ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
@@ -45,7 +46,12 @@ from resolvers.submission.composition import (
     SenderFields,
 )
 from resolvers.submission.drafts import content as draft_content
-from resolvers.submission.file_attachments import DraftFileChanges, StoredFileAttachment
+from resolvers.submission.file_attachments import (
+    DraftFileChanges,
+    StoredFileAttachment,
+    UrlFromPath,
+    path_unchanged,
+)
 from resolvers.submission.message_source import MessageSource
 from resolvers.submission.send_on_behalf import context_as_user
 from resolvers.users.selection import UserSelector
@@ -68,6 +74,7 @@ class DraftChanges:
     added_attachments: Sequence[OutgoingFile | UploadedAttachment] = ()
     removed_attachments: Sequence[tuple[int, int]] = ()  # message id, and number from 0
     added_files: Sequence[StoredFileAttachment] = ()
+    added_links: Sequence[StoredFileAttachment] = ()
     public_metadata: dict[str, Any] | None = None
     clears_metadata: bool = False
 
@@ -79,6 +86,7 @@ class DraftChanges:
             or self.added_attachments
             or self.removed_attachments
             or self.added_files
+            or self.added_links
         )
 
     @property
@@ -97,6 +105,7 @@ class DraftSaveRequest:
     mailbox: MailboxSelector | None = None  # None: the draft's own, or Drafts for a new one
     source: MessageSource | None = None  # the message that a new draft answers or forwards
     unchanged_since_modseq: int | None = None
+    url_from_path: UrlFromPath = path_unchanged  # returns the URL of a path on this server
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,7 @@ class _ComposedDraft:
     placement: MessagePlacement
     earlier: EarlierDraft | None
     files: DraftFileChanges
+    shares: Sequence[FileShare] = ()  # links to create
 
 
 async def save_draft_of_user(
@@ -161,6 +171,9 @@ async def save_draft(
         _require_valid_change(request)
     mailbox = await _require_mailbox_of_draft(ctx, request, previous)
     file_attachments.require_valid_file_attachments(request.changes.added_files, "addFiles")
+    file_attachments.require_valid_file_attachments(
+        request.changes.added_links, file_attachments.LINKS_FIELD_NAME
+    )
     changes, dropped = _without_incomplete_recipients(request.changes)
     composed: _ComposedDraft | None = None
     with problems.collecting():
@@ -268,9 +281,14 @@ async def _compose_draft(
     else:
         fields, sender = await _merge_with_stored_draft(ctx, account, changes, previous)
     basis = DraftBasis(ctx.environment.now(), previous)
+    links = await file_attachments.prepare_links_of_unattached_files(
+        ctx, changes.added_links, request.url_from_path, file_attachments.LINKS_FIELD_NAME
+    )
     if previous is None or changes.changes_body:
         with _translate_error_paths_to_patch():
             draft = await composition.compose_draft(ctx, sender, fields, basis, "addFiles")
+        text, html = file_attachments.append_links(draft.text, draft.html, links)
+        draft = replace(draft, text=text, html=html)
         new_count = len(changes.added_attachments) + len(changes.added_files)
         kept_count = len(draft.attachments) - new_count if previous else 0
         with _translate_error_paths_to_patch(kept_count):
@@ -283,16 +301,19 @@ async def _compose_draft(
         mailbox,
         _draft_placement_within_rights(ctx, request, mailbox, share_rights, previous),
         await _earlier_draft(ctx, changes, previous) if previous else None,
-        DraftFileChanges(
-            [file.file_id for file in changes.added_files],
-            frozenset(
-                previous.message.row.attachments[number]["sha256"]
-                for number in previous.removed_numbers
-            )
-            if previous
-            else frozenset(),
-        ),
+        _file_list_changes(changes, previous),
+        [link.share for link in links],
     )
+
+
+def _file_list_changes(changes: DraftChanges, previous: PreviousDraft | None) -> DraftFileChanges:
+    """Return the changes to the list of stored files of a draft."""
+    added_ids = [file.file_id for file in changes.added_files]
+    if previous is None:
+        return DraftFileChanges(added_ids)
+    attachments = previous.message.row.attachments
+    removed_digests = {attachments[number]["sha256"] for number in previous.removed_numbers}
+    return DraftFileChanges(added_ids, frozenset(removed_digests))
 
 
 @contextmanager
@@ -442,6 +463,11 @@ async def _store_draft(ctx: Context, account: ColumnRow, composed: _ComposedDraf
             ctx.environment, composed.raw, message, owner, mailbox
         )
     insert = MessageInsert(
-        message, owner.tenant_id, composed.placement, composed.earlier, composed.files
+        message,
+        owner.tenant_id,
+        composed.placement,
+        composed.earlier,
+        composed.files,
+        composed.shares,
     )
     return await message_import.insert_message_or_replace_draft(ctx, insert)

@@ -1,34 +1,29 @@
 """Send a stored draft."""
 
-import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.authentication.results_removal import (
-    own_authserv_ids,
-    remove_authentication_results_of_servers,
-)
-from mail.compose import draft_validation
-from mail.compose.submission_repair import RepairedMessage, repair_message_or_raise
+from mail.envelope.dsn_parameters import ALL_REPORTS
 from mail.storage import draft_replacement, message_open, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.draft_replacement import EarlierDraft
-from mail.storage.message_content import read_all
+from mail.storage.message_content import StoredMessage
 from mail.storage.message_insert import MessagePlacement
 from mail.storage.received_messages import parse_storable_message
+from mail.storage.storable_message import StorableMessage
 from models.errors import (
     Conflict,
     InvalidInput,
     ServiceUnavailable,
     require_found,
-    require_within_limit,
 )
+from models.files.blobs import MessageBlob
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message, MessageRelationKind
 from models.runtime.environment import DatabaseTransaction
@@ -47,13 +42,15 @@ from resolvers.submission import composition, file_attachments, outgoing_scan
 from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.create import SentMessage
-from resolvers.submission.enqueue import enqueue_message
+from resolvers.submission.drafts import outgoing as outgoing_drafts
+from resolvers.submission.drafts.outgoing import INPUT_PATH
+from resolvers.submission.enqueue import QueueableMessage, enqueue_message
 from resolvers.submission.identities import loaders as identity_loaders
 from resolvers.submission.message_source import MessageSource, flag_own_source_message
 from resolvers.submission.outgoing_messages import (
+    ComposedMessage,
     SendRequest,
-    future_send_at_within_limit,
-    header_recipients,
+    encrypt_if_requested,
 )
 from resolvers.submission.prepared_messages import (
     PreparedMessage,
@@ -64,21 +61,33 @@ from resolvers.submission.schedule import is_held
 from resolvers.submission.sender_authorization import require_permitted_sender
 from resolvers.users.quota import limits as quota_limits
 
-INPUT_PATH = ["message"]
 NO_SENT_FOLDER_WARNING = (
     "The message is sent. There is no mailbox with the special use SENT: the copy stays in the "
     "mailbox of the draft."
 )
+NO_OPTIONS = SendRequest()
 
 
 @dataclass(frozen=True, slots=True)
 class DraftSendRequest:
-    """The draft to send, the time, and whether its stored files are deleted."""
+    """The draft to send, its options, and whether its stored files are deleted.
+
+    `options` has no content: that is the draft's.
+    """
 
     message_id: int
     delete_files: bool = False  # the stored files of the draft
-    send_at: datetime | None = None
-    undo_window: timedelta | None = None
+    options: SendRequest = NO_OPTIONS
+
+    @property
+    def undo_window(self) -> timedelta | None:
+        """The time for which sending can be undone."""
+        return self.options.undo_window
+
+    @property
+    def changes_content(self) -> bool:
+        """True if the sent message has not the content of the draft."""
+        return self.options.encrypt or self.options.template is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +98,36 @@ class _PreparedDraft:
     replaced: EarlierDraft
     sent_place: MessagePlacement
     message: PreparedMessage
+    keeps_draft_blobs: bool  # an undo needs the content of the draft
 
 
 class SubmittedDraft(NamedTuple):
-    """A sent draft, with the facts that `store_blobs_for_draft_restoration` needs to undo it."""
+    """The sent messages of a draft, with the facts to restore the draft.
 
-    message: SentMessage
-    restoration_facts: dict[str, Any]
+    `store_blobs_for_draft_restoration` needs the facts. They are None if the draft stays a draft.
+    """
+
+    messages: list[SentMessage]
+    restoration_facts: dict[str, Any] | None
 
 
 async def submit_draft(ctx: Context, request: DraftSendRequest) -> SubmittedDraft:
     """Send a draft, which becomes the copy in Sent under the same id, all or nothing.
 
-    The message gets a new Date. Also returns the facts that are needed to restore the draft. Raises
-    Conflict if the message is no draft, NotFound, InvalidInput if it has no recipient or a wrong
-    header, Forbidden if the account may not send as an author or the scanner rejects it, and
-    RateLimited.
+    The message gets a new Date. A mail merge sends a message for each entry, and the draft stays a
+    draft. Also returns the facts that are needed to restore the draft. Raises Conflict if the
+    message is no draft, NotFound, InvalidInput if it has no recipient or a wrong header, Forbidden
+    if the account may not send as an author or the scanner rejects it, and RateLimited.
     """
     account = await composition.read_account(ctx, require_user_id(ctx))
     await quota_limits.require_below_sending_limits(ctx, account)
-    prepared, warnings = await _repair_authorize_and_scan_draft(ctx, account, request)
+    row = await require_own_message(ctx, request.message_id)
+    if not row.draft:
+        raise Conflict("The message is not a draft: only drafts can be submitted.", path=INPUT_PATH)
+    (draft,) = await message_open.open_messages_unlogged(ctx.environment, [row], ctx.read)
+    if request.options.mail_merge is not None:
+        return SubmittedDraft(await _send_mail_merge(ctx, account, draft, request), None)
+    prepared, warnings = await _compose_scan_and_encrypt(ctx, account, draft, request)
     try:
         submission_id = await _store_blobs_queue_draft_return_submission(
             ctx, account, prepared, request, is_retry=False
@@ -117,15 +136,32 @@ async def submit_draft(ctx: Context, request: DraftSendRequest) -> SubmittedDraf
         submission_id = await _store_blobs_queue_draft_return_submission(
             ctx, account, prepared, request, is_retry=True
         )
-    row = prepared.draft_row
     sent_message = SentMessage(
         await ctx.load(submission_loaders.load_own_submissions_by_id, submission_id),
         await ctx.load(message_loaders.load_visible_by_ids, row.id),
         warnings,
     )
-    return SubmittedDraft(
-        sent_message, {"message": row.id, "mailbox": row.mailbox_id, "seen": row.seen}
+    facts = {"message": row.id, "mailbox": row.mailbox_id, "seen": row.seen}
+    if prepared.keeps_draft_blobs:
+        facts["blob"] = row.blob_id
+    return SubmittedDraft([sent_message], facts)
+
+
+async def _send_mail_merge(
+    ctx: Context, account: ColumnRow, draft: StoredMessage, request: DraftSendRequest
+) -> list[SentMessage]:
+    """Send a message for each entry of the mail merge. The draft does not change."""
+    if request.delete_files:
+        raise InvalidInput(
+            "`deleteFiles` can't be combined with `mailMerge`, after which the draft stays.",
+            constraint=ValidationConstraint.EXCLUSIVE,
+            path=["deleteFiles"],
+        )
+    messages = await outgoing_drafts.compose_filled_drafts(ctx, account, draft, request.options)
+    queued_messages = await submission_create.scan_and_queue_messages_with_copies(
+        ctx, account, messages
     )
+    return await submission_create.load_sent_messages(ctx, queued_messages)
 
 
 class _DraftWithWarnings(NamedTuple):
@@ -135,61 +171,95 @@ class _DraftWithWarnings(NamedTuple):
     warnings: Sequence[tuple[WarningCode, str]]
 
 
-async def _repair_authorize_and_scan_draft(
-    ctx: Context, account: ColumnRow, request: DraftSendRequest
+class _MessageAndCopy(NamedTuple):
+    """An outgoing message, and the sender's copy."""
+
+    message: StorableMessage
+    copy_of_sender: StorableMessage
+
+
+async def _compose_scan_and_encrypt(
+    ctx: Context, account: ColumnRow, draft: StoredMessage, request: DraftSendRequest
 ) -> _DraftWithWarnings:
-    outgoing = SendRequest(send_at=request.send_at, undo_window=request.undo_window)
-    row = await require_own_message(ctx, request.message_id)
-    if not row.draft:
-        raise Conflict("The message is not a draft: only drafts can be submitted.", path=INPUT_PATH)
-    repaired = await _repair_draft(
-        ctx, row, future_send_at_within_limit(ctx.environment, outgoing) or ctx.environment.now()
+    row = draft.row
+    composed = await _compose_unencrypted(ctx, account, draft, request)
+    await outgoing_scan.scan_and_require_sendable(
+        ctx, account, composed.raw, composed.sender, composed.recipients
     )
-    address_rows = [
-        await require_permitted_sender(ctx, account, address, INPUT_PATH)
-        for address in _author_addresses(repaired)
-    ]
-    sender = repaired.writers[0]
-    recipients = _validated_header_recipients(ctx, repaired)
-    await outgoing_scan.scan_and_require_sendable(ctx, account, repaired.raw, sender, recipients)
-    message = copy = await parse_storable_message(repaired.raw)
-    sent_mailbox, warnings = await _sent_or_current_mailbox(
-        ctx, account, row, sender, address_rows[0]
-    )
-    try:
-        copy = await openpgp_encryption.encrypt_if_required(
-            ctx.environment, repaired.raw, message, account, sent_mailbox
-        )
-    except ServiceUnavailable as problem:
-        raise Conflict(problem.message, path=INPUT_PATH) from problem
+    # the mailbox of the copy depends on From, not on a requested envelope
+    author = composed.sender if request.options.envelope.sender is None else row.from_address
+    address_row = await require_permitted_sender(ctx, account, author, INPUT_PATH)
+    sent_mailbox, warnings = await _sent_or_current_mailbox(ctx, account, row, author, address_row)
+    message, copy = await _encrypted_message_and_copy(ctx, account, composed, sent_mailbox)
     placement = MessagePlacement(
         account.id,
         sent_mailbox.id,
         ctx.environment.now(),
         seen=True,
-        envelope_from=sender,
-        envelope_to=recipients,
+        envelope_from=composed.sender,
+        envelope_to=composed.recipients,
         origin=ctx.origin,
     )
     final_mailbox_id = None
-    if is_held(ctx.environment, outgoing):
+    if is_held(ctx.environment, composed.request):
         final_mailbox_id, placement = (
             placement.mailbox_id,
             await placement_in_ensured_scheduled_mailbox(ctx, placement),
         )
-    replaced = await earlier_draft_from_row(ctx, row, must_be_draft=True)
-    (copy_recipients,) = await read_bcc_copy_recipients(ctx, account, [(sender, recipients)])
+    envelope = composed.sender, composed.recipients
+    (copy_recipients,) = await read_bcc_copy_recipients(ctx, account, [envelope])
     mail = PreparedMessage(
         message,
         copy,
-        sender,
-        recipients,
+        *envelope,
         placement,
-        outgoing,
+        composed.request,
         copy_recipients,
+        dict.fromkeys(composed.recipients, ALL_REPORTS) if request.options.request_dsn else {},
         sent_mailbox_id=final_mailbox_id,
     )
-    return _DraftWithWarnings(_PreparedDraft(row, replaced, placement, mail), warnings)
+    replaced = await earlier_draft_from_row(ctx, row, must_be_draft=True)
+    keeps_blobs = request.changes_content and bool(request.undo_window)
+    return _DraftWithWarnings(_PreparedDraft(row, replaced, placement, mail, keeps_blobs), warnings)
+
+
+async def _compose_unencrypted(
+    ctx: Context, account: ColumnRow, draft: StoredMessage, request: DraftSendRequest
+) -> ComposedMessage:
+    """Return the message that a draft sends, with filled placeholders if there is a template."""
+    options = request.options
+    if options.template is None:
+        return await outgoing_drafts.compose_stored_draft(ctx, account, draft, options)
+    (filled,) = await outgoing_drafts.compose_filled_drafts(
+        ctx, account, draft, replace(options, encrypt=False)
+    )
+    return replace(filled, request=replace(filled.request, encrypt=options.encrypt))
+
+
+async def _encrypted_message_and_copy(
+    ctx: Context, account: ColumnRow, composed: ComposedMessage, copy_mailbox: ColumnRow
+) -> _MessageAndCopy:
+    """Return the message, encrypted if requested, and the copy as account and mailbox require it.
+
+    Raises InvalidInput if a recipient has no key, or if the message to encrypt has a Bcc, and
+    Conflict if the key for the copy is not usable.
+    """
+    message = await parse_storable_message(composed.raw)
+    if composed.request.encrypt:
+        outgoing_drafts.require_no_bcc(message.facts)
+        composed = await encrypt_if_requested(ctx, account, composed)
+        message = await parse_storable_message(composed.raw)
+    copy, copy_raw = message, composed.raw
+    if composed.readable_copy is not None:
+        copy_raw = composed.readable_copy
+        copy = await parse_storable_message(copy_raw)
+    try:
+        copy = await openpgp_encryption.encrypt_if_required(
+            ctx.environment, copy_raw, copy, account, copy_mailbox
+        )
+    except ServiceUnavailable as problem:
+        raise Conflict(problem.message, path=INPUT_PATH) from problem
+    return _MessageAndCopy(message, copy)
 
 
 async def require_own_message(ctx: Context, message_id: int) -> ColumnRow:
@@ -203,57 +273,6 @@ async def require_own_message(ctx: Context, message_id: int) -> ColumnRow:
         next(iter(await ctx.read(statement)), None), str(message_id), path=INPUT_PATH
     )
     return row
-
-
-async def _repair_draft(ctx: Context, draft_row: ColumnRow, date: datetime) -> RepairedMessage:
-    """Complete the header of a draft for sending, with this date.
-
-    Raises InvalidInput if that is impossible.
-    """
-    (message,) = await message_open.open_messages_unlogged(ctx.environment, [draft_row], ctx.read)
-    raw = await read_all(message.stream_raw())
-    raw = remove_authentication_results_of_servers(raw, own_authserv_ids(ctx.environment.options))
-    message_id = composition.new_message_id(ctx, draft_row.from_address or "")
-    try:
-        return await asyncio.to_thread(
-            repair_message_or_raise, raw, date, message_id, replace_date=True
-        )
-    except InvalidInput as error:
-        raise InvalidInput(error.message, constraint=error.constraint, path=INPUT_PATH) from error
-
-
-def _author_addresses(repaired: RepairedMessage) -> list[str]:
-    return [
-        draft_validation.normalize_and_validate_address_with_index(writer, INPUT_PATH[0])
-        for writer in dict.fromkeys(repaired.writers)
-    ]
-
-
-def _validated_header_recipients(ctx: Context, repaired: RepairedMessage) -> list[str]:
-    """Return the recipients that the header names, each once.
-
-    Raises InvalidInput if there are none.
-    """
-    addresses = dict[str, str]()
-    for recipient in header_recipients(repaired, INPUT_PATH[0]):
-        address = draft_validation.normalize_and_validate_address_with_index(
-            recipient.address, INPUT_PATH[0]
-        )
-        addresses.setdefault(address.casefold(), address)
-    max_recipients = ctx.environment.options.submission_max_recipients
-    require_within_limit(
-        len(addresses),
-        max_recipients,
-        f"A message has at most {max_recipients} recipients.",
-        path=INPUT_PATH,
-    )
-    if not addresses:
-        raise InvalidInput(
-            "The message must have at least one recipient.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=INPUT_PATH,
-        )
-    return list(addresses.values())
 
 
 async def _sent_mailbox(
@@ -350,12 +369,22 @@ def _enqueue_and_replace_draft(
     owner, (message_blobs, copy), mail = require_user_id(ctx), stored_blobs, prepared.message
     submission_create.require_sending_allowed(transaction, owner)
     quota_limits.count_against_recipient_limit(transaction, owner, len(mail.recipients))
+    draft_blob_ids = (
+        _load_blob_ids(transaction, prepared.draft_row.id) if prepared.keeps_draft_blobs else []
+    )
     inserted = draft_replacement.replace_draft_message(
         transaction, mail.copy, copy, prepared.sent_place, prepared.replaced
     )
-    key = enqueue_message(transaction, ctx, mail, message_blobs, inserted)
+    queueable = QueueableMessage(mail, message_blobs, inserted, draft_blob_ids)
+    key = enqueue_message(transaction, ctx, queueable)
     rate_limits.count_against_sending_rates(transaction, owner)
     return key
+
+
+def _load_blob_ids(transaction: DatabaseTransaction, message_id: int) -> list[int]:
+    """Return the blobs of a message, so that the submission can keep them for an undo."""
+    statement = select(col(MessageBlob.blob_id)).where(col(MessageBlob.message_id) == message_id)
+    return list(transaction.connection.execute(statement).scalars())
 
 
 async def _mark_source_message(ctx: Context, session: AsyncSession, draft_row: ColumnRow) -> None:

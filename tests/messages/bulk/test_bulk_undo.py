@@ -10,6 +10,7 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.bulk_operations import (
     inbox_selection,
     list_message_ids,
@@ -40,6 +41,21 @@ async def test_undo_restores_deleted_messages(ada_with_mail: GraphQLClient) -> N
     after = await list_messages(ada_with_mail)
     assert without_uids(after) == without_uids(before)
     assert [node["imap"]["uid"] for node in after] == [4, 5, 3]
+
+
+async def test_undo_returns_reverted_messages(ada_with_mail: GraphQLClient) -> None:
+    select = {"ids": (await list_message_ids(ada_with_mail))[:2]}
+    answer = await run_message_mutation(ada_with_mail, "messageDelete", select=select)
+    undone = await execute_mutation(
+        ada_with_mail,
+        "undo",
+        "messages { id mailbox { path } } submissions { id }",
+        token=answer["undo"]["token"],
+    )
+    assert undone["errors"] == []
+    assert sorted(message["id"] for message in undone["messages"]) == sorted(select["ids"])
+    assert {message["mailbox"]["path"] for message in undone["messages"]} == {"INBOX"}
+    assert undone["submissions"] == []
 
 
 async def test_undo_moves_messages_back(ada_with_mail: GraphQLClient) -> None:

@@ -302,7 +302,9 @@ async def submission_cancel(ada: GraphQLClient, root: GraphQLClient) -> Mutation
 @register_call
 async def undo(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await message_delete(ada, root))(ada)
-    return MutationCall("undo", {"token": payload["undo"]["token"]}, "restoredCount")
+    return MutationCall(
+        "undo", {"token": payload["undo"]["token"]}, "restoredCount messages { id }"
+    )
 
 
 async def _receive_message(ada: GraphQLClient) -> str:
