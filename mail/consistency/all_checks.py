@@ -1,5 +1,8 @@
 """The consistency check: all checks in their order."""
 
+from collections.abc import Sequence
+from functools import cache
+
 from mail.consistency import (
     blob_references,
     blobs,
@@ -17,6 +20,7 @@ from mail.consistency.messages import check_messages
 from mail.consistency.repair import findings_of, repair_broken_rows
 from mail.consistency.report import ConsistencyReport, ReportProgress
 from models.runtime.environment import Environment
+from models.runtime.options import Options
 
 
 async def check_consistency(
@@ -56,15 +60,19 @@ async def check_consistency(
     return report
 
 
-def statement_checks(environment: Environment) -> list[ConsistencyCheck]:
+def statement_checks(environment: Environment) -> Sequence[ConsistencyCheck]:
     """All checks that are a SELECT statement."""
-    dialect = environment.database.dialect
-    return [
+    return _statement_checks(environment.database.dialect, environment.options)
+
+
+@cache  # building the statements takes longer than executing them on a small database
+def _statement_checks(dialect: str, options: Options) -> Sequence[ConsistencyCheck]:
+    return (
         *mailbox_counters.mailbox_checks(),
-        *quota.user_and_domain_checks(environment.options),
+        *quota.user_and_domain_checks(options),
         *journal.journal_checks(dialect),
         *threads.thread_checks(),
         *search_index.index_checks(dialect),
         *queue_entries.queue_checks(),
         *blob_references.missing_reference_checks(),
-    ]
+    )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -46,11 +47,12 @@ class EqualityRule:
     is_repairable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ConsistencyCheck:
     """Rules for the rows of `source`, checked by ranges of the keys of `table`.
 
-    Each range is one statement, so it sees one snapshot of a database in use.
+    Each range is one statement, so it sees one snapshot of a database in use. Two checks with
+    equal fields are different checks: SQL expressions can't be compared.
     """
 
     subject: str
@@ -118,10 +120,10 @@ async def iterate_key_ranges_with_progress(
     conditions: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
     """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key."""
-    key, low, done_count = id_column(table), -1, 0
-    counting = select(func.count()).select_from(table).where(*conditions)
-    counted = await check_run.environment.database.read(counting)
-    row_count = int(counted[0][0])
+    key, low, done_count, row_count = id_column(table), -1, 0, 0
+    if check_run.progress:
+        counting = select(func.count()).select_from(table).where(*conditions)
+        row_count = int((await check_run.environment.database.read(counting))[0][0])
     while True:
         statement = select(key).where(key > low, *conditions).order_by(key).limit(keys_per_range)
         rows = await check_run.environment.database.read(statement)
@@ -130,9 +132,12 @@ async def iterate_key_ranges_with_progress(
         yield rows[0][0] - 1 if conditions else low, rows[-1][0]
         low, done_count = rows[-1][0], done_count + len(rows)
         check_run.report_progress(subject, done_count, max(row_count, done_count))
+        if len(rows) < keys_per_range:
+            break
     check_run.checked_counts[str(table.__tablename__)] = done_count
 
 
+@cache
 def broken_rows_statement(check: ConsistencyCheck) -> Select[*tuple[Any, ...]]:
     """The SELECT of the rows in a key range that break a rule."""
     key = id_column(check.table) if check.object_key is None else check.object_key
