@@ -40,6 +40,7 @@ EXPECTED_COMPLAINTS = (
     "Component available again",
     "Could not write the incarnation mark",
     "Log entries are lost: the log store can't be written",
+    "Old log entries could not be deleted",
 )
 NO_ROOM_REPLY = "452 4.3.1 Insufficient system storage"
 MESSAGE_TEMPLATE = b"Subject: Hello\r\n\r\n%s\r\n"
