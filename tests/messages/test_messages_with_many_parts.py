@@ -35,6 +35,7 @@ HOSTILE_SELECTIONS = (  # in the example of `docs/api/messages.md`
 GROWTH = 4
 MAX_RATIO = 5  # of CPU times, for a message of four times the size
 SLACK_SECONDS = 0.2
+MAX_MEASUREMENTS = 4  # other processes empty the caches of the CPU, so a time can be too long
 ARGUMENTS = {"header": '(name: "Subject")', "bodyPart": '(section: "900")',
              "binaryPart": '(section: "900")'}  # fmt: skip
 SHAPES = GROWING_PARTS if RUNS_ALL_TESTS else ("text files", "attached messages")
@@ -129,11 +130,17 @@ async def test_time_to_read_each_field_grows_with_number_of_parts(
     large = await deliver(ada, GROWING_PARTS[shape](SMALL_COUNT * GROWTH))
     slow = {}
     for selection in (*part_selections(), *message_selections()):
-        large_seconds = await cpu_seconds(ada, large, selection, SLACK_SECONDS)
-        if large_seconds <= SLACK_SECONDS:
-            continue
-        small_seconds = await cpu_seconds(ada, small, selection)
-        if large_seconds > MAX_RATIO * small_seconds + SLACK_SECONDS:
+        large_seconds = small_seconds = inf
+        for _ in range(MAX_MEASUREMENTS):
+            large_seconds = min(
+                large_seconds, await cpu_seconds(ada, large, selection, SLACK_SECONDS)
+            )
+            if large_seconds <= SLACK_SECONDS:
+                break
+            small_seconds = min(small_seconds, await cpu_seconds(ada, small, selection))
+            if large_seconds <= MAX_RATIO * small_seconds + SLACK_SECONDS:
+                break
+        else:
             slow[selection] = (small_seconds, large_seconds)
     assert not slow
 
