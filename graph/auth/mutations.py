@@ -67,9 +67,9 @@ class AuthMutation:
         "Signs in (logs in) with username and password, and returns an access token, on request "
         "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
         "password or second factor, or a disabled or suspended user, is the error "
-        "AUTHENTICATION_FAILED. FORBIDDEN is returned for a user without `webmailAccess`, for one "
-        "who must sign in at an identity provider, and for a temporary password without the scope "
-        "SETTINGS. " + FAILURE_LIMITS,
+        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an identity "
+        "provider, is FORBIDDEN. So is a temporary password if `scopes` has neither SETTINGS nor "
+        "FULL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )

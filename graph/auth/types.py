@@ -71,7 +71,7 @@ class AccessToken(NodeView):
         "of `userImpersonate` has READ, MAIL, SUBMIT and SETTINGS. A token from a temporary "
         "password has SETTINGS, and can only set a new password; then it has the scopes that the "
         "sign-in asked for. A token of an OAuth "
-        "client has the scopes that `oauthScopes` gives; FULL stands for DOMAIN_ADMIN, and is "
+        "client has the scopes that `oauthScopes` gives. Its DOMAIN_ADMIN is FULL here, which is "
         "valid while its user has this role."
     )
     oauth_scopes: list[OauthScope] | None = attribute_field(
