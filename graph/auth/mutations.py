@@ -68,7 +68,8 @@ class AuthMutation:
         "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
         "password or second factor, or a disabled or suspended user, is the error "
         "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an identity "
-        "provider, is FORBIDDEN. " + FAILURE_LIMITS,
+        "provider, is FORBIDDEN. So is a temporary password if `scopes` has neither SETTINGS nor "
+        "FULL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )

@@ -33,7 +33,8 @@ class AuthenticateInput(Options, RestrictionsInput):
     scopes: list[Scope] | None = attribute_field(
         "Scopes that the access token is limited to; it never gets more. Default: FULL, which is "
         "everything that the user's role allows. IMAP, POP3 and SMTP are refused, since these "
-        "protocols take a password. At most 8 items. An empty list is refused. "
+        "protocols take a password, and so is SCIM, which takes an API key. A temporary password "
+        "requires SETTINGS or FULL. At most 7 items. An empty list is refused. "
         "Example: `[MAIL_READ, SUBMIT]`.",
         default=strawberry.UNSET,
     )
@@ -92,7 +93,8 @@ class AuthenticatePayload(MutationPayload):
     )
     scopes: list[Scope] = attribute_field(
         "Scopes of the access token. While a second factor is missing, these are the scopes that "
-        "the token has afterwards. Empty: the mutation failed.",
+        "the token has afterwards. After a temporary password: SETTINGS, until the user sets a "
+        "new password. Empty: the mutation failed.",
         default_factory=list,
     )
     required_two_factor_methods: list[TwoFactorMethod] = attribute_field(

@@ -67,10 +67,11 @@ class AccessToken(NodeView):
         "token is one of `userImpersonate`."
     )
     scopes: list[Scope] = attribute_field(
-        "Scopes of the access token, which never change: the `scopes` of the sign-in, by default "
-        "FULL. A token of `userImpersonate` has READ, MAIL, SUBMIT and SETTINGS. A token from a "
-        "temporary password has SETTINGS, and can only set a new password. A token of an OAuth "
-        "client has the scopes that `oauthScopes` gives; FULL stands for DOMAIN_ADMIN, and is "
+        "Scopes of the access token: those that the sign-in asked for, by default FULL. A token "
+        "of `userImpersonate` has READ, MAIL, SUBMIT and SETTINGS. A token from a temporary "
+        "password has SETTINGS, and can only set a new password; then it has the scopes that the "
+        "sign-in asked for. A token of an OAuth "
+        "client has the scopes that `oauthScopes` gives. Its DOMAIN_ADMIN is FULL here, which is "
         "valid while its user has this role."
     )
     oauth_scopes: list[OauthScope] | None = attribute_field(

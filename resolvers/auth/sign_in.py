@@ -87,6 +87,11 @@ class SignInRequest:
         if self.token and self.scope is not Scope.FULL:
             raise ValueError("A token requires the scope FULL.")
 
+    @property
+    def can_set_password(self) -> bool:
+        """True if a token from a temporary password could set a new password."""
+        return self.token_scopes is None or Scope.SETTINGS in self.token_scopes
+
 
 @dataclass(frozen=True, slots=True)
 class SignInEntry:
@@ -224,6 +229,9 @@ def require_sign_in_allowed(
     scope, source, now = sign_in_request.scope, proof.kind, ctx.environment.now()
     if source is PasswordKind.TEMPORARY and user.temporary_from and now < user.temporary_from:
         raise Forbidden("The temporary password is not valid yet.")
+    if source is PasswordKind.TEMPORARY and not sign_in_request.can_set_password:
+        text = "A temporary password only sets a new password, which requires the scope SETTINGS."
+        raise Forbidden(text, requires=Scope.SETTINGS, path=["scopes"])
     require_protocol_allowed(ctx, user, scope)
     require_password_sign_in_allowed(user, source)
     if scope is Scope.FULL:

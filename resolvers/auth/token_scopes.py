@@ -10,9 +10,9 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.auth.credential_makers import IMPERSONATION_SCOPES
 from resolvers.oauth.scopes import product_scopes
 
-# A token is no credential of these protocols; they take a password.
-PASSWORD_ONLY_SCOPES = frozenset({Scope.IMAP, Scope.POP3, Scope.SMTP})
-TOKEN_SCOPES = frozenset(Scope) - PASSWORD_ONLY_SCOPES
+# The protocols of these scopes take a password, and SCIM takes an API key.
+SCOPES_WITHOUT_TOKENS = frozenset({Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SCIM})
+TOKEN_SCOPES = frozenset(Scope) - SCOPES_WITHOUT_TOKENS
 NEW_PASSWORD_SCOPES = frozenset({Scope.SETTINGS})  # of a sign-in with a temporary password
 SCOPE_COLUMNS = ("scope", "scopes", "temporary", "actor_id", "actor_key_id", "oauth_scopes")
 

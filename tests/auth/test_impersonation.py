@@ -33,7 +33,7 @@ from tests.support.clients.http_requests import post_document
 IMPERSONATION = """
 mutation ($user: UserRef!, $ttl: Duration) {
   userImpersonate(input: {user: $user, ttl: $ttl, options: {reason: "ticket 7"}}) {
-    token expiresAt scope user { username } errors { code path }
+    token expiresAt scopes user { username } errors { code path }
   }
 }
 """
@@ -175,6 +175,7 @@ async def test_impersonation_is_in_security_log_and_audit_log(
     impersonation_payload = (await admin(IMPERSONATION, user={"username": "ada"}, ttl="PT1H"))[
         "userImpersonate"
     ]
+    assert impersonation_payload["scopes"] == ["READ", "MAIL", "SUBMIT", "SETTINGS"]
     assert (impersonation_payload["errors"], impersonation_payload["user"]) == (
         [],
         {"username": "ada"},

@@ -14,10 +14,11 @@ from models.auth.security_log import SecurityEvent, SecurityEventAction
 from models.errors import Forbidden
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers.auth import authentication
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.sign_in import SignInRequest
-from resolvers.auth.token_scopes import PASSWORD_ONLY_SCOPES, TOKEN_SCOPES
+from resolvers.auth.token_scopes import SCOPES_WITHOUT_TOKENS, TOKEN_SCOPES
 from resolvers.viewer import GuardRule
 from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.authenticators import enable_totp, mutation_document, totp_code
@@ -55,6 +56,13 @@ async def sign_in(eve: GraphQLClient, *scopes: str, **fields: Any) -> GraphQLCli
     )["data"]["authenticate"]
     assert payload["errors"] == []
     return replace(eve, secret=payload["token"])
+
+
+async def store_temporary_password(environment: Environment) -> None:
+    """Give all users a temporary password."""
+    stored = await password_hashes.hash_password(environment, TEMPORARY_PASSWORD)
+    async with environment.write_session() as session:
+        await session.exec(update(User).values(temporary_password=stored))
 
 
 async def load_viewer(client: GraphQLClient) -> Any:
@@ -105,7 +113,7 @@ async def test_full_among_other_scopes_is_full(eve: GraphQLClient) -> None:
     [
         ([], ["scopes"]),
         (["MAIL_READ"] * (len(TOKEN_SCOPES) + 1), ["scopes"]),
-        *((["MAIL_READ", scope.value], ["scopes", "1"]) for scope in sorted(PASSWORD_ONLY_SCOPES)),
+        *((["MAIL_READ", scope.value], ["scopes", "1"]) for scope in sorted(SCOPES_WITHOUT_TOKENS)),
     ],
 )
 async def test_scopes_that_no_token_can_have_are_refused(
@@ -162,31 +170,55 @@ async def test_second_factor_keeps_the_requested_scopes(eve: GraphQLClient) -> N
     assert (viewer["role"], viewer["scopes"]) == ("USER", ["MAIL_READ"])
 
 
-async def test_new_password_keeps_the_requested_scopes(eve: GraphQLClient) -> None:
-    client = await sign_in(eve, "SETTINGS")
-    change = {"set": {"password": "another long password"}, "existingPassword": PASSWORD}
-    payload = (await client(mutation_document("userUpdate"), input=change))["userUpdate"]
-    assert payload["errors"] == []
+async def set_password(client: GraphQLClient, existing_password: str) -> Any:
+    change = {"set": {"password": "another long password"}, "existingPassword": existing_password}
+    return (await client(mutation_document("userUpdate"), input=change))["userUpdate"]["errors"]
+
+
+async def test_settings_scope_does_not_set_a_password(eve: GraphQLClient) -> None:
+    (error,) = await set_password(await sign_in(eve, "SETTINGS"), PASSWORD)
+    assert error["code"] == "FORBIDDEN"
+
+
+async def test_new_password_after_a_temporary_one_gives_only_the_requested_scopes(
+    eve: GraphQLClient,
+) -> None:
+    await store_temporary_password(eve.environment)
+    client = await sign_in(eve, "SETTINGS", "MAIL_READ", password=TEMPORARY_PASSWORD)
     viewer = await load_viewer(client)
     assert (viewer["scopes"], viewer["token"]["scopes"]) == (["SETTINGS"], ["SETTINGS"])
+    assert await set_password(client, TEMPORARY_PASSWORD) == []
+    viewer = await load_viewer(client)
+    assert sorted(viewer["scopes"]) == ["MAIL_READ", "SETTINGS"]
+    assert viewer["token"]["scopes"] == ["MAIL_READ", "SETTINGS"]
+    assert (await client("{ messages(first: 1) { nodes { id } } }"))["messages"]["nodes"] == []
+    payload = (await client(mutation_document("apiKeyCreate"), input={"name": "k"}))["apiKeyCreate"]
+    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
 
 
-@pytest.mark.parametrize(
-    ("limit", "scopes"),
-    [(None, {Scope.SETTINGS}), ({Scope.SETTINGS}, {Scope.SETTINGS}), ({Scope.MAIL_READ}, set())],
-)
-async def test_temporary_password_gives_at_most_the_requested_scopes(
-    sign_in_environment: SignInEnvironment, limit: set[Scope] | None, scopes: set[Scope]
+async def test_temporary_password_requires_a_scope_that_sets_passwords(
+    eve: GraphQLClient,
 ) -> None:
-    stored = await password_hashes.hash_password(
-        sign_in_environment.environment, TEMPORARY_PASSWORD
-    )
-    await sign_in_environment.change_user("ada", temporary_password=stored)
-    attempt = SignInRequest(token=True, token_scopes=None if limit is None else frozenset(limit))
+    await store_temporary_password(eve.environment)
+    given = {"username": "eve", "password": TEMPORARY_PASSWORD, "scopes": ["MAIL_READ"]}
+    payload = (await post_document(eve.http, SIGN_IN, input=given))["data"]["authenticate"]
+    assert [(error["code"], error["path"]) for error in payload["errors"]] == [
+        ("FORBIDDEN", ["scopes"])
+    ]
+    assert (payload["token"], payload["scopes"]) == (None, [])
+    assert await count_tokens(eve.environment) == 0
+
+
+@pytest.mark.parametrize("limit", [None, frozenset({Scope.SETTINGS})])
+async def test_temporary_password_gives_the_scope_that_sets_a_password(
+    sign_in_environment: SignInEnvironment, limit: frozenset[Scope] | None
+) -> None:
+    await store_temporary_password(sign_in_environment.environment)
+    attempt = SignInRequest(token=True, token_scopes=limit)
     signed_in = await sign_in_environment.sign_in("ada", TEMPORARY_PASSWORD, attempt)
-    assert signed_in.token_scopes == scopes
+    assert signed_in.token_scopes == {Scope.SETTINGS}
     viewer = await sign_in_environment.authenticate(signed_in.token or "")
-    assert (viewer.scopes, viewer.new_password_only) == (scopes, True)
+    assert (viewer.scopes, viewer.new_password_only) == ({Scope.SETTINGS}, True)
 
 
 async def test_limit_also_narrows_a_token_that_acts_as_the_user(

@@ -84,7 +84,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.filtersCreateFromFile": "creates many filters, where filterCreate creates one",
         "Mutation.usersCreate": "creates many users, where userCreate creates one",
         "Mutation.usersCreateFromFile": "creates many users, where userCreate creates one",
-        "Mutation.passwordVerify": "a password has no type: it is only compared",
         "Mutation.quarantineDelete": ESTABLISHED_NAME,
         "Mutation.quarantineRelease": ESTABLISHED_NAME,
         "Mutation.queueDelete": ESTABLISHED_NAME,

@@ -253,6 +253,21 @@ async def test_upgrade_keeps_tokens_unlimited_and_watches_their_scopes(
         assert list(changes.scalars()) == [3]
 
 
+async def test_upgrade_lets_keys_for_sign_ins_verify_passwords(empty_database: Database) -> None:
+    rows = [
+        ("api_keys", {"id": 4, "digest": "a", "operations": ["viewer", "authenticate"]}),
+        ("api_keys", {"id": 5, "digest": "b", "operations": ["viewer"]}),
+        ("api_keys", {"id": 6, "digest": "c", "operations": []}),
+    ]
+    await create_database_of_revision(empty_database, "0109", rows)
+    await run_missing_migrations(empty_database)
+    assert await load_stored_values(empty_database, "api_keys", "operations") == {
+        4: ["authenticate", "passwordVerify", "viewer"],
+        5: ["viewer"],
+        6: [],
+    }
+
+
 async def load_stored_values(
     database: Database, table_name: str, column_name: str
 ) -> dict[int, Any]:

@@ -54,6 +54,8 @@ NETWORK = f"{IP}/32"
 LIMIT = 3
 SIGN_IN = """mutation ($username: String!, $password: String!) { authenticate(input: {
   username: $username, password: $password}) { errors { code } } }"""
+VERIFY = """mutation ($username: String!, $password: String!) { passwordVerify(input: {
+  username: $username, password: $password, scope: IMAP}) { errors { code } } }"""
 FAILURES = "SELECT network, failure_count FROM network_failures"
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
 
@@ -82,6 +84,13 @@ async def fail_sign_in(http: httpx.AsyncClient, _ada: GraphQLClient) -> None:
     assert response.json()["data"]["authenticate"]["errors"][0]["code"] == "AUTHENTICATION_FAILED"
 
 
+async def fail_password_check(http: httpx.AsyncClient, _ada: GraphQLClient) -> None:
+    variables = {"username": "ada", "password": "wrong"}
+    response = await http.post("/graphql", json={"query": VERIFY, "variables": variables})
+    (error,) = response.json()["data"]["passwordVerify"]["errors"]
+    assert error["code"] == "AUTHENTICATION_FAILED"
+
+
 async def fail_basic_sign_in(http: httpx.AsyncClient, _ada: GraphQLClient) -> None:
     headers = basic_auth_header("nobody", "wrong")
     response = await http.post("/graphql", json={"query": "{ __typename }"}, headers=headers)
@@ -106,6 +115,7 @@ async def open_forged_download(http: httpx.AsyncClient, ada: GraphQLClient) -> N
 
 HTTP_FAILURES: dict[str, tuple[Callable[..., Awaitable[None]], BanCause]] = {
     "sign-in": (fail_sign_in, BanCause.SIGN_IN),
+    "password check": (fail_password_check, BanCause.SIGN_IN),
     "basic": (fail_basic_sign_in, BanCause.SIGN_IN),
     "share": (open_forged_share, BanCause.FORGED_LINK),
     "share password": (open_share_with_wrong_password, BanCause.LINK_PASSWORD),

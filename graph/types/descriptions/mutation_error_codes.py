@@ -195,6 +195,12 @@ ERROR_CODES_BY_MUTATION: dict[str, tuple[str, ...]] = {
     "oauthClientDelete": ("LIMIT_REACHED",),
     "oauthClientUpdate": ("LIMIT_REACHED",),
     "oauthGrantRevoke": ("LIMIT_REACHED",),
+    "passwordVerify": (
+        "AUTHENTICATION_FAILED",
+        "FORBIDDEN_OPERATION",
+        "RATE_LIMITED",
+        "UNAVAILABLE",
+    ),
     "pushChannelDelete": ("LIMIT_REACHED",),
     "pushChannelSet": ("LIMIT_REACHED",),
     "pushChannelTest": ("LIMIT_REACHED",),

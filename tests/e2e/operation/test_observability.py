@@ -37,6 +37,9 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SIGN_IN = (
     "mutation SignIn($i: AuthenticateInput!) { authenticate(input: $i) { token errors { code } } }"
 )
+VERIFY = (
+    "mutation Verify($i: PasswordVerifyInput!) { passwordVerify(input: $i) { errors { code } } }"
+)
 
 
 def test_operation_is_one_log_line(observed_server: ObservedServer) -> None:
@@ -124,6 +127,9 @@ def test_logs_metrics_and_traces_contain_no_secrets_or_mail(
     query_with_trace(observed_server, SIGN_IN, "ada", trace_id, variables={"i": wrong_credentials})
     result = observed_server.query(SIGN_IN, None, variables={"i": valid_credentials}).json()
     token = result["data"]["authenticate"]["token"]
+    for credentials in (wrong_credentials, valid_credentials):
+        values = {**credentials, "scope": "FULL", "totp": SECRET}
+        observed_server.query(VERIFY, None, variables={"i": values})
     query_with_trace(
         observed_server, f'query Literal {{ node(id: "{SECRET}") {{ id }} }}', "ada", "4" * 32
     )
