@@ -70,7 +70,7 @@ class AccessToken(NodeView):
         "Scopes of the access token, which never change: the `scopes` of the sign-in, by default "
         "FULL. A token of `userImpersonate` has READ, MAIL, SUBMIT and SETTINGS. A token from a "
         "temporary password has SETTINGS, and can only set a new password. A token of an OAuth "
-        "client has the scopes that `oauthScopes` gives; FULL stands for DOMAIN_ADMIN, and is "
+        "client has the scopes that `oauthScopes` gives; FULL is that of DOMAIN_ADMIN, and is "
         "valid while its user has this role."
     )
     oauth_scopes: list[OauthScope] | None = attribute_field(
