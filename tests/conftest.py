@@ -41,6 +41,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.viewer import Viewer
 from tests.support import item_selection
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
+from tests.support.reference.errors.documented_errors import assert_errors_are_documented
 from tests.support.schema.error_paths import assert_error_paths_exist
 from tests.support.stores import counter_check, store_fixtures
 
@@ -118,7 +119,9 @@ class GraphQLClient:
             json={"query": document, "variables": variables},
             headers=self.headers,
         )
-        return assert_error_paths_exist(document, response.json())
+        return assert_errors_are_documented(
+            document, assert_error_paths_exist(document, response.json())
+        )
 
     async def load_mailbox(self, path: str = "INBOX") -> ColumnRow:
         """Load the row of a mailbox of this user."""

@@ -70,8 +70,8 @@ class AccessToken(NodeView):
         "Scopes of the access token: those that the sign-in asked for, by default FULL. A token "
         "of `userImpersonate` has READ, MAIL, SUBMIT and SETTINGS. A token from a temporary "
         "password has SETTINGS, and can only set a new password; then it has the scopes that the "
-        "sign-in asked for. A token of an OAuth "
-        "client has the scopes that `oauthScopes` gives. Its DOMAIN_ADMIN is FULL here, which is "
+        "sign-in asked for. A token of an OAuth client has the scopes that `oauthScopes` gives. "
+        "Its DOMAIN_ADMIN is FULL here, which is "
         "valid while its user has this role."
     )
     oauth_scopes: list[OauthScope] | None = attribute_field(

@@ -174,7 +174,7 @@ async def copy_active_keys(
         for target in target_domains
         for row, key in rows_and_keys
     ]
-    return await store_keys_and_retire_superseded(ctx, new_keys, "dkimKeyCopy")
+    return await store_keys_and_retire_superseded(ctx, new_keys, "dkimKeyCopy", path="toDomains")
 
 
 async def delete_keys_by_id_or_domain(
@@ -321,10 +321,12 @@ async def store_keys_and_retire_superseded(
     mutation: str,
     *,
     replaces_existing: bool = True,
+    path: str = "domains",
 ) -> list[int]:
     """Store keys, replace those with the same selector and retire those that they supersede.
 
-    Raises NotFound, LimitReached, or Conflict if there are keys that must not be replaced.
+    `path` is the field of the input with the domains. Raises NotFound, LimitReached, or Conflict
+    if there are keys that must not be replaced.
     """
     dkim_domains = list(dict.fromkeys(new_key.domain for new_key in new_keys))
     stream_ids = {
@@ -336,7 +338,7 @@ async def store_keys_and_retire_superseded(
         existing = await load_keys_of_domains(ctx, dkim_domains)
         if not replaces_existing:
             _require_no_key_replaced(existing, new_keys)
-        _require_below_key_limit(existing, new_keys)
+        _require_below_key_limit(existing, new_keys, dkim_domains, path)
         retired_ids, rows_by_name = (
             set[int](),
             {(row.domain, row.selector): row for row in existing},
@@ -411,18 +413,21 @@ def _require_no_key_replaced(
 
 
 def _require_below_key_limit(
-    existing: Sequence[ColumnRow], new_keys: Sequence[UnstoredDkimKey]
+    existing: Sequence[ColumnRow],
+    new_keys: Sequence[UnstoredDkimKey],
+    dkim_domains: Sequence[DkimDomain],
+    path: str,
 ) -> None:
     names_and_selectors = {(row.domain, row.selector) for row in existing}
     names_and_selectors |= {(new_key.domain.name, new_key.selector) for new_key in new_keys}
     count_by_domain = Counter(name for name, _ in names_and_selectors)
-    for index, new_key in enumerate(new_keys):
-        if count_by_domain[new_key.domain.name] > MAX_KEYS_PER_DOMAIN:
+    for index, dkim_domain in enumerate(dkim_domains):
+        if count_by_domain[dkim_domain.name] > MAX_KEYS_PER_DOMAIN:
             raise LimitReached(
                 f"A domain has at most {MAX_KEYS_PER_DOMAIN} DKIM keys.",
                 limit=MAX_KEYS_PER_DOMAIN,
                 used=MAX_KEYS_PER_DOMAIN,
-                path=["domains"],
+                path=[path],
                 index=index,
             )
 

@@ -495,6 +495,6 @@ async def delete_domains(
         if cascade and await ctx.read(users_statement.limit(1)):
             user_selection = UserSelector(domains=tuple(DomainIdOrName(id=row.id) for row in rows))
             await user_delete.delete_users_or_reschedule_purge(
-                ctx, user_selection, mutation="domainDelete"
+                ctx, user_selection, mutation="domainDelete", path="domains"
             )
         return await delete_domains_and_dependents(ctx, [row.id for row in rows], cascade=cascade)

@@ -227,9 +227,15 @@ async def give_or_withdraw_admin_role_by_group(
     return is_admin and was_admin_by_group
 
 
-async def withdraw_group_role(admin_ctx: Context, user_id: int, domain_id: int) -> None:
-    """Take the domain from a DOMAIN_ADMIN, and the role if it administers no other domain."""
+async def withdraw_group_role(
+    admin_ctx: Context, user_id: int, domain_id: int, *, path: str = "users"
+) -> None:
+    """Take the domain from a DOMAIN_ADMIN, and the role if it administers no other domain.
+
+    Errors have the path `path`.
+    """
     statement = select(col(DomainAdmin.domain_id)).where(col(DomainAdmin.user_id) == user_id)
     other_ids = {row.domain_id for row in await admin_ctx.read(statement)} - {domain_id}
     change = RoleChange(domain_ids=sorted(other_ids)) if other_ids else RoleChange(Role.USER)
-    await set_roles(admin_ctx, UserSelector(is_reference=True, ids=(user_id,)), change)
+    selection = UserSelector(is_reference=True, ids=(user_id,))
+    await set_roles(admin_ctx, selection, change, path=path)

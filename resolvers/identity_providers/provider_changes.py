@@ -149,7 +149,7 @@ async def delete_providers(ctx: Context, domains: Sequence[DomainIdOrName]) -> l
             )
         for row in await ctx.read(_admins_by_group_sql(domain_ids)):
             if row.user_id in admin_ids:  # the others became administrators just now
-                await withdraw_group_role(ctx, row.user_id, row.domain_id)
+                await withdraw_group_role(ctx, row.user_id, row.domain_id, path="domains")
         statement = delete(IdentityProvider).where(col(IdentityProvider.domain_id).in_(domain_ids))
         await (await session.connection()).execute(statement)
         await _record_change(ctx, session, domain_ids)

@@ -239,6 +239,20 @@ def _build_with_parents_or_raise(
     existing: Sequence[ColumnRow],
 ) -> list[Mailbox]:
     """Build the mailboxes of one user, with missing parents. Raises Conflict or LimitReached."""
+    _require_free_paths_and_use(locked, user, new_paths, new_mailboxes, existing)
+    missing = missing_paths_with_parents(new_paths, {row.path for row in existing})
+    require_mailbox_capacity(locked, user.id, len(existing), len(missing), path_in_input="paths")
+    return [build_mailbox_with_next_uid_validity(locked.ctx, user, path, None) for path in missing]
+
+
+def _require_free_paths_and_use(
+    locked: LockedAccounts,
+    user: User,
+    new_paths: Sequence[str],
+    new_mailboxes: NewMailboxes,
+    existing: Sequence[ColumnRow],
+) -> None:
+    """Raise Conflict if a mailbox of the user has a path, the special use or the object ID."""
     paths = {row.path for row in existing}
     for index, path in enumerate(new_paths):
         if path in paths or path in new_paths[:index]:
@@ -260,6 +274,3 @@ def _build_with_parents_or_raise(
             locked.prefix_username_unless_viewer(user.id, "Another mailbox has this object ID."),
             path=["objectId"],
         )
-    missing = missing_paths_with_parents(new_paths, paths)
-    require_mailbox_capacity(locked, user.id, len(existing), len(missing), path_in_input="paths")
-    return [build_mailbox_with_next_uid_validity(locked.ctx, user, path, None) for path in missing]

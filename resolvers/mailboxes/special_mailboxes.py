@@ -8,7 +8,7 @@ from sqlmodel import col
 
 from mail.mailboxes.special_use_names import scheduled_mailbox_name
 from mail.storage.message_insert import MessagePlacement
-from models.errors import require_found
+from models.errors import LimitReached, require_found
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
 from models.users.tables import User
@@ -63,7 +63,10 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
         if user_id == ctx.viewer.user_id
         else UserSelector(is_reference=True, ids=(user_id,))
     )
-    (created,) = await mailbox_create.create_mailboxes(ctx, new, users)
+    try:
+        (created,) = await mailbox_create.create_mailboxes(ctx, new, users)
+    except LimitReached as error:
+        raise error.copy_with_path([]) from None  # the input names no path
     return require_found(await ctx.load(mailbox_loaders.load_visible_by_ids, created.id))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.domains.tables import Domain
 from models.errors import (
@@ -142,13 +143,7 @@ async def delete_routing_rows(
         rows = await require_visible_routing_rows(ctx, routing_table, ids)
         table, connection = core_table(routing_table.table), await session.connection()
         if routing_table is RELAYS:
-            if set(await _domain_ids_using_relay_hosts(ctx, routing_table, ids)) - set(domain_ids):
-                message = "A domain began to use the relay host at the same time: retry."
-                raise ServiceUnavailable(message, component="store")
-            update_statement = update(Domain).where(col(Domain.relay_host_id).in_(ids))
-            await connection.execute(
-                update_statement.values(relay_host_id=None, updated_at=ctx.environment.now())
-            )
+            await _remove_relay_hosts_from_domains(ctx, session, ids, domain_ids)
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
         changes_by_stream = {key: [(EventType.DOMAIN_UPDATED, [key])] for key in domain_ids}
         platform_changes = [(routing_table.events.deleted, [row.id for row in rows])]
@@ -164,6 +159,19 @@ async def delete_routing_rows(
             for row in rows
         )
         await audit_log.insert_audit_log_entries(ctx, session, *entries)
+
+
+async def _remove_relay_hosts_from_domains(
+    ctx: Context, session: AsyncSession, ids: Sequence[int], domain_ids: Sequence[int]
+) -> None:
+    """Let the locked domains send directly. Raises ServiceUnavailable for other domains."""
+    if set(await _domain_ids_using_relay_hosts(ctx, RELAYS, ids)) - set(domain_ids):
+        message = "A domain began to use the relay host at the same time: retry."
+        raise ServiceUnavailable(message, component="store")
+    statement = update(Domain).where(col(Domain.relay_host_id).in_(ids))
+    await (await session.connection()).execute(
+        statement.values(relay_host_id=None, updated_at=ctx.environment.now())
+    )
 
 
 async def require_relay_host(ctx: Context, relay_host_id: int, *, path: Sequence[str]) -> None:

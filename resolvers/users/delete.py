@@ -84,25 +84,26 @@ async def delete_users_or_reschedule_purge(
     purge_at: datetime | None = None,
     *,
     mutation: str = "userDelete",
+    path: str = "users",
 ) -> UserDeletion:
     """Delete these users; their data is removed at once, or not before `purge_at`.
 
     A user that is deleted already, named by id or former username, gets the new time for its task.
-    Raises Conflict if that task has begun, Forbidden for the viewer's own account, InvalidInput for
-    an empty selection.
+    `path` is the field of the input that selects the users. Raises Conflict if that task has begun,
+    Forbidden for the viewer's own account, InvalidInput for an empty selection.
     """
     if not selection.is_given:
         raise InvalidInput(
             "The users to delete are required.",
             constraint=ValidationConstraint.REQUIRED,
-            path=["users"],
+            path=[path],
         )
     try:
-        deleted_ids, rows = await _load_deleted_ids_and_live_users(ctx, selection)
+        deleted_ids, rows = await _load_deleted_ids_and_live_users(ctx, selection, path)
     except NotFound:  # a concurrent request may have deleted it
-        deleted_ids, rows = await _load_deleted_ids_and_live_users(ctx, selection)
+        deleted_ids, rows = await _load_deleted_ids_and_live_users(ctx, selection, path)
     if any(row.id == ctx.viewer.user_id for row in rows):
-        error = Forbidden("The caller can't delete their own account.", path=["users"])
+        error = Forbidden("The caller can't delete their own account.", path=[path])
         raise selection.move_error_path_to_user(error, ctx.viewer.user_id)
     ids = sorted({*deleted_ids, *(row.id for row in rows)})
     stream_ids = await _load_changed_stream_ids(ctx, ids)
@@ -154,14 +155,14 @@ async def _load_changed_stream_ids(ctx: Context, user_ids: Sequence[int]) -> set
 
 
 async def _load_deleted_ids_and_live_users(
-    ctx: Context, selection: UserSelector
+    ctx: Context, selection: UserSelector, path: str
 ) -> tuple[list[int], list[ColumnRow]]:
     """Resolve the selection to the ids of deleted users and the rows of the others."""
     deleted_ids, rest = await _deleted_ids_and_remaining_selection(ctx, selection)
     if not rest.is_given:
         return deleted_ids, []
     try:
-        return deleted_ids, await require_selected_users(ctx, rest)
+        return deleted_ids, await require_selected_users(ctx, rest, path=path)
     except RequestError as error:
         _set_index_in_whole_selection(error, rest, selection)
         raise

@@ -66,35 +66,21 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
             raise NotFound(str(domain_id), path=["administers"], index=index)
 
 
-async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -> list[int]:
+async def set_roles(
+    ctx: Context, selection: UserSelector, change: RoleChange, *, path: str = "users"
+) -> list[int]:
     """Set the role of users, and a DOMAIN_ADMIN's domains and permissions; return the user ids.
 
     A user who is no longer a DOMAIN_ADMIN loses both. What a user gave for others and may no
-    longer give ends. Raises Forbidden for a role above the viewer's, InvalidInput for an empty
-    change.
+    longer give ends. `path` is the field that selects the users. Raises Forbidden for a role above
+    the viewer's, InvalidInput for an empty change.
     """
     role = change.role
-    if change == RoleChange():
-        raise InvalidInput(
-            "At least one field is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["role"],
-        )
-    if role is Role.PUBLIC:
-        raise InvalidInput(
-            "The role of a user can't be PUBLIC.",
-            constraint=ValidationConstraint.ENUM,
-            path=["role"],
-            allowed_values=[role for role in Role if role is not Role.PUBLIC],
-        )
-    if role and not ctx.viewer.role.includes(role):
-        raise Forbidden(
-            f"Requires the role {role} to give this role.", requires=role, path=["role"]
-        )
+    _require_permitted_change(ctx, change)
     await require_administered_domains(ctx, change.domain_ids or ())
     async with (
         ctx.combined_transaction(),
-        lock_users_and_store_changes(ctx, selection, "userRoleSet") as locked_users,
+        lock_users_and_store_changes(ctx, selection, "userRoleSet", path=path) as locked_users,
     ):
         domains_of_users = await _load_administered_domain_ids(locked_users)
         rights_by_maker: dict[int, RemainingRights] = {}
@@ -125,6 +111,28 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
         lambda: authentication.drop_cached_credentials(ctx.environment, *user_ids)
     )
     return user_ids
+
+
+def _require_permitted_change(ctx: Context, change: RoleChange) -> None:
+    """Raise InvalidInput for an empty change, Forbidden for a role above the viewer's."""
+    role = change.role
+    if change == RoleChange():
+        raise InvalidInput(
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["role"],
+        )
+    if role is Role.PUBLIC:
+        raise InvalidInput(
+            "The role of a user can't be PUBLIC.",
+            constraint=ValidationConstraint.ENUM,
+            path=["role"],
+            allowed_values=[role for role in Role if role is not Role.PUBLIC],
+        )
+    if role and not ctx.viewer.role.includes(role):
+        raise Forbidden(
+            f"Requires the role {role} to give this role.", requires=role, path=["role"]
+        )
 
 
 async def _load_administered_domain_ids(locked_users: LockedUsers) -> dict[int, list[int]]:

@@ -200,6 +200,18 @@ async def test_number_of_keys_of_a_domain_is_limited(root: GraphQLClient) -> Non
         root, DKIM_KEY_SET, domains=domain_refs("example.org"), selector="x", privateKey=raw
     )
     assert error_summary(errors)[:2] == ("LIMIT_REACHED", ["domains"])
+    for name in ("a.example", "b.example"):
+        await create_domain(root, name)
+    await dkim_key_operations.create_dkim_key(
+        root, domains=domain_refs("b.example"), selector="x", privateKey=raw
+    )
+    _, errors = await run_mutation(
+        root,
+        DKIM_KEY_COPY,
+        fromDomain={"name": "b.example"},
+        toDomains=domain_refs("a.example", "example.org"),
+    )
+    assert error_summary(errors)[:3] == ("LIMIT_REACHED", ["toDomains"], 1)
 
 
 async def test_no_response_log_or_row_has_the_private_key(

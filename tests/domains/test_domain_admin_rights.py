@@ -199,3 +199,17 @@ async def test_domain_list_needs_a_domain_admin(ada: GraphQLClient, role: Role) 
     assert await domain_loaders.count_domains(ctx, DomainConditions()) == 0
     response = await ada.execute("{ domains { nodes { id } } }")
     assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+
+
+async def test_admin_cannot_delete_the_domain_of_the_own_account(
+    admin_client: GraphQLClient, root: GraphQLClient
+) -> None:
+    await create_domain(root, "other.example")
+    _, errors = await run_mutation(
+        admin_client,
+        DOMAIN_DELETE,
+        domains=[{"name": "other.example"}, {"name": "example.org"}],
+        cascade=True,
+    )
+    assert error_summary(errors) == ("FORBIDDEN_OPERATION", ["domains"], None, None)
+    assert await load_domain(root, "other.example")

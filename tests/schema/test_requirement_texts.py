@@ -27,9 +27,14 @@ from graph.users.update_mutations import LIMIT_COLUMNS
 from models.errors import ErrorCode
 from models.users.roles import AdminPermission, Role, Scope
 from tests.conftest import GraphQLClient
+from tests.support.reference.areas import iter_root_fields
 from tests.support.reference.error_codes import UNLISTED_CODES, module_text
 from tests.support.reference.errors.documented_errors import documented_errors
-from tests.support.reference.errors.root_field_errors import common_mutation_errors
+from tests.support.reference.errors.error_sites import reach_of
+from tests.support.reference.errors.root_field_errors import (
+    UNUSED_FUNCTIONS,
+    common_mutation_errors,
+)
 from tests.support.schema.access_matrix import ACCESS_MATRIX
 from tests.support.schema.declared_access import (
     TYPES_WITH_ACCESS,
@@ -304,6 +309,37 @@ def test_unlisted_error_codes_are_those_of_every_mutation() -> None:
     assert common_codes - set(UNLISTED_CODES) == {
         ErrorCode.CONFLICT, ErrorCode.FORBIDDEN_OPERATION, ErrorCode.UNAVAILABLE,
     }  # fmt: skip
+
+
+def test_only_mutations_that_compare_versions_list_stale() -> None:
+    """`ifUnchangedSince` is a field of some mutations that run the code of bulk changes."""
+    assert {name for name, codes in ERROR_CODES_BY_MUTATION.items() if "STALE" in codes} == {
+        "draftSave", "draftSend", "keyValueSet", "messageImport", "messageUpdate", "undo",
+    }  # fmt: skip
+
+
+LISTED_CODES = {
+    "dkimKeyCopy": {"LIMIT_REACHED"},
+    "messageCopy": {"CONFLICT", "LIMIT_REACHED", "QUOTA_EXCEEDED", "RATE_LIMITED", "UNAVAILABLE"},
+    "messageDeduplicate": {"LIMIT_REACHED", "UNAVAILABLE"},
+    "messageDelete": {"FORBIDDEN_OPERATION", "LIMIT_REACHED", "UNAVAILABLE"},
+    "messageMove": {"CONFLICT", "LIMIT_REACHED", "QUOTA_EXCEEDED", "RATE_LIMITED", "UNAVAILABLE"},
+    "taskCancel": {"FORBIDDEN_OPERATION", "LIMIT_REACHED"},
+    "threadUpdate": {"FORBIDDEN_OPERATION", "LIMIT_REACHED", "QUOTA_EXCEEDED"},
+    "tlsPolicyDelete": {"LIMIT_REACHED"},
+    "usersCreateFromFile": {"LIMIT_REACHED"},
+}
+
+
+def test_mutation_lists_no_code_of_other_mutations_or_of_tasks() -> None:
+    """These mutations share code with others, or queue or cancel a task that has other errors."""
+    assert {name: {*ERROR_CODES_BY_MUTATION[name]} for name in LISTED_CODES} == LISTED_CODES
+
+
+def test_every_function_that_a_mutation_never_runs_would_be_found() -> None:
+    resolvers = {field.name: field.resolver_name for field in iter_root_fields(SDL)}
+    for name, functions in UNUSED_FUNCTIONS.items():
+        assert set(functions) <= set(reach_of(resolvers[name]).names), name
 
 
 def test_module_of_error_codes_has_the_form_of_the_formatter() -> None:

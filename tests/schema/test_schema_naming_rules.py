@@ -109,6 +109,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "ConnectorTestPayload.stages": "a part of the payload",
         "IdentityProviderTestPayload.steps": "a part of the payload",
         "DeletedMessageRestorePayload.restored": OLD_AND_NEW_PLACE,
+        "DraftSendPayload.messages": "`message` is the draft; a mail merge keeps it",
+        "DraftSendPayload.submissions": "`submission` is that of the draft, without a mail merge",
         "MessageCopyPayload.copied": OLD_AND_NEW_PLACE,
         "MessageMovePayload.moved": OLD_AND_NEW_PLACE,
     },

@@ -265,6 +265,9 @@ async def test_identity_limit_ignores_lost_identities(ada: GraphQLClient) -> Non
         MAX_IDENTITIES,
         MAX_IDENTITIES,
     )
+    own_id = (await load_identities_by_address(ada))[ada.address]["id"]
+    _, (error,) = await try_update_identities(ada, own_id, name="Ada")
+    assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["identities"])
     await set_allowed_senders(ada, "a1@example.net")
     await create_identity(ada, ada.address)
     assert set(await load_identities_by_address(ada)) == {"a1@example.net", ada.address}

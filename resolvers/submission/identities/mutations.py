@@ -165,7 +165,10 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
             IdentityTarget(users[identity.user_id], identities_of_user[identity.user_id], identity)
             for identity in identities_to_change
         ]
-        await _write_identities(ctx, session, targets, changes, "identityUpdate")
+        try:
+            await _write_identities(ctx, session, targets, changes, "identityUpdate")
+        except LimitReached as error:
+            raise error.copy_with_path(["identities"]) from None
 
 
 async def _require_visible_sender_identities(

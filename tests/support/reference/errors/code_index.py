@@ -25,6 +25,8 @@ MAX_METHODS_OF_A_NAME = 4  # of more classes the receiver must be known
 CALLED_WITH_CLASS = (
     "__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__aenter__", "__aexit__",
 )  # fmt: skip
+# Classes that get the functions of a task: the worker runs them, not the request that queues it.
+TASK_CLASSES = ("RecordTaskKind", "TaskRunner")
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -175,8 +177,10 @@ def _iter_references(index: CodeIndex, definition: Definition) -> Iterator[Refer
 
 
 def _iter_run_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that run, without annotations and type parameters."""
+    """Yield the nodes that run, without annotations, type parameters and functions of tasks."""
     skipped = {"annotation", "returns", "type_params"}
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in TASK_CLASSES:
+        skipped |= {"args", "keywords"}
     for name, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]
         for child in children if name not in skipped else ():
@@ -270,10 +274,31 @@ def _class_of_attribute(index: CodeIndex, class_name: str, attribute: str) -> st
     for member in definition.node.body:
         if isinstance(member, ast.AnnAssign) and ast.unparse(member.target) == attribute:
             return index.annotated_class(member.annotation, definition.module)
+    if found := _class_of_initial_value(index, class_name, attribute):
+        return found
     for base in definition.node.bases:
         base_name = index.resolve(f"{definition.module}.{ast.unparse(base)}")
         if base_name in index.definitions and base_name != class_name:
             return _class_of_attribute(index, base_name, attribute)
+    return ""
+
+
+def _class_of_initial_value(index: CodeIndex, class_name: str, attribute: str) -> str:
+    """Return the class of the value that `__init__` of the class assigns to an attribute."""
+    definition = index.definitions.get(f"{class_name}.__init__")
+    if definition is None:
+        return ""
+    classes = _classes_of_variables(index, definition)
+    for node in ast.walk(definition.node):
+        match node:
+            case ast.AnnAssign(target=target, annotation=annotation) if (
+                ast.unparse(target) == f"self.{attribute}"
+            ):
+                return index.annotated_class(annotation, definition.module)
+            case ast.Assign(targets=[target], value=value) if (
+                ast.unparse(target) == f"self.{attribute}"
+            ):
+                return class_of_value(index, definition, classes, value)
     return ""
 
 

@@ -3,7 +3,7 @@
 import ast
 import importlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
@@ -49,10 +49,10 @@ class Reach:
     callers: dict[str, list[Caller]] = field(default_factory=dict)
 
 
-def reach_of(*names: str) -> Reach:
-    """Follow all references from these functions."""
+def reach_of(*names: str, without: Collection[str] = ()) -> Reach:
+    """Follow all references from these functions, except those to the functions `without`."""
     index, reach, todo = code_index(), Reach(), deque(names)
-    seen = set(names)
+    seen = {*names, *without}
     while todo:
         name = todo.popleft()
         reach.names.append(name)

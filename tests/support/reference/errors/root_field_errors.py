@@ -21,6 +21,38 @@ MUTATION_FUNCTIONS = (
 )
 GUARD_FUNCTION = "resolvers.viewer.Viewer.require"  # it runs for every field with a guard
 
+# Steps of a change of messages, which all mutations of messages share.
+BULK = "resolvers.messages.bulk"
+MOVE_STEPS = (
+    f"{BULK}.apply._move_or_copy_to_mailbox",
+    f"{BULK}.bulk_tasks._require_quota",
+    f"{BULK}.rights.require_target_and_other_owner",
+)
+FLAG_STEPS = (
+    f"{BULK}.bulk_changes._change_flags_and_store_undo",
+    f"{BULK}.flags.change_flags",
+    f"{BULK}.metadata_quota.require_quota_for_metadata",
+)
+SNOOZE_STEPS = (f"{BULK}.snooze.require_no_snooze", f"{BULK}.snooze.snooze_or_unsnooze_messages")
+QUOTA_STEPS = ("resolvers.mailboxes.rights.hide_quota_figures_from_others",)
+FILTER_STEPS = (
+    "resolvers.messages.filters.filter_conditions.MessageSelector.validated_with_filter_sql",
+)
+# The mailbox with the special use SNOOZED gets an unused path.
+NEW_PATH_STEPS = ("resolvers.mailboxes.create._require_free_paths_and_use",)
+RELAY_HOST_STEPS = ("resolvers.routing.mutations._remove_relay_hosts_from_domains",)
+# Functions that a mutation never runs, since its input has no field for them.
+UNUSED_FUNCTIONS = {
+    "messageCopy": (*FLAG_STEPS, *SNOOZE_STEPS),
+    "messageDeduplicate": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
+    "messageDelete": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
+    "messageMove": SNOOZE_STEPS,
+    "messageUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS),
+    "threadUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS, *FILTER_STEPS),
+    "tlsPolicyDelete": RELAY_HOST_STEPS,
+    "transportDelete": RELAY_HOST_STEPS,
+}
+
 
 @cache
 def common_mutation_errors() -> tuple[ErrorSite, ...]:
@@ -51,9 +83,10 @@ def _own_errors(root_field: RootField) -> set[ErrorSite]:
         inputs = {name: field.type for name, field in named.fields.items()}
     names = _field_names(inputs)
     errors = set()
-    for site in error_sites(reach_of(root_field.resolver_name)):
+    reach = reach_of(root_field.resolver_name, without=UNUSED_FUNCTIONS.get(root_field.name, ()))
+    for site in error_sites(reach):
         parts = site.path.split(".")
-        if site not in common and (not site.path or {parts[0], parts[-1], IDS_PART} & names):
+        if site not in common and (not site.path or {parts[0], parts[-1]} & names):
             errors.add(replace(site, path=_complete_path(site.path, inputs)))
     return _without_repetitions(errors)
 
