@@ -160,8 +160,9 @@ class UndoPayload(MutationPayload):
         default=0,
     )
     messages: list[Annotated["Message", strawberry.lazy("graph.messages.types")]] = attribute_field(
-        "Messages whose change was undone, and the drafts of undone submissions. A message that "
-        "the caller can't see is left out. Empty if the mutation failed.",
+        "Messages whose change was undone, and the stored copies of cancelled submissions, which "
+        "are drafts unless the user has moved them. A message that the caller can't see is left "
+        "out. Empty if the mutation failed.",
         default_factory=list,
     )
     submissions: list[Annotated["Submission", strawberry.lazy("graph.submission.types")]] = (

@@ -247,7 +247,8 @@ class DraftSendInput(Options):
         default=False,
     )
     envelope: EnvelopeInput | None = attribute_field(
-        "SMTP envelope of the message. Default: sender and recipients of the header.",
+        "SMTP envelope of the message. `envelope.to` requires the scope MAIL_READ, and is refused "
+        "for the draft of another user. Default: sender and recipients of the header.",
         default=UNSET,
     )
     send_at: datetime | None = attribute_field(
@@ -278,7 +279,8 @@ class DraftSendInput(Options):
         f"Sends one message for each of 1 to {MAX_PER_MERGE} entries, with at most "
         "10,000 recipients and 128 MiB together. The draft must have no recipients, and stays a "
         "draft. Not allowed with `envelope.to` and `deleteFiles`. All messages are sent, or none. "
-        "Default: one message, which the draft becomes.",
+        "Requires the scope MAIL_READ, and is refused for the draft of another user. Default: one "
+        "message, which the draft becomes.",
         default=UNSET,
     )
     encrypt: bool = attribute_field(
@@ -348,7 +350,7 @@ class DraftSendPayload(MutationPayload):
             submissions=submissions,
             messages=messages,
             undo=undo_token_or_none(undo),
-            warnings=send_warnings(sent_messages),
+            warnings=send_warnings(sent_messages, ["message"]),
         )
 
 

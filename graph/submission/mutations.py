@@ -69,8 +69,8 @@ class EnvelopeInput:
         default=strawberry.UNSET,
     )
     to: list[MailAddressInput] | None = attribute_field(
-        "Addresses of the SMTP commands RCPT TO. They replace all other recipients, also "
-        "the `bcc` of the identity. Default: the addresses of To, Cc and Bcc.",
+        "Addresses of the SMTP commands RCPT TO, at least one. They replace all other recipients, "
+        "also the `bcc` of the identity. Default: the addresses of To, Cc and Bcc.",
         default=strawberry.UNSET,
     )
 
@@ -79,9 +79,10 @@ def envelope_override(envelope_input: EnvelopeInput | None) -> EnvelopeOverride:
     """Return sender and recipients that replace those of the header."""
     if envelope_input is None:
         return ENVELOPE_OF_HEADER
+    recipients = value_or_none(envelope_input.to)
     return EnvelopeOverride(
         envelope_input.from_.address if envelope_input.from_ else None,
-        [recipient.address for recipient in envelope_input.to] if envelope_input.to else None,
+        None if recipients is None else [recipient.address for recipient in recipients],
     )
 
 
@@ -200,10 +201,10 @@ def _require_no_fields_beside_raw(send_input: MessageSendInput) -> None:
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
 
 
-def send_warnings(sent_messages: Sequence[SentMessage]) -> list[Warning]:
-    """Return the distinct warnings of the sent messages."""
+def send_warnings(sent_messages: Sequence[SentMessage], path: Sequence[str]) -> list[Warning]:
+    """Return the distinct warnings of the sent messages, with the path of their input field."""
     warnings = dict.fromkeys(warning for message in sent_messages for warning in message.warnings)
-    return [Warning(code=code, message=text, path=["mailbox"]) for code, text in warnings]
+    return [Warning(code=code, message=text, path=[*path]) for code, text in warnings]
 
 
 def undo_token_or_none(undo: StoredUndo | None) -> UndoToken | None:
@@ -240,7 +241,7 @@ class MessageSendPayload(MutationPayload):
             ],
             messages=[Message.from_row(sent.message) for sent in sent_messages if sent.message],
             undo=undo_token_or_none(undo),
-            warnings=send_warnings(sent_messages),
+            warnings=send_warnings(sent_messages, ["mailbox"]),
         )
 
 

@@ -45,6 +45,18 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
     )
     if existing is not None:
         return existing
+    async with ctx.write_session(user_id):  # of concurrent requests, one creates the mailbox
+        return await _find_or_create_special_mailbox(ctx, user_id, special)
+
+
+async def _find_or_create_special_mailbox(
+    ctx: Context, user_id: int, special: SpecialMailbox
+) -> ColumnRow:
+    """Find or create the mailbox in a transaction that locks the account."""
+    selector = user_id, MailboxSelector(special_use=special.use)
+    (existing,) = await mailbox_loaders.load_visible_by_selectors(ctx, [selector])
+    if existing is not None:
+        return existing
     (user,) = await ctx.read(select(col(User.language)).where(col(User.id) == user_id))
     name = special.name_in(user.language)
     used_paths = {

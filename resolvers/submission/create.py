@@ -35,8 +35,9 @@ from resolvers.submission.prepared_messages import (
     NO_FOLDER_WARNING,
     NO_ROOM_WARNING,
     PreparedMessage,
-    parse_scan_and_encrypt_message,
+    parse_and_encrypt_message,
     read_bcc_copy_recipients,
+    scan_composed_message,
     store_blobs_of_message_and_copy,
 )
 from resolvers.users.quota import limits as quota_limits
@@ -205,9 +206,11 @@ async def scan_and_queue_messages_with_copies(
     """
     envelopes = [(message.sender, message.recipients) for message in composed_messages]
     copy_recipients = await read_bcc_copy_recipients(ctx, account, envelopes)
+    for message in composed_messages:  # all of them before a transaction begins
+        await scan_composed_message(ctx, account, message)
     prepared_messages, is_retry = (
         [
-            await parse_scan_and_encrypt_message(ctx, account, message, recipients_of_copies)
+            await parse_and_encrypt_message(ctx, account, message, recipients_of_copies)
             for message, recipients_of_copies in zip(
                 composed_messages, copy_recipients, strict=True
             )

@@ -13,6 +13,8 @@ from resolvers.context import Context
 from resolvers.submission.sender_authorization import require_permitted_sender
 
 TO_PATH = ("to",)
+ENVELOPE_FROM_PATH = ("envelope", "from")
+ENVELOPE_TO_PATH = ("envelope", "to")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,10 @@ ENVELOPE_OF_HEADER = EnvelopeOverride()
 
 @dataclass(frozen=True, slots=True)
 class LocatedAddress:
-    """The address of a recipient, with its input field and index for errors."""
+    """An address, with the path of its input field and its index there for errors."""
 
     address: str
-    input_field: str
+    input_path: Sequence[str]
     index: int | None = None
 
 
@@ -51,26 +53,23 @@ async def require_valid_envelope(
 ) -> SenderAndRecipients:
     """Return the requested envelope, or else the `default_envelope` one, each recipient once.
 
-    `recipients_path` is the path of errors about all recipients. Raises Forbidden if the account
-    may not use the sender, and InvalidInput if there is no recipient, too many, or one is no
-    address.
+    `recipients_path` is the path of errors about all recipients of the default envelope. Raises
+    Forbidden if the account may not use the sender, and InvalidInput if there is no recipient, too
+    many, or one is no address.
     """
     sender, located_addresses = default_envelope
     if override.sender is not None:
-        sender = draft_validation.normalize_and_validate_address_with_index(
-            override.sender, "envelope"
-        )
-        await require_permitted_sender(ctx, account, sender, ["envelope", "from"])
+        sender = _validated_address(LocatedAddress(override.sender, ENVELOPE_FROM_PATH))
+        await require_permitted_sender(ctx, account, sender, ENVELOPE_FROM_PATH)
     if override.recipients is not None:
+        recipients_path = ENVELOPE_TO_PATH
         located_addresses = [
-            LocatedAddress(address, "envelope", index)
+            LocatedAddress(address, ENVELOPE_TO_PATH, index)
             for index, address in enumerate(override.recipients)
         ]
     recipients: dict[str, str] = {}
     for located in located_addresses:
-        address = draft_validation.normalize_and_validate_address_with_index(
-            located.address, located.input_field, located.index
-        )
+        address = _validated_address(located)
         recipients.setdefault(address.casefold(), address)
     max_recipients = ctx.environment.options.submission_max_recipients
     require_within_limit(
@@ -88,10 +87,21 @@ async def require_valid_envelope(
     return SenderAndRecipients(sender, list(recipients.values()))
 
 
+def _validated_address(located: LocatedAddress) -> str:
+    """Return the address unchanged. Raises InvalidInput if it is no address."""
+    try:
+        return draft_validation.normalize_and_validate_address_with_index(
+            located.address, "", located.index
+        )
+    except InvalidInput as error:
+        raise error.copy_with_path(located.input_path) from error
+
+
 def header_recipients(repaired: RepairedMessage, field_name: str) -> list[LocatedAddress]:
     """Return the recipients that the header of a whole message names.
 
-    Raises InvalidInput if an entry of an address field is no address.
+    Raises InvalidInput, with the path `field_name` of the message, if an entry of an address field
+    is no address.
     """
     if broken_line := find_ambiguous_recipient(repaired.raw):
         raise InvalidInput(
@@ -100,15 +110,14 @@ def header_recipients(repaired: RepairedMessage, field_name: str) -> list[Locate
             path=[field_name],
         )
     facts = repaired.facts
-    lists = {"to": facts.to, "cc": facts.cc, "bcc": facts.bcc}
-    for person in (*facts.to, *facts.cc, *facts.bcc):
+    header_addresses = [*facts.to, *facts.cc, *facts.bcc]
+    for person in header_addresses:
         if not person.address and _means_an_address(person.name or ""):
             text = f"Not an email address: {(person.name or '')[:200]}"
             raise InvalidInput(text, constraint=ValidationConstraint.PATTERN, path=[field_name])
     return [
-        LocatedAddress(person.address, path, index)
-        for path, header_addresses in lists.items()
-        for index, person in enumerate(header_addresses)
+        LocatedAddress(person.address, [field_name])
+        for person in header_addresses
         if person.address
     ]
 

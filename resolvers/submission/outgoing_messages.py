@@ -66,6 +66,9 @@ MAX_MERGE_RECIPIENTS = 10_000  # of all messages
 MAX_MERGE_BYTES = 128 * MIB  # of all messages
 
 MERGE_FIELDS = (["to"], ["cc"], ["bcc"], ["values"])  # paths of the fields of an entry
+ENCRYPTED_BCC_TEXT = (
+    "An encrypted message reveals whose keys can decrypt it: send to Bcc recipients separately."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +179,8 @@ async def compose_messages_of_request(
     drafts = _expand_merge_and_fill_templates(ctx, sender_fields, base_draft, request, problems)
     texts = [file_attachments.append_links(draft.text, draft.html, links) for draft in drafts]
     drafts = [replace(d, text=t, html=h) for d, (t, h) in zip(drafts, texts, strict=True)]
-    if request.encrypt and any(draft.bcc for draft in drafts):
-        text = (
-            "An encrypted message reveals whose keys can decrypt it: send to Bcc "
-            "recipients separately."
-        )
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["bcc"])
+    if request.encrypt:
+        _require_no_bcc(drafts, request)
     built, total_bytes, recipient_count = list[ComposedMessage](), 0, 0
     for index, draft in enumerate(drafts):
         sender, recipients, raw = "", list[str](), b""
@@ -224,6 +223,16 @@ def _require_compatible_fields(request: SendRequest) -> None:
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
 
 
+def _require_no_bcc(drafts: Sequence[MessageDraft], request: SendRequest) -> None:
+    """Raise InvalidInput if a message to encrypt has Bcc recipients."""
+    for index, draft in enumerate(drafts):
+        with _prefix_error_paths_with_merge_entry(request, index):
+            if draft.bcc:
+                raise InvalidInput(
+                    ENCRYPTED_BCC_TEXT, constraint=ValidationConstraint.EXCLUSIVE, path=["bcc"]
+                )
+
+
 def _require_within_merge_limits(
     total_bytes: int, recipient_count: int, request: SendRequest
 ) -> None:
@@ -258,6 +267,8 @@ def _prefix_error_paths_with_merge_entry(request: SendRequest, index: int) -> Ge
 
 
 def _move_error_path_into_merge_entry(error: RequestError, index: int) -> RequestError:
+    if error.path[:1] == ["envelope"]:  # the same for all entries
+        return error
     # a text of the message is only wrong with the values of this entry
     inner_path = error.path if error.path[:1] in MERGE_FIELDS else ["values"]
     error.path = ["mailMerge", str(index), *inner_path]
@@ -323,7 +334,7 @@ async def _envelope_of_draft(
     """Return sender and recipients, each recipient once."""
     lists = {"to": draft.to, "cc": draft.cc, "bcc": draft.bcc}
     located_addresses = [
-        LocatedAddress(person.address, path, index)
+        LocatedAddress(person.address, [path], index)
         for path, header_addresses in lists.items()
         for index, person in enumerate(header_addresses)
     ]
@@ -360,7 +371,7 @@ async def _repair_and_authorize_whole_message(
         )
     default_envelope = repaired.writers[0], header_recipients(repaired, "raw")
     sender, recipients = await require_valid_envelope(
-        ctx, account, request.envelope, default_envelope
+        ctx, account, request.envelope, default_envelope, ["raw"]
     )
     copy_mailbox = await _require_requested_or_default_mailbox(ctx, request, None)
     return ComposedMessage(repaired.raw, sender, recipients, copy_mailbox, request)

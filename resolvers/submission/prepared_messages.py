@@ -66,20 +66,28 @@ class PreparedMessage:
         return LimitedMessage(self.sender, self.recipients, facts.subject, facts.message_id)
 
 
-async def parse_scan_and_encrypt_message(
+async def scan_composed_message(
+    ctx: Context, account: ColumnRow, composed: ComposedMessage
+) -> None:
+    """Scan a message, if possible before its encryption. Raises Forbidden if it is rejected."""
+    raw = composed.raw if composed.readable_copy is None else composed.readable_copy
+    await outgoing_scan.scan_and_require_sendable(
+        ctx, account, raw, composed.sender, composed.recipients
+    )
+
+
+async def parse_and_encrypt_message(
     ctx: Context, account: ColumnRow, composed: ComposedMessage, copy_recipients: BccCopyRecipients
 ) -> PreparedMessage:
-    """Parse, scan and encrypt a message, and decide where its copy is stored.
+    """Parse and encrypt a message, and decide where its copy is stored.
 
-    Raises Forbidden if the scanner rejects it. A copy that can't be encrypted is left out.
+    Creates the mailbox SCHEDULED if the message is held. A copy that can't be encrypted is left
+    out.
     """
     raw, copy_mailbox, outgoing = composed.raw, composed.copy_mailbox, composed.request
     message = copy = await parse_storable_message(raw)
     if composed.readable_copy is not None:
         raw, copy = composed.readable_copy, await parse_storable_message(composed.readable_copy)
-    await outgoing_scan.scan_and_require_sendable(
-        ctx, account, raw, composed.sender, composed.recipients
-    )
     copy_place, no_copy_reason = None, NO_FOLDER_WARNING
     if copy_mailbox is not None:
         copy_place, no_copy_reason = (

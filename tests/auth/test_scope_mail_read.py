@@ -11,11 +11,16 @@ from graph.types import global_ids
 from models.submission.tables import Submission
 from models.users.roles import Scope
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
+from tests.support.operations.message_sources import save_draft
 
 OTHER_SCOPES = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]
 FORWARD = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
   submission { queueId } errors { code path ... on ForbiddenError { requires } } } }
+"""
+SEND_DRAFT = """
+mutation ($input: DraftSendInput!) { draftSend(input: $input) {
+  submissions { queueId } errors { code path ... on ForbiddenError { requires } } } }
 """
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
@@ -88,3 +93,36 @@ async def test_message_without_reference_needs_only_submit(ada: GraphQLClient) -
     arguments = {"to": [{"address": RECIPIENT}], "subject": "Hi", "text": "Yo"}
     assert (await sender(SEND, input=arguments))["messageSend"]["errors"] == []
     assert await count_submissions(ada) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"envelope": {"to": [{"address": RECIPIENT}]}},
+        {"mailMerge": [{"to": [{"address": RECIPIENT}]}]},
+    ],
+)
+async def test_draft_to_other_recipients_needs_mail_read(
+    ada: GraphQLClient, root: GraphQLClient, options: dict[str, Any]
+) -> None:
+    saved = await save_draft(ada, subject="Salary", text="The secret is 4711.")
+    arguments = {"message": {"id": saved["message"]["id"]}, **options}
+    sender = await make_scoped_client(ada, Scope.SUBMIT)
+    for client in (sender, root):  # an administrator sends for a user without reading mail
+        payload = (await client(SEND_DRAFT, input=arguments))["draftSend"]
+        assert payload == {"submissions": [], "errors": FORBIDDEN_ERRORS}
+    assert await count_submissions(ada) == 0
+    reader = await make_scoped_client(ada, Scope.SUBMIT, Scope.MAIL_READ)
+    assert (await reader(SEND_DRAFT, input=arguments))["draftSend"]["errors"] == []
+
+
+async def test_draft_to_its_own_recipients_needs_only_submit(ada: GraphQLClient) -> None:
+    saved = await save_draft(ada, subject="Salary {{x}}", to=[{"address": RECIPIENT}])
+    sender = await make_scoped_client(ada, Scope.SUBMIT)
+    arguments = {
+        "message": {"id": saved["message"]["id"]},
+        "envelope": {"from": {"address": ada.address}},
+        "template": {"x": 1},
+        "requestDsn": True,
+    }
+    assert (await sender(SEND_DRAFT, input=arguments))["draftSend"]["errors"] == []

@@ -1,5 +1,6 @@
 """Held and scheduled messages are in the mailbox SCHEDULED until they enter the queue."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -206,3 +207,14 @@ async def test_saved_search_filters_by_submission_state(ada: GraphQLClient) -> N
     text, no_ids = await save_search(ada, filter={"submissionStates": []})
     assert no_ids == set()
     assert (await save_search(ada, query=text))[1] == set()
+
+
+async def test_concurrent_first_held_messages_share_one_mailbox(ada: GraphQLClient) -> None:
+    document = """mutation ($key: String!) { messageSend(input: {
+      to: [{address: "carol@example.net"}], text: $key, undoWindow: "PT30S"
+    }) { messages { mailbox { id specialUse } } errors { code path } } }"""
+    answers = await asyncio.gather(*(ada(document, key=key) for key in "abcd"))
+    assert [answer["messageSend"]["errors"] for answer in answers] == [[]] * 4
+    mailboxes = [answer["messageSend"]["messages"][0]["mailbox"] for answer in answers]
+    assert {mailbox["specialUse"] for mailbox in mailboxes} == {"SCHEDULED"}
+    assert len({mailbox["id"] for mailbox in mailboxes}) == 1

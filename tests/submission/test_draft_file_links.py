@@ -132,3 +132,22 @@ async def test_other_user_adds_no_link_to_draft(
     assert error_codes_and_paths(answer) == [("NOT_FOUND", ["draft"])]
     assert await read_draft(ada, saved) == before
     assert await select_rows(environment, SHARES_QUERY) == []
+
+
+async def test_draft_is_sent_after_its_linked_file_was_deleted(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    file = await store_file(ada)
+    saved = await save_draft(ada, **DRAFT, addFileLinks=[{"file": {"id": file["id"]}}])
+    (url,) = link_urls((await read_draft(ada, saved))["text"])
+    path = "/share/" + url.partition("/share/")[2]
+    assert (await ada.http.get(path)).status_code == 200
+    deleted = await execute_mutation(ada, "fileDelete", "", files=[{"id": file["id"]}])
+    assert deleted["errors"] == []
+    assert (await ada.http.get(path)).status_code == 404
+    assert await select_rows(environment, SHARES_QUERY) == []
+    answer = await execute_mutation(
+        ada, "draftSend", "message { text }", message={"id": saved["message"]["id"]}
+    )
+    assert answer["errors"] == []
+    assert link_urls(answer["message"]["text"]) == [url]

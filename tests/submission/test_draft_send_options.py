@@ -1,16 +1,18 @@
 """Test the options of draftSend: envelope, DSN request, template, mail merge, encryption."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from graph.types import global_ids
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
-from tests.conftest import GraphQLClient
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
 from tests.support.accounts.user_operations import execute_mutation, try_update_users
 from tests.support.mail_servers.queue_worker import load_queued_messages
-from tests.support.operations.message_sources import save_draft
+from tests.support.operations.message_sources import import_message, save_draft
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,
@@ -260,3 +262,177 @@ async def test_other_user_sends_and_changes_nothing(
     assert error_codes_and_paths(answer) == [("NOT_FOUND", ["message"])]
     assert await read_message(ada, draft) == before
     assert await load_queued_messages(environment) == []
+
+
+BOB = {"to": [{"address": "bob@example.org"}]}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"undoWindow": "P2D"},
+        {"sendAt": "2099-01-01T00:00:00Z"},
+        {"template": {"a": {}}},
+        {"template": {"a{": 1}},
+        {"mailMerge": []},
+        {"mailMerge": [TO_CAROL] * 101},
+        {"mailMerge": [{}]},
+        {"mailMerge": [{"to": [{"address": "half@"}]}, {"cc": [{"address": "a b@x.org"}]}]},
+        {"mailMerge": [{**TO_CAROL, "values": {"x": [1]}}]},
+        {"mailMerge": [TO_CAROL, {**TO_CAROL, "values": {"name": "a\r\nBcc: b@c.d"}}]},
+        {"mailMerge": [BOB, {**BOB, "bcc": TO_CAROL["to"]}], "encrypt": True},
+        {"mailMerge": [TO_CAROL], "encrypt": True, "template": {"name": "x"}},
+        {"mailMerge": [TO_CAROL], "envelope": TO_CAROL},
+        {"mailMerge": [TO_CAROL], "envelope": {"from": {"address": "a b@example.org"}}},
+        {"envelope": {"from": {"address": "bob@example.org"}, **TO_CAROL}},
+        {"envelope": {"from": {"address": "a b@example.org"}, **TO_CAROL}},
+        {"envelope": {"to": [*TO_CAROL["to"], {"address": "half@"}]}},
+        {"envelope": {"to": []}},
+        {"envelope": {"to": [{"address": f"{n}@example.net"} for n in range(401)]}},
+        {"envelope": TO_CAROL, "encrypt": True},
+    ],
+)
+async def test_draft_send_refuses_what_message_send_refuses(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, arguments: Any
+) -> None:
+    assert bob.address == "bob@example.org"
+    is_sent_by_header = not {"mailMerge", "envelope"} & arguments.keys()
+    subject = "Hello {{name}}" if "mailMerge" in arguments else "Hello"
+    content = {"subject": subject, **(TO_CAROL if is_sent_by_header else {})}
+    sent = await execute_mutation(ada, "messageSend", "undo { token }", **content, **arguments)
+    draft = await create_draft(ada, **content)
+    before = await read_message(ada, draft)
+    answer = await send_draft(ada, draft, **arguments)
+    assert error_codes_and_paths(answer) == error_codes_and_paths(sent) != []
+    assert [error["message"] for error in answer["errors"]] == [
+        error["message"] for error in sent["errors"]
+    ]
+    assert await read_message(ada, draft) == before
+    assert await load_queued_messages(environment) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"template": {}}, {"mailMerge": [TO_CAROL]}, {"template": {}, "envelope": TO_CAROL}],
+)
+async def test_draft_with_malformed_address_is_never_sent(
+    ada: GraphQLClient, environment: Environment, arguments: Any
+) -> None:
+    raw = "From: ada@example.org\nTo: carol@example.net, half@\n\nHi.\n"
+    draft = {"id": (await import_message(ada, raw=raw, draft=True))["message"]["id"]}
+    assert error_codes_and_paths(await send_draft(ada, draft, **arguments)) == [
+        ("VALIDATION", ["message"])
+    ]
+    assert (await read_message(ada, draft))["draft"] is True
+    assert await load_queued_messages(environment) == []
+
+
+async def test_mail_merge_keeps_metadata_and_source_of_draft(ada: GraphQLClient) -> None:
+    inserted = await deliver_to(ada, raw_message("Hello"))
+    source = {"id": global_ids.encode("Message", inserted.message_id)}
+    original = {"message": source, "relation": "FORWARD"}
+    saved = await save_draft(ada, original=original, text="See below.", metadata={"case": 7})
+    assert saved["errors"] == []
+    answer = await execute_mutation(
+        ada,
+        "draftSend",
+        "messages { metadata original { relation message { id } } }",
+        message={"id": saved["message"]["id"]},
+        mailMerge=[TO_CAROL],
+    )
+    assert answer["errors"] == []
+    assert answer["messages"] == [
+        {"metadata": {"case": 7}, "original": {"relation": "FORWARD", "message": source}}
+    ]
+    query = "query ($by: MessageRef!) { message(by: $by) { forwarded } }"
+    assert (await ada(query, by=source))["message"] == {"forwarded": True}
+
+
+async def test_undo_of_mail_merge_makes_copies_drafts(ada: GraphQLClient) -> None:
+    draft = await create_draft(ada, text="Dear {{name}},")
+    entries = [{**TO_CAROL, "values": {"name": name}} for name in ("Carol", "Dave")]
+    answer = await send_draft(ada, draft, mailMerge=entries, undoWindow="PT30S")
+    assert answer["errors"] == []
+    undone = await execute_mutation(
+        ada,
+        "undo",
+        "restoredCount messages { id draft text } submissions { state }",
+        token=answer["undo"]["token"],
+    )
+    assert (undone["errors"], undone["restoredCount"]) == ([], 2)
+    assert undone["submissions"] == [{"state": "CANCELLED"}] * 2
+    assert [message["text"].strip() for message in undone["messages"]] == [
+        "Dear Carol,", "Dear Dave,",
+    ]  # fmt: skip
+    assert all(message["draft"] for message in undone["messages"])
+    assert draft["id"] not in {message["id"] for message in undone["messages"]}
+    assert (await read_message(ada, draft))["text"].strip() == "Dear {{name}},"
+
+
+async def test_undo_restores_large_attachments_of_filled_draft(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    content = "QUJD" * 50_000
+    attachments = [
+        {"content": content, "filename": f"{name}.bin", "contentType": "application/octet-stream"}
+        for name in "ab"
+    ]
+    draft = await create_draft(ada, **TO_CAROL, text="{{a}}", addAttachments=attachments)
+    before = await read_message(ada, draft)
+    answer = await send_draft(ada, draft, template={"a": "filled"}, undoWindow="PT30S")
+    assert answer["errors"] == []
+    (raw,) = await load_queued_messages(environment)
+    assert raw.count(b"QUJDQUJD") > 1
+    undone = await execute_mutation(ada, "undo", "messages { id }", token=answer["undo"]["token"])
+    assert undone["errors"] == []
+    assert await read_message(ada, draft) == before
+
+
+async def test_cancelled_submission_of_filled_draft_becomes_draft(ada: GraphQLClient) -> None:
+    draft = await create_draft(ada, **TO_CAROL, text="Dear {{name}},")
+    answer = await send_draft(ada, draft, template={"name": "Carol"}, sendAt="2030-01-02T00:00:00Z")
+    assert answer["errors"] == []
+    cancelled = await execute_mutation(
+        ada,
+        "submissionCancel",
+        "submissions { state }",
+        submissions=[{"id": answer["submission"]["id"]}],
+    )
+    assert (cancelled["errors"], cancelled["submissions"]) == ([], [{"state": "CANCELLED"}])
+    message = await read_message(ada, draft)
+    assert (message["draft"], message["text"].strip()) == (True, "Dear Carol,")
+
+
+@pytest.mark.parametrize(
+    "options", [{"template": {}}, {"requestDsn": True}, {"envelope": TO_CAROL}]
+)
+async def test_concurrent_sends_with_options_send_draft_once(
+    ada: GraphQLClient, environment: Environment, options: Any
+) -> None:
+    draft = await create_draft(ada, **TO_CAROL)
+    answers = await asyncio.gather(
+        *(send_draft(ada, draft, undoWindow="PT30S", **options) for _ in range(4))
+    )
+    assert sorted(error_codes_and_paths(answer) for answer in answers) == [
+        [],
+        *[[("CONFLICT", ["message"])]] * 3,
+    ]
+    assert len(await load_queued_messages(environment)) == 1
+
+
+async def test_draft_that_is_saved_during_sending_is_sent_or_stays_draft(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    draft = await create_draft(ada, **TO_CAROL, text="{{a}} old")
+    saved, sent = await asyncio.gather(
+        save_draft(ada, draft=draft, text="{{a}} new"), send_draft(ada, draft, template={"a": "x"})
+    )
+    message, queued = await read_message(ada, draft), await load_queued_messages(environment)
+    assert len(queued) == (0 if sent["errors"] else 1)
+    if sent["errors"]:
+        assert saved["errors"] == []
+        assert error_codes_and_paths(sent)[0][0] in ("STALE", "CONFLICT")
+        assert (message["draft"], message["text"].strip()) == (True, "{{a}} new")
+    else:
+        assert message["draft"] is False
+        assert message["text"].strip() == ("x old" if saved["errors"] else "x new")

@@ -212,9 +212,11 @@ async def test_inactive_or_suspended_account_cannot_send(
         ({"to": [OUTSIDE_RECIPIENT, NamedAddress("x@y\r\nDATA")]}, ["to"], 1),
         (
             {"envelope": EnvelopeOverride(recipients=["a@example.net", "a b@example.net"])},
-            ["envelope"],
+            ["envelope", "to"],
             1,
         ),
+        ({"envelope": EnvelopeOverride("a b@example.org")}, ["envelope", "from"], None),
+        ({"envelope": EnvelopeOverride(recipients=[])}, ["envelope", "to"], None),
         ({"headers": [CustomHeader("Bcc", "x")]}, ["headers", "0", "name"], None),
         ({"undo_window": timedelta(days=2)}, ["undoWindow"], None),
     ],

@@ -107,6 +107,27 @@ async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: WebhookRec
     ]
 
 
+@pytest.mark.parametrize("is_draft", [False, True])
+async def test_all_messages_of_first_held_merge_are_scanned(
+    ada: GraphQLClient, rspamd: WebhookReceiver, is_draft: bool
+) -> None:
+    content = {"subject": "Hi", "text": "Yo"}
+    if is_draft:
+        content = {"message": {"id": (await save_draft(ada, **content))["message"]["id"]}}
+    entries = [{"to": [{"address": f"{name}@example.net"}]} for name in "ab"]
+    rspamd.response = rspamd_reply(0.0)
+    answer = await execute_mutation(
+        ada,
+        "draftSend" if is_draft else "messageSend",
+        "submissions { id }",
+        **content,
+        mailMerge=entries,
+        undoWindow="PT30S",
+    )
+    assert answer["errors"] == []
+    assert len(rspamd.requests) == 2
+
+
 async def test_manual_forward_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     inserted = await deliver_to(ada, raw_message("Offer"))
     message = {"id": global_ids.encode("Message", inserted.message_id)}

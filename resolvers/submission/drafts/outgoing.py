@@ -5,6 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 from mail import mime
 from mail.authentication.results_removal import (
@@ -29,6 +30,7 @@ from resolvers.submission.message_envelope import (
     require_valid_envelope,
 )
 from resolvers.submission.outgoing_messages import (
+    ENCRYPTED_BCC_TEXT,
     ComposedMessage,
     SendRequest,
     compose_messages_of_request,
@@ -45,18 +47,9 @@ async def compose_stored_draft(
 ) -> ComposedMessage:
     """Return the stored bytes of a draft with a new Date, and its envelope. It is not encrypted.
 
-    Raises InvalidInput if the header is invalid or has no recipient, and Forbidden if the account
-    may not send as an author.
+    Raises the errors of `_repair_and_authorize_draft`, and InvalidInput if there is no recipient.
     """
-    date = future_send_at_within_limit(ctx.environment, request) or ctx.environment.now()
-    repaired = await _repair_draft(ctx, draft, date)
-    for writer in dict.fromkeys(repaired.writers):
-        address = draft_validation.normalize_and_validate_address_with_index(writer, INPUT_PATH[0])
-        await require_permitted_sender(ctx, account, address, INPUT_PATH)
-    recipients_of_header = [
-        LocatedAddress(recipient.address, INPUT_PATH[0])
-        for recipient in header_recipients(repaired, INPUT_PATH[0])
-    ]
+    repaired, recipients_of_header = await _repair_and_authorize_draft(ctx, account, draft, request)
     sender, recipients = await require_valid_envelope(
         ctx, account, request.envelope, (repaired.writers[0], recipients_of_header), INPUT_PATH
     )
@@ -72,8 +65,10 @@ async def compose_filled_drafts(
 ) -> list[ComposedMessage]:
     """Compose the messages of a draft with the values of `template` and `mail_merge`.
 
-    Raises the errors of `compose_messages_of_request`, with paths in the input of `draftSend`.
+    Raises the errors of `_repair_and_authorize_draft`, and those of `compose_messages_of_request`
+    with paths in the input of `draftSend`.
     """
+    await _repair_and_authorize_draft(ctx, account, draft, request)  # or a wrong address is lost
     stored = await read_draft_fields(draft)
     filled_request = replace(
         request,
@@ -119,11 +114,32 @@ def _error_in_draft_send_input(error: RequestError) -> RequestError:
 def require_no_bcc(facts: MessageFacts) -> None:
     """Raise InvalidInput if a message to encrypt has Bcc recipients."""
     if facts.bcc:
-        text = (
-            "An encrypted message reveals whose keys can decrypt it: send to Bcc "
-            "recipients separately."
+        raise InvalidInput(
+            ENCRYPTED_BCC_TEXT, constraint=ValidationConstraint.EXCLUSIVE, path=["encrypt"]
         )
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["encrypt"])
+
+
+class _DraftWithRecipients(NamedTuple):
+    """A draft with a complete header, and the recipients of the header."""
+
+    repaired: RepairedMessage
+    recipients: list[LocatedAddress]
+
+
+async def _repair_and_authorize_draft(
+    ctx: Context, account: ColumnRow, draft: StoredMessage, request: SendRequest
+) -> _DraftWithRecipients:
+    """Complete the header of a draft for sending, with the requested date.
+
+    Raises InvalidInput if the header is invalid, and Forbidden if the account may not send as an
+    author.
+    """
+    date = future_send_at_within_limit(ctx.environment, request) or ctx.environment.now()
+    repaired = await _repair_draft(ctx, draft, date)
+    for writer in dict.fromkeys(repaired.writers):
+        address = draft_validation.normalize_and_validate_address_with_index(writer, INPUT_PATH[0])
+        await require_permitted_sender(ctx, account, address, INPUT_PATH)
+    return _DraftWithRecipients(repaired, header_recipients(repaired, INPUT_PATH[0]))
 
 
 async def _repair_draft(ctx: Context, draft: StoredMessage, date: datetime) -> RepairedMessage:

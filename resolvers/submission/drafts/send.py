@@ -28,6 +28,7 @@ from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message, MessageRelationKind
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
+from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
 from models.warning_codes import WarningCode
 from resolvers.access import require_user_id
@@ -89,6 +90,12 @@ class DraftSendRequest:
         """True if the sent message has not the content of the draft."""
         return self.options.encrypt or self.options.template is not None
 
+    @property
+    def names_recipients(self) -> bool:
+        """True if the message is sent to other recipients than those of the draft."""
+        options = self.options
+        return options.envelope.recipients is not None or options.mail_merge is not None
+
 
 @dataclass(frozen=True, slots=True)
 class _PreparedDraft:
@@ -117,13 +124,16 @@ async def submit_draft(ctx: Context, request: DraftSendRequest) -> SubmittedDraf
     The message gets a new Date. A mail merge sends a message for each entry, and the draft stays a
     draft. Also returns the facts that are needed to restore the draft. Raises Conflict if the
     message is no draft, NotFound, InvalidInput if it has no recipient or a wrong header, Forbidden
-    if the account may not send as an author or the scanner rejects it, and RateLimited.
+    if the account may not send as an author, the scanner rejects the message, or the request names
+    recipients without the scope MAIL_READ, and RateLimited.
     """
     account = await composition.read_account(ctx, require_user_id(ctx))
     await quota_limits.require_below_sending_limits(ctx, account)
     row = await require_own_message(ctx, request.message_id)
     if not row.draft:
         raise Conflict("The message is not a draft: only drafts can be submitted.", path=INPUT_PATH)
+    if request.names_recipients:
+        ctx.viewer.require_scope(Scope.MAIL_READ)  # or a caller who may only send could read drafts
     (draft,) = await message_open.open_messages_unlogged(ctx.environment, [row], ctx.read)
     if request.options.mail_merge is not None:
         return SubmittedDraft(await _send_mail_merge(ctx, account, draft, request), None)
@@ -157,7 +167,12 @@ async def _send_mail_merge(
             constraint=ValidationConstraint.EXCLUSIVE,
             path=["deleteFiles"],
         )
-    messages = await outgoing_drafts.compose_filled_drafts(ctx, account, draft, request.options)
+    composed = await outgoing_drafts.compose_filled_drafts(ctx, account, draft, request.options)
+    source, metadata = _source_of_draft(draft.row), draft.row.public_metadata
+    messages = [
+        replace(item, request=replace(item.request, source=source, public_metadata=metadata))
+        for item in composed
+    ]
     queued_messages = await submission_create.scan_and_queue_messages_with_copies(
         ctx, account, messages
     )
@@ -389,6 +404,12 @@ def _load_blob_ids(transaction: DatabaseTransaction, message_id: int) -> list[in
 
 async def _mark_source_message(ctx: Context, session: AsyncSession, draft_row: ColumnRow) -> None:
     """Flag the message that the draft replies to or forwards, if it still exists."""
-    if draft_row.source_id is not None and draft_row.source_relation:
-        relation = MessageRelationKind(draft_row.source_relation)
-        await flag_own_source_message(ctx, session, MessageSource(draft_row.source_id, relation))
+    if source := _source_of_draft(draft_row):
+        await flag_own_source_message(ctx, session, source)
+
+
+def _source_of_draft(draft_row: ColumnRow) -> MessageSource | None:
+    """Return the message that the draft replies to or forwards, None if there is none."""
+    if draft_row.source_id is None or not draft_row.source_relation:
+        return None
+    return MessageSource(draft_row.source_id, MessageRelationKind(draft_row.source_relation))
