@@ -27,7 +27,7 @@ class SortColumn(NamedTuple):
     value_type: type[Any]
 
 
-CREATED = {"CREATED": SortColumn("created_at", datetime)}
+CREATED_AT = {"CREATED_AT": SortColumn("created_at", datetime)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ListOrder:
 
 
 def list_orders(
-    enum: type[Order], columns: Mapping[str, SortColumn] = CREATED
+    enum: type[Order], columns: Mapping[str, SortColumn] = CREATED_AT
 ) -> dict[Order, ListOrder]:
     """Return the order of each value of an enum, by the columns of the keys of the values."""
     return {order: ListOrder.of_value(order, columns) for order in enum}

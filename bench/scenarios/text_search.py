@@ -43,7 +43,7 @@ COMMON_INTERVAL, HALF_INTERVAL, TENTH_INTERVAL, HUNDREDTH_INTERVAL, RARE_INTERVA
     100,
     5000,
 )  # messages per message with the word
-SEARCH_QUERY = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
+SEARCH_QUERY = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_AT_DESC) {
   messages(filter: $filter, orderBy: $orderBy, first: 50) {
     nodes { id subject from { name address } receivedAt seen flagged size preview }
     pageInfo { endCursor hasNextPage } } }"""

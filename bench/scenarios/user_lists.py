@@ -36,9 +36,9 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
     lists: dict[str, dict[str, Any]] = {
         "first page": {},
         "a later page": {"after": after},
-        "ordered by creation": {"orderBy": "CREATED_ASC"},
+        "ordered by creation": {"orderBy": "CREATED_AT_ASC"},
         "ordered by storage": {"orderBy": "STORAGE_USED_DESC"},
-        "ordered by last sign-in": {"orderBy": "LAST_LOGIN_DESC"},
+        "ordered by last sign-in": {"orderBy": "LAST_LOGIN_AT_DESC"},
         "of a domain": {"filter": {"domain": {"name": LARGEST_DOMAIN}}},
         "inactive": {"filter": {"active": False}},
         "tagged": {"filter": {"tags": ["vip"]}},

@@ -158,7 +158,7 @@ class BccRuleQuery:
         self,
         info: Info,
         filter: BccRuleFilter | None = UNSET,
-        order_by: BccRuleOrder = BccRuleOrder.CREATED_ASC,
+        order_by: BccRuleOrder = BccRuleOrder.CREATED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -151,7 +151,7 @@ class RecipientRewriteQuery:
         self,
         info: Info,
         filter: RecipientRewriteFilter | None = UNSET,
-        order_by: RecipientRewriteOrder = RecipientRewriteOrder.CREATED_ASC,
+        order_by: RecipientRewriteOrder = RecipientRewriteOrder.CREATED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -337,7 +337,7 @@ class AddressQuery:
         self,
         info: Info,
         filter: AddressFilter | None = UNSET,
-        order_by: AddressOrder = AddressOrder.ADDRESS_ASC,
+        order_by: AddressOrder = AddressOrder.LOCAL_PART_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -145,7 +145,7 @@ class AuditLogQuery:
         self,
         info: Info,
         filter: AuditLogFilter | None = UNSET,
-        order_by: AuditLogOrder = AuditLogOrder.CREATED_DESC,
+        order_by: AuditLogOrder = AuditLogOrder.AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

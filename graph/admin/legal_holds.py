@@ -190,7 +190,7 @@ class LegalHold(NodeView):
     async def access_log(
         self,
         info: Info,
-        order_by: LegalHoldAccessOrder = LegalHoldAccessOrder.CREATED_DESC,
+        order_by: LegalHoldAccessOrder = LegalHoldAccessOrder.AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -304,7 +304,7 @@ class LegalHoldQuery:
         self,
         info: Info,
         filter: LegalHoldFilter | None = UNSET,
-        order_by: LegalHoldOrder = LegalHoldOrder.CREATED_DESC,
+        order_by: LegalHoldOrder = LegalHoldOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -107,7 +107,7 @@ class Setting:
     async def history(
         self,
         info: Info,
-        order_by: SettingHistoryEntryOrder = SettingHistoryEntryOrder.CREATED_DESC,
+        order_by: SettingHistoryEntryOrder = SettingHistoryEntryOrder.AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

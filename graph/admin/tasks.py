@@ -195,7 +195,7 @@ class TaskQuery:
         self,
         info: Info,
         filter: TaskFilter | None = UNSET,
-        order_by: TaskOrder = TaskOrder.CREATED_DESC,
+        order_by: TaskOrder = TaskOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

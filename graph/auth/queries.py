@@ -90,7 +90,7 @@ class AuthQuery:
         self,
         info: Info,
         filter: ApiKeyFilter | None = UNSET,
-        order_by: ApiKeyOrder = ApiKeyOrder.CREATED_DESC,
+        order_by: ApiKeyOrder = ApiKeyOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -191,7 +191,7 @@ class SecurityLogQuery:
         self,
         info: Info,
         filter: SecurityLogFilter | None = UNSET,
-        order_by: SecurityEventOrder = SecurityEventOrder.CREATED_DESC,
+        order_by: SecurityEventOrder = SecurityEventOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -129,7 +129,7 @@ class CacheQuery:
         self,
         info: Info,
         filter: CacheFilter | None = UNSET,
-        order_by: CacheEntryOrder = CacheEntryOrder.LAST_USED_DESC,
+        order_by: CacheEntryOrder = CacheEntryOrder.LAST_USED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

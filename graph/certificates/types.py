@@ -252,7 +252,7 @@ class CertificateQuery:
         self,
         info: Info,
         filter: CertificateFilter | None = UNSET,
-        order_by: CertificateOrder = CertificateOrder.CREATED_ASC,
+        order_by: CertificateOrder = CertificateOrder.CREATED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -329,7 +329,7 @@ class Domain(NodeView):
     async def addresses(
         self,
         info: Info,
-        order_by: DomainAddressOrder = DomainAddressOrder.ADDRESS_ASC,
+        order_by: DomainAddressOrder = DomainAddressOrder.LOCAL_PART_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

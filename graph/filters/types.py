@@ -387,9 +387,9 @@ class FilterRootQuery:
         order_by: Annotated[
             FilterOrder,
             strawberry.argument(
-                description="Sort order of the filters. Default: CREATED_ASC, oldest first."
+                description="Sort order of the filters. Default: CREATED_AT_ASC, oldest first."
             ),
-        ] = FilterOrder.CREATED_ASC,
+        ] = FilterOrder.CREATED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

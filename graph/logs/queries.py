@@ -158,7 +158,7 @@ class LogQuery:
         self,
         info: Info,
         filter: LogFilter | None = UNSET,
-        order_by: LogOrder = LogOrder.TIME_DESC,
+        order_by: LogOrder = LogOrder.AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

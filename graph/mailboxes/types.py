@@ -266,9 +266,9 @@ class Mailbox(NodeView):
         order_by: Annotated[
             MessageOrder,
             strawberry.argument(
-                description="Sort order of the messages. Default: RECEIVED_DESC, newest first."
+                description="Sort order of the messages. Default: RECEIVED_AT_DESC, newest first."
             ),
-        ] = MessageOrder.RECEIVED_DESC,
+        ] = MessageOrder.RECEIVED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

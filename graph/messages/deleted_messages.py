@@ -145,8 +145,8 @@ class DeletedMessage(MailSummary):
 
 @strawberry.enum(description="Order of a list of deleted messages.")
 class DeletedMessageOrder(StrEnum):
-    DELETED_DESC = "DELETED_DESC"
-    DELETED_ASC = "DELETED_ASC"
+    DELETED_AT_DESC = "DELETED_AT_DESC"
+    DELETED_AT_ASC = "DELETED_AT_ASC"
 
 
 async def load_deleted_message_page(
@@ -159,7 +159,7 @@ async def load_deleted_message_page(
     """Load a page of the deleted messages of a user."""
     conditions = filter.to_validated_conditions(info) if filter else ALL_MESSAGES
     list_ordering = ordering_name(
-        NEWEST_FIRST if order is DeletedMessageOrder.DELETED_DESC else OLDEST_FIRST,
+        NEWEST_FIRST if order is DeletedMessageOrder.DELETED_AT_DESC else OLDEST_FIRST,
         None if conditions.is_empty else conditions,
     )
     page_key = DeletedMessageListing(

@@ -47,14 +47,16 @@ READS_MESSAGES = (
     "received at its return, except in `Thread.messages`."
 )
 class MessageOrder(StrEnum):
-    RECEIVED_DESC = "RECEIVED_DESC"
-    RECEIVED_ASC = "RECEIVED_ASC"
+    RECEIVED_AT_DESC = "RECEIVED_AT_DESC"
+    RECEIVED_AT_ASC = "RECEIVED_AT_ASC"
     RELEVANCE = "RELEVANCE"
 
     @property
     def cursor_ordering(self) -> str:
         """The name of the order in cursors."""
-        return {"RECEIVED_DESC": NEWEST_FIRST, "RECEIVED_ASC": OLDEST_FIRST}.get(self, "relevance-")
+        return {"RECEIVED_AT_DESC": NEWEST_FIRST, "RECEIVED_AT_ASC": OLDEST_FIRST}.get(
+            self, "relevance-"
+        )
 
 
 @strawberry.input(

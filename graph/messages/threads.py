@@ -111,9 +111,9 @@ class Thread(NodeView):
         order_by: Annotated[
             MessageOrder,
             strawberry.argument(
-                description="Sort order of the messages. Default: RECEIVED_ASC, oldest first."
+                description="Sort order of the messages. Default: RECEIVED_AT_ASC, oldest first."
             ),
-        ] = MessageOrder.RECEIVED_ASC,
+        ] = MessageOrder.RECEIVED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -360,7 +360,7 @@ async def load_message_page(
         and order is MessageOrder.RELEVANCE
         and not relevance.has_ranking_words(where)
     ):
-        order = MessageOrder.RECEIVED_DESC  # the words may be in the terms that were left out
+        order = MessageOrder.RECEIVED_AT_DESC  # the words may be in the terms that were left out
     list_ordering = ordering_name(order.cursor_ordering, None if is_whole_mailbox else conditions)
     requested_page = page_request(list_ordering, *request.page_arguments)
     column_names = selected_columns(info, Message)

@@ -1,6 +1,6 @@
 """GraphQL types, queries and mutations of webhooks, and the request bodies of deliveries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -38,7 +38,7 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, Cursor, Duration, encode_cursor
 from models.errors import require_found
-from models.events.event_types import EventType
+from models.events.event_types import JOURNAL_EVENT_TYPES, EventType, WebhookEventType
 from models.notifications.webhooks import WebhookDeliveryState
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
@@ -54,9 +54,8 @@ if TYPE_CHECKING:
 
 DOMAIN_ADMIN_GUARD = Auth(role=Role.DOMAIN_ADMIN)
 TYPES_DESCRIPTION = (
-    "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED "
-    "and FILTER_MATCHED are always delivered. These three and RESYNC can't be given. An "
-    "empty list is an error."
+    "Types of the events that the webhook receives. Null: all types. Events of the types PING, "
+    "CHANGES_MISSED and FILTER_MATCHED are delivered in any case. An empty list is an error."
 )
 DEFAULT_SECRET_OVERLAP = timedelta(days=1)
 BODY_COLUMNS = ("event", "type", "at", "stream_id", "number", "body")
@@ -92,6 +91,11 @@ def _delivery_body_from_columns(
         "origin": body["origin"],
         **gap,
     }
+
+
+def _selectable_types(stored_types: Sequence[str]) -> list[WebhookEventType]:
+    """Return the stored types by which webhooks select events. Others have no effect."""
+    return [WebhookEventType(name) for name in stored_types if name in JOURNAL_EVENT_TYPES]
 
 
 def _object_with_global_ids(event_type: EventType, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,9 +160,9 @@ class WebhookDelivery(NodeView):
     directives=[DOMAIN_ADMIN_GUARD],
 )
 class Webhook(NodeView):
-    types: list[EventType] | None = attribute_field(
-        "Types of the events that the webhook receives. Null: all types. PING, CHANGES_MISSED and "
-        "FILTER_MATCHED are delivered in any case."
+    types: list[WebhookEventType] | None = attribute_field(
+        "Types of the events that the webhook receives. Null: all types. Events of the types PING, "
+        "CHANGES_MISSED and FILTER_MATCHED are delivered in any case."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -191,7 +195,7 @@ class Webhook(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Webhook"),
         "types": DerivedField(
-            ("types",), lambda types: None if types is None else [*map(EventType, types)]
+            ("types",), lambda types: None if types is None else _selectable_types(types)
         ),
     }
 
@@ -224,7 +228,7 @@ class Webhook(NodeView):
 
 @strawberry.input(description="Input of webhookCreate.")
 class WebhookCreateInput(Options):
-    types: list[EventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
+    types: list[WebhookEventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
     user: UserRef | None = attribute_field(
         "Delivers only events of this user; if the caller is a DOMAIN_ADMIN, while the user is "
         "in the domain. Not allowed with `domain`. Default: not limited to a user.",
@@ -251,7 +255,7 @@ class WebhookCreateInput(Options):
 
 @strawberry.input(description="New values of webhooks. An absent field leaves the value unchanged.")
 class WebhookPatch:
-    types: strawberry.Maybe[list[EventType] | None] = attribute_field(TYPES_DESCRIPTION)
+    types: strawberry.Maybe[list[WebhookEventType] | None] = attribute_field(TYPES_DESCRIPTION)
     url: strawberry.Maybe[URL] = attribute_field(
         "URL that receives the events, `http` or `https`. Private networks require the setting "
         "`webhooks.allowPrivateNetworks`.",
@@ -310,7 +314,7 @@ class WebhooksPayload(MutationPayload):
 
 @strawberry.input(description="Conditions on webhooks. All must hold.")
 class WebhookFilter(ConditionsInput):
-    type: EventType | None = attribute_field(
+    type: WebhookEventType | None = attribute_field(
         "Returns only webhooks whose `types` contain this type or are null.", default=UNSET
     )
     user: UserRef | None = attribute_field(
@@ -332,7 +336,7 @@ class WebhookQuery:
         self,
         info: Info,
         filter: WebhookFilter | None = UNSET,
-        order_by: WebhookOrder = WebhookOrder.CREATED_ASC,
+        order_by: WebhookOrder = WebhookOrder.CREATED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

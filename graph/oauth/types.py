@@ -151,7 +151,7 @@ class OauthQuery:
         self,
         info: Info,
         filter: OauthClientFilter | None = UNSET,
-        order_by: OauthClientOrder = OauthClientOrder.CREATED_ASC,
+        order_by: OauthClientOrder = OauthClientOrder.CREATED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

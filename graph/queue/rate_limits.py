@@ -319,7 +319,7 @@ class RateLimitQuery:
         self,
         info: Info,
         filter: RateLimitHoldFilter | None = UNSET,
-        order_by: RateLimitHoldOrder = RateLimitHoldOrder.HELD_DESC,
+        order_by: RateLimitHoldOrder = RateLimitHoldOrder.HELD_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -250,7 +250,7 @@ class QueueQuery:
         self,
         info: Info,
         filter: QueueFilter | None = UNSET,
-        order_by: QueueEntryOrder = QueueEntryOrder.CREATED_ASC,
+        order_by: QueueEntryOrder = QueueEntryOrder.ARRIVED_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

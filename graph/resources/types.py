@@ -111,7 +111,7 @@ class Resource(NodeView):
         self,
         info: Info,
         filter: BookingFilter | None = UNSET,
-        order_by: BookingOrder = BookingOrder.STARTS_ASC,
+        order_by: BookingOrder = BookingOrder.STARTS_AT_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

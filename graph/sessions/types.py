@@ -188,7 +188,7 @@ class SessionQuery:
         self,
         info: Info,
         filter: SessionFilter | None = UNSET,
-        order_by: SessionOrder = SessionOrder.CONNECTED_DESC,
+        order_by: SessionOrder = SessionOrder.CONNECTED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -207,7 +207,7 @@ class QuarantineQuery:
         self,
         info: Info,
         filter: QuarantineFilter | None = UNSET,
-        order_by: QuarantineOrder = QuarantineOrder.RECEIVED_DESC,
+        order_by: QuarantineOrder = QuarantineOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

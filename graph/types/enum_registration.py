@@ -30,7 +30,7 @@ from models.cluster.nodes import (
 from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
-from models.events.event_types import ChangeType, EventType
+from models.events.event_types import ChangeType, EventType, WebhookEventType
 from models.files.blobs import StorageTier
 from models.files.tables import FileAttachmentMode
 from models.logs.entries import LogComponent, LogLevel
@@ -121,6 +121,11 @@ strawberry.enum(
     ChangeType,
     description="Type of an event of an account: an `EventType` that `changes` can return. Later "
     "versions can add values.",
+)
+strawberry.enum(
+    WebhookEventType,
+    description="Type of an event by which a webhook selects what it receives: an `EventType` that "
+    "the journal records. Later versions can add values.",
 )
 strawberry.enum(
     EventType,

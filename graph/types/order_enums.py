@@ -116,33 +116,33 @@ _LISTS = {
     WebhookOrder: ("webhooks", "creation"),
 }
 _COMMON_DESCRIPTIONS = {
-    "CREATED_ASC": "Sorted by time of creation, the oldest first.",
-    "CREATED_DESC": "Sorted by time of creation, the newest first.",
+    "CREATED_AT_ASC": "Sorted by time of creation, the oldest first.",
+    "CREATED_AT_DESC": "Sorted by time of creation, the newest first.",
 }
 _DESCRIPTIONS = {
     "AddressOrder": {
-        "ADDRESS_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
-        "ADDRESS_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
+        "LOCAL_PART_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
+        "LOCAL_PART_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
     },
     "AuditLogOrder": {
-        "CREATED_ASC": "Sorted by time of the mutation, the oldest first.",
-        "CREATED_DESC": "Sorted by time of the mutation, the newest first.",
+        "AT_ASC": "Sorted by time of the mutation, the oldest first.",
+        "AT_DESC": "Sorted by time of the mutation, the newest first.",
     },
     "SecurityEventOrder": {
-        "CREATED_ASC": "Sorted by time of the first of the equal events, the oldest first.",
-        "CREATED_DESC": "Sorted by time of the first of the equal events, the newest first.",
+        "CREATED_AT_ASC": "Sorted by time of the first of the equal events, the oldest first.",
+        "CREATED_AT_DESC": "Sorted by time of the first of the equal events, the newest first.",
     },
     "BlobOrder": {
         "PATH_ASC": "Sorted by path in byte order, in ascending order.",
         "PATH_DESC": "Sorted by path in byte order, in descending order.",
     },
     "BookingOrder": {
-        "STARTS_ASC": "Sorted by start, the earliest first.",
-        "STARTS_DESC": "Sorted by start, the latest first.",
+        "STARTS_AT_ASC": "Sorted by start, the earliest first.",
+        "STARTS_AT_DESC": "Sorted by start, the latest first.",
     },
     "CacheEntryOrder": {
-        "LAST_USED_ASC": "Sorted by time of the last use, the entry used longest ago first.",
-        "LAST_USED_DESC": "Sorted by time of the last use, the entry used last first.",
+        "LAST_USED_AT_ASC": "Sorted by time of the last use, the entry used longest ago first.",
+        "LAST_USED_AT_DESC": "Sorted by time of the last use, the entry used last first.",
         "NAME_ASC": "Sorted by name, in ascending order.",
         "NAME_DESC": "Sorted by name, in descending order.",
         "SIZE_ASC": "Sorted by size, the smallest entry first.",
@@ -152,17 +152,21 @@ _DESCRIPTIONS = {
         "USER_ASC": "Sorted by user, in the order in which the accounts were created.",
         "USER_DESC": "Sorted by user. The account that was created last is first.",
     },
+    "ConnectorRunOrder": {
+        "CREATED_ASC": "Sorted by creation of the run, the oldest first.",
+        "CREATED_DESC": "Sorted by creation of the run, the newest first.",
+    },
     "DeletedUserOrder": {
-        "DELETED_ASC": "Sorted by time of deletion, the account deleted first is first.",
-        "DELETED_DESC": "Sorted by time of deletion, the account deleted last is first.",
+        "DELETED_AT_ASC": "Sorted by time of deletion, the account deleted first is first.",
+        "DELETED_AT_DESC": "Sorted by time of deletion, the account deleted last is first.",
     },
     "DkimKeyOrder": {
         "DOMAIN_ASC": "Sorted by name of the domain that signs, in ascending order.",
         "DOMAIN_DESC": "Sorted by name of the domain that signs, in descending order.",
     },
     "DomainAddressOrder": {
-        "ADDRESS_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
-        "ADDRESS_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
+        "LOCAL_PART_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
+        "LOCAL_PART_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
     },
     "AliasDomainOrder": {
         "ALIAS_ASC": "Sorted by name of the alias domain, in ascending order.",
@@ -193,34 +197,34 @@ _DESCRIPTIONS = {
         "POSITION_DESC": "Sorted by `position`, the copy that was made last is first.",
     },
     "IdentityOrder": {
-        "ADDRESS_ASC": "Sorted by local part, in ascending order. Case and dots are ignored.",
-        "ADDRESS_DESC": "Sorted by local part, in descending order. Case and dots are ignored.",
+        "ADDRESS_ASC": "Sorted by the local part, in ascending order. Case and dots are ignored.",
+        "ADDRESS_DESC": "Sorted by the local part, in descending order. Case and dots are ignored.",
     },
     "KeyValueEntryOrder": {
         "KEY_ASC": "Sorted by key, in ascending byte order.",
         "KEY_DESC": "Sorted by key, in descending byte order.",
     },
     "LegalHoldAccessOrder": {
-        "CREATED_ASC": "Sorted by time of the access, the oldest first.",
-        "CREATED_DESC": "Sorted by time of the access, the newest first.",
+        "AT_ASC": "Sorted by time of the access, the oldest first.",
+        "AT_DESC": "Sorted by time of the access, the newest first.",
     },
     "LogOrder": {
-        "TIME_ASC": "Sorted by time, the oldest entry first.",
-        "TIME_DESC": "Sorted by time, the newest entry first.",
+        "AT_ASC": "Sorted by time, the oldest entry first.",
+        "AT_DESC": "Sorted by time, the newest entry first.",
     },
     "ClusterNodeOrder": {
         "HOST_ASC": "Sorted by host, from A to Z.",
         "HOST_DESC": "Sorted by host, from Z to A.",
-        "STATE_CHANGED_ASC": "Sorted by `stateChangedAt`, the earliest change first.",
-        "STATE_CHANGED_DESC": "Sorted by `stateChangedAt`, the latest change first.",
+        "STATE_CHANGED_AT_ASC": "Sorted by `stateChangedAt`, the earliest change first.",
+        "STATE_CHANGED_AT_DESC": "Sorted by `stateChangedAt`, the latest change first.",
     },
     "UserAffinityOrder": {
         "USERNAME_ASC": "Sorted by username, from A to Z.",
         "USERNAME_DESC": "Sorted by username, from Z to A.",
     },
     "LoginPenaltyOrder": {
-        "STARTED_ASC": "Sorted by begin, the oldest delay first.",
-        "STARTED_DESC": "Sorted by begin, the newest delay first.",
+        "LAST_PENALTY_AT_ASC": "Sorted by begin, the oldest delay first.",
+        "LAST_PENALTY_AT_DESC": "Sorted by begin, the newest delay first.",
     },
     "DeliveryTraceStepOrder": {
         "AT_ASC": "Sorted by time of the step, the oldest first.",
@@ -240,32 +244,36 @@ _DESCRIPTIONS = {
         if order.counter_name is not None
     },
     "NetworkBanOrder": {
-        "STARTED_ASC": "Sorted by begin, the oldest ban first.",
-        "STARTED_DESC": "Sorted by begin, the newest ban first.",
-        "ENDS_ASC": "Sorted by end, the ban that ends first is first.",
-        "ENDS_DESC": "Sorted by end, the ban that ends last is first.",
+        "STARTED_AT_ASC": "Sorted by begin, the oldest ban first.",
+        "STARTED_AT_DESC": "Sorted by begin, the newest ban first.",
+        "ENDS_AT_ASC": "Sorted by end, the ban that ends first is first.",
+        "ENDS_AT_DESC": "Sorted by end, the ban that ends last is first.",
     },
     "OauthClientOrder": {
         "NAME_ASC": "Sorted by name, in ascending order. Case matters.",
         "NAME_DESC": "Sorted by name, in descending order. Case matters.",
     },
     "QuarantineOrder": {
-        "RECEIVED_ASC": "Sorted by arrival, the oldest message first.",
-        "RECEIVED_DESC": "Sorted by arrival, the newest message first.",
+        "CREATED_AT_ASC": "Sorted by arrival, the oldest message first.",
+        "CREATED_AT_DESC": "Sorted by arrival, the newest message first.",
         "SCORE_ASC": "Sorted by spam score, the lowest first.",
         "SCORE_DESC": "Sorted by spam score, the highest first.",
         "SIZE_ASC": "Sorted by size, the smallest message first.",
         "SIZE_DESC": "Sorted by size, the largest message first.",
     },
     "QueueEntryOrder": {
-        "CREATED_ASC": "Sorted by time of submission, the oldest entry first.",
-        "CREATED_DESC": "Sorted by time of submission, the newest entry first.",
+        "ARRIVED_AT_ASC": "Sorted by time of submission, the oldest entry first.",
+        "ARRIVED_AT_DESC": "Sorted by time of submission, the newest entry first.",
         "SIZE_ASC": "Sorted by size of the message, the smallest first.",
         "SIZE_DESC": "Sorted by size of the message, the largest first.",
     },
+    "RateLimitOrder": {
+        "CREATED_ASC": "Sorted by creation of the user or domain, the oldest first.",
+        "CREATED_DESC": "Sorted by creation of the user or domain, the newest first.",
+    },
     "RateLimitHoldOrder": {
-        "HELD_ASC": "Sorted by `heldAt`, the oldest hold first.",
-        "HELD_DESC": "Sorted by `heldAt`, the newest hold first.",
+        "HELD_AT_ASC": "Sorted by `heldAt`, the oldest hold first.",
+        "HELD_AT_DESC": "Sorted by `heldAt`, the newest hold first.",
     },
     "ResourceOrder": {
         "NAME_ASC": "Sorted by name, in ascending order. Case and accents are ignored.",
@@ -280,8 +288,8 @@ _DESCRIPTIONS = {
         "PATTERN_DESC": "Sorted by pattern, in descending byte order.",
     },
     "SessionOrder": {
-        "CONNECTED_ASC": "Sorted by time of the connection, the oldest session first.",
-        "CONNECTED_DESC": "Sorted by time of the connection, the newest session first.",
+        "CONNECTED_AT_ASC": "Sorted by time of the connection, the oldest session first.",
+        "CONNECTED_AT_DESC": "Sorted by time of the connection, the newest session first.",
     },
     "SessionSummaryOrder": {
         "USER_ASC": "Sorted by user, in the order in which the accounts were created. Sessions "
@@ -290,8 +298,8 @@ _DESCRIPTIONS = {
         "without a user are last.",
     },
     "SettingHistoryEntryOrder": {
-        "CREATED_ASC": "Sorted by time of the change, the oldest first.",
-        "CREATED_DESC": "Sorted by time of the change, the newest first.",
+        "AT_ASC": "Sorted by time of the change, the oldest first.",
+        "AT_DESC": "Sorted by time of the change, the newest first.",
     },
     "SettingOrder": {
         "KEY_ASC": "Sorted by key, in ascending order.",
@@ -309,16 +317,20 @@ _DESCRIPTIONS = {
         "DESTINATION_ASC": "Sorted by destination, in ascending order.",
         "DESTINATION_DESC": "Sorted by destination, in descending order.",
     },
+    "WebhookDeliveryOrder": {
+        "CREATED_ASC": "Sorted by creation of the delivery, the oldest first.",
+        "CREATED_DESC": "Sorted by creation of the delivery, the newest first.",
+    },
     "UserOrder": {
         "USERNAME_ASC": "Sorted by username, in ascending order. Case and dots are ignored.",
         "USERNAME_DESC": "Sorted by username, in descending order. Case and dots are ignored.",
-        "CREATED_ASC": "Sorted by time of creation, the oldest account first.",
-        "CREATED_DESC": "Sorted by time of creation, the newest account first.",
+        "CREATED_AT_ASC": "Sorted by time of creation, the oldest account first.",
+        "CREATED_AT_DESC": "Sorted by time of creation, the newest account first.",
         "STORAGE_USED_ASC": "Sorted by used storage, the smallest account first.",
         "STORAGE_USED_DESC": "Sorted by used storage, the largest account first.",
-        "LAST_LOGIN_ASC": "Sorted by last sign-in, the oldest first. Accounts without one are "
+        "LAST_LOGIN_AT_ASC": "Sorted by last sign-in, the oldest first. Accounts without one are "
         "first.",
-        "LAST_LOGIN_DESC": "Sorted by last sign-in, the latest first. Accounts without one are "
+        "LAST_LOGIN_AT_DESC": "Sorted by last sign-in, the latest first. Accounts without one are "
         "last.",
     },
 }

@@ -33,7 +33,7 @@ class UserCredentialFields(UserMailFields):
     async def access_tokens(
         self,
         info: Info,
-        order_by: AccessTokenOrder = AccessTokenOrder.CREATED_DESC,
+        order_by: AccessTokenOrder = AccessTokenOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
@@ -52,7 +52,7 @@ class UserCredentialFields(UserMailFields):
     async def oauth_grants(
         self,
         info: Info,
-        order_by: OauthGrantOrder = OauthGrantOrder.CREATED_DESC,
+        order_by: OauthGrantOrder = OauthGrantOrder.CREATED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

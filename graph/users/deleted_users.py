@@ -212,7 +212,7 @@ class UserDeleteQuery:
         self,
         info: Info,
         filter: DeletedUserFilter | None = UNSET,
-        order_by: DeletedUserOrder = DeletedUserOrder.DELETED_DESC,
+        order_by: DeletedUserOrder = DeletedUserOrder.DELETED_AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,

@@ -168,11 +168,18 @@ _PREFIXES_OUTSIDE_ACCOUNTS = (  # in the journals of domains and of the platform
 ACCOUNT_EVENT_TYPES = frozenset(
     event_type for event_type in EventType if not event_type.startswith(_PREFIXES_OUTSIDE_ACCOUNTS)
 ) - (WEBHOOK_ONLY_EVENT_TYPES | (USER_EVENT_TYPES - {EventType.USER_UPDATED}))
+# Events of the journals, by which webhooks select what they receive.
+JOURNAL_EVENT_TYPES = frozenset(EventType) - WEBHOOK_ONLY_EVENT_TYPES - {EventType.RESYNC}
 if TYPE_CHECKING:
     ChangeType = EventType
+    WebhookEventType = EventType
 else:
     ChangeType = StrEnum(
         "ChangeType", {kind.name: kind.value for kind in EventType if kind in ACCOUNT_EVENT_TYPES}
+    )
+    WebhookEventType = StrEnum(
+        "WebhookEventType",
+        {kind.name: kind.value for kind in EventType if kind in JOURNAL_EVENT_TYPES},
     )
 
 

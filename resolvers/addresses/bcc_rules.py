@@ -48,8 +48,8 @@ from resolvers.sql_text import contains_text_sql
 class BccRuleOrder(StrEnum):
     """The order of a list of BCC rules; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(BccRuleOrder)
@@ -120,7 +120,7 @@ async def read_visible_bcc_rule_page(
     conditions: BccRuleConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: BccRuleOrder = BccRuleOrder.CREATED_ASC,
+    order: BccRuleOrder = BccRuleOrder.CREATED_AT_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of the visible rules. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

@@ -39,15 +39,15 @@ MAX_TAGS = 100  # per filter
 class AddressOrder(StrEnum):
     """The order of a list of addresses; ties by id."""
 
-    ADDRESS_ASC = "ADDRESS_ASC"  # by the normal form of the local part
-    ADDRESS_DESC = "ADDRESS_DESC"
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    LOCAL_PART_ASC = "LOCAL_PART_ASC"  # by the normal form of the local part
+    LOCAL_PART_DESC = "LOCAL_PART_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 _SORT_COLUMNS = {
-    "ADDRESS": SortColumn("local", str),
-    "CREATED": SortColumn("created_at", datetime),
+    "LOCAL_PART": SortColumn("local", str),
+    "CREATED_AT": SortColumn("created_at", datetime),
 }
 LIST_ORDERS = list_orders(AddressOrder, _SORT_COLUMNS)
 
@@ -197,7 +197,7 @@ async def read_visible_address_page(
     conditions: AddressConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: AddressOrder = AddressOrder.ADDRESS_ASC,
+    order: AddressOrder = AddressOrder.LOCAL_PART_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of the visible addresses. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

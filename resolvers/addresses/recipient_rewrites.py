@@ -54,8 +54,8 @@ from resolvers.sql_text import contains_text_sql
 class RecipientRewriteOrder(StrEnum):
     """The order of a list of recipient rewrites; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(RecipientRewriteOrder)
@@ -128,7 +128,7 @@ async def read_visible_rewrite_page(
     query: str | None,
     page_request: PageRequest,
     columns: Collection[str],
-    order: RecipientRewriteOrder = RecipientRewriteOrder.CREATED_ASC,
+    order: RecipientRewriteOrder = RecipientRewriteOrder.CREATED_AT_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of the recipient rewrites that the query finds; without a query, of all.
 

@@ -33,11 +33,11 @@ ENTRY_COLUMNS = frozenset(column.name for column in select_columns(AuditLogEntry
 class AuditLogOrder(StrEnum):
     """The order of the audit log; ties by id."""
 
-    CREATED_DESC = "CREATED_DESC"
-    CREATED_ASC = "CREATED_ASC"
+    AT_DESC = "AT_DESC"
+    AT_ASC = "AT_ASC"
 
 
-_SORT_COLUMNS = {"CREATED": SortColumn("at", datetime)}
+_SORT_COLUMNS = {"AT": SortColumn("at", datetime)}
 LIST_ORDERS = list_orders(AuditLogOrder, _SORT_COLUMNS)
 
 
@@ -152,7 +152,7 @@ async def read_visible_audit_log_page(
     conditions: AuditLogConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: AuditLogOrder = AuditLogOrder.CREATED_DESC,
+    order: AuditLogOrder = AuditLogOrder.AT_DESC,
 ) -> Page[ColumnRow]:
     """Read a page of visible entries. Raises InvalidInput for a cursor of another order."""
     column_names = ENTRY_COLUMNS.intersection(columns) | {"at", "id"}

@@ -57,8 +57,8 @@ MAX_REASON_LENGTH = 1000  # characters
 class LegalHoldOrder(StrEnum):
     """The order of a list of legal holds; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 class HeldCopyOrder(StrEnum):
@@ -71,13 +71,13 @@ class HeldCopyOrder(StrEnum):
 class LegalHoldAccessOrder(StrEnum):
     """The order of a list of accesses; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    AT_ASC = "AT_ASC"
+    AT_DESC = "AT_DESC"
 
 
 LEGAL_HOLD_ORDERS = list_orders(LegalHoldOrder)
 COPY_ORDERS = list_orders(HeldCopyOrder, {"POSITION": SortColumn("position", int)})
-ACCESS_ORDERS = list_orders(LegalHoldAccessOrder, {"CREATED": SortColumn("at", datetime)})
+ACCESS_ORDERS = list_orders(LegalHoldAccessOrder, {"AT": SortColumn("at", datetime)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,7 @@ async def read_visible_legal_hold_page(
     user_id: int | None,
     page_request: PageRequest,
     columns: Collection[str],
-    order: LegalHoldOrder = LegalHoldOrder.CREATED_DESC,
+    order: LegalHoldOrder = LegalHoldOrder.CREATED_AT_DESC,
 ) -> Page[ColumnRow]:
     """Read a page of legal holds of one user or of all users.
 

@@ -61,12 +61,12 @@ class SettingOrder(StrEnum):
 class SettingHistoryEntryOrder(StrEnum):
     """The order of a list of changes of a setting; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    AT_ASC = "AT_ASC"
+    AT_DESC = "AT_DESC"
 
 
 SETTING_ORDERS = list_orders(SettingOrder, {"KEY": SortColumn("key", str)})
-HISTORY_ORDERS = list_orders(SettingHistoryEntryOrder, {"CREATED": SortColumn("at", datetime)})
+HISTORY_ORDERS = list_orders(SettingHistoryEntryOrder, {"AT": SortColumn("at", datetime)})
 
 
 @dataclass(frozen=True, slots=True)

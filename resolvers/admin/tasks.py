@@ -62,8 +62,8 @@ from resolvers.viewer import Viewer
 class TaskOrder(StrEnum):
     """The order of a list of tasks; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(TaskOrder)
@@ -135,7 +135,7 @@ async def read_visible_task_page(
     conditions: TaskConditions,
     page_request: PageRequest,
     columns: frozenset[str],
-    order: TaskOrder = TaskOrder.CREATED_DESC,
+    order: TaskOrder = TaskOrder.CREATED_AT_DESC,
 ) -> Page[ColumnRow]:
     """Read a page of tasks. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

@@ -37,8 +37,8 @@ from resolvers.viewer import GuardRule
 class AccessTokenOrder(StrEnum):
     """The order of a list of access tokens; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(AccessTokenOrder)

@@ -20,8 +20,8 @@ from resolvers.list_orders import OwnerPageKey, list_orders, read_list_pages
 class AppPasswordOrder(StrEnum):
     """The order of a list of application passwords; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(AppPasswordOrder)

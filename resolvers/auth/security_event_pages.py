@@ -37,8 +37,8 @@ from resolvers.pagination import read_by_keys, read_union
 class SecurityEventOrder(StrEnum):
     """The order of a list of security events; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(SecurityEventOrder)

@@ -31,8 +31,8 @@ from resolvers.users.selection import UserSelector
 class CacheEntryOrder(StrEnum):
     """The order of a list of cache entries."""
 
-    LAST_USED_ASC = "LAST_USED_ASC"
-    LAST_USED_DESC = "LAST_USED_DESC"
+    LAST_USED_AT_ASC = "LAST_USED_AT_ASC"
+    LAST_USED_AT_DESC = "LAST_USED_AT_DESC"
     NAME_ASC = "NAME_ASC"
     NAME_DESC = "NAME_DESC"
     SIZE_ASC = "SIZE_ASC"
@@ -42,7 +42,7 @@ class CacheEntryOrder(StrEnum):
 LIST_ORDERS = list_orders(
     CacheEntryOrder,
     {
-        "LAST_USED": SortColumn("last_used_at", datetime),
+        "LAST_USED_AT": SortColumn("last_used_at", datetime),
         "NAME": SortColumn("name", str),
         "SIZE": SortColumn("size", int),
     },

@@ -31,8 +31,8 @@ from resolvers.pagination import read_by_keys
 class CertificateOrder(StrEnum):
     """The order of a list of certificates; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(CertificateOrder)
@@ -115,7 +115,7 @@ async def read_visible_certificate_page(
     conditions: CertificateConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: CertificateOrder = CertificateOrder.CREATED_ASC,
+    order: CertificateOrder = CertificateOrder.CREATED_AT_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of certificates. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

@@ -34,20 +34,20 @@ MAX_NODES = 1000
 class ClusterNodeOrder(StrEnum):
     """The order of nodes; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     HOST_ASC = "HOST_ASC"
     HOST_DESC = "HOST_DESC"
-    STATE_CHANGED_ASC = "STATE_CHANGED_ASC"
-    STATE_CHANGED_DESC = "STATE_CHANGED_DESC"
+    STATE_CHANGED_AT_ASC = "STATE_CHANGED_AT_ASC"
+    STATE_CHANGED_AT_DESC = "STATE_CHANGED_AT_DESC"
 
 
 NODE_ORDERS = list_orders(
     ClusterNodeOrder,
     {
-        "CREATED": SortColumn("created_at", datetime),
+        "CREATED_AT": SortColumn("created_at", datetime),
         "HOST": SortColumn("host", str),
-        "STATE_CHANGED": SortColumn("state_changed_at", datetime),
+        "STATE_CHANGED_AT": SortColumn("state_changed_at", datetime),
     },
 )
 

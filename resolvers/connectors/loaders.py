@@ -38,8 +38,8 @@ class ConnectorOrder(StrEnum):
 
     USER_ASC = "USER_ASC"  # by the creation of the account
     USER_DESC = "USER_DESC"
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 class ConnectorRunOrder(StrEnum):
@@ -49,9 +49,10 @@ class ConnectorRunOrder(StrEnum):
     CREATED_DESC = "CREATED_DESC"
 
 
-_CREATED = SortColumn("id", int)  # ids are in the order of creation
-LIST_ORDERS = list_orders(ConnectorOrder, {"USER": SortColumn("user_id", int), "CREATED": _CREATED})
-RUN_ORDERS = list_orders(ConnectorRunOrder, {"CREATED": _CREATED})
+_CREATION = SortColumn("id", int)  # ids are in the order of creation
+_SORT_COLUMNS = {"USER": SortColumn("user_id", int), "CREATED_AT": _CREATION}
+LIST_ORDERS = list_orders(ConnectorOrder, _SORT_COLUMNS)
+RUN_ORDERS = list_orders(ConnectorRunOrder, {"CREATED": _CREATION})
 GUARD_FOR_OTHERS = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.CONNECTORS)
 
 

@@ -32,12 +32,12 @@ class DomainUserOrder(StrEnum):
 class DomainAddressOrder(StrEnum):
     """The order of a list of addresses of a domain; ties by id."""
 
-    ADDRESS_ASC = "ADDRESS_ASC"  # by the normal form of the local part
-    ADDRESS_DESC = "ADDRESS_DESC"
+    LOCAL_PART_ASC = "LOCAL_PART_ASC"  # by the normal form of the local part
+    LOCAL_PART_DESC = "LOCAL_PART_DESC"
 
 
 USER_LIST_ORDERS = list_orders(DomainUserOrder, {"USERNAME": SortColumn("username_key", str)})
-ADDRESS_LIST_ORDERS = list_orders(DomainAddressOrder, {"ADDRESS": SortColumn("local", str)})
+ADDRESS_LIST_ORDERS = list_orders(DomainAddressOrder, {"LOCAL_PART": SortColumn("local", str)})
 
 
 class StoredTotals(NamedTuple):

@@ -34,15 +34,15 @@ class DomainOrder(StrEnum):
 
     NAME_ASC = "NAME_ASC"
     NAME_DESC = "NAME_DESC"
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     USER_COUNT_ASC = "USER_COUNT_ASC"
     USER_COUNT_DESC = "USER_COUNT_DESC"
 
 
 _SORT_COLUMNS = {
     "NAME": SortColumn("name", str),
-    "CREATED": SortColumn("created_at", datetime),
+    "CREATED_AT": SortColumn("created_at", datetime),
     "USER_COUNT": SortColumn("user_count", int),
 }
 LIST_ORDERS = list_orders(DomainOrder, _SORT_COLUMNS)

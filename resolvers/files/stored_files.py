@@ -54,8 +54,8 @@ from resolvers.sql_text import contains_text_sql
 class FileOrder(StrEnum):
     """The order of a list of files; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(FileOrder)

@@ -41,13 +41,13 @@ class FilterOrder(StrEnum):
 
     POSITION_ASC = "POSITION_ASC"  # the order they run
     POSITION_DESC = "POSITION_DESC"
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 _SORT_COLUMNS = {
     "POSITION": SortColumn("position", int),
-    "CREATED": SortColumn("created_at", datetime),
+    "CREATED_AT": SortColumn("created_at", datetime),
 }
 LIST_ORDERS = list_orders(FilterOrder, _SORT_COLUMNS)
 
@@ -151,7 +151,7 @@ async def load_visible_filter_page(
     conditions: FilterListConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: FilterOrder = FilterOrder.CREATED_ASC,
+    order: FilterOrder = FilterOrder.CREATED_AT_ASC,
 ) -> Page[ColumnRow]:
     """Load a page of the filters of all users, or of the user of the conditions.
 

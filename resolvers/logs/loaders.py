@@ -21,8 +21,8 @@ FOLLOW_BATCH = 500  # entries that a follower reads at once
 class LogOrder(StrEnum):
     """The order of the log: that in which the entries were stored."""
 
-    TIME_DESC = "TIME_DESC"
-    TIME_ASC = "TIME_ASC"
+    AT_DESC = "AT_DESC"
+    AT_ASC = "AT_ASC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ async def read_visible_log_page(
 
     Raises StorageUnavailable if the log store can't be read now.
     """
-    is_descending = (order is LogOrder.TIME_DESC) is not page_request.is_backward
+    is_descending = (order is LogOrder.AT_DESC) is not page_request.is_backward
     cursor_id = page_request.cursor.id if page_request.cursor else None
     page_key = LogPageKey(
         page_request.count + 1,

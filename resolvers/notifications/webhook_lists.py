@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from models.events.event_types import EventType
+from models.events.event_types import WebhookEventType
 from models.notifications.webhooks import (
     Webhook,
     WebhookDelivery,
@@ -46,8 +46,8 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Webhook)) -
 class WebhookOrder(StrEnum):
     """The order of a list of webhooks; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 class WebhookDeliveryOrder(StrEnum):
@@ -66,7 +66,7 @@ DELIVERY_ORDERS = list_orders(WebhookDeliveryOrder, {"CREATED": SortColumn("id",
 class WebhookWhere:
     """The conditions of a list of webhooks; all of them hold."""
 
-    type: EventType | None = None  # webhooks that receive events of this type
+    type: WebhookEventType | None = None  # webhooks that receive events of this type
     user_id: int | None = None
 
 
@@ -111,7 +111,7 @@ async def read_visible_webhook_page(
     where: WebhookWhere,
     page_request: PageRequest,
     columns: Collection[str],
-    order: WebhookOrder = WebhookOrder.CREATED_ASC,
+    order: WebhookOrder = WebhookOrder.CREATED_AT_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of webhooks. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

@@ -19,7 +19,7 @@ from mail.network.outbound_http import parse_http_target
 from models.admin.tasks import Task
 from models.auth.security_log import SecurityEventAction
 from models.errors import Forbidden, InvalidInput, LimitReached, NotFound, require_all_found
-from models.events.event_types import WEBHOOK_ONLY_EVENT_TYPES, EventType
+from models.events.event_types import EventType, WebhookEventType
 from models.events.journal import PLATFORM, StreamPositions
 from models.events.wakeups import WEBHOOKS
 from models.notifications.webhooks import (
@@ -49,7 +49,6 @@ from resolvers.notifications.webhook_lists import (
 from resolvers.notifications.webhook_replay import TASK_KIND, validated_replay_order
 from resolvers.notifications.webhook_signatures import generate_secret, secret_purpose
 
-UNSELECTABLE_EVENT_TYPES = WEBHOOK_ONLY_EVENT_TYPES | {EventType.RESYNC}
 MAX_WEBHOOKS = 100  # of one user, of one domain, and without either
 MAX_OVERLAP = timedelta(days=7)  # the old secret also signs so long
 
@@ -58,7 +57,7 @@ MAX_OVERLAP = timedelta(days=7)  # the old secret also signs so long
 class NewWebhook:
     """A webhook for a user, a domain, or everything."""
 
-    types: Sequence[EventType] | None  # None: all
+    types: Sequence[WebhookEventType] | None  # None: all
     url: str
     user_id: int | None = None
     domain_id: int | None = None
@@ -112,18 +111,11 @@ async def create_webhook(ctx: Context, new_webhook: NewWebhook) -> CreatedWebhoo
 
 
 def _require_valid_types_and_url(
-    ctx: Context, types: Sequence[EventType] | None, url: str | None
+    ctx: Context, types: Sequence[WebhookEventType] | None, url: str | None
 ) -> None:
-    if types is not None:
-        if not types:
-            text = "At least one event type is required. Null means all."
-            raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
-        for index, event_type in enumerate(types):
-            if event_type in UNSELECTABLE_EVENT_TYPES:
-                text = f"{event_type.value} can't be selected."
-                raise InvalidInput(
-                    text, constraint=ValidationConstraint.UNSUPPORTED, path=["types", str(index)]
-                )
+    if types is not None and not types:
+        text = "At least one event type is required. Null means all."
+        raise InvalidInput(text, constraint=ValidationConstraint.LENGTH, path=["types"])
     if url is not None:
         allow_private = ctx.environment.options.webhooks_allow_private_networks
         parse_http_target(url, allow_private=allow_private)

@@ -22,15 +22,15 @@ from resolvers.sql_text import contains_text_sql
 class OauthClientOrder(StrEnum):
     """The order of a list of OAuth clients; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     NAME_ASC = "NAME_ASC"
     NAME_DESC = "NAME_DESC"
 
 
 LIST_ORDERS = list_orders(
     OauthClientOrder,
-    {"CREATED": SortColumn("created_at", datetime), "NAME": SortColumn("name", str)},
+    {"CREATED_AT": SortColumn("created_at", datetime), "NAME": SortColumn("name", str)},
 )
 HAS_SECRET_COLUMN = "has_secret"  # noqa: S105 - the name of a boolean column
 VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(OauthClient)) - {

@@ -27,8 +27,8 @@ from resolvers.users import managed_objects
 class OauthGrantOrder(StrEnum):
     """The order of a list of OAuth grants; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(OauthGrantOrder)

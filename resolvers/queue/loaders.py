@@ -31,13 +31,13 @@ DELIVERY_COLUMNS = frozenset(column.name for column in select_columns(QueueEntry
 class QueueEntryOrder(StrEnum):
     """The order of a list of queue entries; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    ARRIVED_AT_ASC = "ARRIVED_AT_ASC"
+    ARRIVED_AT_DESC = "ARRIVED_AT_DESC"
     SIZE_ASC = "SIZE_ASC"
     SIZE_DESC = "SIZE_DESC"
 
 
-_SORT_COLUMNS = {"CREATED": SortColumn("created_at", datetime), "SIZE": SortColumn("size", int)}
+_SORT_COLUMNS = {"ARRIVED_AT": SortColumn("created_at", datetime), "SIZE": SortColumn("size", int)}
 LIST_ORDERS = list_orders(QueueEntryOrder, _SORT_COLUMNS)
 
 
@@ -273,7 +273,7 @@ async def read_visible_waiting_entry_page(
     conditions: QueueEntryConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: QueueEntryOrder = QueueEntryOrder.CREATED_ASC,
+    order: QueueEntryOrder = QueueEntryOrder.ARRIVED_AT_ASC,
 ) -> Page[ColumnRow]:
     """Read a page of queue entries. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

@@ -35,19 +35,19 @@ DOMAIN_COLUMN = "domain_id"  # of a hold whose limit is that of a domain
 class RateLimitOrder(StrEnum):
     """The order of a list of rate limits; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
+    CREATED_ASC = "CREATED_ASC"  # by the creation of the user or domain
     CREATED_DESC = "CREATED_DESC"
 
 
 class RateLimitHoldOrder(StrEnum):
     """The order of a list of rate limited users; ties by id."""
 
-    HELD_ASC = "HELD_ASC"
-    HELD_DESC = "HELD_DESC"
+    HELD_AT_ASC = "HELD_AT_ASC"
+    HELD_AT_DESC = "HELD_AT_DESC"
 
 
-LIMIT_ORDERS = list_orders(RateLimitOrder)
-HOLD_ORDERS = list_orders(RateLimitHoldOrder, {"HELD": SortColumn("since", datetime)})
+LIMIT_ORDERS = list_orders(RateLimitOrder, {"CREATED": SortColumn("created_at", datetime)})
+HOLD_ORDERS = list_orders(RateLimitHoldOrder, {"HELD_AT": SortColumn("since", datetime)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ async def read_rate_limit_hold_page(
     user_ids: Collection[int] | None,
     page_request: PageRequest,
     columns: Collection[str],
-    order: RateLimitHoldOrder = RateLimitHoldOrder.HELD_DESC,
+    order: RateLimitHoldOrder = RateLimitHoldOrder.HELD_AT_DESC,
 ) -> Page[ColumnRow]:
     """Read a page of the users that are rate limited now.
 

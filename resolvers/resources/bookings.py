@@ -27,11 +27,11 @@ _PRIVATE_COLUMNS = ("uid", "summary", "organizer", "organizer_name")
 class BookingOrder(StrEnum):
     """The order of a list of bookings; ties by id."""
 
-    STARTS_ASC = "STARTS_ASC"
-    STARTS_DESC = "STARTS_DESC"
+    STARTS_AT_ASC = "STARTS_AT_ASC"
+    STARTS_AT_DESC = "STARTS_AT_DESC"
 
 
-LIST_ORDERS = list_orders(BookingOrder, {"STARTS": SortColumn("starts_at", datetime)})
+LIST_ORDERS = list_orders(BookingOrder, {"STARTS_AT": SortColumn("starts_at", datetime)})
 
 
 @dataclass(frozen=True, slots=True)

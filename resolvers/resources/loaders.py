@@ -34,13 +34,13 @@ class ResourceOrder(StrEnum):
 
     NAME_ASC = "NAME_ASC"  # without case and accents
     NAME_DESC = "NAME_DESC"
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 _SORT_COLUMNS = {
     "NAME": SortColumn("folded_name", str),
-    "CREATED": SortColumn("created_at", datetime),
+    "CREATED_AT": SortColumn("created_at", datetime),
 }
 LIST_ORDERS = list_orders(ResourceOrder, _SORT_COLUMNS)
 

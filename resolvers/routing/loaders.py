@@ -18,7 +18,7 @@ from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers.context import BatchFunction, Context
-from resolvers.list_orders import CREATED, ListOrder, SortColumn, list_orders, read_ordered_page
+from resolvers.list_orders import CREATED_AT, ListOrder, SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
 from resolvers.routing import validation as routing_validation
 from resolvers.sql_text import contains_text_sql
@@ -29,15 +29,15 @@ HAS_PASSWORD_COLUMN = "has_password"  # noqa: S105 - the name of a boolean colum
 class RelayHostOrder(StrEnum):
     """The order of a list of relay hosts; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 class TransportOrder(StrEnum):
     """The order of a list of transports; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     DESTINATION_ASC = "DESTINATION_ASC"
     DESTINATION_DESC = "DESTINATION_DESC"
 
@@ -45,8 +45,8 @@ class TransportOrder(StrEnum):
 class TlsPolicyOrder(StrEnum):
     """The order of a list of TLS policies; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     DESTINATION_ASC = "DESTINATION_ASC"
     DESTINATION_DESC = "DESTINATION_DESC"
 
@@ -54,8 +54,8 @@ class TlsPolicyOrder(StrEnum):
 class ForwardingHostOrder(StrEnum):
     """The order of a list of forwarding hosts; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     HOST_ASC = "HOST_ASC"
     HOST_DESC = "HOST_DESC"
 
@@ -115,7 +115,7 @@ TRANSPORTS = RoutingTable(
     ),
     ("destination", "next_hop", "lookup_mx", "username", "active"),
     ("destination", "next_hop", "username"),
-    list_orders(TransportOrder, CREATED | _DESTINATION),
+    list_orders(TransportOrder, CREATED_AT | _DESTINATION),
     5000,
     "secret",
 )
@@ -129,7 +129,7 @@ POLICIES = RoutingTable(
     ),
     ("destination", "level", "parameters", "active"),
     ("destination",),
-    list_orders(TlsPolicyOrder, CREATED | _DESTINATION),
+    list_orders(TlsPolicyOrder, CREATED_AT | _DESTINATION),
     5000,
 )
 FORWARDERS = RoutingTable(
@@ -142,7 +142,7 @@ FORWARDERS = RoutingTable(
     ),
     ("host", "source", "filter_spam"),
     ("host", "source"),
-    list_orders(ForwardingHostOrder, CREATED | _HOST),
+    list_orders(ForwardingHostOrder, CREATED_AT | _HOST),
     10_000,
 )
 CONTEXT_OF_PASSWORD: Mapping[type[SQLModel], Callable[[int], str]] = {

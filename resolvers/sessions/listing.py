@@ -31,8 +31,8 @@ Row = TypeVar("Row")
 class SessionOrder(StrEnum):
     """The order of a list of sessions."""
 
-    CONNECTED_ASC = "CONNECTED_ASC"
-    CONNECTED_DESC = "CONNECTED_DESC"
+    CONNECTED_AT_ASC = "CONNECTED_AT_ASC"
+    CONNECTED_AT_DESC = "CONNECTED_AT_DESC"
 
 
 class SessionSummaryOrder(StrEnum):
@@ -241,7 +241,7 @@ async def read_visible_session_page(
     window = ScanWindow.from_page_request(
         page_request,
         (connected_at, cursor.id) if cursor else None,
-        is_descending=order is SessionOrder.CONNECTED_DESC,
+        is_descending=order is SessionOrder.CONNECTED_AT_DESC,
     )
     arguments = {**await _request_arguments(ctx, conditions), **window.to_arguments()}
     answers = await ask_all_processes(ctx.environment, LIST_SESSIONS, arguments)

@@ -42,8 +42,8 @@ MAX_SCORE = 1e9
 class QuarantineOrder(StrEnum):
     """The order of a list of quarantined messages; ties by id."""
 
-    RECEIVED_DESC = "RECEIVED_DESC"
-    RECEIVED_ASC = "RECEIVED_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
     SCORE_DESC = "SCORE_DESC"
     SCORE_ASC = "SCORE_ASC"
     SIZE_DESC = "SIZE_DESC"
@@ -51,7 +51,7 @@ class QuarantineOrder(StrEnum):
 
 
 _SORT_COLUMNS = {
-    "RECEIVED": SortColumn("created_at", datetime),
+    "CREATED_AT": SortColumn("created_at", datetime),
     "SCORE": SortColumn("score", float),
     "SIZE": SortColumn("size", int),
 }
@@ -166,7 +166,7 @@ async def read_item_page(
     conditions: QuarantineConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: QuarantineOrder = QuarantineOrder.RECEIVED_DESC,
+    order: QuarantineOrder = QuarantineOrder.CREATED_AT_DESC,
 ) -> Page[ColumnRow]:
     """Return a page of quarantined messages. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

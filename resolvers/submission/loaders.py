@@ -23,8 +23,8 @@ from resolvers.list_orders import ListOrder, list_orders, read_list_pages
 class SubmissionOrder(StrEnum):
     """The order of a list of submissions; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(SubmissionOrder)

@@ -30,24 +30,26 @@ MAX_FILTER_NETWORKS = 100  # each is a condition of the statement
 class NetworkBanOrder(StrEnum):
     """The order of bans; ties by id."""
 
-    STARTED_DESC = "STARTED_DESC"
-    STARTED_ASC = "STARTED_ASC"
-    ENDS_ASC = "ENDS_ASC"
-    ENDS_DESC = "ENDS_DESC"
+    STARTED_AT_DESC = "STARTED_AT_DESC"
+    STARTED_AT_ASC = "STARTED_AT_ASC"
+    ENDS_AT_ASC = "ENDS_AT_ASC"
+    ENDS_AT_DESC = "ENDS_AT_DESC"
 
 
 class LoginPenaltyOrder(StrEnum):
     """The order of delays after failures; ties by id."""
 
-    STARTED_DESC = "STARTED_DESC"
-    STARTED_ASC = "STARTED_ASC"
+    LAST_PENALTY_AT_DESC = "LAST_PENALTY_AT_DESC"
+    LAST_PENALTY_AT_ASC = "LAST_PENALTY_AT_ASC"
 
 
 BAN_ORDERS = list_orders(
     NetworkBanOrder,
-    {"STARTED": SortColumn("started_at", datetime), "ENDS": SortColumn("ends_at", datetime)},
+    {"STARTED_AT": SortColumn("started_at", datetime), "ENDS_AT": SortColumn("ends_at", datetime)},
 )
-PENALTY_ORDERS = list_orders(LoginPenaltyOrder, {"STARTED": SortColumn("wait_since", datetime)})
+PENALTY_ORDERS = list_orders(
+    LoginPenaltyOrder, {"LAST_PENALTY_AT": SortColumn("wait_since", datetime)}
+)
 
 
 @dataclass(frozen=True, slots=True)

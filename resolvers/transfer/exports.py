@@ -54,8 +54,8 @@ from resolvers.users.selection import require_managed_user
 class UserExportOrder(StrEnum):
     """The order of a list of exports; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(UserExportOrder)

@@ -25,11 +25,11 @@ from resolvers.users.delete import can_restore_or_purge_deleted_sql
 class DeletedUserOrder(StrEnum):
     """The order of a list of deleted users; ties by id."""
 
-    DELETED_ASC = "DELETED_ASC"
-    DELETED_DESC = "DELETED_DESC"
+    DELETED_AT_ASC = "DELETED_AT_ASC"
+    DELETED_AT_DESC = "DELETED_AT_DESC"
 
 
-LIST_ORDERS = list_orders(DeletedUserOrder, {"DELETED": SortColumn("deleted_at", datetime)})
+LIST_ORDERS = list_orders(DeletedUserOrder, {"DELETED_AT": SortColumn("deleted_at", datetime)})
 ROW_COLUMNS = ("id", "deleted_at", "purge_at", "username", "used", "tags")
 
 
@@ -56,7 +56,7 @@ async def read_deleted_user_page(
     conditions: DeletedUserConditions,
     page_request: PageRequest,
     columns: Collection[str],
-    order: DeletedUserOrder = DeletedUserOrder.DELETED_DESC,
+    order: DeletedUserOrder = DeletedUserOrder.DELETED_AT_DESC,
 ) -> Page[ColumnRow]:
     """Read a page of the deleted users that the viewer can restore.
 

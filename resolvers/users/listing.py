@@ -44,12 +44,12 @@ class UserOrder(StrEnum):
 
     USERNAME_ASC = "USERNAME_ASC"
     USERNAME_DESC = "USERNAME_DESC"
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
     STORAGE_USED_ASC = "STORAGE_USED_ASC"
     STORAGE_USED_DESC = "STORAGE_USED_DESC"
-    LAST_LOGIN_ASC = "LAST_LOGIN_ASC"  # users that never signed in are first
-    LAST_LOGIN_DESC = "LAST_LOGIN_DESC"
+    LAST_LOGIN_AT_ASC = "LAST_LOGIN_AT_ASC"  # users that never signed in are first
+    LAST_LOGIN_AT_DESC = "LAST_LOGIN_AT_DESC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class UserConditions:
 LAST_LOGIN_COLUMN = "last_seen"  # computed: models/users/search_index.py
 _SORT_COLUMNS = {
     "USERNAME": SortColumn("username_key", str),
-    "CREATED": SortColumn("created_at", datetime),
+    "CREATED_AT": SortColumn("created_at", datetime),
     "STORAGE_USED": SortColumn("used", int),
-    "LAST_LOGIN": SortColumn(LAST_LOGIN_COLUMN, datetime),
+    "LAST_LOGIN_AT": SortColumn(LAST_LOGIN_COLUMN, datetime),
 }
 LIST_ORDERS = list_orders(UserOrder, _SORT_COLUMNS)
 

@@ -40,24 +40,24 @@ class SortedList:
         return data["page"] if "page" in data else next(iter(data.values()))["page"]
 
 
-CREATED, ADDRESS = {"CREATED": "createdAt"}, {"ADDRESS": "address"}
+CREATED_AT, LOCAL_PART = {"CREATED_AT": "createdAt"}, {"LOCAL_PART": "localPart"}
 SORTED_LISTS = (
-    SortedList("%s", "apiKeys", CREATED),
-    SortedList("%s", "securityLog", CREATED),
-    SortedList(ADA, "securityLog", CREATED),
-    SortedList(ADA, "appPasswords", CREATED),
-    SortedList("%s", "deletedUsers", {"DELETED": "deletedAt"}),
+    SortedList("%s", "apiKeys", CREATED_AT),
+    SortedList("%s", "securityLog", CREATED_AT),
+    SortedList(ADA, "securityLog", CREATED_AT),
+    SortedList(ADA, "appPasswords", CREATED_AT),
+    SortedList("%s", "deletedUsers", {"DELETED_AT": "deletedAt"}),
     SortedList("%s", "dkimKeys", {"DOMAIN": "domain"}),
     SortedList("%s", "aliasDomains", {"ALIAS": "alias"}),
     SortedList(EXAMPLE_ORG, "aliases", {"ALIAS": "alias"}),
-    SortedList(EXAMPLE_ORG, "addresses", ADDRESS),
+    SortedList(EXAMPLE_ORG, "addresses", LOCAL_PART),
     SortedList(EXAMPLE_ORG, "users", {"USERNAME": "username"}),
     SortedList(EXAMPLE_ORG, "admins", {"USERNAME": "username"}),
-    SortedList(ADA, "addresses", ADDRESS | CREATED),
-    SortedList(ADA, "temporaryAddresses", ADDRESS | CREATED),
-    SortedList(ADA, "identities", ADDRESS),
-    SortedList("%s", "bccRules", CREATED),
-    SortedList("%s", "recipientRewrites", CREATED),
+    SortedList(ADA, "addresses", LOCAL_PART | CREATED_AT),
+    SortedList(ADA, "temporaryAddresses", LOCAL_PART | CREATED_AT),
+    SortedList(ADA, "identities", {"ADDRESS": "address"}),
+    SortedList("%s", "bccRules", CREATED_AT),
+    SortedList("%s", "recipientRewrites", CREATED_AT),
 )
 
 
@@ -202,7 +202,7 @@ async def test_each_filter_narrows_its_list(
 
 async def test_addresses_of_a_user_refuse_a_filter_by_user(ada: GraphQLClient) -> None:
     arguments = 'filter: {user: {username: "ada"}}'
-    answer = await ada.execute(SortedList(ADA, "addresses", ADDRESS).document(arguments))
+    answer = await ada.execute(SortedList(ADA, "addresses", LOCAL_PART).document(arguments))
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 

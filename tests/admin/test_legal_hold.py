@@ -335,7 +335,7 @@ async def test_each_access_is_logged(
 ) -> None:
     await deliver_to(ada, "a")
     legal_hold_id = await start_legal_hold(admin_client, ada)
-    document = """query ($id: ID!, $orderBy: LegalHoldAccessOrder! = CREATED_DESC) {
+    document = """query ($id: ID!, $orderBy: LegalHoldAccessOrder! = AT_DESC) {
       legalHold(by: {id: $id}) { accessLog(orderBy: $orderBy) {
         nodes { actor role action } } } }"""
     assert (await root(document, id=legal_hold_id))["legalHold"]["accessLog"]["nodes"] == []
@@ -350,7 +350,7 @@ async def test_each_access_is_logged(
         ("over", "ADMIN", "EXPORT"),
         ("over", "ADMIN", "LIST"),
     ]
-    oldest_first = await root(document, id=legal_hold_id, orderBy="CREATED_ASC")
+    oldest_first = await root(document, id=legal_hold_id, orderBy="AT_ASC")
     assert oldest_first["legalHold"]["accessLog"]["nodes"] == accesses[::-1]
 
 

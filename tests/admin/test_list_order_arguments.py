@@ -30,24 +30,26 @@ class OrderedField:
 
 
 ORDERED_FIELDS = {
-    "Query.connectors": OrderedField("connectors", {"USER": "user { id }", "CREATED": "id"}),
-    "User.connectors": OrderedField("connectors", {"USER": "id", "CREATED": "id"}, ADA_SELECTION),
+    "Query.connectors": OrderedField("connectors", {"USER": "user { id }", "CREATED_AT": "id"}),
+    "User.connectors": OrderedField(
+        "connectors", {"USER": "id", "CREATED_AT": "id"}, ADA_SELECTION
+    ),
     "Connector.runs": OrderedField(
         "runs", {"CREATED": "id"}, ADA_SELECTION % "connectors(first: 1) { nodes { %s } }"
     ),
     "User.sieveScripts": OrderedField("sieveScripts", {"NAME": "name"}, ADA_SELECTION),
-    "User.files": OrderedField("files", {"CREATED": "createdAt"}, ADA_SELECTION),
-    "User.submissions": OrderedField("submissions", {"CREATED": "createdAt"}, ADA_SELECTION),
+    "User.files": OrderedField("files", {"CREATED_AT": "createdAt"}, ADA_SELECTION),
+    "User.submissions": OrderedField("submissions", {"CREATED_AT": "createdAt"}, ADA_SELECTION),
     "Query.deliveryTrace": OrderedField(
         "deliveryTrace",
         {"AT": "at"},
         arguments='filter: {sender: "carol@example.com"}, ',
     ),
-    "Query.webhooks": OrderedField("webhooks", {"CREATED": "createdAt"}),
+    "Query.webhooks": OrderedField("webhooks", {"CREATED_AT": "createdAt"}),
     "Webhook.deliveries": OrderedField(
         "deliveries", {"CREATED": "id"}, "webhooks(first: 1) { nodes { %s } }"
     ),
-    "Query.certificates": OrderedField("certificates", {"CREATED": "createdAt"}),
+    "Query.certificates": OrderedField("certificates", {"CREATED_AT": "createdAt"}),
 }
 
 

@@ -192,8 +192,8 @@ async def test_lists_of_one_owner_read_their_indexes(
         select(col(Domain.id)).where(col(Domain.name) == "owner.example")
     )
     by_name = domain_loaders.LIST_ORDERS[DomainOrder.NAME_ASC]
-    by_age = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_DESC]
-    by_address = domain_listing.ADDRESS_LIST_ORDERS[DomainAddressOrder.ADDRESS_DESC]
+    by_age = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_AT_DESC]
+    by_address = domain_listing.ADDRESS_LIST_ORDERS[DomainAddressOrder.LOCAL_PART_DESC]
     for ctx, load_pages, table, owner_id, order, index in (
         (root, domain_lists.load_pages_by_relay_host, "domains", relay_host.id, by_name,
          "domains_by_relay_host"),

@@ -68,7 +68,9 @@ async def test_each_order_reads_its_index_with_one_statement(
                 )
                 if environment.database.dialect == "sqlite":  # small tables have other plans
                     assert ordered.index_of(order) in plan, (order, plan)
-                    if list_name != "filters" or "CREATED" not in order:  # a user has few filters
+                    if (
+                        list_name != "filters" or "CREATED_AT" not in order
+                    ):  # a user has few filters
                         assert "TEMP B-TREE" not in plan, (order, plan)
 
 
@@ -191,13 +193,13 @@ async def test_queue_and_quarantine_are_sorted_by_the_values_of_their_orders(
       queue(orderBy: $queue) { nodes { arrivedAt size } }
       quarantine(orderBy: $quarantine) { nodes { createdAt size score } } }"""
     sort_fields = {
-        "queue": {"CREATED": "arrivedAt", "SIZE": "size"},
-        "quarantine": {"RECEIVED": "createdAt", "SIZE": "size", "SCORE": "score"},
+        "queue": {"ARRIVED_AT": "arrivedAt", "SIZE": "size"},
+        "quarantine": {"CREATED_AT": "createdAt", "SIZE": "size", "SCORE": "score"},
     }
     for field, field_by_key in sort_fields.items():
         for key, sort_field in field_by_key.items():
             for direction in ("ASC", "DESC"):
-                orders = {"queue": "CREATED_ASC", "quarantine": "RECEIVED_ASC"}
+                orders = {"queue": "ARRIVED_AT_ASC", "quarantine": "CREATED_AT_ASC"}
                 variables = {**orders, field: f"{key}_{direction}"}
                 nodes = (await root(document, **variables))[field]["nodes"]
                 values = [node[sort_field] for node in nodes]
@@ -224,7 +226,7 @@ async def test_lists_of_one_request_keep_their_own_orders(ada: GraphQLClient) ->
     for number in range(5):
         await add_filter(ada, {}, {"seen": True}, name=str(number), position=number * 3 % 5)
     page_of_order = "filters(first: 3, orderBy: {}) {{ nodes {{ id name }} }}"
-    orders = ("POSITION_DESC", "CREATED_ASC", "CREATED_DESC", "POSITION_ASC")
+    orders = ("POSITION_DESC", "CREATED_AT_ASC", "CREATED_AT_DESC", "POSITION_ASC")
     together = " ".join(f"list{n}: {page_of_order.format(o)}" for n, o in enumerate(orders))
     answer = (await ada(f"{{ viewer {{ user {{ {together} }} }} }}"))["viewer"]["user"]
     for number, order in enumerate(orders):

@@ -9,25 +9,25 @@ from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.lists.list_fields import PARENT_SELECTIONS, aliased_field, list_fields
 from tests.support.lists.list_rows import ROWS_PER_LIST, add_list_rows
 
-CREATED = {"CREATED": "createdAt"}
+CREATED_AT = {"CREATED_AT": "createdAt"}
 # By list: the field that the nodes are sorted by, for each key of the order.
 SORT_FIELDS = {
-    "Query.relayHosts": CREATED,
-    "Query.transports": CREATED | {"DESTINATION": "destination"},
-    "Query.tlsPolicies": CREATED | {"DESTINATION": "destination"},
-    "Query.forwardingHosts": CREATED | {"HOST": "host"},
+    "Query.relayHosts": CREATED_AT,
+    "Query.transports": CREATED_AT | {"DESTINATION": "destination"},
+    "Query.tlsPolicies": CREATED_AT | {"DESTINATION": "destination"},
+    "Query.forwardingHosts": CREATED_AT | {"HOST": "host"},
     "Query.rateLimits": {"CREATED": "user { id }"},
-    "Query.rateLimitHolds": {"HELD": "heldAt"},
+    "Query.rateLimitHolds": {"HELD_AT": "heldAt"},
     "Query.senderRules": {"PATTERN": "pattern"},
     "Domain.senderRules": {"PATTERN": "pattern"},
-    "Query.quarantine": {"RECEIVED": "createdAt", "SCORE": "score", "SIZE": "size"},
-    "User.quarantine": {"RECEIVED": "createdAt", "SCORE": "score", "SIZE": "size"},
-    "Query.legalHolds": CREATED,
+    "Query.quarantine": {"CREATED_AT": "createdAt", "SCORE": "score", "SIZE": "size"},
+    "User.quarantine": {"CREATED_AT": "createdAt", "SCORE": "score", "SIZE": "size"},
+    "Query.legalHolds": CREATED_AT,
     "LegalHold.messages": {"POSITION": "position"},
-    "LegalHold.accessLog": {"CREATED": "at"},
+    "LegalHold.accessLog": {"AT": "at"},
     "Query.keyValues": {"KEY": "key"},
     "Query.settings": {"KEY": "key"},
-    "Setting.history": {"CREATED": "at"},
+    "Setting.history": {"AT": "at"},
 }
 # Lists of what belongs to the caller; the others are of administrators.
 OWN_LISTS = {"Query.quarantine", "User.quarantine", "Query.keyValues"}

@@ -45,7 +45,7 @@ SETTING_PAGES_QUERY = """query ($filter: SettingFilter, $orderBy: SettingOrder! 
       before: $before) {
     totalCount nodes { key }
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
-HISTORY_QUERY = """query ($key: String!, $orderBy: SettingHistoryEntryOrder! = CREATED_DESC,
+HISTORY_QUERY = """query ($key: String!, $orderBy: SettingHistoryEntryOrder! = AT_DESC,
     $first: Int, $after: String, $last: Int, $before: String) {
   setting(by: {key: $key}) {
     history(orderBy: $orderBy, first: $first, after: $after, last: $last, before: $before) {
@@ -301,7 +301,7 @@ async def test_history_shows_actor_values_and_reason(
         ("key root", None, 50, "spam"),
     ]
     assert history["totalCount"] == 3
-    oldest_first = await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, orderBy="CREATED_ASC")
+    oldest_first = await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, orderBy="AT_ASC")
     assert oldest_first["setting"]["history"]["nodes"] == history["nodes"][::-1]
     first = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, first=1))["setting"]["history"]
     rest = await root(

@@ -28,7 +28,7 @@ from tests.support.accounts.two_factor_operations import (
 
 async def list_for(ctx: Context, user_id: int) -> Sequence[ColumnRow]:
     """Return the application passwords of a user that the viewer of a context sees."""
-    newest_first = app_password_pages.LIST_ORDERS[AppPasswordOrder.CREATED_DESC]
+    newest_first = app_password_pages.LIST_ORDERS[AppPasswordOrder.CREATED_AT_DESC]
     page_key = AppPasswordPageKey(user_id, PageRequest("x"), newest_first)
     (page,) = await app_password_pages.load_visible_app_password_pages(ctx, [page_key])
     assert await app_password_pages.count_app_passwords(ctx, [page_key]) == [len(page.rows)]

@@ -33,7 +33,7 @@ from tests.support.accounts.sign_in_environment import (
 from tests.support.stores.recorded_statements import record_sql
 from tests.support.stores.row_counts import count_rows
 
-TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_DESC]
+TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_AT_DESC]
 
 
 async def test_request_without_credential_is_anonymous(

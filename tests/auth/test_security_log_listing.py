@@ -37,7 +37,7 @@ from tests.support.accounts.security_events import (
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 FIVE_ACTIONS = list(SecurityEventAction)[:5]
-NEWEST_FIRST = security_event_pages.LIST_ORDERS[SecurityEventOrder.CREATED_DESC]
+NEWEST_FIRST = security_event_pages.LIST_ORDERS[SecurityEventOrder.CREATED_AT_DESC]
 SECURITY_LOG_QUERY = """query ($filter: SecurityLogFilter, $first: Int, $after: String,
     $last: Int, $before: String) {
   securityLog(filter: $filter, first: $first, after: $after, last: $last,

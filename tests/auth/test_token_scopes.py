@@ -35,7 +35,7 @@ mutation ($input: AuthenticateInput!) {
   }
 }
 """
-TOKENS_QUERY = "{ user { accessTokens(orderBy: CREATED_ASC) { nodes { id scopes current } } } }"
+TOKENS_QUERY = "{ user { accessTokens(orderBy: CREATED_AT_ASC) { nodes { id scopes current } } } }"
 CHANGES_SUBSCRIPTION = "subscription { changes { cursor events { type } } }"
 TEMPORARY_PASSWORD = "Ab3Ab3Ab3Ab3"  # noqa: S105 - a test's
 

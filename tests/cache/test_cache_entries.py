@@ -37,7 +37,7 @@ from tests.support.stores.blob_caches import CachedBucket
 from tests.support.stores.recorded_statements import record_sql
 
 TEXTS = "{ messages(first: 10) { nodes { text } } }"
-ALL_ORDERS = ("LAST_USED", "NAME", "SIZE")
+ALL_ORDERS = ("LAST_USED_AT", "NAME", "SIZE")
 
 
 @pytest.fixture
@@ -208,7 +208,9 @@ async def test_pages_have_each_entry_once_in_order(root: GraphQLClient, order: s
     entry_filter = {"kinds": ["DNS_ANSWER"]}
     whole = await list_entries(root, filter=entry_filter, orderBy=order, first=250)
     assert whole["totalCount"] == len(whole["nodes"]) == 26
-    column = {"LAST_USED": "lastUsedAt", "NAME": "name", "SIZE": "size"}[order.rpartition("_")[0]]
+    column = {"LAST_USED_AT": "lastUsedAt", "NAME": "name", "SIZE": "size"}[
+        order.rpartition("_")[0]
+    ]
     values = [node[column] for node in whole["nodes"]]
     assert values == sorted(values, reverse=order.endswith("DESC"))
     for forward, backward in (("first", "after"), ("last", "before")):

@@ -57,7 +57,7 @@ BILLION_LAUGHS = """<?xml version="1.0"?>
 <Autodiscover><Request><EMailAddress>&j;@new.example</EMailAddress></Request></Autodiscover>"""
 EXTERNAL_ENTITY = """<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]>
 <Autodiscover><Request><EMailAddress>&x;</EMailAddress></Request></Autodiscover>"""
-AUTODISCOVER_LOGS = """{ logs(filter: {components: [AUTODISCOVER]}, orderBy: TIME_ASC) { nodes {
+AUTODISCOVER_LOGS = """{ logs(filter: {components: [AUTODISCOVER]}, orderBy: AT_ASC) { nodes {
   __typename component level message correlationId user { username } fields
   ... on AutodiscoverLogEntry { service userAgent domain httpStatus ip } } } }"""
 

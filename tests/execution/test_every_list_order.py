@@ -1,5 +1,7 @@
 """Every list has orders, and each order has the same rows in its two directions."""
 
+import math
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.support.lists.list_fields import (
     required_arguments,
 )
 from tests.support.lists.list_rows import add_administered_domains, add_list_rows
+from tests.support.lists.sort_fields import has_ordered_values, sort_field_name
 
 schema = product_schema._schema  # noqa: SLF001 - the schema that graphql-core executes
 PAGE_ARGUMENTS = {"first", "after", "last", "before"}
@@ -39,6 +42,8 @@ OTHER_ARGUMENTS = {
 }
 # These lists run through the message index, or depend on the user that a filter selects.
 ORDERS_WITH_CONDITIONS = {"Query.filters": {"POSITION"}}
+# These lists are sorted by ID, which is in the order of creation. Test rows have other times.
+ORDERS_BY_ID = {"Query.connectors": {"CREATED_AT"}, "User.connectors": {"CREATED_AT"}}
 # The administrator who reads these lists adds a row to the first by each read of the second.
 UNCOMPARED_LISTS = {"LegalHold.accessLog", *LISTS_OUTSIDE_THE_DATABASE}
 
@@ -101,7 +106,9 @@ async def read_edges(
     client: GraphQLClient, parent_selection: str, list_field: ListField, **arguments: str
 ) -> list[Any] | None:
     """Return the cursors and nodes of the first list; None if the client may not read it."""
-    node = "{ id }" if "id" in list_field.node_type.fields else "{ __typename }"
+    node_type, order = list_field.node_type, arguments["orderBy"]
+    value = f"value: {sort_field_name(order)}" if has_ordered_values(node_type, order) else ""
+    node = f"{{ {'id' if 'id' in node_type.fields else '__typename'} {value} }}"
     literals = required_arguments(schema, list_field, Random(1)) | arguments  # noqa: S311 - not used for secrets
     selected = f"{{ edges {{ cursor node {node} }} }}"
     field = aliased_field(list_field, "page", literals, selected)
@@ -113,10 +120,20 @@ async def read_edges(
     return edges
 
 
+def comparable(value: Any) -> float:
+    """Return a number or a time as a number. Null is the lowest."""
+    if value is None:
+        return -math.inf
+    return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(value)
+
+
 async def check_orders(
     client: GraphQLClient, parent_selection: str, list_field: ListField
 ) -> int | None:
-    """Compare the two directions of each order, and its pages of two; return the row count."""
+    """Compare the two directions of each order, and its pages of two; return the row count.
+
+    The values of the field that an order is named after are sorted, if they are numbers or times.
+    """
     row_count = None
     for name in set(order_enum(list_field).values) - {"RELEVANCE"}:
         key = name.rpartition("_")[0]
@@ -137,6 +154,9 @@ async def check_orders(
                 )
                 assert page == edges[index + 1 : index + 3], (list_field.key, order)
         assert rows[f"{key}_ASC"] == rows[f"{key}_DESC"][::-1], (list_field.key, key)
+        values = [comparable(node["value"]) for node in rows[f"{key}_ASC"] if "value" in node]
+        is_sorted = values == sorted(values) or key in ORDERS_BY_ID.get(list_field.key, ())
+        assert is_sorted, (list_field.key, key)
         row_count = len(rows[f"{key}_ASC"])
     return row_count
 

@@ -194,7 +194,7 @@ async def test_files_are_listed_searched_and_deleted(
         "B.TXT",
         "a.txt",
     ]
-    oldest_first = await list_files(ada, filter={"query": "TXT"}, order="CREATED_ASC")
+    oldest_first = await list_files(ada, filter={"query": "TXT"}, order="CREATED_AT_ASC")
     assert [node["filename"] for node in oldest_first["nodes"]] == ["a.txt", "B.TXT"]
     too_long = await ada.execute(FILES_QUERY, filter={"query": "x" * 1001})
     assert too_long["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"

@@ -117,7 +117,7 @@ async def test_pages_in_both_orders_and_directions(
     assert [node["message"] for node in last["nodes"]] == ["page 1", "page 0"]
     previous = await load_log_page(root, **only, last=2, before=last["pageInfo"]["startCursor"])
     assert [node["message"] for node in previous["nodes"]] == ["page 3", "page 2"]
-    ascending = await list_logs(root, **only, orderBy="TIME_ASC", first=2)
+    ascending = await list_logs(root, **only, orderBy="AT_ASC", first=2)
     assert [node["message"] for node in ascending] == ["page 0", "page 1"]
     wrong = await root.execute(
         LIST_LOGS, filter={"query": "other"}, after=first["pageInfo"]["endCursor"]

@@ -24,7 +24,7 @@ from tests.support.servers.webhook_receiver import run_webhook_receiver
 from tests.support.stores.log_stores import list_logs, log_messages, new_entry
 from tests.support.time_limits import HANG_SECONDS
 
-TYPED_LOGS = """query ($filter: LogFilter) { logs(filter: $filter, orderBy: TIME_ASC) { nodes {
+TYPED_LOGS = """query ($filter: LogFilter) { logs(filter: $filter, orderBy: AT_ASC) { nodes {
   __typename message level queueId messageIdHeader correlationId user { username } fields
   ... on ApiLogEntry { operationName operationType status cost duration errorCodes ip }
   ... on SpamLogEntry { action reason score requiredScore virus sender recipients subject size

@@ -45,7 +45,7 @@ FIELDS = """id subject mailboxPath mailbox { path } deletedAt expiresAt size pre
   from { address } to { address } hasAttachments contentType { value } user { username }"""
 ARCHIVE_QUERY = """
 query (
-  $filter: MessageFilter, $orderBy: DeletedMessageOrder! = DELETED_DESC, $first: Int,
+  $filter: MessageFilter, $orderBy: DeletedMessageOrder! = DELETED_AT_DESC, $first: Int,
   $after: String
 ) {
   viewer { user { deletedMessages(
@@ -107,7 +107,7 @@ async def test_deleted_messages_are_listed_newest_first(archive_owner: GraphQLCl
     assert first["expiresAt"] == "2030-01-26T00:02:00Z"
     assert first["from"] == {"address": "carol@example.com"}
     assert first["user"] == {"username": "ada"}
-    assert join_subjects(await load_archive(archive_owner, orderBy="DELETED_ASC")) == "abc"
+    assert join_subjects(await load_archive(archive_owner, orderBy="DELETED_AT_ASC")) == "abc"
     first_page = await load_archive(archive_owner, first=2)
     assert (join_subjects(first_page), first_page["pageInfo"]["hasNextPage"]) == ("cb", True)
     assert (

@@ -225,7 +225,7 @@ async def test_messages_with_any_header_value_are_stored_and_listed(
 ) -> None:
     await ROUTES[route](ada, lmtp_client, dovecot_account)
     for fields in (COLUMN_FIELDS, ALL_FIELDS):
-        for order in ("RECEIVED_ASC", "RECEIVED_DESC"):  # The first page runs without a plan.
+        for order in ("RECEIVED_AT_ASC", "RECEIVED_AT_DESC"):  # The first page runs without a plan.
             assert len(await load_messages(ada, fields, order=order)) == len(
                 messages_for_route(route)
             )
@@ -282,8 +282,8 @@ async def test_received_dates_at_calendar_limits_are_listed_in_order(
     answer = await run_message_mutation(ada, "messageImport", **arguments)
     assert (answer["errors"], answer["messages"][0]["receivedAt"]) == ([], at)
     for order, is_then_first in (
-        ("RECEIVED_ASC", at == MIN_DATE),
-        ("RECEIVED_DESC", at != MIN_DATE),
+        ("RECEIVED_AT_ASC", at == MIN_DATE),
+        ("RECEIVED_AT_DESC", at != MIN_DATE),
     ):
         for first_page in (1, 2):
             query = MESSAGES_QUERY.replace("first: 100", f"first: {first_page}").replace(

@@ -80,7 +80,7 @@ async def test_selection_by_keyword_changes_all_of_them(ada: GraphQLClient) -> N
     assert await find_in_account_and_inbox(ada, flagged=True) == (["two", "one"],) * 2
 
 
-@pytest.mark.parametrize("order", ["RECEIVED_DESC", "RECEIVED_ASC"])
+@pytest.mark.parametrize("order", ["RECEIVED_AT_DESC", "RECEIVED_AT_ASC"])
 async def test_pages_of_a_keyword_are_in_order(ada: GraphQLClient, order: str) -> None:
     await deliver_to(ada, "Hello duck")
     await copy_message(ada, 300, base=1 << 40)
@@ -100,4 +100,4 @@ async def test_pages_of_a_keyword_are_in_order(ada: GraphQLClient, order: str) -
         if not page["pageInfo"]["hasNextPage"]:
             break
     assert len(times) == 100
-    assert times == sorted(times, reverse=order == "RECEIVED_DESC")
+    assert times == sorted(times, reverse=order == "RECEIVED_AT_DESC")

@@ -18,7 +18,7 @@ LABEL_UPDATE = f"""mutation ($input: LabelUpdateInput!) {{ labelUpdate(input: $i
 LABEL_DELETE = f"""mutation ($input: LabelDeleteInput!) {{ labelDelete(input: $input) {{
   deletedIds {ERROR_FIELDS} }} }}"""
 LABELS_QUERY = "{ viewer { user { labels { id keyword name color messageCount unseenCount } } } }"
-MESSAGE_LABELS_QUERY = """{ viewer { user { messages(first: 50, orderBy: RECEIVED_ASC) { nodes {
+MESSAGE_LABELS_QUERY = """{ viewer { user { messages(first: 50, orderBy: RECEIVED_AT_ASC) { nodes {
   subject labels { name color } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 

@@ -53,7 +53,7 @@ INBOX_QUERY = '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages%s } } }
 USER_QUERY = "{ viewer { user { messages%s } } }"
 MESSAGE_LIST_QUERIES = [
     *(kind % (PAGE_FIELDS % extra) for kind in (INBOX_QUERY, USER_QUERY) for extra in (
-        "", ", filter: {seen: false}", ", filter: {seen: true}", ", orderBy: RECEIVED_ASC",
+        "", ", filter: {seen: false}", ", filter: {seen: true}", ", orderBy: RECEIVED_AT_ASC",
     )),
     USER_QUERY % (
         PAGE_FIELDS % f', filter: {{thread: {{id: "{global_ids.encode("Thread", FIRST_ID + 7)}"}}}}'

@@ -58,15 +58,19 @@ async def test_pages_are_complete_in_both_directions_while_mail_arrives(
     assert (
         joined_subjects(await load_message_page(ada, last=3, before=info["startCursor"])) == "543"
     )
-    ascending = await load_message_page(ada, first=3, orderBy="RECEIVED_ASC")
+    ascending = await load_message_page(ada, first=3, orderBy="RECEIVED_AT_ASC")
     assert joined_subjects(ascending) == "012"
     after = ascending["pageInfo"]["endCursor"]
     assert (
-        joined_subjects(await load_message_page(ada, first=2, after=after, orderBy="RECEIVED_ASC"))
+        joined_subjects(
+            await load_message_page(ada, first=2, after=after, orderBy="RECEIVED_AT_ASC")
+        )
         == "34"
     )
     assert (
-        joined_subjects(await load_message_page(ada, last=2, before=after, orderBy="RECEIVED_ASC"))
+        joined_subjects(
+            await load_message_page(ada, last=2, before=after, orderBy="RECEIVED_AT_ASC")
+        )
         == "01"
     )
     assert (await load_message_page(ada, first=0))["nodes"] == []
@@ -80,7 +84,7 @@ async def test_pages_are_complete_in_both_directions_while_mail_arrives(
         ({"last": 1, "after": "x"}, "BAD_PAGINATION"),
         ({"first": 1, "after": "bm9uc2Vuc2U"}, "BAD_CURSOR"),
         ({"first": 1, "after": "mine", "filter": {"seen": True}}, "BAD_CURSOR"),
-        ({"first": 1, "after": "mine", "orderBy": "RECEIVED_ASC"}, "BAD_CURSOR"),
+        ({"first": 1, "after": "mine", "orderBy": "RECEIVED_AT_ASC"}, "BAD_CURSOR"),
     ],
 )
 async def test_invalid_page_arguments_return_error_code(
@@ -142,7 +146,7 @@ async def test_one_query_reads_several_pages_of_a_mailbox(
         """{ viewer { user { mailbox(by: {specialUse: INBOX}) {
             a: messages(first: 1) { edges { node { subject } } }
             b: messages(last: 2) { nodes { subject seen } }
-            c: messages(first: 2, orderBy: RECEIVED_ASC) { nodes { subject } } } } } }"""
+            c: messages(first: 2, orderBy: RECEIVED_AT_ASC) { nodes { subject } } } } } }"""
     )
     mailbox = answer["viewer"]["user"]["mailbox"]
     assert [edge["node"]["subject"] for edge in mailbox["a"]["edges"]] == ["4"]

@@ -17,7 +17,7 @@ FIRST_ID = 1 << 40
 LARGE_NUMBERS = (3, 4_000, 14_000, 24_990)  # of the large messages, the oldest first
 FILTER = {"larger": 10**6}
 PAGES = """query ($f: MessageFilter, $users: UserSelection, $first: Int, $after: String, $last: Int,
-  $before: String, $order: MessageOrder! = RECEIVED_DESC) {
+  $before: String, $order: MessageOrder! = RECEIVED_AT_DESC) {
   messages(filter: $f, users: $users, first: $first, after: $after, last: $last, before: $before,
     orderBy: $order) {
     totalCount nodes { size } edges { cursor }
@@ -69,7 +69,7 @@ async def test_pages_lead_to_all_matches_in_both_directions(filled_ada: GraphQLC
     pages = await read_all_pages(filled_ada)
     assert list(chain.from_iterable(pages)) == newest_first
     assert len(pages) <= MESSAGE_COUNT // MAX_TESTED_ROWS + len(newest_first)
-    pages = await read_all_pages(filled_ada, order="RECEIVED_ASC")
+    pages = await read_all_pages(filled_ada, order="RECEIVED_AT_ASC")
     assert list(chain.from_iterable(pages)) == newest_first[::-1]
     pages = await read_all_pages(filled_ada, backward=True)
     assert [size for page in pages for size in page[::-1]] == newest_first[::-1]

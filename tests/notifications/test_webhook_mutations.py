@@ -37,9 +37,6 @@ def user_ref(client: GraphQLClient) -> dict[str, str]:
 
 INVALID_WEBHOOKS: list[tuple[dict[str, Any], list[str], str]] = [
     ({"types": []}, ["types"], "LENGTH"),
-    ({"types": ["USER_CREATED", "RESYNC"]}, ["types", "1"], "UNSUPPORTED"),
-    ({"types": ["PING"]}, ["types", "0"], "UNSUPPORTED"),
-    ({"types": ["FILTER_MATCHED"]}, ["types", "0"], "UNSUPPORTED"),
     ({"url": "ftp://example.com/"}, ["url"], "URL"),
     ({"url": "smtp://example.com/"}, ["url"], "URL"),
     ({"url": "https://"}, ["url"], "URL"),

@@ -31,7 +31,7 @@ async def test_rate_limit_holds_show_user_and_source(
     clock.tick(seconds=5)
     await send_until_refused(bob)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org"), ("ada", "USER", None)]
-    assert await list_holds(root, orderBy="HELD_ASC") == (await list_holds(root))[::-1]
+    assert await list_holds(root, orderBy="HELD_AT_ASC") == (await list_holds(root))[::-1]
     (node, _) = (await root(HOLDS))["rateLimitHolds"]["nodes"]
     assert [node[name] for name in ("messages", "per", "heldAt", "resetsAt")] == [
         3, "DAY", "2030-01-01T00:00:05Z", "2030-01-02T00:00:00Z"

@@ -30,7 +30,7 @@ from tests.support.stores.query_plans import record_query_plans
 pytestmark = pytest.mark.usefixtures("ada")
 
 BOOKINGS = """query ($by: ResourceRef!, $filter: BookingFilter,
-    $orderBy: BookingOrder! = STARTS_ASC, $first: Int, $after: String, $last: Int,
+    $orderBy: BookingOrder! = STARTS_AT_ASC, $first: Int, $after: String, $last: Int,
     $before: String) {
   resource(by: $by) { bookings(filter: $filter, orderBy: $orderBy, first: $first, after: $after,
       last: $last, before: $before) {
@@ -64,7 +64,7 @@ async def test_filters_and_orders_select_resources(root: GraphQLClient) -> None:
         await create_resource(root, name, **fields)
     assert await list_resource_names(root) == ["älteste", "Beamer", "Other", "Zürich"]
     assert await list_resource_names(root, orderBy="NAME_DESC", first=2) == ["Zürich", "Other"]
-    assert await list_resource_names(root, orderBy="CREATED_DESC")  # the clock stands still
+    assert await list_resource_names(root, orderBy="CREATED_AT_DESC")  # the clock stands still
     for conditions, names in (
         ({"domain": {"name": "other.example"}}, ["Other"]),
         ({"kind": "THING"}, ["Beamer"]),
@@ -123,9 +123,9 @@ async def test_bookings_are_filtered_by_time_and_paged(
     )
     assert [node["startsAt"][8:10] for node in page["nodes"]] == ["13", "14"]
     assert page["totalCount"] == 2
-    page = await list_bookings(root, room, first=4, orderBy="STARTS_DESC")
+    page = await list_bookings(root, room, first=4, orderBy="STARTS_AT_DESC")
     rest = await list_bookings(
-        root, room, first=4, orderBy="STARTS_DESC", after=page["pageInfo"]["endCursor"]
+        root, room, first=4, orderBy="STARTS_AT_DESC", after=page["pageInfo"]["endCursor"]
     )
     assert [node["startsAt"][8:10] for node in rest["nodes"]] == ["15", "14", "13", "12"]
     for at in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
@@ -149,7 +149,7 @@ async def test_page_of_bookings_reads_the_index(
         ends_at=lambda n: FIRST_TIME + timedelta(hours=n + 1),
     )
     with record_query_plans(environment) as plans:
-        for order in ("STARTS_ASC", "STARTS_DESC"):
+        for order in ("STARTS_AT_ASC", "STARTS_AT_DESC"):
             page = root(
                 BOOKINGS.replace("totalCount", ""),
                 by={"address": room},

@@ -60,7 +60,7 @@ async def list_names(client: GraphQLClient, field: str, **arguments: Any) -> lis
     """Return the names of the records of a list. Its `totalCount` must be their number."""
     routing_list = ROUTING_LISTS[field]
     document = f"""query ($filter: {routing_list.type_name}Filter,
-        $orderBy: {routing_list.type_name}Order! = CREATED_ASC) {{
+        $orderBy: {routing_list.type_name}Order! = CREATED_AT_ASC) {{
       page: {field}(filter: $filter, orderBy: $orderBy) {{
         totalCount nodes {{ name: {next(iter(routing_list.columns))} }} }} }}"""
     page = (await client(document, **arguments))["page"]
@@ -75,7 +75,7 @@ async def test_list_is_filtered_and_sorted(root: GraphQLClient, field: str) -> N
     columns = {name: values.__getitem__ for name, values in routing_list.columns.items()}
     await add_rows(root.environment, routing_list.table, len(names), **columns)
     assert await list_names(root, field) == list(names)
-    assert await list_names(root, field, orderBy="CREATED_DESC") == list(names)[::-1]
+    assert await list_names(root, field, orderBy="CREATED_AT_DESC") == list(names)[::-1]
     for query, numbers in routing_list.found_by_query.items():
         expected = [names[number] for number in numbers]
         assert await list_names(root, field, filter={"query": query}) == expected, query

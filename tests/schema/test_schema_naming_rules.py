@@ -26,6 +26,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "ContentType": "the header field Content-Type",
         "ChangeType": "the type of an event of an account, by which programs select events",
         "EventType": "the type of an event, by which programs select events",
+        "WebhookEventType": "the type of an event, by which webhooks select events",
         "Filter": "a rule for mail, not an input of a search",
         "FileContent": "the content of a file, inside an input",
         "ImportSource": "a choice of sources, inside an input",

@@ -29,7 +29,7 @@ SAVED_SEARCHES_QUERY = """{ viewer { user { savedSearches {
   id name query filter messageCount unseenCount
   messages(first: 2) { nodes { subject } totalCount pageInfo { endCursor } } } } } }"""
 SAVED_SEARCH_MESSAGES = """query ($id: ID!, $after: String) { node(id: $id) { ... on SavedSearch {
-  messages(first: 2, after: $after, orderBy: RECEIVED_ASC) {
+  messages(first: 2, after: $after, orderBy: RECEIVED_AT_ASC) {
     nodes { subject } pageInfo { endCursor hasNextPage } } } } }"""
 SUBSCRIPTION = """subscription ($id: ID!) { savedSearchCounters(savedSearch: {id: $id}) {
   name messageCount unseenCount } }"""

@@ -80,7 +80,7 @@ async def test_query_text_finds_messages(
 
 
 PROBLEMS_QUERY = """
-query ($query: String, $filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
+query ($query: String, $filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_AT_DESC) {
   messages(query: $query, filter: $filter, orderBy: $orderBy) {
     nodes { subject } totalCount queryProblems { term position message } }
   viewer { user { username } } }

@@ -107,7 +107,7 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("filter_", "matches"), FILTERS)
-@pytest.mark.parametrize("order", ["RECEIVED_DESC", "RECEIVED_ASC"])
+@pytest.mark.parametrize("order", ["RECEIVED_AT_DESC", "RECEIVED_AT_ASC"])
 async def test_search_pages_are_complete(
     ada: GraphQLClient,
     messages: list[ListedMessage],
@@ -116,7 +116,7 @@ async def test_search_pages_are_complete(
     order: str,
 ) -> None:
     expected = [message.subject for message in messages if matches(message)]
-    expected = expected[::-1] if order == "RECEIVED_DESC" else expected
+    expected = expected[::-1] if order == "RECEIVED_AT_DESC" else expected
     assert expected or filter_ == {"query": "some", "seen": False}
     variables = {"filter": filter_, "orderBy": order}
     for count, cursor, has_more_key, cursor_key in (
@@ -147,7 +147,7 @@ async def test_search_finds_old_messages_behind_many_others(
     ]
     variables: dict[str, Any] = {"filter": {"query": "most", "flagged": True}}
     for count in (1, 2):
-        page = (await ada(PAGE_QUERY, **variables, orderBy="RECEIVED_DESC", first=count))[
+        page = (await ada(PAGE_QUERY, **variables, orderBy="RECEIVED_AT_DESC", first=count))[
             "messages"
         ]
         assert [node["subject"] for node in page["nodes"]] == old_subjects[::-1][:count]

@@ -202,8 +202,8 @@ async def test_pages_of_sessions_in_both_orders(
     newest_first, times = ids_of(result), [node["connectedAt"] for node in result["nodes"]]
     assert times == sorted(times, reverse=True)
     for order, expected in (
-        ("CONNECTED_DESC", newest_first),
-        ("CONNECTED_ASC", newest_first[::-1]),
+        ("CONNECTED_AT_DESC", newest_first),
+        ("CONNECTED_AT_ASC", newest_first[::-1]),
     ):
         for count_name, cursor, info, next_name in (
             ("first", "after", "endCursor", "hasNextPage"),
@@ -221,10 +221,10 @@ async def test_pages_of_sessions_in_both_orders(
                 variables = {cursor: page["pageInfo"][info]}
             assert found == expected
     cursor = (await list_sessions(ada, first=1))["pageInfo"]["endCursor"]
-    for other in ({"orderBy": "CONNECTED_ASC"}, {"filter": {"proxied": False}}):
+    for other in ({"orderBy": "CONNECTED_AT_ASC"}, {"filter": {"proxied": False}}):
         (error,) = (await ada.execute(SESSIONS, first=1, after=cursor, **other))["errors"]
         assert error["extensions"]["code"] == "BAD_CURSOR", error
-    ordering = f"sessions-{SessionOrder.CONNECTED_DESC}"
+    ordering = f"sessions-{SessionOrder.CONNECTED_AT_DESC}"
     forged = Cursor(ordering, clock(), 1 << 64)
     (error,) = (await ada.execute(SESSIONS, after=str(forged)))["errors"]
     assert error["extensions"]["code"] == "BAD_CURSOR", error

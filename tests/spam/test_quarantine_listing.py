@@ -49,7 +49,7 @@ async def test_quarantine_lists_are_read_in_index_order(
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(sql("ANALYZE quarantine_items"))
-    user_list = """query ($orderBy: QuarantineOrder! = RECEIVED_DESC, $first: Int,
+    user_list = """query ($orderBy: QuarantineOrder! = CREATED_AT_DESC, $first: Int,
         $after: String) { viewer { user {
       quarantine(orderBy: $orderBy, first: $first, after: $after) {
         nodes { subject } pageInfo { endCursor } } } } }"""
@@ -71,7 +71,7 @@ async def test_quarantine_lists_are_read_in_index_order(
                 assert "TEMP B-TREE" not in plan
                 assert "Sort  (" not in plan
         plan = await plans.explain_select(
-            ada(user_list, first=50, orderBy="RECEIVED_ASC"), table.name, containing="LIMIT"
+            ada(user_list, first=50, orderBy="CREATED_AT_ASC"), table.name, containing="LIMIT"
         )
         assert "quarantine_of_user" in plan, plan
 
@@ -123,7 +123,7 @@ async def test_quarantine_list_is_filtered_and_sorted_newest_first(
 
 
 QUARANTINE_OF_USER = """query ($filter: UserQuarantineFilter,
-    $orderBy: QuarantineOrder! = RECEIVED_DESC, $first: Int, $after: String) { viewer { user {
+    $orderBy: QuarantineOrder! = CREATED_AT_DESC, $first: Int, $after: String) { viewer { user {
   quarantine(filter: $filter, orderBy: $orderBy, first: $first, after: $after) {
     totalCount nodes { subject } pageInfo { endCursor } } } } }"""
 
@@ -142,7 +142,7 @@ async def test_quarantine_of_a_user_is_filtered_and_sorted(
 
     for arguments, expected in (
         ({}, "azb"),
-        ({"orderBy": "RECEIVED_ASC"}, "bza"),
+        ({"orderBy": "CREATED_AT_ASC"}, "bza"),
         ({"orderBy": "SCORE_DESC"}, "baz"),
         ({"filter": {"query": "Z"}}, "z"),
         ({"filter": {"virus": False}, "orderBy": "SCORE_ASC"}, "ab"),

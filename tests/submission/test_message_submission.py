@@ -372,7 +372,7 @@ async def test_submissions_are_listed_by_state_and_order(
     def page_key(
         *states: SubmissionState,
         count: int = 20,
-        order: SubmissionOrder = SubmissionOrder.CREATED_DESC,
+        order: SubmissionOrder = SubmissionOrder.CREATED_AT_DESC,
     ) -> SubmissionPageKey:
         page_request, list_order = PageRequest("", count), submission_loaders.LIST_ORDERS[order]
         return SubmissionPageKey(
@@ -387,11 +387,11 @@ async def test_submissions_are_listed_by_state_and_order(
     assert await load_page() == (submission_ids[::-1], False)
     assert await load_page(count=2) == ([submission_ids[2], submission_ids[1]], True)
     assert await load_page(SubmissionState.CANCELLED) == ([submission_ids[1]], False)
-    assert await load_page(order=SubmissionOrder.CREATED_ASC) == (submission_ids, False)
+    assert await load_page(order=SubmissionOrder.CREATED_AT_ASC) == (submission_ids, False)
     scheduled = page_key(SubmissionState.SCHEDULED)
     assert await submission_loaders.count_visible_submissions(ctx, [scheduled]) == [2]
     document = """query ($filter: SubmissionFilter) { viewer { user {
-      submissions(filter: $filter, orderBy: CREATED_ASC) { totalCount nodes { id } } } } }"""
+      submissions(filter: $filter, orderBy: CREATED_AT_ASC) { totalCount nodes { id } } } } }"""
     for filter_, numbers in (
         ({"states": ["SCHEDULED"]}, [0, 2]),
         ({"states": ["CANCELLED"]}, [1]),

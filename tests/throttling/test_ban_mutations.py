@@ -333,7 +333,7 @@ async def test_bans_are_paged_filtered_and_ordered(
     after = page["pageInfo"]["endCursor"]
     page = await load_bans(admin_client, first=3, after=after)
     assert page["nodes"][0]["network"] == "203.0.113.3/32"
-    page = await load_bans(admin_client, orderBy="ENDS_DESC", first=1)
+    page = await load_bans(admin_client, orderBy="ENDS_AT_DESC", first=1)
     assert page["nodes"][0]["network"] == "203.0.113.19/32"
     page = await load_bans(admin_client, filter={"networks": ["203.0.113.4/30", "203.0.113.0"]})
     assert page["totalCount"] == len(page["nodes"]) == 5

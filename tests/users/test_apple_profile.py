@@ -240,6 +240,6 @@ async def test_unusable_certificate_creates_no_password(ada: GraphQLClient, tmp_
             await create_profile(
                 ada, replace(OPTIONS_WITH_SERVERS, profile_cert=cert_file, profile_key=key_file)
             )
-    newest_first = app_password_pages.LIST_ORDERS[AppPasswordOrder.CREATED_DESC]
+    newest_first = app_password_pages.LIST_ORDERS[AppPasswordOrder.CREATED_AT_DESC]
     page_key = AppPasswordPageKey(ada.user.id, PageRequest("x"), newest_first)
     assert await app_password_pages.count_app_passwords(client_context(ada), [page_key]) == [0]

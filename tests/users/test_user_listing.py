@@ -142,12 +142,12 @@ async def test_pages_have_no_gaps_in_both_directions(client_with_users: GraphQLC
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("CREATED_ASC", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
-        ("CREATED_DESC", ["eve@new.example", "carl", "ann", "zoe", "bert", "d.an"]),
+        ("CREATED_AT_ASC", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
+        ("CREATED_AT_DESC", ["eve@new.example", "carl", "ann", "zoe", "bert", "d.an"]),
         ("STORAGE_USED_ASC", ["d.an", "zoe", "ann", "eve@new.example", "bert", "carl"]),
         ("STORAGE_USED_DESC", ["carl", "bert", "eve@new.example", "ann", "zoe", "d.an"]),
-        ("LAST_LOGIN_ASC", ["d.an", "bert", "carl", "eve@new.example", "ann", "zoe"]),
-        ("LAST_LOGIN_DESC", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
+        ("LAST_LOGIN_AT_ASC", ["d.an", "bert", "carl", "eve@new.example", "ann", "zoe"]),
+        ("LAST_LOGIN_AT_DESC", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
         ("USERNAME_DESC", ["zoe", "eve@new.example", "d.an", "carl", "bert", "ann"]),
     ],
 )
@@ -195,9 +195,9 @@ async def test_each_order_has_pages_without_gaps_in_both_directions(
 
 
 async def test_forged_cursor_and_large_filter_are_refused(client_with_users: GraphQLClient) -> None:
-    forged = str(Cursor("users-CREATED_ASC", "text", 7))
+    forged = str(Cursor("users-CREATED_AT_ASC", "text", 7))
     response = await client_with_users.execute(
-        USERS_QUERY, first=1, after=forged, orderBy="CREATED_ASC"
+        USERS_QUERY, first=1, after=forged, orderBy="CREATED_AT_ASC"
     )
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     for condition in (

@@ -68,12 +68,12 @@ def has_sort(plan: str) -> bool:
 INDEX_BY_ORDER = {
     UserOrder.USERNAME_ASC: "uq_users_username_key",
     UserOrder.USERNAME_DESC: "uq_users_username_key",
-    UserOrder.CREATED_ASC: "ix_users_created_at",
-    UserOrder.CREATED_DESC: "ix_users_created_at",
+    UserOrder.CREATED_AT_ASC: "ix_users_created_at",
+    UserOrder.CREATED_AT_DESC: "ix_users_created_at",
     UserOrder.STORAGE_USED_ASC: "ix_users_used",
     UserOrder.STORAGE_USED_DESC: "ix_users_used",
-    UserOrder.LAST_LOGIN_ASC: "search_users_logins",
-    UserOrder.LAST_LOGIN_DESC: "search_users_logins",
+    UserOrder.LAST_LOGIN_AT_ASC: "search_users_logins",
+    UserOrder.LAST_LOGIN_AT_DESC: "search_users_logins",
 }
 
 

@@ -8,7 +8,7 @@ from graph.types.descriptions.metric_enum_descriptions import METRIC_VALUE_DESCR
 from graph.types.descriptions.oauth_enum_descriptions import OAUTH_ENUM_DESCRIPTIONS
 from graph.types.descriptions.operation_enum_descriptions import OPERATION_VALUE_DESCRIPTIONS
 from graph.types.order_enums import ORDER_VALUE_DESCRIPTIONS
-from models.events.event_types import ChangeType
+from models.events.event_types import ChangeType, WebhookEventType
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
@@ -146,6 +146,7 @@ VALUE_DESCRIPTIONS = {
     },
     "EventType": EVENT_TYPE_DESCRIPTIONS,
     "ChangeType": {kind.value: EVENT_TYPE_DESCRIPTIONS[kind] for kind in ChangeType},
+    "WebhookEventType": {kind.value: EVENT_TYPE_DESCRIPTIONS[kind] for kind in WebhookEventType},
     **OAUTH_ENUM_DESCRIPTIONS,
     "DkimAlgorithm": {
         "RSA": "RSA-SHA256 (RFC 8301). Every verifier supports it.",
@@ -198,8 +199,8 @@ VALUE_DESCRIPTIONS = {
         "UTF8": "The text itself is the content, in UTF-8.",
     },
     "DeletedMessageOrder": {
-        "DELETED_ASC": "Sorted by time of deletion, oldest first.",
-        "DELETED_DESC": "Sorted by time of deletion, newest first.",
+        "DELETED_AT_ASC": "Sorted by time of deletion, oldest first.",
+        "DELETED_AT_DESC": "Sorted by time of deletion, newest first.",
     },
     "DeliveryState": {
         "PENDING": "The first delivery attempt has not ended yet.",
@@ -286,8 +287,8 @@ VALUE_DESCRIPTIONS = {
         "PLATFORM": "The limit is a setting of the platform.",
     },
     "MessageOrder": {
-        "RECEIVED_DESC": "Sorted by time of arrival, newest first.",
-        "RECEIVED_ASC": "Sorted by time of arrival, oldest first.",
+        "RECEIVED_AT_DESC": "Sorted by time of arrival, newest first.",
+        "RECEIVED_AT_ASC": "Sorted by time of arrival, oldest first.",
         "RELEVANCE": "Sorted by the place of the searched words, the best match first: subject, "
         "people, file names, beginning of the text. Ranks the newest 500 matches. Requires a "
         "search with words.",

@@ -12,7 +12,7 @@ from resolvers.cache.listing import CacheConditions, CacheEntryOrder
 from resolvers.users import loaders as user_loaders
 
 ORDERING = "cache-entries"
-ORDER = CacheEntryOrder.LAST_USED_DESC
+ORDER = CacheEntryOrder.LAST_USED_AT_DESC
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ async def _read_newest(ctx: Context, conditions: LogConditions, limit: int) -> l
     while has_more and len(newest) < limit:
         cursor = newest[-1].cursor("") if newest else None
         request = PageRequest("", min(PAGE_SIZE, limit - len(newest)), cursor)
-        page = await loaders.read_visible_log_page(ctx, conditions, request, LogOrder.TIME_DESC)
+        page = await loaders.read_visible_log_page(ctx, conditions, request, LogOrder.AT_DESC)
         newest += page.rows
         has_more = page.has_next
     return newest

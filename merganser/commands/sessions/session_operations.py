@@ -38,7 +38,7 @@ async def load_sessions_as_json(
     while True:
         page_request = PageRequest(ORDERING, MAX_PAGE_SIZE, cursor)
         result = await listing.read_visible_session_page(
-            ctx, conditions, page_request, SessionOrder.CONNECTED_DESC
+            ctx, conditions, page_request, SessionOrder.CONNECTED_AT_DESC
         )
         rows += result.page.rows
         unresponsive_nodes.update(result.unresponsive_nodes)

@@ -209,7 +209,7 @@ async def create_api_key(environment: Environment, request: ApiKeyRequest) -> Ap
 async def load_api_keys_as_json(environment: Environment) -> list[dict[str, Any]]:
     """Load all API keys as JSON values, the newest first, without their secrets."""
     ctx, cursor, rows = root_context(environment), None, list[Any]()
-    order = ApiKeyOrder.CREATED_DESC
+    order = ApiKeyOrder.CREATED_AT_DESC
     while True:
         page_request = PageRequest("api-keys", MAX_PAGE_SIZE, cursor)
         page = await api_key_loaders.load_visible_api_key_page(

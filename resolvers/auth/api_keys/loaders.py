@@ -20,8 +20,8 @@ from resolvers.sql_text import contains_text_sql
 class ApiKeyOrder(StrEnum):
     """The order of a list of API keys; ties by id."""
 
-    CREATED_ASC = "CREATED_ASC"
-    CREATED_DESC = "CREATED_DESC"
+    CREATED_AT_ASC = "CREATED_AT_ASC"
+    CREATED_AT_DESC = "CREATED_AT_DESC"
 
 
 LIST_ORDERS = list_orders(ApiKeyOrder)
@@ -77,7 +77,7 @@ async def load_visible_api_key_page(
     conditions: ApiKeyConditions,
     page_request: PageRequest,
     columns: Iterable[str] = VISIBLE_COLUMNS,
-    order: ApiKeyOrder = ApiKeyOrder.CREATED_DESC,
+    order: ApiKeyOrder = ApiKeyOrder.CREATED_AT_DESC,
 ) -> Page[ColumnRow]:
     """Load a page of the visible keys. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]

@@ -31,7 +31,7 @@ from tests.support.accounts.sign_in_environment import (
 )
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
 
-TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_DESC]
+TOKEN_ORDER = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_AT_DESC]
 
 SIGN_IN = """
 mutation ($name: String!, $totp: String, $webauthn: JSON) {

@@ -28,7 +28,7 @@ mutation ($input: ThreadUpdateInput!) { threadUpdate(input: $input) {
   errors { __typename code path message ... on ValidationError { constraint } } } }
 """
 MESSAGES_QUERY = """
-{ viewer { user { messages(first: 50, orderBy: RECEIVED_ASC) { nodes {
+{ viewer { user { messages(first: 50, orderBy: RECEIVED_AT_ASC) { nodes {
   id subject imap { flags } seen snoozedUntil mailbox { path }
   thread { id subject muted messageCount unseenCount participants { address }
            mailboxes { nodes { path } } } } } } } }

@@ -48,7 +48,7 @@ mutation ($input: MessageImportInput!) {{ messageImport(input: $input) {{ messag
   {ERRORS} }} }}
 """
 ALL_MESSAGES_QUERY = """
-{ viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
+{ viewer { user { messages(first: 250, orderBy: RECEIVED_AT_ASC) {
   nodes { id imap { uid flags } subject expiresAt metadata mailbox { path } } } } } }
 """
 MUTATIONS_BY_NAME = {

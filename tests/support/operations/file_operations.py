@@ -8,7 +8,7 @@ from tests.support.accounts.user_operations import execute_mutation
 FILE_FIELDS = "file { id filename contentType size sha256 createdAt url }"
 SHARE_FIELDS = "fileShare { id url mode hasPassword expiresAt lastAccessAt accessCount }"
 LARGE_CONTENT = bytes(range(256)) * 12_000  # larger than a file that is kept in memory
-FILES_QUERY = """query ($filter: FileFilter, $order: FileOrder! = CREATED_DESC, $first: Int,
+FILES_QUERY = """query ($filter: FileFilter, $order: FileOrder! = CREATED_AT_DESC, $first: Int,
   $after: String) { viewer { user { files(
   filter: $filter, orderBy: $order, first: $first, after: $after
 ) { nodes { id filename shares { id } } totalCount pageInfo { hasNextPage endCursor } } } } }"""

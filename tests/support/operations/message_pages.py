@@ -5,7 +5,7 @@ from typing import Any
 from tests.conftest import GraphQLClient
 
 MESSAGE_PAGE_QUERY = """
-query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC,
+query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_AT_DESC,
        $first: Int, $after: String, $last: Int, $before: String) {
   viewer { user { messages(filter: $filter, orderBy: $orderBy, first: $first, after: $after,
                            last: $last, before: $before) {

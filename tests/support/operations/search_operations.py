@@ -6,7 +6,7 @@ from tests.conftest import GraphQLClient
 
 SEARCH_QUERY = """
 query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: Int,
-       $after: String, $last: Int, $before: String, $orderBy: MessageOrder! = RECEIVED_DESC) {
+       $after: String, $last: Int, $before: String, $orderBy: MessageOrder! = RECEIVED_AT_DESC) {
   messages(users: $users, query: $query, filter: $filter, orderBy: $orderBy, first: $first,
            after: $after, last: $last, before: $before) {
     nodes { subject snippet marked: snippet(marked: true) } totalCount

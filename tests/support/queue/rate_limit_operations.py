@@ -17,7 +17,7 @@ query ($filter: RateLimitFilter, $orderBy: RateLimitOrder! = CREATED_ASC, $first
     pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} }} }}
 """
 HOLDS = """
-query ($filter: RateLimitHoldFilter, $orderBy: RateLimitHoldOrder! = HELD_DESC, $first: Int,
+query ($filter: RateLimitHoldFilter, $orderBy: RateLimitHoldOrder! = HELD_AT_DESC, $first: Int,
     $after: String) {
   rateLimitHolds(filter: $filter, orderBy: $orderBy, first: $first, after: $after) {
     nodes { user { username } source domain { name } messages per heldAt resetsAt }

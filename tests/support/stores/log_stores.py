@@ -74,5 +74,5 @@ async def load_log_page(client: GraphQLClient, **variables: Any) -> Any:
 
 async def log_messages(client: GraphQLClient, **filter: Any) -> list[str]:
     """List the messages of the entries that meet a filter, the oldest first."""
-    nodes = await list_logs(client, filter=filter or None, orderBy="TIME_ASC", first=250)
+    nodes = await list_logs(client, filter=filter or None, orderBy="AT_ASC", first=250)
     return [node["message"] for node in nodes]

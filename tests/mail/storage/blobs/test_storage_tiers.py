@@ -45,7 +45,8 @@ from tests.support.stores.counter_check import (
 )
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
-TIERS_QUERY = """query ($filter: MessageFilter) { messages(filter: $filter, orderBy: RECEIVED_ASC) {
+TIERS_QUERY = """query ($filter: MessageFilter) {
+  messages(filter: $filter, orderBy: RECEIVED_AT_ASC) {
     totalCount nodes { subject tier text } } }"""
 
 

@@ -22,7 +22,7 @@ BAN_LIFT = f"""mutation ($input: BanLiftInput!) {{ banLift(input: $input) {{
   networkBans {{ {BAN_FIELDS} }} banCount penaltyCount {ERRORS} }} }}"""
 POLICY_UPDATE = f"""mutation ($input: BanPolicyUpdateInput!) {{ banPolicyUpdate(input: $input) {{
   banPolicy {{ {POLICY_FIELDS} }} {ERRORS} }} }}"""
-BANS_QUERY = f"""query ($filter: NetworkBanFilter, $orderBy: NetworkBanOrder! = STARTED_DESC,
+BANS_QUERY = f"""query ($filter: NetworkBanFilter, $orderBy: NetworkBanOrder! = STARTED_AT_DESC,
   $first: Int, $after: String) {{ banPolicy {{ activeBans(filter: $filter, orderBy: $orderBy,
   first: $first, after: $after) {{ totalCount nodes {{ {BAN_FIELDS} }}
   pageInfo {{ endCursor hasNextPage }} }} }} }}"""
