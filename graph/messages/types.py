@@ -8,6 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.execution.documents.cost_limits import Cost
 from graph.messages.authentication import (
     MessageAuthentication,
     TlsInfo,
@@ -184,7 +185,8 @@ class Message(MessageContentFields, MailSummary):
     answered: bool = attribute_field("True if the message has the flag \\Answered.")
     forwarded: bool = attribute_field("True if the message has the keyword $Forwarded.")
     imap: MessageImap = attribute_field(
-        "Values of the message that IMAP defines, such as UID, MODSEQ and flags (RFC 9051)."
+        "Values of the message that IMAP defines, such as UID, MODSEQ and flags (RFC 9051).",
+        directives=[Cost(weight=0)],
     )
     attachments: list[Attachment] = attribute_field(
         "Attachments and inline parts of the message, such as images that the HTML shows, in "

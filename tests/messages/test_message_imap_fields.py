@@ -99,6 +99,17 @@ async def test_list_reads_only_the_columns_of_selected_imap_fields(
         assert not unread_columns & names
 
 
+async def test_imap_costs_no_points_but_those_of_its_fields(ada: GraphQLClient) -> None:
+    async def cost_of(selection: str) -> int:
+        answer = await ada.execute(LIST % selection)
+        requested: int = answer["extensions"]["cost"]["requested"]
+        return requested
+
+    expected = await cost_of("nodes { id }")
+    assert await cost_of(ROW_FIELDS) == expected
+    assert await cost_of("nodes { imap { uid seq } }") > expected
+
+
 async def test_imap_needs_no_statement_of_its_own(
     ada: GraphQLClient, statements: list[str]
 ) -> None:

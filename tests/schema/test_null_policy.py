@@ -7,6 +7,8 @@ import httpx
 from graphql import GraphQLField, GraphQLNonNull, GraphQLObjectType
 
 from graph.app import create_app
+from graph.execution.strawberry_definitions import python_class_of_type, strawberry_definition
+from graph.schema import schema
 from models.runtime.environment import Environment
 from tests.support.schema.access_matrix import (
     BOOTSTRAP_KEY,
@@ -20,10 +22,19 @@ from tests.support.schema.access_matrix import (
     make_credentials,
 )
 from tests.support.schema.printed_schema import SDL
+from tests.support.schema.resolver_names import names_used_by_resolver
 
 SIBLING = "sibling: viewer { role }"
 SIGNED_IN_CALLERS = ("user", "bare", "domain-bare", "admin-reader", "submit", "root-key")
 PUBLIC_FIELD = "Query.viewer"
+READERS = {"object_store", "dns_resolver"}  # names by which resolvers read stored bytes and DNS
+NON_NULL_READERS = {
+    "AttachedMessage.attachments",  # made of the parts that its parent has read
+    "Attachment.url",  # signs the URL; a field of its row is named like a field that reads
+    "Blob.refCount",  # only compares the name of the object store
+    "DkimKey.dnsState",  # UNKNOWN if no name server responds
+    "SavedSearch.messageCount", "SavedSearch.unseenCount",  # skip damaged messages
+}  # fmt: skip
 
 
 def read_fields() -> list[tuple[str, str, GraphQLField]]:
@@ -45,6 +56,19 @@ def test_fields_with_guards_or_arguments_are_nullable() -> None:
         if (is_guarded(field) or field.args) and isinstance(field.type, GraphQLNonNull)
     }
     assert non_null == {PUBLIC_FIELD}
+
+
+def test_fields_that_read_stored_bytes_or_ask_other_servers_are_nullable() -> None:
+    nullable, non_null = set[str](), set[str]()
+    for kind, name, field in read_fields():
+        object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its resolvers
+        resolver = strawberry_definition(object_type.fields[name]).base_resolver
+        view = python_class_of_type(object_type)
+        if resolver and READERS & names_used_by_resolver(resolver.wrapped_func, view):
+            names = non_null if isinstance(field.type, GraphQLNonNull) else nullable
+            names.add(f"{kind}.{name}")
+    assert non_null == NON_NULL_READERS
+    assert {"Message.text", "MessageImap.size", "Attachment.message", "Blob.text"} <= nullable
 
 
 def test_fields_of_mutation_are_nullable() -> None:
