@@ -1,4 +1,5 @@
 """Implementation of `merganser restore`."""
+# ruff: noqa: PLR0913, PLR0917 - a parameter for each option
 
 import asyncio
 from pathlib import Path

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import inspect, make_url
+from sqlalchemy import inspect, make_url, text
 
 from mail.backup import restore_run
 from mail.backup.backup_run import name_messages_of_objects
@@ -30,6 +30,7 @@ from merganser.server.store import store_lock
 from merganser.server.store.migration import last_revision
 from merganser.server.store.store_use import use_database_exclusively
 from merganser.settings.settings import Settings
+from models.runtime.leases import free_orphaned_leases
 from models.store.postgres.address import is_postgres
 
 PURPOSE = "restore"
@@ -64,7 +65,7 @@ async def restore_store(
 ) -> RestoreSummary:
     """Restore a backup, begin a new incarnation, and check the store.
 
-    Raises CommandError, before anything is changed, if a server runs, if the database has tables,
+    Raises CommandError, before an object or the database is written, if a server runs, if the database has tables,
     if the object store has objects, if the key file is missing, or if the backup is damaged, of
     another kind of database or of a newer version.
     """
@@ -72,8 +73,7 @@ async def restore_store(
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=_work_folder(settings)) as folder:
         async with store_lock.lock_database_exclusively(settings.database_url, PURPOSE):
             manifest, object_list = await _require_restorable(settings, order, Path(folder))
-            restore_key_files(settings, order.keys_folder, manifest.id)
-            objects = await _restore_objects(
+            objects = await _restore_keys_and_objects(
                 settings, order, manifest, object_list, report_progress
             )
             report_progress("Restoring the database", 0, None)
@@ -82,6 +82,7 @@ async def restore_store(
             open_environment(settings, migrate=True) as environment,
             use_database_exclusively(environment, settings, PURPOSE),
         ):
+            await environment.run_transaction(free_orphaned_leases)
             lost_history = await restore_run.load_lost_history(environment, manifest, object_list)
             await begin_incarnation_after_consistent_restore(environment, REASON)
             report = await check_consistency(
@@ -154,17 +155,19 @@ async def _require_empty_database(settings: Settings) -> None:
         )
 
 
-async def _restore_objects(
+async def _restore_keys_and_objects(
     settings: Settings,
     order: RestoreOrder,
     manifest: BackupManifest,
     object_list: Path,
     report_progress: ReportProgress,
 ) -> RestoredObjects:
+    """Restore the key files and the objects, if the object stores are empty or may be kept."""
     # a restored object should not fill the cache of a remote store
     store = open_object_store(settings.model_copy(update={"blob_cache": None}))
     try:
         await restore_run.claim_object_stores(store, manifest, keeps_objects=order.keeps_objects)
+        restore_key_files(settings, order.keys_folder, manifest.id)
         transfer = ObjectTransfer(order.source.objects, store, object_list.parent)
         return await restore_run.restore_objects(
             transfer,
@@ -187,7 +190,11 @@ async def _restore_database(
     path = _sqlite_path_or_none(settings)
     if path is None:
         await restore_dump(copy, settings.database_url)
-        return
-    for suffix in ("-wal", "-shm"):  # of a removed database: they would damage the restored one
-        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
-    sync_and_rename(copy, path)
+    else:
+        for suffix in ("-wal", "-shm"):  # of a removed database: they would damage the new one
+            path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+        sync_and_rename(copy, path)
+    async with open_database(settings) as database:  # no process uses the restored database yet
+        await database.run_transaction(
+            lambda connection: connection.execute(text("DELETE FROM server_processes")).close()
+        )
