@@ -65,9 +65,9 @@ async def restore_store(
 ) -> RestoreSummary:
     """Restore a backup, begin a new incarnation, and check the store.
 
-    Raises CommandError, before an object or the database is written, if a server runs, if the database has tables,
-    if the object store has objects, if the key file is missing, or if the backup is damaged, of
-    another kind of database or of a newer version.
+    Raises CommandError, before an object or the database is written, if a server runs, if the
+    database has tables, if the object store has objects, or if the key file is missing. The same
+    holds for a backup that is damaged, of another kind of database, or of a newer version.
     """
     create_data_folders(settings)
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=_work_folder(settings)) as folder:
