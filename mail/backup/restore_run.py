@@ -5,7 +5,6 @@ interrupted leaves no database, and can be continued by a run that keeps the obj
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from mail.backup.manifest import BackupManifest
 from mail.backup.object_copy import (
     CONCURRENT_COPIES,
     ObjectTransfer,
+    ReportObjects,
     batches,
     gather_or_cancel,
 )
@@ -31,6 +31,7 @@ from mail.backup.object_list import (
 )
 from mail.backup.target import BackupTarget
 from mail.maintenance.restore_mark import read_mark_or_none
+from mail.storage.blob_cache.cached_store import store_without_cache
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_names import OWNER_MARK, is_admin_name
 from mail.storage.blobs.tiered_store import COLD_NAME, HOT_NAME, browsable_stores_by_name
@@ -39,7 +40,6 @@ from models.runtime.environment import Environment
 from models.store.object_store import BrowsableObjectStore, ObjectRange, ObjectStoreProtocol
 
 FACT_BY_STORE_NAME = {HOT_NAME: "blobs", COLD_NAME: "cold blobs"}
-ReportObjects = Callable[[int, int], None]  # objects done, all objects
 
 
 @dataclass(slots=True)
@@ -149,7 +149,8 @@ async def load_lost_history(
     """Find what the object stores have of the time after the backup, before a new incarnation."""
     began_at = datetime.fromisoformat(manifest.began_at)
     object_count = object_bytes = 0
-    for store in browsable_stores_by_name(environment.object_store).values():
+    stores = browsable_stores_by_name(store_without_cache(environment.object_store))
+    for store in stores.values():
         listed = SortedEntries(iterate_listed_objects(object_list))
         async for stored in iterate_stored_objects(store):
             if is_admin_name(stored.name) or stored.modified_at <= began_at:

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mail.backup.manifest import BackupManifest
+from mail.backup.object_copy import ReportObjects
 from mail.backup.object_list import (
     ListedObject,
     SortedEntries,
@@ -18,8 +18,6 @@ from mail.backup.target import DATABASE_SUFFIX, OBJECTS_SUFFIX, BackupTarget
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_names import is_admin_name
 from models.store.object_store import ObjectStoreProtocol
-
-ReportObjects = Callable[[int, int], None]  # verified objects, all objects
 
 
 @dataclass(slots=True)
