@@ -19,11 +19,11 @@ interrupted has no manifest.
 """
 
 import asyncio
+import hashlib
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import select
@@ -37,6 +37,7 @@ from mail.backup.object_list import describe_file
 from mail.backup.sqlite_copy import CopyFacts
 from mail.backup.target import DATABASE_SUFFIX, OBJECTS_SUFFIX, BackupTarget
 from mail.backup.verification import find_damage
+from mail.backup.work_folder import locked_work_folder
 from mail.storage.blob_cache.cached_store import store_without_cache
 from mail.storage.blobs.garbage_collector import load_object_names_in_use
 from mail.storage.blobs.tiered_store import HOT_NAME, browsable_stores_by_name
@@ -47,6 +48,7 @@ from models.users.tables import User
 
 MAX_NAMED_MESSAGES = 100  # lost messages that a report names
 NAMES_PER_STATEMENT = 500
+WORK_FOLDER_NAME = ".backup"
 ReportProgress = Callable[[str, int, int | None], None]  # subject, done, total
 
 
@@ -54,7 +56,7 @@ ReportProgress = Callable[[str, int, int | None], None]  # subject, done, total
 class BackupOrder:
     """What to back up, and where to."""
 
-    id: str  # of the new backup, from `backup_id`
+    id: str  # of the new backup, from `backup_id`; above those in the target
     target: BackupTarget
     database_url: str
     version: str  # of Merganser
@@ -62,15 +64,25 @@ class BackupOrder:
     reads_objects: bool = False  # verify by hashes instead of sizes
     keep_count: int | None = None  # complete backups that stay in the target; None: all
     has_keys: bool = False
+    require_unchanged_keys: Callable[[], None] = lambda: None  # raises BackupError
+
+    @property
+    def work_folder(self) -> Path:
+        """The folder of temporary files: on the disk of the target if this is a folder."""
+        if self.target.folder is not None:
+            return self.target.folder / WORK_FOLDER_NAME
+        digest = hashlib.sha256(self.target.location.encode()).hexdigest()
+        return self.scratch_folder / f"{WORK_FOLDER_NAME}-{digest[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """The manifest of the new backup, the messages with lost objects, and the deleted backups."""
+    """The new backup, the messages with lost objects, and what became of the earlier backups."""
 
     manifest: BackupManifest
     lost_messages: Sequence[str]
     deleted_ids: Sequence[str]
+    problems: Sequence[str]  # sentences about damaged earlier backups
 
 
 async def back_up(
@@ -78,20 +90,21 @@ async def back_up(
 ) -> BackupSummary:
     """Make a backup. Raises BackupError if it can't be made, or if its verification fails.
 
-    Lost objects of the store don't fail it: all others are saved, and the summary names the lost.
+    Lost objects of the store, and damage of earlier backups, don't fail it: the summary names them.
     """
     began_at = environment.now()
-    earlier = await order.target.list_manifests()
-    scratch = order.target.folder or order.scratch_folder
-    with tempfile.TemporaryDirectory(prefix=".backup-", dir=scratch) as folder:
-        run = _BackupRun(environment, order, Path(folder), report_progress)
+    with locked_work_folder(order.work_folder) as folder:
+        run = _BackupRun(environment, order, folder, report_progress)
+        earlier = await run.load_earlier_manifests()
         facts = await run.copy_database()
+        environment.reach_fault_point("database copied")
         identity = StoreIdentity(
             facts.store, facts.incarnation, facts.beat, facts.object_store_marks
         )
         _require_same_store(order.target, earlier, identity)
-        copied = await run.copy_objects(earlier[-1] if earlier else None, facts.object_count)
-        purged_count = await run.remove_purged_names(copied)
+        copied = await run.copy_objects(earlier, facts.object_count)
+        environment.reach_fault_point("objects copied")
+        purged_names = await run.remove_purged_names(copied)
         manifest = BackupManifest(
             id=order.id,
             version=order.version,
@@ -107,17 +120,14 @@ async def back_up(
             copied_count=copied.copied_count,
             copied_bytes=copied.copied_bytes,
             missing_objects=tuple(sorted(copied.lost_names)),
-            purged_count=purged_count,
+            purged_objects=tuple(sorted(purged_names)),
             has_keys=order.has_keys,
         )
         await run.store_verify_and_complete(manifest)
-        deleted: Sequence[BackupManifest] = ()
-        if order.keep_count is not None:
-            deleted = await retention.delete_old_backups(
-                order.target, order.keep_count, run.folder, environment.now()
-            )
+        environment.reach_fault_point("backup completed")
+        deleted_ids = await run.delete_old_backups()
     lost_messages = await name_messages_of_objects(environment, manifest.missing_objects)
-    return BackupSummary(manifest, lost_messages, [old.id for old in deleted])
+    return BackupSummary(manifest, lost_messages, deleted_ids, run.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ class _BackupRun:
     order: BackupOrder
     folder: Path
     report_progress: ReportProgress
+    problems: list[str] = field(default_factory=list)
 
     @property
     def database_path(self) -> Path:
@@ -140,6 +151,38 @@ class _BackupRun:
     @property
     def list_path(self) -> Path:
         return self.folder / "objects"
+
+    async def load_earlier_manifests(self) -> Sequence[BackupManifest]:
+        """Read the manifests of the target, the oldest first, and record the damaged ones.
+
+        Raises BackupError if the target has a backup of a later time. `--keep` would delete the new
+        one, and a restore would not choose it.
+        """
+        backup_target, manifests = self.order.target, []
+        ids = await backup_target.list_ids()
+        if ids and ids[-1] >= self.order.id:
+            raise BackupError(
+                f"{backup_target.location} has the backup {ids[-1]}, which is later than the clock "
+                "of this machine: set the clock, or name another target."
+            )
+        for id_ in ids:
+            try:
+                manifests.append(await backup_target.read_manifest(id_))
+            except BackupError as problem:
+                self.problems.append(str(problem))
+        return manifests
+
+    async def delete_old_backups(self) -> Sequence[str]:
+        """Delete the backups beyond the number to keep, and return their IDs."""
+        if self.order.keep_count is None:
+            return []
+        try:
+            return await retention.delete_old_backups(
+                self.order.target, self.order.keep_count, self.folder, self.environment.now()
+            )
+        except BackupError as problem:
+            self.problems.append(f"Old backups were not deleted: {problem}")
+            return []
 
     async def copy_database(self) -> CopyFacts:
         """Copy the database, and write the list of the objects that the copy names."""
@@ -173,14 +216,10 @@ class _BackupRun:
         )
 
     async def copy_objects(
-        self, earlier: BackupManifest | None, object_count: int
+        self, earlier: Sequence[BackupManifest], object_count: int
     ) -> CopiedObjects:
         """Copy the objects that the target does not have, and write the list of all objects."""
-        known_list = None
-        if earlier is not None:
-            known_list = await self.order.target.fetch_file(
-                earlier.id, OBJECTS_SUFFIX, earlier.objects, self.folder
-            )
+        known_list = await self._fetch_newest_list(earlier)
         source = store_without_cache(self.environment.object_store)
         copy = ObjectCopy(
             source, browsable_stores_by_name(source).get(HOT_NAME), self.order.target, self.folder
@@ -195,15 +234,26 @@ class _BackupRun:
             ),
         )
 
-    async def remove_purged_names(self, copied: CopiedObjects) -> int:
-        """Remove the lost objects that the live database no longer names; return their number."""
+    async def _fetch_newest_list(self, earlier: Sequence[BackupManifest]) -> Path | None:
+        """Return the newest list of objects that is not damaged; None if there is none."""
+        for manifest in reversed(earlier):
+            try:
+                return await self.order.target.fetch_file(
+                    manifest.id, OBJECTS_SUFFIX, manifest.objects, self.folder
+                )
+            except BackupError as problem:
+                self.problems.append(str(problem))
+        return None
+
+    async def remove_purged_names(self, copied: CopiedObjects) -> Sequence[str]:
+        """Remove the lost objects that the live database no longer names, and return them."""
         used_names = set[str]()
         for at in range(0, len(copied.lost_names), NAMES_PER_STATEMENT):
             names = copied.lost_names[at : at + NAMES_PER_STATEMENT]
             used_names |= await load_object_names_in_use(self.environment, names)
-        lost_count = len(copied.lost_names)
+        purged_names = [name for name in copied.lost_names if name not in used_names]
         copied.lost_names[:] = [name for name in copied.lost_names if name in used_names]
-        return lost_count - len(copied.lost_names)
+        return purged_names
 
     async def store_verify_and_complete(self, manifest: BackupManifest) -> None:
         """Store the files, verify files and objects, then write the manifest.
@@ -232,6 +282,8 @@ class _BackupRun:
                 f"The backup is incomplete: {' '.join(damage.problems[:MAX_NAMED_MESSAGES])} "
                 "Run the command again: it copies what is missing."
             )
+        self.order.require_unchanged_keys()
+        self.environment.reach_fault_point("files stored")
         await backup_target.write_manifest(manifest)
 
 

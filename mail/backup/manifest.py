@@ -48,7 +48,7 @@ class BackupManifest:
     copied_count: int  # of them, those that an earlier backup of the target did not have
     copied_bytes: int
     missing_objects: tuple[str, ...] = ()  # named by the database, but lost or damaged
-    purged_count: int = 0  # objects of mail that was purged while the backup ran
+    purged_objects: tuple[str, ...] = ()  # deleted while the backup ran, since their mail was
     has_keys: bool = False  # the key files were copied to another folder
     format: int = FORMAT
 
@@ -67,12 +67,16 @@ def manifest_from_json(data: bytes, name: str) -> BackupManifest:
         database = BackupFile(**values.pop("database"))
         objects = BackupFile(**values.pop("objects"))
         missing_objects = tuple(values.pop("missing_objects"))
+        purged_objects = tuple(values.pop("purged_objects"))
         return BackupManifest(
             identity=identity,
             database=database,
             objects=objects,
             missing_objects=missing_objects,
+            purged_objects=purged_objects,
             **values,
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
-        raise BackupError(f"The manifest {name} is damaged.") from problem
+        raise BackupError(
+            f"The manifest {name} is damaged: name another backup with --id, or delete its files."
+        ) from problem

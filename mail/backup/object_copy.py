@@ -52,24 +52,40 @@ class ObjectTransfer:
     work_folder: Path
 
     async def copy(
-        self, named: NamedObject, destination_name: str, expected_sha256: str | None = None
+        self,
+        named: NamedObject,
+        destination_name: str,
+        expected_sha256: str | None = None,
+        *,
+        is_stored: bool = False,
     ) -> ListedObject:
         """Copy an object, and return its entry. The destination syncs it to the disk.
 
-        Raises KeyError if it is missing, and CorruptBlob if its size or hash differs.
+        With `is_stored` the destination has it, so only its hash is computed. Raises KeyError if
+        it is missing, and CorruptBlob if its size or hash differs.
         """
         if named.size <= MAX_BYTES_IN_MEMORY:
             data = await self.source.get(named.name)
             digest = hashlib.sha256(data).hexdigest()
             _require_equal(named, BackupFile(len(data), digest), expected_sha256)
-            await self.destination.put(destination_name, data)
+            if not is_stored:
+                await self.destination.put(destination_name, data)
             return ListedObject(destination_name, named.size, digest)
         with tempfile.TemporaryDirectory(dir=self.work_folder) as folder:
             path = Path(folder) / "object"
             read = await copy_object_to_file(self.source, named.name, named.size, path)
             _require_equal(named, read, expected_sha256)
-            await self.destination.put_file(destination_name, path)
+            if not is_stored:
+                await self.destination.put_file(destination_name, path)
         return ListedObject(destination_name, named.size, read.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectToCopy:
+    """An object without an entry in the list of the earlier backup."""
+
+    named: NamedObject
+    is_stored: bool  # the target has an object of this name and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +108,8 @@ class ObjectCopy:
     ) -> CopiedObjects:
         """Copy the named objects and write their list. `known_list` is of an earlier backup.
 
-        An object of the earlier list whose copy has the right size is not copied again.
+        An object whose copy has the right size is not copied again. It is read if the earlier list
+        does not have it, since an interrupted backup copied it.
         """
         copied = CopiedObjects()
         known = SortedEntries(iterate_listed_objects(known_list))
@@ -101,25 +118,21 @@ class ObjectCopy:
         with new_list.open("wb") as file:
             done_count = 0
             for batch in batches(read_named_objects(names_path)):
-                listed: list[ListedObject | None] = []
+                entry_by_name: dict[str, ListedObject] = {}
+                unlisted: list[ObjectToCopy] = []
                 for named in batch:
                     entry, copy = await known.find(named.name), await stored.find(named.name)
-                    is_there = entry is not None and copy is not None and copy.size == named.size
-                    is_whole = is_there and entry is not None and entry.size == named.size
-                    listed.append(entry if is_whole else None)
-                missing = [
-                    named for named, entry in zip(batch, listed, strict=True) if entry is None
-                ]
-                new = {
-                    entry.name: entry
-                    for entry in await self._copy_concurrently(missing, copied)
-                    if entry is not None
-                }
-                for named, entry in zip(batch, listed, strict=True):
-                    if (whole := entry or new.get(named.name)) is not None:
-                        write_line(file, whole)
-                        copied.object_count += 1
-                        copied.object_bytes += whole.size
+                    is_stored = copy is not None and copy.size == named.size
+                    if is_stored and entry is not None and entry.size == named.size:
+                        entry_by_name[named.name] = entry
+                    else:
+                        unlisted.append(ObjectToCopy(named, is_stored))
+                for new_entry in await self._copy_concurrently(unlisted, copied):
+                    entry_by_name[new_entry.name] = new_entry
+                for name in sorted(entry_by_name):
+                    write_line(file, entry_by_name[name])
+                    copied.object_count += 1
+                    copied.object_bytes += entry_by_name[name].size
                 done_count += len(batch)
                 report_objects(done_count, object_count)
             for entry in admin_objects:  # at the end: no other name is searched after them
@@ -129,28 +142,32 @@ class ObjectCopy:
         return copied
 
     async def _copy_concurrently(
-        self, objects: Sequence[NamedObject], copied: CopiedObjects
-    ) -> list[ListedObject | None]:
+        self, objects: Sequence[ObjectToCopy], copied: CopiedObjects
+    ) -> list[ListedObject]:
+        """Copy the objects, and return the entries of those that are not lost."""
         slots = asyncio.Semaphore(CONCURRENT_COPIES)
 
-        async def copy_in_slot(named: NamedObject) -> ListedObject | None:
+        async def copy_in_slot(wanted: ObjectToCopy) -> ListedObject | None:
             async with slots:
-                return await self._copy_or_record_loss(named, copied)
+                return await self._copy_or_record_loss(wanted, copied)
 
-        return await gather_or_cancel([copy_in_slot(named) for named in objects])
+        entries = await gather_or_cancel([copy_in_slot(wanted) for wanted in objects])
+        return [entry for entry in entries if entry is not None]
 
     async def _copy_or_record_loss(
-        self, named: NamedObject, copied: CopiedObjects
+        self, wanted: ObjectToCopy, copied: CopiedObjects
     ) -> ListedObject | None:
         """Copy an object, and return its entry; None if it is missing or has another size."""
+        named = wanted.named
         try:
             transfer = ObjectTransfer(self.source, self.target.objects, self.work_folder)
-            entry = await transfer.copy(named, named.name)
+            entry = await transfer.copy(named, named.name, is_stored=wanted.is_stored)
         except (KeyError, CorruptBlob):
             copied.lost_names.append(named.name)
             return None
-        copied.copied_count += 1
-        copied.copied_bytes += named.size
+        if not wanted.is_stored:
+            copied.copied_count += 1
+            copied.copied_bytes += named.size
         return entry
 
     async def _copy_admin_objects(self, copied: CopiedObjects) -> AsyncIterator[ListedObject]:

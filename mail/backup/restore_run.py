@@ -5,11 +5,13 @@ interrupted leaves no database, and can be continued by a run that keeps the obj
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import exists, func, select
 from sqlmodel import col
 
 from mail.backup.errors import BackupError
@@ -31,14 +33,19 @@ from mail.backup.object_list import (
 )
 from mail.backup.target import BackupTarget
 from mail.maintenance.restore_mark import read_mark_or_none
+from mail.queue import bulk_updates
+from mail.queue.delivery_results import OPEN_STATES
 from mail.storage.blob_cache.cached_store import store_without_cache
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_names import OWNER_MARK, is_admin_name
 from mail.storage.blobs.tiered_store import COLD_NAME, HOT_NAME, browsable_stores_by_name
-from models.events.journal import Stream
-from models.runtime.environment import Environment
+from models.events.journal import PLATFORM, Stream
+from models.queue.tables import QueueEntry
+from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.object_store import BrowsableObjectStore, ObjectRange, ObjectStoreProtocol
+from models.submission.tables import Submission
 
+IS_WAITING = col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.held_at).is_(None)
 FACT_BY_STORE_NAME = {HOT_NAME: "blobs", COLD_NAME: "cold blobs"}
 
 
@@ -65,10 +72,10 @@ async def choose_backup(target: BackupTarget, id_: str | None) -> BackupManifest
     """Return the manifest of a backup, by default of the newest one. Raises BackupError."""
     if id_ is not None:
         return await target.read_manifest(id_)
-    manifests = await target.list_manifests()
-    if not manifests:
+    ids = await target.list_ids()
+    if not ids:
         raise BackupError(f"{target.location} has no complete backup.")
-    return manifests[-1]
+    return await target.read_manifest(ids[-1])
 
 
 async def claim_object_stores(
@@ -141,6 +148,29 @@ async def restore_objects(
         done_count += len(batch)
         report_objects(done_count, object_count)
     return restored
+
+
+async def count_waiting_recipients(environment: Environment) -> int:
+    """Count the recipients in the queue that are not held. Each may have got its mail already."""
+    statement = select(func.count()).select_from(QueueEntry).where(*IS_WAITING)
+    return int((await environment.database.read(statement))[0][0])
+
+
+async def hold_queue(environment: Environment) -> None:
+    """Hold all recipients in the queue, so that no server sends to them before their release."""
+    is_waiting = exists().where(col(QueueEntry.submission_id) == col(Submission.id), *IS_WAITING)
+    statement = select(col(Submission.id), col(Submission.user_id)).where(is_waiting)
+    statement = statement.order_by(col(Submission.id)).limit(bulk_updates.MAX_SUBMISSIONS)
+    while rows := await environment.database.read(statement):
+        submission_ids = [row.id for row in rows]
+        stream_ids = {PLATFORM if row.user_id is None else row.user_id for row in rows}
+        await environment.run_transaction(
+            partial(_hold_submissions, submission_ids=submission_ids), *sorted(stream_ids)
+        )
+
+
+def _hold_submissions(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
+    bulk_updates.hold_submissions(transaction, submission_ids)
 
 
 async def load_lost_history(

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from mail.backup.manifest import BackupManifest
 from mail.backup.object_list import (
     NamedObject,
     SortedEntries,
@@ -20,12 +19,12 @@ DELETE_BATCH_SIZE = 1000  # names
 
 async def delete_old_backups(
     target: BackupTarget, keep_count: int, work_folder: Path, now: datetime
-) -> Sequence[BackupManifest]:
-    """Delete all but the newest `keep_count` complete backups, and return their manifests.
+) -> Sequence[str]:
+    """Delete all but the newest `keep_count` complete backups, and return their IDs.
 
     Then delete the objects that no kept backup lists. An object that was copied in the last day
     stays, since another backup that runs now may have copied it. Raises BackupError, before
-    anything is deleted, if a list of a kept backup is missing or damaged.
+    anything is deleted, if a manifest, or a list of a kept backup, is missing or damaged.
     """
     manifests = await target.list_manifests()
     old, kept = manifests[:-keep_count], manifests[-keep_count:]
@@ -33,10 +32,11 @@ async def delete_old_backups(
         await target.fetch_file(manifest.id, OBJECTS_SUFFIX, manifest.objects, work_folder)
         for manifest in kept
     ]
-    await target.delete_backups([manifest.id for manifest in old])
+    old_ids = [manifest.id for manifest in old]
+    await target.delete_backups(old_ids)
     await target.delete_remains([manifest.id for manifest in kept], now)
     await _delete_unlisted_objects(target, lists, now)
-    return old
+    return old_ids
 
 
 async def _delete_unlisted_objects(

@@ -16,13 +16,15 @@ from urllib.parse import urlsplit
 from mail.backup.errors import BackupError
 from mail.backup.manifest import BackupFile, BackupManifest, manifest_from_json
 from mail.backup.object_list import iterate_stored_objects
+from mail.storage.blobs.object_names import PART_PREFIX
 from mail.storage.blobs.object_stores import FolderStore, open_store
 from models.store.object_store import BrowsableObjectStore, ObjectStoreProtocol
 
-FILES_PREFIX = "db/"  # an object name begins with two hexadecimal digits
+FILES_PREFIX = "db/"  # object names begin with two hexadecimal digits
 MANIFEST_SUFFIX = ".manifest.json"
 DATABASE_SUFFIX = ".database"
 OBJECTS_SUFFIX = ".objects"
+NAMED_ID_COUNT = 10  # IDs that the message about an unknown one names
 REMAINS_MIN_AGE = timedelta(days=1)  # of files and objects of interrupted backups before removal
 
 
@@ -53,14 +55,17 @@ class BackupTarget:
         """The folder of the target; None for a bucket."""
         return self._files.folder if isinstance(self._files, FolderStore) else None
 
-    async def list_manifests(self) -> Sequence[BackupManifest]:
-        """Read the manifests of the complete backups, the oldest first. Raises BackupError."""
-        ids = [
+    async def list_ids(self) -> Sequence[str]:
+        """List the IDs of the complete backups, the oldest first."""
+        return [
             stored.name.removeprefix(FILES_PREFIX).removesuffix(MANIFEST_SUFFIX)
             async for stored in iterate_stored_objects(self._files, FILES_PREFIX)
             if stored.name.endswith(MANIFEST_SUFFIX)
         ]
-        return [await self.read_manifest(id_) for id_ in ids]
+
+    async def list_manifests(self) -> Sequence[BackupManifest]:
+        """Read the manifests of the complete backups, the oldest first. Raises BackupError."""
+        return [await self.read_manifest(id_) for id_ in await self.list_ids()]
 
     async def read_manifest(self, id_: str) -> BackupManifest:
         """Read the manifest of a backup. Raises BackupError if it is missing or damaged."""
@@ -68,7 +73,11 @@ class BackupTarget:
         try:
             return manifest_from_json(await self._files.get(name), f"{self.location}/{name}")
         except (KeyError, ValueError):
-            raise BackupError(f"{self.location} has no backup {id_}.") from None
+            ids = ", ".join((await self.list_ids())[-NAMED_ID_COUNT:])
+            raise BackupError(
+                f"{self.location} has no complete backup {id_}. The newest ones are: "
+                f"{ids or 'none'}."
+            ) from None
 
     async def write_manifest(self, manifest: BackupManifest) -> None:
         """Write the manifest, which completes a backup."""
@@ -107,7 +116,7 @@ class BackupTarget:
             await self._files.delete([f"{FILES_PREFIX}{id_}{suffix}" for id_ in ids])
 
     async def delete_remains(self, complete_ids: Sequence[str], now: datetime) -> None:
-        """Delete the files of backups that were interrupted more than a day ago."""
+        """Delete what backups left that were interrupted more than a day ago."""
         kept_ids = set(complete_ids)
         remains = [
             stored.name
@@ -117,6 +126,14 @@ class BackupTarget:
             and stored.name.removeprefix(FILES_PREFIX).rpartition(".")[0] not in kept_ids
         ]
         await self._files.delete(remains)
+        for store in (self._files, self.objects):
+            if isinstance(store, FolderStore):  # in a bucket, unfinished objects are invisible
+                parts = [
+                    stored.name
+                    async for stored in store.list()
+                    if stored.name.partition("/")[2].startswith(PART_PREFIX)
+                ]
+                await store.delete(parts)
 
     async def close(self) -> None:
         """Close connections and threads."""
@@ -149,11 +166,17 @@ def _browsable(store: ObjectStoreProtocol) -> BrowsableObjectStore:
 
 def sync_and_rename(path: Path, destination: Path) -> None:
     """Sync a file to the disk and give it its name."""
-    destination.parent.mkdir(exist_ok=True)
+    if not destination.parent.is_dir():
+        destination.parent.mkdir()
+        _sync_folder(destination.parent.parent)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.rename(destination)
-    descriptor = os.open(destination.parent, os.O_RDONLY)
+    _sync_folder(destination.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

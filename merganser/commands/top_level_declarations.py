@@ -235,7 +235,8 @@ def backup_store(
     """Back up the database and the objects to a folder or bucket. Servers can run.
 
     Only objects that TARGET does not have are copied. The backup is verified. The exit code is 1
-    if the store itself has lost objects: they are named, and all others are in the backup.
+    if the store itself has lost objects: they are named, and all others are in the backup. It is
+    also 1 if an earlier backup is damaged.
 
     Example: merganser backup /mnt/backup --keys /mnt/keys --keep 14
 
@@ -262,6 +263,13 @@ def restore_backup(
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Don't read stored bytes in the check.")
+    ] = False,
+    hold_queue: Annotated[
+        bool,
+        typer.Option(
+            "--hold-queue",
+            help="Hold all outgoing mail, since it may have been sent after the backup.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

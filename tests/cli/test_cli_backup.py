@@ -4,13 +4,19 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from mail.backup.errors import BackupError
 from mail.backup.postgres_copy import libpq_environment, require_program
+from mail.backup.work_folder import locked_work_folder
+from merganser.commands.backup.backup_command import require_target_outside
+from merganser.commands.backup.key_copies import copy_key_files, require_unchanged_keys
+from merganser.errors import CommandError
 from merganser.server.store import store_lock
+from merganser.settings.settings import Settings, read_settings
 from models.events.incarnation import MARK_OBJECT_NAME
 from tests.support.accounts.account_rows import message_with_subject
 from tests.support.clients.command_line import CommandLine
@@ -232,10 +238,32 @@ def test_backup_in_bucket_is_restored(
     assert restored.read_rows(MESSAGES_QUERY) == messages
 
 
-def test_backup_refuses_target_in_object_store(full_shell: CommandLine) -> None:
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_backup_refuses_target_in_object_store(full_shell: CommandLine, form: str) -> None:
+    full_shell.set_settings(object_store_url=form.format(full_shell.data / "blobs"))
     result = full_shell("backup", full_shell.data / "blobs" / "backup")
     assert result.code == 2
     assert "apart from the object store" in result.err
+
+
+@pytest.mark.parametrize(
+    ("target", "is_refused"),
+    [
+        ("s3://mail?region=x", True),
+        ("s3://mail/objects", True),
+        ("s3://mail/objects/backups/", True),
+        ("s3://mail/backups", False),
+        ("s3://mail/objects-of-backups", False),
+        ("s3://other/objects", False),
+        ("s3://mail/objects?endpoint=https://other.example.org", False),
+        ("/objects", False),
+    ],
+)
+def test_target_and_object_store_must_be_apart_in_a_bucket(target: str, is_refused: bool) -> None:
+    settings = Settings(object_store_url="s3://mail/objects?endpoint=https://s3.example.org")
+    expectation = pytest.raises(CommandError, match="apart") if is_refused else nullcontext()
+    with expectation:
+        require_target_outside(target, settings)
 
 
 def test_backup_refuses_keys_in_target(full_shell: CommandLine, tmp_path: Path) -> None:
@@ -331,7 +359,93 @@ def test_incomplete_backup_is_ignored(full_shell: CommandLine, tmp_path: Path) -
     assert result.code == 1
     assert "no complete backup" in result.err
     use_settings_of(full_shell)
-    assert back_up(full_shell, tmp_path / "backup")["copied_objects"] == report["objects"]
+    again = back_up(full_shell, tmp_path / "backup", "--keys", tmp_path / "keys", "--verify")
+    assert (again["copied_objects"], again["objects"]) == (0, report["objects"])
+    restored.set_settings(
+        data=str(restored.data), database_url=f"sqlite:///{restored.data}/mail.db"
+    )
+    result = restored("restore", tmp_path / "backup", "--keys", tmp_path / "keys")
+    assert result.code == 0, result.err + result.out
+
+
+def test_damaged_earlier_backup_is_named_and_the_new_one_is_complete(
+    full_shell: CommandLine, tmp_path: Path
+) -> None:
+    target, keys = tmp_path / "backup", tmp_path / "keys"
+    first, second = (back_up(full_shell, target, "--keys", keys) for _ in range(2))
+    (target / "db" / f"{first['id']}.manifest.json").write_text("{")
+    change_last_byte(target / "db" / f"{second['id']}.objects")
+    result = full_shell("backup", target, "--keys", keys, "--keep", "1", "--json")
+    assert result.code == 1, result.err
+    assert result.json["copied_objects"] == 0
+    problems = " ".join(result.json["problems"])
+    assert f"{first['id']}.manifest.json is damaged" in problems
+    assert f"{second['id']}.objects is damaged" in problems
+    assert "Old backups were not deleted" in problems
+    assert len(list((target / "db").glob("*.manifest.json"))) == 3
+    restored = new_shell(full_shell, tmp_path / "new")
+    result = restored("restore", target, "--keys", keys)
+    assert result.code == 0, result.err + result.out
+
+
+def test_backup_earlier_than_one_of_the_target_is_refused(
+    full_shell: CommandLine, tmp_path: Path
+) -> None:
+    report = back_up(full_shell, tmp_path / "backup")
+    folder = tmp_path / "backup" / "db"
+    for path in folder.iterdir():
+        path.rename(folder / path.name.replace(str(report["id"]), "20990101T000000.000Z"))
+    result = full_shell("backup", tmp_path / "backup", "--keep", "1")
+    assert result.code == 1
+    assert "20990101T000000.000Z, which is later than the clock" in result.err
+
+
+def test_second_backup_of_a_target_is_refused_and_remains_are_deleted(
+    full_shell: CommandLine, tmp_path: Path
+) -> None:
+    work_folder = tmp_path / "backup" / ".backup"
+    back_up(full_shell, tmp_path / "backup")
+    with locked_work_folder(work_folder) as files:
+        result = full_shell("backup", tmp_path / "backup")
+        assert result.code == 1
+        assert "Another backup or restore" in result.err
+        assert files.is_dir()
+    files.mkdir()
+    (files / "database").write_bytes(b"left by a killed process")
+    old_part = tmp_path / "backup" / "objects" / "ab" / ".part-old"
+    old_part.parent.mkdir(exist_ok=True)
+    old_part.write_bytes(b"x")
+    os.utime(old_part, (time.time() - TWO_DAYS,) * 2)
+    back_up(full_shell, tmp_path / "backup", "--keep", "5")
+    assert [path.name for path in work_folder.iterdir()] == ["lock"]
+    assert not old_part.exists()
+
+
+def test_keys_that_are_rotated_during_the_backup_fail_it(
+    full_shell: CommandLine, tmp_path: Path
+) -> None:
+    keys, id_ = tmp_path / "keys", "20260101T000000.000Z"
+    settings = read_settings()
+    copy_key_files(settings, keys, id_)
+    require_unchanged_keys(settings, keys, id_)
+    change_last_byte(full_shell.data / "vault")
+    with pytest.raises(BackupError, match="vault has changed during the backup"):
+        require_unchanged_keys(settings, keys, id_)
+
+
+def test_restore_follows_symbolic_link_of_database(full_shell: CommandLine, tmp_path: Path) -> None:
+    back_up(full_shell, tmp_path / "backup", "--keys", tmp_path / "keys")
+    messages = full_shell.read_rows(MESSAGES_QUERY)
+    restored = new_shell(full_shell, tmp_path / "new")
+    other_disk = tmp_path / "other-disk"
+    for folder in (restored.data, other_disk):
+        folder.mkdir()
+    link = restored.data / "mail.db"
+    link.symlink_to(other_disk / "mail.db")
+    result = restored("restore", tmp_path / "backup", "--keys", tmp_path / "keys")
+    assert result.code == 0, result.err + result.out
+    assert link.is_symlink()
+    assert restored.read_rows(MESSAGES_QUERY) == messages
 
 
 def test_missing_program_of_postgres_is_refused_with_the_cure(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from mail.backup.errors import BackupError
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.key_file import key_file_path
 from merganser.settings.settings import Settings
@@ -38,6 +39,16 @@ def copy_key_files(settings: Settings, keys_folder: Path, backup_id: str) -> Non
                 _copy_private_file(path, folder / relative_path)
     except OSError as problem:
         raise CommandError(f"Cannot copy the keys to {folder}: {problem.strerror}.") from problem
+
+
+def require_unchanged_keys(settings: Settings, keys_folder: Path | None, backup_id: str) -> None:
+    """Raise BackupError if a key file differs from its copy: it was rotated during the backup."""
+    if keys_folder is None:
+        return
+    for path, relative_path in _key_files(settings):
+        copy = keys_folder / backup_id / relative_path
+        if path.exists() and (not copy.exists() or path.read_bytes() != copy.read_bytes()):
+            raise BackupError(f"{path} has changed during the backup: run the command again.")
 
 
 def delete_key_copies(keys_folder: Path, backup_ids: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from merganser.commands.backup.backup_command import folder_or_url, open_target
 from merganser.commands.backup.restore_operations import (
     RestoreOrder,
     RestoreSummary,
+    names_of_lost_objects,
     restore_store,
 )
 from merganser.commands.progress_bar import create_progress_bar
@@ -27,18 +28,19 @@ def restore_backup(
     keys: Path | None,
     keep_objects: bool,
     quick: bool,
+    hold_queue: bool,
     as_json: bool,
 ) -> None:
     """Restore a backup, and print what is missing. The exit code is 1 if something is damaged."""
     settings = read_settings()
     logs.configure_logging("WARNING", settings.log_format)
     location = folder_or_url(source)
-    if "://" not in location and not Path(location).is_dir():
-        raise CommandError(f"SOURCE: {location} is not a folder.", exit_code=EXIT_USAGE)
+    if "://" not in location and not (Path(location) / "db").is_dir():
+        raise CommandError(f"SOURCE: {location} has no backups.", exit_code=EXIT_USAGE)
 
     async def run_restore() -> RestoreSummary:
         opened = open_target(location, "SOURCE")
-        order = RestoreOrder(opened, backup_id, keys, keep_objects, quick)
+        order = RestoreOrder(opened, backup_id, keys, keep_objects, quick, hold_queue)
         try:
             with create_progress_bar() as bar:
                 task = bar.add_task("Restoring", total=None)
@@ -74,13 +76,9 @@ def _summary_json(summary: RestoreSummary) -> dict[str, object]:
         "began_at": summary.manifest.began_at,
         "restored_objects": summary.objects.copied_count,
         "kept_objects": summary.objects.kept_count,
-        "missing_objects": sorted(
-            {
-                *summary.objects.lost_names,
-                *summary.manifest.missing_objects,
-            }
-        ),
+        "missing_objects": list(names_of_lost_objects(summary.manifest, summary.objects)),
         "messages_with_missing_objects": list(summary.lost_messages),
+        "waiting_recipients": summary.waiting_recipient_count,
         "newer": {
             "objects": lost.object_count,
             "object_bytes": lost.object_bytes,
@@ -104,10 +102,15 @@ def _print_summary(summary: RestoreSummary) -> None:
             f"have changed, and {lost.object_count} objects of {lost.object_bytes} bytes are newer "
             "than the backup."
         )
-    for name in sorted({*objects.lost_names, *manifest.missing_objects}):
+    for name in names_of_lost_objects(manifest, objects):
         typer.echo(f"Missing or damaged object: {name}.")
     for text in summary.lost_messages:
         typer.echo(f"Incomplete message: {text}.")
+    if summary.waiting_recipient_count:
+        typer.echo(
+            f"{summary.waiting_recipient_count} recipients wait in the queue. Some may have got "
+            "their mail after the backup: a started server sends it again."
+        )
     findings = summary.report.unrepaired_findings
     for finding in findings:
         typer.echo(

@@ -1,6 +1,5 @@
 """`merganser restore`: fill an empty database and object store from a backup."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from mail.backup.object_copy import ObjectTransfer
 from mail.backup.postgres_copy import require_program, restore_dump
 from mail.backup.restore_run import LostHistory, RestoredObjects
 from mail.backup.target import DATABASE_SUFFIX, OBJECTS_SUFFIX, BackupTarget, sync_and_rename
+from mail.backup.work_folder import locked_work_folder
 from mail.consistency import ConsistencyReport, check_consistency
 from mail.maintenance.restore_mark import begin_incarnation_after_consistent_restore
 from merganser.commands.backup.key_copies import restore_key_files
@@ -22,6 +22,7 @@ from merganser.errors import CommandError
 from merganser.server.environment_factory import (
     create_data_folders,
     database_errors_as_command_errors,
+    fault_point_killer,
     open_database,
     open_environment,
     open_object_store,
@@ -34,6 +35,7 @@ from models.runtime.leases import free_orphaned_leases
 from models.store.postgres.address import is_postgres
 
 PURPOSE = "restore"
+WORK_FOLDER_NAME = ".restore"
 REASON = "merganser restore"  # of the new incarnation
 ReportProgress = Callable[[str, int, int | None], None]  # subject, done, total
 
@@ -47,6 +49,7 @@ class RestoreOrder:
     keys_folder: Path | None = None
     keeps_objects: bool = False
     is_quick: bool = False  # the check reads no stored bytes
+    holds_queue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class RestoreSummary:
     objects: RestoredObjects
     lost_history: LostHistory
     lost_messages: Sequence[str]
+    waiting_recipient_count: int  # in the queue, and not held
     report: ConsistencyReport
 
 
@@ -70,14 +74,17 @@ async def restore_store(
     holds for a backup that is damaged, of another kind of database, or of a newer version.
     """
     create_data_folders(settings)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=_work_folder(settings)) as folder:
+    reach_fault_point = fault_point_killer(settings.fault)
+    with locked_work_folder(_database_folder(settings) / WORK_FOLDER_NAME) as folder:
         async with store_lock.lock_database_exclusively(settings.database_url, PURPOSE):
-            manifest, object_list = await _require_restorable(settings, order, Path(folder))
+            manifest, object_list = await _require_restorable(settings, order, folder)
             objects = await _restore_keys_and_objects(
                 settings, order, manifest, object_list, report_progress
             )
+            reach_fault_point("objects restored")
             report_progress("Restoring the database", 0, None)
-            await _restore_database(settings, order, manifest, Path(folder))
+            await _restore_database(settings, order, manifest, folder)
+            reach_fault_point("database restored")
         async with (
             open_environment(settings, migrate=True) as environment,
             use_database_exclusively(environment, settings, PURPOSE),
@@ -85,16 +92,26 @@ async def restore_store(
             await environment.run_transaction(free_orphaned_leases)
             lost_history = await restore_run.load_lost_history(environment, manifest, object_list)
             await begin_incarnation_after_consistent_restore(environment, REASON)
+            if order.holds_queue:
+                await restore_run.hold_queue(environment)
+            waiting_recipient_count = await restore_run.count_waiting_recipients(environment)
             report = await check_consistency(
                 environment, reads_blobs=not order.is_quick, progress=report_progress
             )
-            lost_names = sorted({*objects.lost_names, *manifest.missing_objects})
+            lost_names = names_of_lost_objects(manifest, objects)
             lost_messages = await name_messages_of_objects(environment, lost_names)
-    return RestoreSummary(manifest, objects, lost_history, lost_messages, report)
+    return RestoreSummary(
+        manifest, objects, lost_history, lost_messages, waiting_recipient_count, report
+    )
 
 
-def _work_folder(settings: Settings) -> Path:
-    """A folder on the disk of the database file; for PostgreSQL the data folder."""
+def names_of_lost_objects(manifest: BackupManifest, objects: RestoredObjects) -> Sequence[str]:
+    """The objects that the restored database names, and that the backup does not have."""
+    return sorted({*objects.lost_names, *manifest.missing_objects, *manifest.purged_objects})
+
+
+def _database_folder(settings: Settings) -> Path:
+    """The folder of the database file; for PostgreSQL the data folder."""
     path = _sqlite_path_or_none(settings)
     return settings.data if path is None else path.parent
 
@@ -102,7 +119,8 @@ def _work_folder(settings: Settings) -> Path:
 def _sqlite_path_or_none(settings: Settings) -> Path | None:
     if is_postgres(settings.database_url):
         return None
-    return Path(str(make_url(settings.database_url).database))
+    # a symbolic link stays: the database is on the disk that it names
+    return Path(str(make_url(settings.database_url).database)).resolve()
 
 
 async def _require_restorable(

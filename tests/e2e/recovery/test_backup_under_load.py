@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import col, select
 
+from bench.servers.ports import free_port
+from models.queue.tables import QueueEntry
 from tests.support.accounts.account_rows import message_with_subject
 from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.servers.postgres_cluster import PostgresTestCluster, program_folder
@@ -25,6 +29,7 @@ from tests.support.stores.restored_clients import (
     deliver,
     read_state,
 )
+from tests.support.stores.small_disk import mount_small_disk
 
 MESSAGE_SQL = "SELECT id, user_id, sha256, blob_id FROM messages"
 SENDER_COUNT = 3
@@ -164,6 +169,112 @@ def test_backup_under_load_restores_without_difference(
         assert_clients_must_resync(store.restored, client_state, client_state)
     )
     store.restored.stop()
+
+
+@pytest.mark.parametrize(
+    ("fault_point", "is_complete"),
+    [
+        ("database copied", False),
+        ("objects copied", False),
+        ("files stored", False),
+        ("backup completed", True),
+    ],
+)
+def test_killed_backup_leaves_the_earlier_one_and_the_next_continues(
+    store: StoreUnderTest, tmp_path: Path, fault_point: str, is_complete: bool
+) -> None:
+    server, target, keys = store.server, tmp_path / "backup", tmp_path / "keys"
+    store_fixtures.run_in_new_loop(deliver(server, "first"))
+    rows_before = store.read_rows(server)
+    first = server.run_command("backup", target, "--keys", keys, "--json")
+    assert first.exit_code == 0, first.stdout + first.stderr
+    store_fixtures.run_in_new_loop(deliver(server, "second"))
+    rows_after = store.read_rows(server)
+    server.extra_settings["FAULT"] = f"{fault_point}:1"
+    killed = server.run_command("backup", target, "--keys", keys, "--keep", "1")
+    assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
+    del server.extra_settings["FAULT"]
+    result = store.restored.run_command("restore", target, "--keys", keys)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert store.read_rows(store.restored) == (rows_after if is_complete else rows_before)
+    third = server.run_command("backup", target, "--keys", keys, "--keep", "1", "--json")
+    assert third.exit_code == 0, third.stdout + third.stderr
+    report = json.loads(third.stdout)
+    assert json.loads(first.stdout)["id"] in report["deleted_backups"]
+    assert report["copied_objects"] == (1 if fault_point == "database copied" else 0)
+    assert [path.name for path in (target / ".backup").iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("fault_point", ["objects restored", "database restored"])
+def test_killed_restore_can_be_repeated(
+    store: StoreUnderTest, tmp_path: Path, fault_point: str
+) -> None:
+    server, restored, target = store.server, store.restored, tmp_path / "backup"
+    store_fixtures.run_in_new_loop(deliver(server, "first"))
+    rows = store.read_rows(server)
+    keys = tmp_path / "keys"
+    backup = server.run_command("backup", target, "--keys", keys)
+    assert backup.exit_code == 0, backup.stdout + backup.stderr
+    restored.extra_settings["FAULT"] = f"{fault_point}:1"
+    killed = restored.run_command("restore", target, "--keys", keys)
+    assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
+    del restored.extra_settings["FAULT"]
+    again = restored.run_command("restore", target, "--keys", keys, "--keep-objects")
+    if fault_point == "objects restored":
+        assert again.exit_code == 0, again.stdout + again.stderr
+    else:  # the server begins the incarnation that the restore has not begun
+        assert again.exit_code == 1
+        restored.start()
+        restored.stop()
+    assert store.read_rows(restored) == rows
+    check = restored.run_command("check")
+    assert check.exit_code == 0, check.stdout
+
+
+def test_restore_can_hold_the_queue(store: StoreUnderTest, tmp_path: Path) -> None:
+    server, restored, target = store.server, store.restored, tmp_path / "backup"
+    server.stop()
+    closed_port = free_port()
+    server.extra_settings["NEXT_HOP"] = f"smtp://127.0.0.1:{closed_port}"
+    server.start()
+
+    async def send_message() -> None:
+        async with server.open_client("ada") as client:
+            message = {"to": [{"address": "bob@example.com"}], "subject": "waits", "text": "Hi"}
+            await client.run_mutation("messageSend", message)
+
+    store_fixtures.run_in_new_loop(send_message())
+    keys = tmp_path / "keys"
+    backup = server.run_command("backup", target, "--keys", keys)
+    assert backup.exit_code == 0, backup.stdout + backup.stderr
+    server.stop()
+    restore = restored.run_command("restore", target, "--keys", keys, "--hold-queue", "--json")
+    assert restore.exit_code == 0, restore.stdout + restore.stderr
+    assert json.loads(restore.stdout)["waiting_recipients"] == 0
+
+    async def count_held() -> int:
+        async with restored.environment() as environment:
+            statement = select(QueueEntry.id).where(col(QueueEntry.held_at).is_not(None))
+            return len(await environment.database.read(statement))
+
+    assert store_fixtures.run_in_new_loop(count_held()) == 1
+
+
+def test_full_disk_of_the_target_is_one_sentence_and_keeps_the_earlier_backup(
+    store: StoreUnderTest, tmp_path: Path
+) -> None:
+    with mount_small_disk(tmp_path / "disk", 64) as disk:
+        target, keys = disk.folder / "backup", tmp_path / "keys"
+        first = store.server.run_command("backup", target, "--keys", keys)
+        assert first.exit_code == 0, first.stdout + first.stderr
+        disk.fill(spare=4096)
+        store_fixtures.run_in_new_loop(deliver(store.server, "later"))
+        full = store.server.run_command("backup", target)
+        assert full.exit_code == 1
+        assert "full" in full.stderr or "space" in full.stderr
+        assert len(full.stderr.strip().splitlines()) == 1, full.stderr
+        result = store.restored.run_command("restore", target, "--keys", keys)
+        assert result.exit_code == 0, result.stdout + result.stderr
 
 
 def test_restore_refuses_running_server(store: StoreUnderTest, tmp_path: Path) -> None:
