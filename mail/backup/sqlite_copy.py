@@ -104,9 +104,9 @@ def write_named_objects(copy: Path, names_path: Path) -> CopyFacts:
             write_line(names, NamedObject(name, size))
             count += 1
         (revision,) = database.execute(REVISION_SQL).fetchone()
-        incarnation = database.execute(INCARNATION_SQL).fetchone() or ("", 0, 0)
+        store, incarnation, beat = database.execute(INCARNATION_SQL).fetchone() or ("", 0, 0)
         marks = dict(database.execute(MARKS_SQL).fetchall())
-    return CopyFacts(revision, *incarnation, marks, count)
+    return CopyFacts(revision, str(store), int(incarnation), int(beat), marks, count)
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
