@@ -97,13 +97,13 @@ async def back_up(
         run = _BackupRun(environment, order, folder, report_progress)
         earlier = await run.load_earlier_manifests()
         facts = await run.copy_database()
-        environment.reach_fault_point("database copied")
+        environment.reach_fault_point("copied")
         identity = StoreIdentity(
             facts.store, facts.incarnation, facts.beat, facts.object_store_marks
         )
         _require_same_store(order.target, earlier, identity)
         copied = await run.copy_objects(earlier, facts.object_count)
-        environment.reach_fault_point("objects copied")
+        environment.reach_fault_point("objects")
         purged_names = await run.remove_purged_names(copied)
         manifest = BackupManifest(
             id=order.id,
@@ -124,7 +124,7 @@ async def back_up(
             has_keys=order.has_keys,
         )
         await run.store_verify_and_complete(manifest)
-        environment.reach_fault_point("backup completed")
+        environment.reach_fault_point("completed")
         deleted_ids = await run.delete_old_backups()
     lost_messages = await name_messages_of_objects(environment, manifest.missing_objects)
     return BackupSummary(manifest, lost_messages, deleted_ids, run.problems)
@@ -283,7 +283,7 @@ class _BackupRun:
                 "Run the command again: it copies what is missing."
             )
         self.order.require_unchanged_keys()
-        self.environment.reach_fault_point("files stored")
+        self.environment.reach_fault_point("stored")
         await backup_target.write_manifest(manifest)
 
 

@@ -81,10 +81,10 @@ async def restore_store(
             objects = await _restore_keys_and_objects(
                 settings, order, manifest, object_list, report_progress
             )
-            reach_fault_point("objects restored")
+            reach_fault_point("objects")
             report_progress("Restoring the database", 0, None)
             await _restore_database(settings, order, manifest, folder)
-            reach_fault_point("database restored")
+            reach_fault_point("restored")
         async with (
             open_environment(settings, migrate=True) as environment,
             use_database_exclusively(environment, settings, PURPOSE),
