@@ -93,7 +93,7 @@ def require_litestream() -> str:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MerganserProcess]:
+def sqlite_server(tmp_path: Path) -> Iterator[MerganserProcess]:
     server = MerganserProcess(tmp_path)
     server.create_users("ada")
     server.start()
@@ -103,13 +103,13 @@ def server(tmp_path: Path) -> Iterator[MerganserProcess]:
 
 
 @pytest.fixture
-def replica(server: MerganserProcess, tmp_path: Path, s3_server: str) -> LitestreamReplica:
+def replica(sqlite_server: MerganserProcess, tmp_path: Path, s3_server: str) -> LitestreamReplica:
     """The replica that the documented configuration makes, in a bucket of the test."""
     page = (ROOT / "docs" / "operating" / "backup.md").read_text()
     (documented,) = re.findall(r"^```yaml\n(dbs:.*?)^```$", page, re.MULTILINE | re.DOTALL)
     configuration = yaml.safe_load(documented)
     (database,) = configuration["dbs"]
-    database["path"] = str(server.folder / "var" / "merganser.db")
+    database["path"] = str(sqlite_server.folder / "var" / "merganser.db")
     database["replica"] |= {
         "url": f"s3://bucket/{tmp_path.name}",
         "endpoint": s3_server,
@@ -129,24 +129,24 @@ async def wait_for_replica(replica: LitestreamReplica, folder: Path, subjects: S
 
 
 def test_replica_restores_a_killed_server_without_difference(
-    server: MerganserProcess, replica: LitestreamReplica, tmp_path: Path
+    sqlite_server: MerganserProcess, replica: LitestreamReplica, tmp_path: Path
 ) -> None:
     async def deliver_and_kill() -> tuple[object, Subjects, datetime]:
-        await deliver(server, *(f"early {number}" for number in range(20)))
+        await deliver(sqlite_server, *(f"early {number}" for number in range(20)))
         early = read_subjects(replica.database)
         await wait_for_replica(replica, tmp_path, early)
         moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
         while datetime.now(UTC) <= moment:  # noqa: ASYNC110 - the next second has no event
             await asyncio.sleep(0.05)
-        await deliver(server, *(f"late {number}" for number in range(20)))
-        async with server.open_client("ada") as client:
+        await deliver(sqlite_server, *(f"late {number}" for number in range(20)))
+        async with sqlite_server.open_client("ada") as client:
             client_state = await read_state(client)
         await wait_for_replica(replica, tmp_path, read_subjects(replica.database))
         return client_state, early, moment
 
     with replica.replicate():
         client_state, early, moment = store_fixtures.run_in_new_loop(deliver_and_kill())
-        server.kill()
+        sqlite_server.kill()
     late = read_subjects(replica.database)
     assert replica.read_restored_subjects(tmp_path) == late > early
     timestamp = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -156,8 +156,10 @@ def test_replica_restores_a_killed_server_without_difference(
     restored = replica.restore("-timestamp", timestamp)
     assert restored.returncode == 0, restored.stderr
     assert read_subjects(replica.database) == early
-    check = server.run_command("check")
+    check = sqlite_server.run_command("check")
     assert check.exit_code == 0, check.stdout + check.stderr
-    server.start()
-    store_fixtures.run_in_new_loop(assert_clients_must_resync(server, client_state, client_state))
-    server.stop()
+    sqlite_server.start()
+    store_fixtures.run_in_new_loop(
+        assert_clients_must_resync(sqlite_server, client_state, client_state)
+    )
+    sqlite_server.stop()
