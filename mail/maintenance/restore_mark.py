@@ -364,7 +364,9 @@ class RestoreGuard:
             await self._write_next_mark(is_clean_stop=True)
 
 
-async def begin_incarnation_after_consistent_restore(environment: Environment) -> Incarnation:
+async def begin_incarnation_after_consistent_restore(
+    environment: Environment, reason: str = "merganser check --restored"
+) -> Incarnation:
     """Begin a new incarnation after database and objects were restored to the same time."""
     store_id = secrets.token_hex(16)
     await environment.run_transaction(
@@ -376,11 +378,12 @@ async def begin_incarnation_after_consistent_restore(environment: Environment) -
         await load_and_enter_incarnation(environment),
         await read_mark_or_none(environment),
     )
-    await begin_incarnation_unless_begun(
-        environment,
-        "merganser check --restored",
-        current,
-        restore_mark.incarnation if restore_mark else None,
+    begun = await begin_incarnation_unless_begun(
+        environment, reason, current, restore_mark.incarnation if restore_mark else None
     )
+    if restore_mark is None:  # without a mark, the guard would begin another incarnation
+        await write_mark(
+            environment, RestoreMark(begun.store, begun.number, begun.base, begun.beat)
+        )
     await RestoreGuard(environment).begin_incarnation_if_restored_and_write_mark()
     return environment.incarnation

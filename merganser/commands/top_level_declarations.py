@@ -210,6 +210,80 @@ def check_store(
     """
 
 
+@declarations.command("backup")
+@implemented_in("merganser.commands.backup.backup_command")
+def backup_store(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, or bucket as in s3://bucket/prefix?endpoint=https://s3.example.org."
+        ),
+    ],
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a copy of the key files, apart from TARGET."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all objects of the backup, and compare hashes.")
+    ] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of backups that stay in TARGET. Default: all."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Back up the database and the objects to a folder or bucket. Servers can run.
+
+    Only objects that TARGET does not have are copied. The backup is verified. The exit code is 1
+    if the store itself has lost objects: they are named, and all others are in the backup. It is
+    also 1 if an earlier backup is damaged.
+
+    Example: merganser backup /mnt/backup --keys /mnt/keys --keep 14
+
+    Example: merganser backup 's3://backups/mail?region=eu-west-1' --verify
+    """
+
+
+@declarations.command("restore")
+@implemented_in("merganser.commands.backup.restore_command")
+def restore_backup(
+    source: Annotated[str, typer.Argument(help="Folder or bucket that has the backups.")],
+    backup_id: Annotated[
+        str | None, typer.Option("--id", help="ID of the backup. Default: the newest.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Folder with the copies of the key files.")
+    ] = None,
+    keep_objects: Annotated[
+        bool,
+        typer.Option(
+            "--keep-objects",
+            help="The object store is that of the backed-up store: copy only what is missing.",
+        ),
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Don't read stored bytes in the check.")
+    ] = False,
+    hold_queue: Annotated[
+        bool,
+        typer.Option(
+            "--hold-queue",
+            help="Hold all outgoing mail, since it may have been sent after the backup.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore a backup into an empty database and an empty object store.
+
+    Stop all servers first. All differences that `merganser check` finds are printed, and what is
+    newer than the backup. Clients read their state again. The exit code is 1 if data is damaged.
+
+    Example: merganser restore /mnt/backup --keys /mnt/keys
+
+    Example: merganser restore /mnt/backup --id 20261127T021500.000Z
+    """
+
+
 @declarations.command("log")
 @implemented_in("merganser.commands.logs.log_command")
 def print_log(

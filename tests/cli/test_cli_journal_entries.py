@@ -21,7 +21,7 @@ COMMANDS_WITHOUT_CHANGES = {
     "session terminate", "log",
     "certificate list", "connector check", "connector list", "connector log", "connector run",
     "doctor", "documents list", "domain arc-key", "domain dkim-list", "domain dns", "domain list",
-    "export", "init",
+    "backup", "export", "init", "restore",
     "keys list",
     "schema", "send-test", "serve", "setting get", "setting list", "settings", "api-key list",
     "user list",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mail.maintenance.restore_mark import CHANGES_LOST, CHECK_INTERVAL
-from tests.support.servers.merganser_server import MerganserProcess
+from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.postgres_cluster import PostgresTestCluster
 from tests.support.stores import store_fixtures
 from tests.support.stores.restored_clients import (
@@ -22,6 +23,8 @@ from tests.support.stores.restored_clients import (
     read_state,
     run_backup_and_changes,
 )
+
+MESSAGES_SQL = "SELECT id, sha256 FROM messages ORDER BY id"
 
 
 async def wait_for_new_incarnation(server: MerganserProcess) -> None:
@@ -139,6 +142,55 @@ def test_pg_basebackup_is_detected(
         second_cluster.configure_recovery(primary.archive, "recovery_target_name = 'here'")
     second_cluster.start()
     postgres_server.store_url = second_cluster.store_url
+    postgres_server.start()
+    store_fixtures.run_in_new_loop(assert_clients_must_resync(postgres_server, before, after))
+
+
+def documented_configuration(first_setting: str) -> str:
+    """Return the lines of docs/operating/backup.md for postgresql.conf, by their first setting."""
+    page = (ROOT / "docs" / "operating" / "backup.md").read_text()
+    (lines,) = re.findall(rf"^```text\n({first_setting} .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return str(lines)
+
+
+def test_documented_restore_to_a_moment(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
+) -> None:
+    postgres_server.stop()
+    primary.stop()
+    archive = primary.home / "documented"
+    archive.mkdir()
+    archive.chmod(0o777)
+    primary.configure(documented_configuration("archive_mode").replace("/mnt/wal", str(archive)))
+    primary.start()
+    postgres_server.start()
+    moment, rows = "", ""
+
+    def back_up_and_choose_moment() -> None:
+        nonlocal moment, rows
+        primary.copy_to(second_cluster)
+        store_fixtures.run_in_new_loop(deliver(postgres_server, "after the base backup"))
+        rows = primary.run_sql(MESSAGES_SQL)
+        moment = primary.run_sql("SELECT clock_timestamp()")
+
+    before, after = store_fixtures.run_in_new_loop(
+        run_backup_and_changes(postgres_server, back_up_and_choose_moment)
+    )
+    postgres_server.stop()
+    primary.run_sql("SELECT pg_switch_wal()")
+    primary.stop()
+    recovery = documented_configuration("restore_command").replace("/mnt/wal", str(archive))
+    second_cluster.configure(
+        re.sub(r"^(recovery_target_time) = .*$", rf"\1 = '{moment}'", recovery, flags=re.MULTILINE)
+    )
+    second_cluster.request_recovery()
+    second_cluster.start()
+    postgres_server.store_url = second_cluster.store_url
+    assert second_cluster.run_sql(MESSAGES_SQL) == rows
+    check = postgres_server.run_command("check")
+    assert check.exit_code == 0, check.stdout + check.stderr
     postgres_server.start()
     store_fixtures.run_in_new_loop(assert_clients_must_resync(postgres_server, before, after))
 

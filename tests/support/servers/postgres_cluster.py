@@ -121,6 +121,10 @@ class PostgresTestCluster:
         self.configure(
             f"restore_command = 'cp {archive}/%f %p'", target, "recovery_target_action = 'promote'"
         )
+        self.request_recovery()
+
+    def request_recovery(self) -> None:
+        """Let the next start recover to the configured target."""
         (self.data / "recovery.signal").touch()
         if self.user:
             shutil.chown(self.data / "recovery.signal", self.user)

@@ -1,0 +1,1 @@
+"""The commands `merganser backup` and `merganser restore`."""
