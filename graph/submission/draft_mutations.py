@@ -8,7 +8,6 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.admin.tasks import UndoToken
 from graph.files.references import FileRef
 from graph.messages.types import Message
 from graph.submission.compose_inputs import (
@@ -33,13 +32,11 @@ from graph.submission.inputs import (
 )
 from graph.submission.mutations import (
     EnvelopeInput,
+    MessageSendPayload,
     envelope_override,
-    send_warnings,
     set_recipients_if_other_sender,
-    undo_token_or_none,
 )
 from graph.submission.references import IdentityRef
-from graph.submission.types import Submission
 from graph.types.errors import MutationPayload, Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info
 from graph.types.mutations import mutation
@@ -63,9 +60,8 @@ from models.users.roles import AdminPermission, Scope
 from models.warning_codes import WarningCode
 from resolvers.files import stored_files
 from resolvers.messages.bulk import undo as bulk_undo
-from resolvers.messages.bulk.undo import StoredUndo
 from resolvers.submission import send_on_behalf
-from resolvers.submission.create import SendRequest, SentMessage
+from resolvers.submission.create import SendRequest
 from resolvers.submission.drafts import save as draft_save
 from resolvers.submission.drafts.save import DraftChanges, DraftSaveRequest
 from resolvers.submission.drafts.send import DraftSendRequest
@@ -307,53 +303,6 @@ class DraftSendInput(Options):
         )
 
 
-@strawberry.type(description="Payload of draftSend.")
-class DraftSendPayload(MutationPayload):
-    submission: Submission | None = attribute_field(
-        "Submission that sends the message. Null with `mailMerge`, or if the mutation failed.",
-        default=None,
-    )
-    message: Message | None = attribute_field(
-        "Sent copy of the message. It keeps the ID of the draft. Null with `mailMerge`, or if the "
-        "mutation failed.",
-        default=None,
-    )
-    submissions: list[Submission] = attribute_field(
-        "Submissions: one, or one for each entry of `mailMerge`, in the order of the entries. "
-        "Empty if the mutation failed.",
-        default_factory=list,
-    )
-    messages: list[Message] = attribute_field(
-        "Sent copies, in the order of the submissions. A message without a stored copy is left "
-        "out.",
-        default_factory=list,
-    )
-    undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`, which cancels the submissions and makes each copy a "
-        "draft. The draft gets back its content, without the values of `template`. Null without "
-        "`undoWindow`.",
-        default=None,
-    )
-
-    @classmethod
-    def from_sent_messages(
-        cls, sent_messages: Sequence[SentMessage], undo: StoredUndo | None, *, is_merge: bool
-    ) -> "DraftSendPayload":
-        """Return the payload of a sent draft, or of the messages of a mail merge."""
-        submissions = [
-            Submission.from_row(sent.submission) for sent in sent_messages if sent.submission
-        ]
-        messages = [Message.from_row(sent.message) for sent in sent_messages if sent.message]
-        return cls(
-            submission=None if is_merge else next(iter(submissions), None),
-            message=None if is_merge else next(iter(messages), None),
-            submissions=submissions,
-            messages=messages,
-            undo=undo_token_or_none(undo),
-            warnings=send_warnings(sent_messages, ["message"]),
-        )
-
-
 @strawberry.type
 class DraftMutation:
     @mutation(
@@ -397,7 +346,7 @@ class DraftMutation:
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
-    async def draft_send(self, info: Info, input: DraftSendInput) -> DraftSendPayload:
+    async def draft_send(self, info: Info, input: DraftSendInput) -> MessageSendPayload:
         key = await find_unchecked_message_id(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
@@ -409,9 +358,7 @@ class DraftMutation:
             info.context, owner, "draftSend"
         ) as ctx:
             messages, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
-            payload = DraftSendPayload.from_sent_messages(
-                messages, undo, is_merge=request.options.mail_merge is not None
-            )
+            payload = MessageSendPayload.from_sent_messages(messages, undo, ["message"])
             await set_recipients_if_other_sender(ctx, info, payload.submissions)
             return payload
 

@@ -212,7 +212,7 @@ def undo_token_or_none(undo: StoredUndo | None) -> UndoToken | None:
     return UndoToken(token=undo.token, expires_at=undo.expires_at) if undo else None
 
 
-@strawberry.type(description="Payload of messageSend.")
+@strawberry.type(description="Payload of messageSend and draftSend.")
 class MessageSendPayload(MutationPayload):
     submissions: list[Submission] = attribute_field(
         "Submissions: one, or one for each entry of `mailMerge`, in the order of the entries. "
@@ -221,27 +221,34 @@ class MessageSendPayload(MutationPayload):
     )
     messages: list[Message] = attribute_field(
         "Stored copies, in the order of the submissions. A message without a stored copy is left "
-        "out.",
+        "out. The copy of a sent draft keeps the ID of the draft, except with `mailMerge`.",
         default_factory=list,
     )
     undo: UndoToken | None = attribute_field(
         "Token for the mutation `undo`, which cancels all submissions and makes each stored copy "
-        "a draft. Null without `undoWindow`.",
+        "a draft. A sent draft gets back its content, without the values of `template`. Null "
+        "without `undoWindow`.",
         default=None,
     )
 
     @classmethod
     def from_sent_messages(
-        cls, sent_messages: Sequence[SentMessage], undo: StoredUndo | None
+        cls,
+        sent_messages: Sequence[SentMessage],
+        undo: StoredUndo | None,
+        warning_path: Sequence[str],
     ) -> "MessageSendPayload":
-        """Return the payload of one sent message or several."""
+        """Return the payload of one sent message or several.
+
+        `warning_path` names the field of the input for warnings about the stored copies.
+        """
         return cls(
             submissions=[
                 Submission.from_row(sent.submission) for sent in sent_messages if sent.submission
             ],
             messages=[Message.from_row(sent.message) for sent in sent_messages if sent.message],
             undo=undo_token_or_none(undo),
-            warnings=send_warnings(sent_messages, ["mailbox"]),
+            warnings=send_warnings(sent_messages, warning_path),
         )
 
 
@@ -317,7 +324,7 @@ class SubmissionMutation:
             messages, undo = await bulk_undo.send_with_undo(
                 ctx, outgoing, problems, _sent_row_selection(info)
             )
-            payload = MessageSendPayload.from_sent_messages(messages, undo)
+            payload = MessageSendPayload.from_sent_messages(messages, undo, ["mailbox"])
             await set_recipients_if_other_sender(ctx, info, payload.submissions)
             return payload
 

@@ -92,7 +92,7 @@ async def test_cancelled_and_undone_messages_become_drafts(
     assert await load_submission_states(environment) == [SubmissionState.CANCELLED] * 2
     resubmitted = await ada(
         """mutation ($key: ID!) { draftSend(input: {message: {id: $key}}) {
-          submission { state } errors { code message } } }""",
+          submissions { state } errors { code message } } }""",
         key=cancelled["messages"][0]["id"],
     )
     assert resubmitted["draftSend"]["errors"] == []

@@ -15,7 +15,6 @@ ESTABLISHED_NAME = "the name in the outline of the schema and in other mail syst
 NO_OBJECT = "an action without an object, since there is only one"
 FACTOR_IS_NO_OBJECT = "a second factor has no type: it is only on or off"
 OLD_AND_NEW_PLACE = "the old and new mailbox and UID of each message"
-ONE_OR_MAIL_MERGE = "all messages of a mail merge; without one, the single field has the message"
 PART_OF_USER = "acts on a part of a User that has no type"
 ENTRY_OF_STORE = "acts on a KeyValueEntry by its key"
 PART_OF_MAILBOX = "acts on a part of a Mailbox that has no type"
@@ -111,12 +110,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "ConnectorTestPayload.stages": "a part of the payload",
         "IdentityProviderTestPayload.steps": "a part of the payload",
         "DeletedMessageRestorePayload.restored": OLD_AND_NEW_PLACE,
-        "DraftSendPayload.messages": "`message` is the draft; a mail merge keeps it",
-        "DraftSendPayload.submissions": "`submission` is that of the draft, without a mail merge",
         "MessageCopyPayload.copied": OLD_AND_NEW_PLACE,
         "MessageMovePayload.moved": OLD_AND_NEW_PLACE,
-        "DraftSendPayload.messages": ONE_OR_MAIL_MERGE,
-        "DraftSendPayload.submissions": ONE_OR_MAIL_MERGE,
     },
     "find_unclear_booleans": {
         "Health.ok": "the usual name in reports of health",

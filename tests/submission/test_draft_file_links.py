@@ -66,10 +66,10 @@ async def test_link_is_part_of_saved_and_sent_text(
     renamed = await save_draft(ada, draft={"id": saved["message"]["id"]}, subject="Geese")
     assert link_urls((await read_draft(ada, renamed))["text"]) == [url]
     answer = await execute_mutation(
-        ada, "draftSend", "message { text }", message={"id": saved["message"]["id"]}
+        ada, "draftSend", "messages { text }", message={"id": saved["message"]["id"]}
     )
     assert answer["errors"] == []
-    assert link_urls(answer["message"]["text"]) == [url]
+    assert link_urls(answer["messages"][0]["text"]) == [url]
     assert len(await load_queued_messages(environment)) == 1
     clock.tick(days=3)
     assert (await ada.http.get(path)).status_code == 404
@@ -147,7 +147,7 @@ async def test_draft_is_sent_after_its_linked_file_was_deleted(
     assert (await ada.http.get(path)).status_code == 404
     assert await select_rows(environment, SHARES_QUERY) == []
     answer = await execute_mutation(
-        ada, "draftSend", "message { text }", message={"id": saved["message"]["id"]}
+        ada, "draftSend", "messages { text }", message={"id": saved["message"]["id"]}
     )
     assert answer["errors"] == []
-    assert link_urls(answer["message"]["text"]) == [url]
+    assert link_urls(answer["messages"][0]["text"]) == [url]

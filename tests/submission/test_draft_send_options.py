@@ -19,8 +19,8 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-FIELDS = """submission { id envelopeFrom state recipients { recipient } }
-  message { id draft subject text html mailbox { path } }
+FIELDS = """submissions { id envelopeFrom state recipients { recipient } }
+  messages { id draft subject text html mailbox { path } }
   submissions { id envelopeFrom recipients { recipient } }
   messages { id draft subject text html }
   undo { token } warnings { code }"""
@@ -60,9 +60,9 @@ async def test_envelope_replaces_recipients_of_header(
     envelope = {"from": {"address": "ada@example.org"}, "to": [{"address": "dave@example.net"}]}
     answer = await send_draft(ada, draft, envelope=envelope)
     assert answer["errors"] == []
-    assert recipients_of(answer["submission"]) == ["dave@example.net"]
+    assert recipients_of(answer["submissions"][0]) == ["dave@example.net"]
     assert answer["submissions"] == [
-        {name: answer["submission"][name] for name in ("id", "envelopeFrom", "recipients")}
+        {name: answer["submissions"][0][name] for name in ("id", "envelopeFrom", "recipients")}
     ]
     assert [message["id"] for message in answer["messages"]] == [draft["id"]]
     (raw,) = await load_queued_messages(environment)
@@ -125,7 +125,7 @@ async def test_template_fills_subject_and_bodies(
     before = await load_stream_position(environment, ada.user.id)
     answer = await send_draft(ada, draft, template={"name": "<Carol>"})
     assert answer["errors"] == []
-    message = answer["message"]
+    message = answer["messages"][0]
     assert (message["id"], message["draft"]) == (draft["id"], False)
     assert message["subject"] == "Hello <Carol>"
     assert message["text"].strip() == "Dear <Carol>,"
@@ -152,7 +152,7 @@ async def test_undo_restores_placeholders(ada: GraphQLClient) -> None:
     for _ in range(2):
         answer = await send_draft(ada, draft, template={"name": "Carol"}, undoWindow="PT30S")
         assert answer["errors"] == []
-        assert answer["message"]["subject"] == "Hello Carol"
+        assert answer["messages"][0]["subject"] == "Hello Carol"
         undone = await execute_mutation(
             ada, "undo", "messages { id subject draft }", token=answer["undo"]["token"]
         )
@@ -180,7 +180,6 @@ async def test_mail_merge_sends_copies_and_keeps_draft(
         ],
     )
     assert answer["errors"] == []
-    assert (answer["submission"], answer["message"]) == (None, None)
     assert [recipients_of(submission) for submission in answer["submissions"]] == [
         ["carol@example.net"],
         ["dave@example.net"],
@@ -229,7 +228,7 @@ async def test_draft_is_encrypted_and_undo_restores_its_text(
     draft = await create_draft(ada, to=[{"address": bob.address}], text="A secret.")
     answer = await send_draft(ada, draft, encrypt=True, undoWindow="PT30S")
     assert answer["errors"] == []
-    assert "A secret." not in (answer["message"]["text"] or "")
+    assert "A secret." not in (answer["messages"][0]["text"] or "")
     (raw,) = await load_queued_messages(environment)
     assert b"A secret." not in raw
     for key in keys.values():
@@ -396,7 +395,7 @@ async def test_cancelled_submission_of_filled_draft_becomes_draft(ada: GraphQLCl
         ada,
         "submissionCancel",
         "submissions { state }",
-        submissions=[{"id": answer["submission"]["id"]}],
+        submissions=[{"id": answer["submissions"][0]["id"]}],
     )
     assert (cancelled["errors"], cancelled["submissions"]) == ([], [{"state": "CANCELLED"}])
     message = await read_message(ada, draft)

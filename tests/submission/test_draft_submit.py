@@ -32,9 +32,9 @@ from tests.support.operations.message_sources import (
 )
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
-FIELDS = """submission {
+FIELDS = """submissions {
     id queueId state envelopeFrom sendAt undoableUntil recipients { recipient } }
-  message { id imap { uid } subject draft seen date bcc { address } mailbox { path }
+  messages { id imap { uid } subject draft seen date bcc { address } mailbox { path }
     submissions { queueId recipients { recipient state } } }
   undo { token } warnings { code path }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -51,7 +51,7 @@ async def create_draft(client: GraphQLClient, **overrides: Any) -> Any:
     else:
         answer = await save_draft(client, **{**default_fields, **overrides})
     assert answer["errors"] == []
-    return answer["message"]
+    return answer["messages"][0]
 
 
 async def submit_draft(client: GraphQLClient, message: Any, **arguments: Any) -> Any:
@@ -77,15 +77,15 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
         answer = await submit_draft(ada, new_draft)
         assert (answer["errors"], answer["warnings"], answer["undo"]) == ([], [], None)
         await wait_until_tried(
-            environment, global_ids.decode("Submission", answer["submission"]["id"])
+            environment, global_ids.decode("Submission", answer["submissions"][0]["id"])
         )
-    message = answer["message"]
+    message = answer["messages"][0]
     assert message["id"] == new_draft["id"]
     assert (message["draft"], message["seen"], message["mailbox"]["path"]) == (False, True, "Sent")
     assert message["date"] == "2030-01-01T02:00:00Z"
     assert message["bcc"] == [{"address": "dave@example.net"}]
     (submission,) = message["submissions"]
-    assert submission["queueId"] == answer["submission"]["queueId"]
+    assert submission["queueId"] == answer["submissions"][0]["queueId"]
     assert [delivery["recipient"] for delivery in submission["recipients"]] == [
         "carol@example.net",
         "dave@example.net",
@@ -178,7 +178,7 @@ async def test_undo_of_submit_restores_draft(
 ) -> None:
     new_draft = await create_draft(ada, mailbox={"specialUse": "DRAFTS"})
     answer = await submit_draft(ada, new_draft, undoWindow="PT30S")
-    assert answer["submission"]["state"] == "UNDOABLE"
+    assert answer["submissions"][0]["state"] == "UNDOABLE"
     undone = await execute_mutation(
         ada,
         "undo",
@@ -189,7 +189,7 @@ async def test_undo_of_submit_restores_draft(
     assert undone["restoredCount"] == 1
     draft = {"id": new_draft["id"], "draft": True, "mailbox": {"path": "Drafts"}}
     assert undone["messages"] == [draft]
-    assert undone["submissions"] == [{"id": answer["submission"]["id"], "state": "CANCELLED"}]
+    assert undone["submissions"] == [{"id": answer["submissions"][0]["id"], "state": "CANCELLED"}]
     result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { draft mailbox { path } text } }",
         by={"id": new_draft["id"]},
@@ -205,8 +205,8 @@ async def test_undo_of_submit_restores_draft(
 
 async def test_draft_is_submitted_for_later(ada: GraphQLClient) -> None:
     answer = await submit_draft(ada, await create_draft(ada), sendAt="2030-01-02T00:00:00Z")
-    assert answer["submission"]["state"] == "SCHEDULED"
-    assert answer["message"]["date"] == "2030-01-02T00:00:00Z"
+    assert answer["submissions"][0]["state"] == "SCHEDULED"
+    assert answer["messages"][0]["date"] == "2030-01-02T00:00:00Z"
 
 
 async def test_recipient_limit_applies_to_submitted_drafts(
@@ -237,7 +237,8 @@ async def test_submitted_draft_stays_in_its_mailbox_without_sent(
         await (await session.connection()).execute(mailbox_update.values(special_use=None))
     answer = await submit_draft(ada, new_draft)
     assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
-    assert (answer["message"]["draft"], len(await load_queued_messages(environment))) == (False, 1)
+    assert answer["messages"][0]["draft"] is False
+    assert len(await load_queued_messages(environment)) == 1
 
 
 async def test_stored_files_of_draft_are_attached_and_deleted(
@@ -294,6 +295,6 @@ async def test_submit_by_admin_is_logged(
     assert error_codes_and_paths(await submit_draft(bob, new_draft)) == [("NOT_FOUND", ["message"])]
     answer = await submit_draft(root, new_draft)
     assert answer["errors"] == []
-    assert answer["submission"]["envelopeFrom"] == "ada@example.org"
+    assert answer["submissions"][0]["envelopeFrom"] == "ada@example.org"
     log = await root("{ auditLog(first: 5) { nodes { mutation target { id } } } }")
     assert log["auditLog"]["nodes"][0]["mutation"] == "draftSend"

@@ -97,12 +97,12 @@ async def test_draft_is_not_scanned(ada: GraphQLClient, rspamd: WebhookReceiver)
 async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     rspamd.response = rspamd_reply(50.0)
     draft = {"id": (await save_draft(ada, **SEND_INPUT))["message"]["id"]}
-    answer = await execute_mutation(ada, "draftSend", "submission { id }", message=draft)
+    answer = await execute_mutation(ada, "draftSend", "submissions { id }", message=draft)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert await count_submissions_and_messages(ada.environment) == (0, 1)
     assert b"Subject: Hi" in rspamd.requests[0].raw
     rspamd.response = rspamd_reply(0.0)
-    assert not (await execute_mutation(ada, "draftSend", "submission { id }", message=draft))[
+    assert not (await execute_mutation(ada, "draftSend", "submissions { id }", message=draft))[
         "errors"
     ]
 

@@ -71,10 +71,11 @@ async def test_submit_on_behalf_returns_recipients(ada: GraphQLClient, root: Gra
     draft_id = (await ada(document, input=arguments))["draftSave"]["message"]["id"]
     draft = {"id": draft_id}
     answer = await execute_mutation(
-        root, "draftSend", f"submission {SUBMISSION_FIELDS}", message=draft
+        root, "draftSend", f"submissions {SUBMISSION_FIELDS}", message=draft
     )
     assert answer["errors"] == []
-    assert [recipient["recipient"] for recipient in answer["submission"]["recipients"]] == [CAROL]
+    (submission,) = answer["submissions"]
+    assert [recipient["recipient"] for recipient in submission["recipients"]] == [CAROL]
 
 
 async def test_send_on_behalf_needs_permission(

@@ -305,10 +305,10 @@ async def test_submitted_draft_is_signed(ada: GraphQLClient, root: GraphQLClient
         run_queue_worker(ada.environment, relay_settings(server)),
     ):
         payload = await execute_mutation(
-            ada, "draftSend", "submission { id }", message={"id": draft["id"]}
+            ada, "draftSend", "submissions { id }", message={"id": draft["id"]}
         )
         await wait_until_tried(
-            ada.environment, global_ids.decode("Submission", payload["submission"]["id"])
+            ada.environment, global_ids.decode("Submission", payload["submissions"][0]["id"])
         )
         raw = server.messages[-1].raw
     assert dkim_key_operations.verify_with_dkimpy(

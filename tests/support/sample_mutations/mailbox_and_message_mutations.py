@@ -273,7 +273,7 @@ async def draft_send(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     draft_input = {"set": {"text": "Hi.", "to": [{"address": "carol@example.com"}]}}
     payload = await MutationCall("draftSave", draft_input, "message { id }")(ada)
     input_fields = {"message": {"id": payload["message"]["id"]}}
-    return MutationCall("draftSend", input_fields, "submission { state } message { draft }")
+    return MutationCall("draftSend", input_fields, "submissions { state } messages { draft }")
 
 
 @register_call
