@@ -125,16 +125,12 @@ class BaselineDatabase:
         self.db.execute("BEGIN IMMEDIATE")
         (last,) = self.db.execute(ADVANCE_STREAM, (len(ids), user)).fetchone()
         rows = self.db.execute(UPDATE_FLAG, (request["flagged"], last, orjson.dumps(ids).decode()))
+        flags = {row[0]: _flag_names(row[1:6], row[6]) for row in rows.fetchall()}
         nodes = [
-            {
-                "id": global_id("msg", row[0]),
-                "imap": {"flags": _flag_names(row[1:6], row[6]), "modseq": last},
-            }
-            for row in rows.fetchall()
+            {"id": global_id("msg", key), "imap": {"flags": names, "modseq": last}}
+            for key, names in flags.items()
         ]
-        facts = orjson.dumps(
-            {"mailbox": mailbox_id, "flags": [node["imap"]["flags"] for node in nodes]}
-        )
+        facts = orjson.dumps({"mailbox": mailbox_id, "flags": list(flags.values())})
         self.db.execute(UPDATE_MAILBOX, (last, mailbox_id))
         plain = orjson.dumps(ids).decode()
         self.db.execute(INSERT_CHANGE, (user, last, at, "MESSAGE_UPDATED", plain, facts.decode()))

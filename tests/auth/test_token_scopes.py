@@ -218,7 +218,7 @@ async def test_temporary_password_gives_the_scope_that_sets_a_password(
     signed_in = await sign_in_environment.sign_in("ada", TEMPORARY_PASSWORD, attempt)
     assert signed_in.token_scopes == {Scope.SETTINGS}
     viewer = await sign_in_environment.authenticate(signed_in.token or "")
-    assert (viewer.scopes, viewer.new_password_only) == ({Scope.SETTINGS}, True)
+    assert (viewer.scopes, viewer.new_password_only) == (frozenset({Scope.SETTINGS}), True)
 
 
 async def test_limit_also_narrows_a_token_that_acts_as_the_user(
@@ -228,7 +228,7 @@ async def test_limit_also_narrows_a_token_that_acts_as_the_user(
     token = await sign_in_environment.create_token("ada", token_scopes=frozenset({Scope.MAIL_READ}))
     await commit_statement(sign_in_environment, update(AccessToken).values(actor_id=maker_id))
     viewer = await sign_in_environment.authenticate(token)
-    assert (viewer.actor_id, viewer.scopes) == (maker_id, {Scope.MAIL_READ})
+    assert (viewer.actor_id, viewer.scopes) == (maker_id, frozenset({Scope.MAIL_READ}))
 
 
 async def test_administrator_with_few_scopes_has_no_rights_of_the_role(
@@ -237,7 +237,7 @@ async def test_administrator_with_few_scopes_has_no_rights_of_the_role(
     await sign_in_environment.add_user("rex", role=Role.ADMIN)
     token = await sign_in_environment.create_token("rex", token_scopes=frozenset({Scope.MAIL_READ}))
     viewer = await sign_in_environment.authenticate(token)
-    assert (viewer.role, viewer.scopes) == (Role.ADMIN, {Scope.MAIL_READ})
+    assert (viewer.role, viewer.scopes) == (Role.ADMIN, frozenset({Scope.MAIL_READ}))
     with pytest.raises(Forbidden, match="FULL"):
         viewer.require(GuardRule(role=Role.ADMIN, scope=Scope.FULL))
 

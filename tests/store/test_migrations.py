@@ -243,7 +243,11 @@ async def test_upgrade_lets_stored_events_say_what_happened(
 async def test_upgrade_keeps_tokens_unlimited_and_watches_their_scopes(
     empty_database: Database,
 ) -> None:
-    rows = [("users", {"id": 3}), ("access_tokens", {"id": 4, "user_id": 3, "scope": "FULL"})]
+    token_columns: dict[str, Any] = {"id": 4, "user_id": 3, "scope": "FULL"}
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("users", {"id": 3}),
+        ("access_tokens", token_columns),
+    ]
     await create_database_of_revision(empty_database, "0109", rows)
     await run_missing_migrations(empty_database)
     assert await load_stored_values(empty_database, "access_tokens", "scopes") == {4: None}

@@ -231,8 +231,8 @@ async def test_draft_is_encrypted_and_undo_restores_its_text(
     assert "A secret." not in (answer["messages"][0]["text"] or "")
     (raw,) = await load_queued_messages(environment)
     assert b"A secret." not in raw
-    for key in keys.values():
-        assert b"A secret." in decrypt_message(raw, key)
+    for secret_key in keys.values():
+        assert b"A secret." in decrypt_message(raw, secret_key)
     undone = await execute_mutation(
         ada, "undo", "messages { id text draft }", token=answer["undo"]["token"]
     )

@@ -111,7 +111,7 @@ async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: WebhookRec
 async def test_all_messages_of_first_held_merge_are_scanned(
     ada: GraphQLClient, rspamd: WebhookReceiver, is_draft: bool
 ) -> None:
-    content = {"subject": "Hi", "text": "Yo"}
+    content: dict[str, Any] = {"subject": "Hi", "text": "Yo"}
     if is_draft:
         content = {"message": {"id": (await save_draft(ada, **content))["message"]["id"]}}
     entries = [{"to": [{"address": f"{name}@example.net"}]} for name in "ab"]

@@ -277,9 +277,9 @@ def _class_of_attribute(index: CodeIndex, class_name: str, attribute: str) -> st
     if found := _class_of_initial_value(index, class_name, attribute):
         return found
     for base in definition.node.bases:
-        base_name = index.resolve(f"{definition.module}.{ast.unparse(base)}")
-        if base_name in index.definitions and base_name != class_name:
-            return _class_of_attribute(index, base_name, attribute)
+        base_class = index.resolve(f"{definition.module}.{ast.unparse(base)}")
+        if base_class in index.definitions and base_class != class_name:
+            return _class_of_attribute(index, base_class, attribute)
     return ""
 
 
