@@ -274,12 +274,12 @@ def _class_of_attribute(index: CodeIndex, class_name: str, attribute: str) -> st
     for member in definition.node.body:
         if isinstance(member, ast.AnnAssign) and ast.unparse(member.target) == attribute:
             return index.annotated_class(member.annotation, definition.module)
-    if found := _class_of_initial_value(index, class_name, attribute):
-        return found
+    if value_class := _class_of_initial_value(index, class_name, attribute):
+        return value_class
     for base in definition.node.bases:
-        base_class = index.resolve(f"{definition.module}.{ast.unparse(base)}")
-        if base_class in index.definitions and base_class != class_name:
-            return _class_of_attribute(index, base_class, attribute)
+        base_name = index.resolve(f"{definition.module}.{ast.unparse(base)}")
+        if base_name in index.definitions and base_name != class_name:
+            return _class_of_attribute(index, base_name, attribute)
     return ""
 
 
