@@ -20,11 +20,11 @@ mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
 """
 SEND_DRAFT = """
 mutation ($input: DraftSendInput!) { draftSend(input: $input) {
-  submission { queueId } errors { code path ... on ForbiddenError { requires } } } }
+  submissions { queueId } errors { code path ... on ForbiddenError { requires } } } }
 """
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { queueId } errors { code path ... on ForbiddenError { requires } } } }
+  submissions { queueId } errors { code path ... on ForbiddenError { requires } } } }
 """
 FORBIDDEN_ERRORS = [{"code": "FORBIDDEN", "path": [], "requires": "MAIL_READ"}]
 RECIPIENT = "mallory@example.net"

@@ -51,7 +51,7 @@ async def create_draft(client: GraphQLClient, **overrides: Any) -> Any:
     else:
         answer = await save_draft(client, **{**default_fields, **overrides})
     assert answer["errors"] == []
-    return answer["messages"][0]
+    return answer["message"]
 
 
 async def submit_draft(client: GraphQLClient, message: Any, **arguments: Any) -> Any:

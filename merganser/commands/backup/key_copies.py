@@ -15,7 +15,7 @@ from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.key_file import key_file_path
 from merganser.settings.settings import Settings
 
-VAULT, SECRET, ARC_FOLDER = "vault", "secret", "arc"
+KEY_FILE, SECRET, ARC_FOLDER = "vault", "secret", "arc"
 
 
 def require_folder_outside(keys_folder: Path, target: str) -> None:
@@ -73,8 +73,8 @@ def restore_key_files(settings: Settings, keys_folder: Path | None, backup_id: s
     folder = keys_folder / backup_id
     if not folder.is_dir():
         folder = keys_folder
-    if not (folder / VAULT).is_file():
-        raise CommandError(f"--keys: {folder} has no file {VAULT}.")
+    if not (folder / KEY_FILE).is_file():
+        raise CommandError(f"--keys: {folder} has no file {KEY_FILE}.")
     copies = [
         (folder / relative_path, path)
         for path, relative_path in _restorable_files(settings, folder)
@@ -90,7 +90,7 @@ def restore_key_files(settings: Settings, keys_folder: Path | None, backup_id: s
 
 def _key_files(settings: Settings) -> Iterator[tuple[Path, Path]]:
     """Yield the path of each key file, and its path in the folder of the copies."""
-    yield key_file_path(settings), Path(VAULT)
+    yield key_file_path(settings), Path(KEY_FILE)
     if not settings.signing_secret:
         yield settings.data / "secret", Path(SECRET)
     if settings.arc_keys_folder is not None and settings.arc_keys_folder.is_dir():
@@ -101,7 +101,7 @@ def _key_files(settings: Settings) -> Iterator[tuple[Path, Path]]:
 
 def _restorable_files(settings: Settings, folder: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the path that each copy has in the settings, and its path in the folder."""
-    yield key_file_path(settings), Path(VAULT)
+    yield key_file_path(settings), Path(KEY_FILE)
     if not settings.signing_secret:
         yield settings.data / "secret", Path(SECRET)
     if settings.arc_keys_folder is not None and (folder / ARC_FOLDER).is_dir():

@@ -215,7 +215,7 @@ async def test_slow_domain_does_not_delay_another(
         keys = [await queue_message(ada, NamedAddress(f"n{nth}@slow.example")) for nth in range(6)]
         fast_key = await queue_message(ada, NamedAddress("carol@fast.example"))
         await wait_until_tried(environment, fast_key)
-        assert slow_server.session_count == 2
+        assert slow_server.session_count <= 2  # the second may begin after the fast delivery
         slow_server.data_gate.set()
         for key in keys:
             await wait_until_tried(environment, key)
