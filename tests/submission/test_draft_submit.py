@@ -93,7 +93,7 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     (received,) = server.messages
     assert b"Bcc" not in received.raw
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
-    sent_copy = await parse_stored_message(ada, answer)
+    sent_copy = await parse_stored_message(ada, {**answer, "message": message})
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, before)]
