@@ -47,7 +47,7 @@ export function make(place: Place, { persisted = false } = {}): Client {
       });
       const user = data?.viewer.user;
       const nodes = user?.mailbox?.messages?.nodes ?? [];
-      return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
+      return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject ?? '') };
     },
     async create(path) {
       const { data } = await client.mutate({

@@ -79,7 +79,7 @@ export function make(place: Place): Client {
       const data = await fetchQuery<InboxQuery>(environment, inbox, { first: 10 }).toPromise();
       const user = data?.viewer.user;
       const nodes = user?.mailbox?.messages?.nodes ?? [];
-      return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
+      return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject ?? '') };
     },
     create: async (path) =>
       (await change<MailboxCreateMutation>(environment, create, { paths: [path] })).mailboxCreate!,

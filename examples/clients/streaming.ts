@@ -63,7 +63,7 @@ export function over(streaming: Streaming): Client {
     async inbox() {
       const { viewer } = await ask(InboxQueryDocument, { first: 10 });
       const nodes = viewer.user?.mailbox?.messages?.nodes ?? [];
-      return { cursor: viewer.user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
+      return { cursor: viewer.user?.cursor ?? '', subjects: nodes.map((each) => each.subject ?? '') };
     },
     create: async (path) =>
       (await ask(MailboxCreateMutationDocument, { paths: [path] })).mailboxCreate!,

@@ -41,7 +41,7 @@ export function make(place: Place, live: Live = 'graphql-ws'): Client {
       if (error) throw error;
       const user = data?.viewer.user;
       const nodes = user?.mailbox?.messages?.nodes ?? [];
-      return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
+      return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject ?? '') };
     },
     async create(path) {
       const { data, error } = await client.mutation(MailboxCreateMutationDocument, { paths: [path] });

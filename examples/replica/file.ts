@@ -118,7 +118,7 @@ export class File {
       id,
       mailbox.id,
       uid,
-      subject,
+      subject ?? '', // null: only administrators of other people's mail get no subject
       JSON.stringify(flags),
       Number(flags.includes('\\Seen')),
     );

@@ -76,14 +76,14 @@ class FileShare(NodeView):
     description="File in the file storage of a user.", directives=[Auth(scope=Scope.MAIL_READ)]
 )
 class File(NodeView):
-    filename: str = attribute_field(
-        "Name of the file. For everybody but the owner and a ROOT, an error FORBIDDEN."
+    filename: str | None = attribute_field(
+        "Name of the file. For everybody but the owner and a ROOT, null with the error FORBIDDEN."
     )
     content_type: str = attribute_field("Media type of the file (RFC 2046).")
     size: ByteSize = attribute_field("Size of the file in bytes.")
-    sha256: str = attribute_field(
+    sha256: str | None = attribute_field(
         "SHA-256 of the content, 64 hexadecimal digits in lower case. For everybody but the owner "
-        "and a ROOT, an error FORBIDDEN."
+        "and a ROOT, null with the error FORBIDDEN."
     )
     created_at: datetime = attribute_field("Time when the file was stored.")
 
@@ -95,8 +95,10 @@ class File(NodeView):
 
     @field(
         "Signed download URL of the file, valid for 15 to 20 minutes, but not longer than the "
-        "credential of the request. For everybody but the owner and a ROOT, an error FORBIDDEN.",
+        "credential of the request. For everybody but the owner and a ROOT, null with the error "
+        "FORBIDDEN.",
         "user_id",
+        can_fail=True,
     )
     def url(self, info: Info) -> URL:
         return download_urls.require_readable_and_sign_download_url(
@@ -105,8 +107,9 @@ class File(NodeView):
 
     @field(
         "Links to the file that have not expired, oldest first. For everybody but the owner and a "
-        "ROOT, an error FORBIDDEN.",
+        "ROOT, null with the error FORBIDDEN.",
         "user_id",
+        can_fail=True,
     )
     async def shares(self, info: Info) -> list[FileShare]:
         require_readable_row(info.context, self.row)

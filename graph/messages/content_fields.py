@@ -365,8 +365,10 @@ class MessageContentFields(NodeView):
 
     @field(
         "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request.",
+        "minutes, but not longer than the credential of the request. For administrators of the "
+        "owner below ROOT, null with the error FORBIDDEN.",
         "user_id",
+        can_fail=True,
     )
     def source_url(self, info: Info) -> URL:
         return download_urls.require_readable_and_sign_download_url(

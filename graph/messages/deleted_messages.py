@@ -25,7 +25,7 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
-from graph.types.object_views import DerivedField
+from graph.types.object_views import DerivedField, return_unchanged
 from graph.types.references import (
     MailboxRef,
     UserRef,
@@ -77,11 +77,12 @@ MESSAGE_FIELDS = (
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class DeletedMessage(MailSummary):
-    user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
+    user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User who owns the message.",
+        description="User who owns the message. Null only if the account is deleted during the "
+        "request.",
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None = link(
         "deleted_mailbox_id",
@@ -90,8 +91,9 @@ class DeletedMessage(MailSummary):
         description="Mailbox that the message was deleted from. Null if the mailbox no longer "
         "exists.",
     )
-    mailbox_path: str = attribute_field(
-        "Path of the mailbox that the message was deleted from, at the time of the deletion."
+    mailbox_path: str | None = attribute_field(
+        "Path of the mailbox that the message was deleted from, at the time of the deletion. Null "
+        "if it is not known."
     )
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] | None = link(
         "thread_id",
@@ -103,13 +105,13 @@ class DeletedMessage(MailSummary):
     sender: MailAddress | None = attribute_field(
         "First address of the header field Sender. Null if it is missing or equals `from`."
     )
-    subject: str = attribute_field(
+    subject: str | None = attribute_field(
         "Decoded subject of the message. Empty if it has none. For administrators of the "
-        "owner below ROOT, an error FORBIDDEN."
+        "owner below ROOT, null with the error FORBIDDEN."
     )
-    preview: str = attribute_field(
+    preview: str | None = attribute_field(
         "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
-        "administrators of the owner below ROOT, an error FORBIDDEN."
+        "administrators of the owner below ROOT, null with the error FORBIDDEN."
     )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."
@@ -120,22 +122,25 @@ class DeletedMessage(MailSummary):
     flagged: bool = attribute_field("True if the message has the flag \\Flagged.")
     content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
     deleted_at: datetime = attribute_field("Time when the message was deleted.")
-    expires_at: datetime = attribute_field(
-        "Time when the message is deleted for good. Default: 25 days after its deletion."
+    expires_at: datetime | None = attribute_field(
+        "Time when the message is deleted for good. Default: 25 days after its deletion. It is "
+        "never null: only its type is that of `Message.expiresAt`."
     )
 
     load_batch = staticmethod(deleted_messages.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
         "id": global_id_field("DeletedMessage"),
-        "mailbox_path": DerivedField(("deleted_from",), lambda path: path or ""),
-        "expires_at": DerivedField(("purge_at",), lambda at: at),
+        "mailbox_path": DerivedField(("deleted_from",), return_unchanged),
+        "expires_at": DerivedField(("purge_at",), return_unchanged),
     }
 
     @field(
         "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request.",
+        "minutes, but not longer than the credential of the request. For administrators of the "
+        "owner below ROOT, null with the error FORBIDDEN.",
         "user_id",
+        can_fail=True,
     )
     def source_url(self, info: Info) -> URL:
         return download_urls.require_readable_and_sign_download_url(

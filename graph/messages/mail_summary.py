@@ -24,7 +24,10 @@ class MailSummary(NodeView):
     to: list[MailAddress] = attribute_field("Addresses of the header field To.")
     cc: list[MailAddress] = attribute_field("Addresses of the header field Cc.")
     bcc: list[MailAddress] = attribute_field("Addresses of the header field Bcc.")
-    subject: str = attribute_field("Decoded subject of the message. Empty if it has none.")
+    subject: str | None = attribute_field(
+        "Decoded subject of the message. Empty if it has none. Null with the error FORBIDDEN if "
+        "the caller can't read the content of the message."
+    )
     date: datetime | None = attribute_field(
         "Time in the header field Date, which the sender wrote. Null if it is missing or invalid."
     )
@@ -32,8 +35,9 @@ class MailSummary(NodeView):
         "Time when the message was received: INTERNALDATE in IMAP (RFC 9051)."
     )
     size: ByteSize = attribute_field("Size of the message in bytes, before compression.")
-    preview: str = attribute_field(
-        "Beginning of the text of the message, at most 128 bytes in UTF-8."
+    preview: str | None = attribute_field(
+        "Beginning of the text of the message, at most 128 bytes in UTF-8. Null with the error "
+        "FORBIDDEN if the caller can't read the content of the message."
     )
     has_attachments: bool = attribute_field(
         "True if the message has at least one attachment. Inline parts, such as images that the "

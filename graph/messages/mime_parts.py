@@ -124,7 +124,9 @@ class Attachment(NodeView):
 
     @field(
         "Signed URL that downloads the decoded content. It is valid for 15 to 20 minutes, but not "
-        "longer than the credential of the request."
+        "longer than the credential of the request. Null with the error FORBIDDEN if the caller "
+        "can't read the message.",
+        can_fail=True,
     )
     def url(self, info: Info) -> URL:
         message, index = self.row.message, self.row.index
@@ -213,7 +215,9 @@ class MimePart:
 
     @field(
         "Signed URL that downloads the decoded content of the part. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request."
+        "minutes, but not longer than the credential of the request. Null with the error "
+        "FORBIDDEN if the caller can't read the message.",
+        can_fail=True,
     )
     def url(self, info: Info) -> URL:
         if self.is_quarantined:

@@ -45,10 +45,10 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class Thread(NodeView):
-    subject: str = attribute_field(
+    subject: str | None = attribute_field(
         "Subject of the first message of the thread, or of the first message that other users "
-        "share with the signed-in user. An error FORBIDDEN for administrators of the owner below "
-        "ROOT."
+        "share with the signed-in user. For administrators of the owner below ROOT, null with the "
+        "error FORBIDDEN."
     )
     message_count: BigInt = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."

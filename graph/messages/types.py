@@ -94,7 +94,7 @@ filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 @strawberry.type(
     description=(
         "Stored message in a mailbox. For administrators of its owner below ROOT, fields "
-        "with subject or content are the error FORBIDDEN."
+        "with subject or content are null with the error FORBIDDEN."
     ),
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
@@ -140,9 +140,9 @@ class Message(MessageContentFields, MailSummary):
     bcc: list[MailAddress] = attribute_field(
         "Addresses of the header field Bcc. It is usual only in drafts and sent messages."
     )
-    subject: str = attribute_field(
+    subject: str | None = attribute_field(
         "Decoded subject of the message. Empty if it has none. For administrators of the "
-        "owner below ROOT, an error FORBIDDEN."
+        "owner below ROOT, null with the error FORBIDDEN."
     )
     message_id_header: str | None = attribute_field(
         "Message-ID of the message (RFC 5322), in angle brackets. Null if it has none."
@@ -173,9 +173,9 @@ class Message(MessageContentFields, MailSummary):
         "Size of the message in bytes, before compression. `imap.size` is the size in IMAP, "
         "where each line ends with CRLF."
     )
-    preview: str = attribute_field(
+    preview: str | None = attribute_field(
         "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
-        "administrators of the owner below ROOT, an error FORBIDDEN."
+        "administrators of the owner below ROOT, null with the error FORBIDDEN."
     )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."
@@ -188,11 +188,14 @@ class Message(MessageContentFields, MailSummary):
         "Values of the message that IMAP defines, such as UID, MODSEQ and flags (RFC 9051).",
         directives=[Cost(weight=0)],
     )
-    attachments: list[Attachment] = attribute_field(
+    attachments: list[Attachment] | None = attribute_field(
         "Attachments and inline parts of the message, such as images that the HTML shows, in "
-        "their order."
+        "their order. For administrators of the owner below ROOT, null with the error FORBIDDEN."
     )
-    mime_structure: MimePart = attribute_field("MIME tree of the message.")
+    mime_structure: MimePart | None = attribute_field(
+        "MIME tree of the message. For administrators of the owner below ROOT, null with the error "
+        "FORBIDDEN."
+    )
     content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
     encrypted: bool = attribute_field("True if the content is encrypted with OpenPGP or S/MIME.")
     metadata: JSON | None = attribute_field(
@@ -400,7 +403,7 @@ class MessageQuery:
     @query(
         "Returns one message in a mailbox. Null if it does not exist or the caller can't see it. "
         "Of a message of another user, only a ROOT and users with the right READ in its "
-        "mailbox see the content. For other administrators, fields with content are the "
+        "mailbox see the content. For other administrators, fields with content are null with the "
         "error FORBIDDEN.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

@@ -68,15 +68,23 @@ class SavedSearch(NodeView):
         return query_from_fields(self.row.filter, info.context.environment.now())
 
     @field(
-        "Number of unread messages that the search matches: those without the flag \\Seen.",
+        "Number of unread messages that the search matches: those without the flag \\Seen. Null "
+        "with an error if they can't be counted.",
         "filter",
         "user_id",
         cost=20,
+        can_fail=True,
     )
     async def unseen_count(self, info: Info) -> BigInt:
         return BigInt(await self._count_messages(info, only_unseen=True))
 
-    @field("Number of messages that the search matches.", "filter", "user_id", cost=20)
+    @field(
+        "Number of messages that the search matches. Null with an error if they can't be counted.",
+        "filter",
+        "user_id",
+        cost=20,
+        can_fail=True,
+    )
     async def message_count(self, info: Info) -> BigInt:
         return BigInt(await self._count_messages(info))
 
