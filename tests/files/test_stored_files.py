@@ -249,6 +249,8 @@ async def test_admin_lists_files_of_user_without_contents(
             response = await client.execute(USER_FILES_QUERY.replace("MORE", name), u=user_ref)
             assert {e["extensions"]["code"] for e in response["errors"]} == {"FORBIDDEN"}
             assert "pond" not in str(response)
+            (node,) = response["data"]["user"]["files"]["nodes"]
+            assert (node["id"], node[name.split()[0]]) == (file["id"], None)
     for client in (admin_client, domain_admin):  # the count would tell the name
         filtered_query = USER_FILES_QUERY.replace("files {", 'files(filter: {query: "pond"}) {')
         response = await client.execute(filtered_query.replace("MORE", ""), u=user_ref)

@@ -409,10 +409,14 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
         assert len(metadata["user"]["deletedMessages"]["nodes"]) == 3
         answer = await client.execute(document % "subject", u={"id": user_global_id(archive_owner)})
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
+        nodes = answer["data"]["user"]["deletedMessages"]["nodes"]
+        assert [(bool(node["id"]), node["subject"]) for node in nodes] == [(True, None)] * 3
         answer = await client.execute(
             document % "sourceUrl", u={"id": user_global_id(archive_owner)}
         )
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
+        nodes = answer["data"]["user"]["deletedMessages"]["nodes"]
+        assert [node["sourceUrl"] for node in nodes] == [None] * 3
         message_id = metadata["user"]["deletedMessages"]["nodes"][0]["id"]
         path = f"/rest/archive/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 403

@@ -31,6 +31,10 @@ CONTENT_FIELDS = (
     "rawHeader", "attachments { filename }", 'bodyPart(section: "1")', 'header(name: "To")',
     "priority", "thread { subject }",
 )  # fmt: skip
+REFUSED_FIELDS = ("subject", "preview", "sourceUrl", "attachments", "mimeStructure")
+PAGE_WITH_CONTENT = """{ user(by: {username: "ada"}) { messages { nodes {
+  id size subject preview sourceUrl attachments { url } mimeStructure { url }
+  thread { id subject } } } } }"""
 
 
 @pytest.fixture
@@ -106,6 +110,22 @@ async def test_admin_cannot_read_message_content(
             assert "Between us" not in str(answer)
     response = await http.get(f"/rest/messages/{message_id}/message.eml", headers=client.headers)
     assert response.status_code == 403
+
+
+async def test_refused_fields_leave_the_other_fields_of_the_page(
+    environment: Environment, http: httpx.AsyncClient, message_id: str
+) -> None:
+    for client in await make_administrators(environment, http):
+        for _ in range(2):  # a repeated document is compiled
+            answer = await client.execute(PAGE_WITH_CONTENT)
+            (node,) = answer["data"]["user"]["messages"]["nodes"]
+            thread = node.pop("thread")
+            assert (thread["subject"], bool(thread["id"])) == (None, True)
+            assert (node.pop("id"), node.pop("size") > 0) == (message_id, True)
+            assert node == dict.fromkeys(REFUSED_FIELDS)
+            refused_paths = {tuple(error["path"][4:]) for error in answer["errors"]}
+            assert refused_paths == {*((name,) for name in REFUSED_FIELDS), ("thread", "subject")}
+            assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
 
 
 async def test_admin_reads_own_message_next_to_foreign_one(

@@ -10,6 +10,8 @@ from graph.app import create_app
 from graph.execution.strawberry_definitions import python_class_of_type, strawberry_definition
 from graph.schema import schema
 from models.runtime.environment import Environment
+from resolvers.files import stored_files
+from resolvers.messages import content_access
 from tests.support.schema.access_matrix import (
     BOOTSTRAP_KEY,
     CALLERS_BY_CLASS,
@@ -30,11 +32,18 @@ PUBLIC_FIELD = "Query.viewer"
 READERS = {"object_store", "dns_resolver"}  # names by which resolvers read stored bytes and DNS
 NON_NULL_READERS = {
     "AttachedMessage.attachments",  # made of the parts that its parent has read
-    "Attachment.url",  # signs the URL; a field of its row is named like a field that reads
     "Blob.refCount",  # only compares the name of the object store
     "DkimKey.dnsState",  # UNKNOWN if no name server responds
-    "SavedSearch.messageCount", "SavedSearch.unseenCount",  # skip damaged messages
 }  # fmt: skip
+GUARDS = {  # names by which resolvers refuse a viewer
+    "require",
+    *(name for name in vars(content_access) if name.startswith("require_readable")),
+}
+NON_NULL_GUARDED = {  # a viewer who can load their object has the right that the resolver needs
+    "BanPolicy.hosts", "BanPolicy.permanentBans", "UserAffinity.sessionNodes",
+}  # fmt: skip
+WITHHOLDER = content_access.withhold_content_or_log_read.__name__
+WITHHELD_COLUMNS = content_access.CONTENT_COLUMNS | stored_files.WITHHELD_COLUMNS
 
 
 def read_fields() -> list[tuple[str, str, GraphQLField]]:
@@ -49,6 +58,43 @@ def read_fields() -> list[tuple[str, str, GraphQLField]]:
     ]
 
 
+def names_used_by_field(kind: str, name: str) -> frozenset[str]:
+    """Return the names that the resolver of a field uses; none if it has no resolver."""
+    object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its resolvers
+    resolver = strawberry_definition(object_type.fields[name]).base_resolver
+    if not resolver:
+        return frozenset()
+    return names_used_by_resolver(resolver.wrapped_func, python_class_of_type(object_type))
+
+
+def columns_of_field(kind: str, name: str) -> frozenset[str]:
+    """Return the columns of the row that a field reads."""
+    object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its resolvers
+    definition = strawberry_definition(object_type.fields[name])
+    if definition.base_resolver:
+        return frozenset(definition.metadata.get("columns", ()))
+    derived_fields = getattr(python_class_of_type(object_type), "derived_fields", {})
+    derived_field = derived_fields.get(definition.python_name)
+    return frozenset(derived_field.columns if derived_field else (definition.python_name,))
+
+
+def withholds_columns(kind: str) -> bool:
+    """True if the rows of a type are without the content of mail that the viewer can't read."""
+    object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its Python class
+    view = python_class_of_type(object_type)
+    load_batch = getattr(view, "load_batch", None)
+    return bool(load_batch) and WITHHOLDER in names_used_by_resolver(load_batch, view)
+
+
+def by_nullability(fields: list[tuple[str, str, GraphQLField]]) -> tuple[set[str], set[str]]:
+    """Return the coordinates of the nullable fields, and those of the others."""
+    nullable, non_null = set[str](), set[str]()
+    for kind, name, field in fields:
+        names = non_null if isinstance(field.type, GraphQLNonNull) else nullable
+        names.add(f"{kind}.{name}")
+    return nullable, non_null
+
+
 def test_fields_with_guards_or_arguments_are_nullable() -> None:
     non_null = {
         f"{kind}.{name}"
@@ -59,16 +105,35 @@ def test_fields_with_guards_or_arguments_are_nullable() -> None:
 
 
 def test_fields_that_read_stored_bytes_or_ask_other_servers_are_nullable() -> None:
-    nullable, non_null = set[str](), set[str]()
-    for kind, name, field in read_fields():
-        object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its resolvers
-        resolver = strawberry_definition(object_type.fields[name]).base_resolver
-        view = python_class_of_type(object_type)
-        if resolver and READERS & names_used_by_resolver(resolver.wrapped_func, view):
-            names = non_null if isinstance(field.type, GraphQLNonNull) else nullable
-            names.add(f"{kind}.{name}")
+    fields = [item for item in read_fields() if READERS & names_used_by_field(*item[:2])]
+    nullable, non_null = by_nullability(fields)
     assert non_null == NON_NULL_READERS
     assert {"Message.text", "MessageImap.size", "Attachment.message", "Blob.text"} <= nullable
+
+
+def test_fields_whose_resolver_has_a_guard_are_nullable() -> None:
+    fields = [item for item in read_fields() if GUARDS & names_used_by_field(*item[:2])]
+    nullable, non_null = by_nullability(fields)
+    assert non_null == NON_NULL_GUARDED
+    assert nullable >= {
+        "Attachment.url", "DeletedMessage.sourceUrl", "File.shares", "File.url",
+        "Message.attachmentsUrl", "Message.sourceUrl", "MimePart.url", "UserExport.url",
+    }  # fmt: skip
+
+
+def test_fields_of_withheld_columns_are_nullable() -> None:
+    fields = [
+        (kind, name, field)
+        for kind, name, field in read_fields()
+        if WITHHELD_COLUMNS & columns_of_field(kind, name) and withholds_columns(kind)
+    ]
+    nullable, non_null = by_nullability(fields)
+    assert non_null == set()
+    assert nullable >= {
+        "DeletedMessage.preview", "DeletedMessage.subject", "File.filename", "File.sha256",
+        "Message.attachments", "Message.attachmentsUrl", "Message.mimeStructure",
+        "Message.preview", "Message.snippet", "Message.subject", "Thread.subject",
+    }  # fmt: skip
 
 
 def test_fields_of_mutation_are_nullable() -> None:

@@ -287,8 +287,8 @@ def find_unmergeable_fields(schema: GraphQLSchema) -> Iterator[str]:
     """A field name must have types that can be merged in all members of a union or an interface.
 
     Else a document can't select it in two of them without an alias (specification of GraphQL,
-    section 5.3.2). Node is no such interface: its types have nothing in common but an ID.
-    Nor is one that no field returns: a document can't select two of its types at once.
+    section 5.3.2). Node is no such interface: its types have nothing in common but an ID. Nor is
+    an interface that no field can return: a document can't select two of its types at once.
     """
     for members in _related_types(schema):
         for (type_, name, field), (other, _, other_field) in _pairs_of_equal_name(members):
@@ -312,7 +312,10 @@ def find_mixed_counts(schema: GraphQLSchema) -> Iterator[str]:
 
 
 def _related_types(schema: GraphQLSchema) -> Iterator[Sequence[GraphQLObjectType]]:
-    """Yield the members of each union and interface whose fields a document can select together."""
+    """Yield the members of each union and interface whose fields a document can select together.
+
+    A field that returns Node can return the types of each interface that implements Node.
+    """
     returned_types = {
         get_named_type(field.type)
         for type_ in own_types(schema)
@@ -320,7 +323,9 @@ def _related_types(schema: GraphQLSchema) -> Iterator[Sequence[GraphQLObjectType
         for field in type_.fields.values()
     }
     for type_ in own_types(schema):
-        if is_abstract_type(type_) and type_.name != "Node" and type_ in returned_types:
+        parents = getattr(type_, "interfaces", ())
+        is_returned = bool(returned_types.intersection((type_, *parents)))
+        if is_abstract_type(type_) and type_.name != "Node" and is_returned:
             yield schema.get_possible_types(type_)
 
 
