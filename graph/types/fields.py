@@ -65,7 +65,7 @@ class NullableField(FieldExtension):
     """Makes a field nullable, so that its error removes no other field from the response.
 
     Every field that can fail has it: a field with a guard, a field with arguments, and a field
-    that reads stored content or another server.
+    whose resolver checks the viewer, or reads stored content or another server.
     """
 
     def apply(self, field: StrawberryField) -> None:
