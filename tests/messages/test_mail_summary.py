@@ -3,7 +3,14 @@
 from typing import Any
 
 import pytest
-from graphql import GraphQLInterfaceType, GraphQLObjectType
+from graphql import (
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    get_named_type,
+    is_leaf_type,
+    parse,
+    validate,
+)
 
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
@@ -13,6 +20,7 @@ from tests.support.operations.platform.legal_hold_operations import start_legal_
 from tests.support.schema.printed_schema import SDL
 
 MEMBERS = ("Message", "DeletedMessage", "HeldCopy")
+DIFFERENT_FIELDS = {"mailbox", "thread"}  # a Message is never without them
 SUMMARY_FIELDS = """id subject preview date receivedAt size hasAttachments attachmentCount
   from { address } to { address } cc { address } bcc { address }"""
 FRAGMENT = f"fragment Summary on MailSummary {{ {SUMMARY_FIELDS} }}"
@@ -39,6 +47,28 @@ def test_interface_has_every_field_that_all_members_have_with_one_type() -> None
     assert {(name, str(field.type)) for name, field in interface.fields.items()} == common_fields
     assert len(common_fields) == 12
     assert set(SDL.get_implementations(interface).objects) == set(members)
+
+
+def all_fields_without_arguments(name: str) -> str:
+    """Return a selection of the fields that a member of the interface has."""
+    member: Any = SDL.type_map[name]
+    return " ".join(
+        field_name if is_leaf_type(get_named_type(field.type)) else f"{field_name} {{ __typename }}"
+        for field_name, field in member.fields.items()
+        if not field.args and field_name not in DIFFERENT_FIELDS
+    )
+
+
+def test_one_document_selects_fields_of_all_members_without_aliases() -> None:
+    fragments = " ".join(
+        f"... on {name} {{ {all_fields_without_arguments(name)} }}" for name in MEMBERS
+    )
+    document = 'query {{ node(id: "msg_1") {{ {} }} }}'
+    assert validate(SDL, parse(document.format(fragments))) == []
+    for name in DIFFERENT_FIELDS:
+        different = " ".join(f"... on {kind} {{ {name} {{ id }} }}" for kind in MEMBERS[:2])
+        (error,) = validate(SDL, parse(document.format(different)))
+        assert f"Fields '{name}' conflict" in error.message
 
 
 async def load_both_ways(client: GraphQLClient, document: str, **variables: Any) -> Any:
