@@ -277,6 +277,51 @@ def test_changed_path_of_error_depends_on_its_path(find_errors: FindErrors) -> N
     }
 
 
+def test_path_that_a_function_computes_from_the_path(find_errors: FindErrors) -> None:
+    errors = find_errors("""
+        def path_in_patch(path, kept_count):
+            match path:
+                case ["attachments", number, *rest]:
+                    return ["set", "addAttachments", str(int(number) - kept_count), *rest]
+            return path
+
+        def validate_attachments(texts):
+            for index, text in enumerate(texts):
+                raise InvalidInput(
+                    "No name.",
+                    constraint=ValidationConstraint.REQUIRED,
+                    path=["attachments", str(index), "name"],
+                )
+
+        def change(texts, kept_count):
+            try:
+                validate_attachments(texts)
+            except RequestError as error:
+                raise error.copy_with_path(path_in_patch(list(error.path), kept_count))
+    """)
+    assert rules_and_paths(errors) == {
+        ("REQUIRED", "attachments.0.name"),
+        ("REQUIRED", "set.addAttachments.0.name"),
+    }
+
+
+def test_block_that_calls_a_parameter_runs_the_functions_of_callers(
+    find_errors: FindErrors,
+) -> None:
+    errors = find_errors("""
+        def check_with_path(path, check, *arguments):
+            try:
+                return check(*arguments)
+            except InvalidInput as error:
+                error.path = list(path)
+                raise
+
+        def change(text):
+            check_with_path(["set", "target"], validate_address, text)
+    """)
+    assert rules_and_paths(errors) == {("ADDRESS", "address"), ("ADDRESS", "set.target")}
+
+
 def test_path_and_index_are_assigned_together(find_errors: FindErrors) -> None:
     errors = find_errors("""
         TARGET_PATH = ("set", "forwardTo")

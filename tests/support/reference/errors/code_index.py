@@ -46,7 +46,7 @@ class Reference:
 
     target: str
     call: ast.Call | None = None
-    line: int = 0
+    node: ast.expr | None = None  # the name or attribute
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ def _iter_references(index: CodeIndex, definition: Definition) -> Iterator[Refer
     for node in _iter_run_nodes(definition.node):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             for target in _targets(index, definition, classes, node, id(node) in calls):
-                yield Reference(target, calls.get(id(node)), node.lineno)
+                yield Reference(target, calls.get(id(node)), node)
 
 
 def _iter_run_nodes(node: ast.AST) -> Iterator[ast.AST]:

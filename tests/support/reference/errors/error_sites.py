@@ -1,6 +1,7 @@
 """The places in the code that create the errors of a root field, with code and condition."""
 
 import ast
+import builtins
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +119,7 @@ def _sites_of_call(
     scopes = _scopes(reach, definition) if constraint is not None else [Scope(reach, definition)]
     for scope in scopes:
         rules = scope.rules(constraint) if constraint is not None else []
-        for rule in rules or [Rule("")]:
+        for rule in rules or [ErrorRule("")]:
             bound = scope.with_caught_error(rule)
             messages = bound.texts(message) if message is not None else [""]
             if not messages and rule.error:
@@ -135,7 +136,7 @@ def _sites_of_path_change(
     for scope in _scopes(reach, definition):
         for site in scope.caught_errors(change.error):
             bound = scope.with_caught_error(
-                Rule(site.constraint, site, change.error.id, definition)
+                ErrorRule(site.constraint, site, change.error.id, definition)
             )
             if bound.can_run(change.error.lineno):
                 for path in bound.paths(change.path):
@@ -174,7 +175,7 @@ def _last_name(node: ast.AST | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ErrorRule:
     """A rule that an error can have, with the caught error that it is from."""
 
     constraint: str
@@ -193,12 +194,12 @@ class Scope:
     error: ErrorSite | None = None  # a caught error that the function raises again
     error_name: str = ""  # the variable with that error, empty if another function has it
 
-    def with_caught_error(self, rule: Rule) -> "Scope":
+    def with_caught_error(self, rule: ErrorRule) -> "Scope":
         """Return a scope in which the variable of the caught error has this error."""
         is_in_function = rule.definition is self.definition
         return replace(self, error=rule.error, error_name=rule.error_name if is_in_function else "")
 
-    def rules(self, node: ast.expr) -> list[Rule]:
+    def rules(self, node: ast.expr) -> list[ErrorRule]:
         """Return the rules that the argument `constraint` of an error can have."""
         match node:
             case ast.IfExp(body=body, orelse=other):
@@ -207,14 +208,14 @@ class Scope:
                 return [rule for scope, one in self._values(node) for rule in scope.rules(one)]
             case ast.Attribute(value=ast.Name(id=name) as error, attr="constraint"):
                 return [
-                    Rule(site.constraint, site, name, self.definition)
+                    ErrorRule(site.constraint, site, name, self.definition)
                     for site in sorted(self.caught_errors(error))
                     if site.constraint
                 ]
             case ast.Constant(value=str() as value):
-                return [Rule(str(value))]
+                return [ErrorRule(str(value))]
         name = _last_name(node)
-        return [Rule(name)] if name else []
+        return [ErrorRule(name)] if name else []
 
     def caught_errors(self, node: ast.expr) -> set[ErrorSite]:
         """Return the errors that a variable can have in an exception handler or in a function.
@@ -280,7 +281,7 @@ class Scope:
             return bool(
                 eval(ast.unparse(test), {**constants, self.error_name: error})  # noqa: S307 - code of this project
             )
-        except AttributeError:  # it tests more than the path
+        except (AttributeError, LookupError, TypeError):  # it tests more than the path
             return None
 
     def texts(self, node: ast.expr) -> list[str]:
@@ -319,23 +320,41 @@ class Scope:
 
     def paths(self, node: ast.expr) -> list[str]:
         """Return the paths that an expression can have, with points between the parts."""
+        paths: list[str] = []
         match node:
             case ast.List(elts=parts) | ast.Tuple(elts=parts):
-                texts = product(*map(self._path_part_texts, parts))
-                return [".".join(path) for path in texts]
+                paths = [".".join(path) for path in product(*map(self._path_part_texts, parts))]
             case ast.IfExp(test=test, body=body, orelse=other):
                 decision = self._decision(test)
-                body_paths = [] if decision is False else self.paths(body)
-                return body_paths + ([] if decision else self.paths(other))
+                paths = [] if decision is False else self.paths(body)
+                paths += [] if decision else self.paths(other)
             case ast.Name():
-                return [path for scope, one in self._values(node) for path in scope.paths(one)]
+                paths = [path for scope, one in self._values(node) for path in scope.paths(one)]
             case ast.Call(func=ast.Name(id="list" | "tuple"), args=[inner]):
-                return self.paths(inner)
+                paths = self.paths(inner)
+            case ast.Call(func=ast.Name()):
+                paths = self._computed_paths(node)
             case ast.Attribute(value=ast.Name(id=name), attr="path") if (
                 self.error and name == self.error_name
             ):
-                return [self.error.path] if self.error.path else []
-        return []
+                paths = [self.error.path] if self.error.path else []
+        return paths
+
+    def _computed_paths(self, call: ast.Call) -> list[str]:
+        """Call a function of the module with the path of the caught error, and 0 for variables."""
+        names = {one.id for one in ast.walk(call) if isinstance(one, ast.Name)}
+        if not self.error or not self.error.path or self.error_name not in names:
+            return []
+        constants = vars(importlib.import_module(self.definition.module))
+        variables = dict.fromkeys(names - constants.keys() - vars(builtins).keys(), 0)
+        error = SimpleNamespace(path=self.error.path.split("."))
+        try:
+            path = eval(  # noqa: S307 - code of this project
+                ast.unparse(call), {**constants, **variables, self.error_name: error}
+            )
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return []  # it needs more than the path
+        return [".".join(path)] if isinstance(path, list) else []
 
     def _path_part_texts(self, part: ast.expr) -> list[str]:
         match part:

@@ -4,14 +4,17 @@ import ast
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 from tests.support.reference.errors.code_index import (
     Definition,
+    FunctionNode,
     Reference,
     code_index,
     references_of,
 )
 from tests.support.reference.errors.error_site import ErrorSite
+from tests.support.reference.errors.function_syntax import argument_of_call, parameter_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +76,39 @@ def reach_of_block(outer: Reach, block: CodeLines) -> Reach:
     references = list(references_in_block(block))
     for reference in references:
         _add_caller(reach, definition, reference)
-    targets = dict.fromkeys(reference.target for reference in references)
-    _add_functions(reach, [target for target in targets if target not in outer.without])
+    targets = [reference.target for reference in references]
+    targets += _functions_in_called_parameters(outer, definition, block)
+    _add_functions(reach, [one for one in dict.fromkeys(targets) if one not in outer.without])
     for name, callers in outer.callers.items():
         reach.callers.setdefault(name, callers)
     return reach
 
 
+def _functions_in_called_parameters(
+    outer: Reach, definition: Definition, block: CodeLines
+) -> Iterator[str]:
+    """Yield the functions that callers pass for the parameters that a block calls."""
+    node = definition.node
+    names = parameter_names(node) if isinstance(node, FunctionNode) else []
+    called_names = {
+        call.func.id
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id in names
+        and block.has_line(call.lineno)
+    }
+    for caller, name in product(outer.callers.get(definition.name, ()), sorted(called_names)):
+        argument = argument_of_call(definition, caller.call, name)
+        for reference in references_of(caller.definition.name) if argument else ():
+            if reference.node is argument:
+                yield reference.target
+
+
 def references_in_block(block: CodeLines) -> Iterator[Reference]:
     """Yield the references of a function that are in a block."""
     for reference in references_of(block.function):
-        if block.has_line(reference.line):
+        if reference.node is not None and block.has_line(reference.node.lineno):
             yield reference
 
 
