@@ -120,7 +120,7 @@ class GraphQLClient:
             headers=self.headers,
         )
         checked_response = assert_error_paths_exist(document, response.json())
-        return assert_errors_are_documented(document, checked_response, compares_rules=False)
+        return assert_errors_are_documented(document, checked_response)
 
     async def load_mailbox(self, path: str = "INBOX") -> ColumnRow:
         """Load the row of a mailbox of this user."""

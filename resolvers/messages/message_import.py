@@ -386,10 +386,11 @@ async def _require_single_message_source(ctx: Context, new_message: NewMessage) 
         return await remove_own_results(ctx.environment.options, new_message.received_source)
     has_raw, has_upload = new_message.raw is not None, new_message.upload_id is not None
     if has_raw is has_upload:
-        path = ["rawUpload" if has_upload else "raw"]
-        constraint = ValidationConstraint.EXCLUSIVE if has_raw else ValidationConstraint.REQUIRED
         text = "Exactly one of `raw` and `rawUpload` is required."
-        raise InvalidInput(text, constraint=constraint, path=path)
+        if has_raw:
+            path = ["rawUpload"]
+            raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path)
+        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["raw"])
     return await read_message_bytes_without_own_results(ctx, new_message.raw, new_message.upload_id)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NoReturn
 from urllib.parse import unquote
 
 from sqlalchemy import select
@@ -119,10 +120,9 @@ async def authorize_sender_and_resolve_fields(
     Raises Forbidden if the account may not send as the address, InvalidInput if both an address and
     an identity are given, and NotFound if the identity is not the account's.
     """
-    if fields.from_ is not None and fields.identity is not None:
-        text = "`from` and `identity` can't be combined."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["identity"])
     if fields.from_ is not None:
+        if fields.identity is not None:
+            _refuse_identity_besides_from()
         from_address = NamedAddress(
             draft_validation.normalize_and_validate_address_with_index(
                 fields.from_.address, "from"
@@ -147,6 +147,11 @@ async def authorize_sender_and_resolve_fields(
     return _sender_fields_of_identity(
         NamedAddress(identity.address, identity.name), identity, fields
     )
+
+
+def _refuse_identity_besides_from() -> NoReturn:
+    text = "`from` and `identity` can't be combined."
+    raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["identity"])
 
 
 async def _read_own_identity(ctx: Context, account: ColumnRow, identity_id: int) -> SenderIdentity:

@@ -165,6 +165,8 @@ async def compose_messages_of_request(
     message.
     """
     _require_compatible_fields(request)
+    if request.is_whole_message:
+        _require_compatible_whole_message(request)
     file_attachments.require_valid_file_attachments(request.files)
     if request.is_whole_message:
         problems.raise_collected()
@@ -203,7 +205,7 @@ async def compose_messages_of_request(
 
 
 def _require_compatible_fields(request: SendRequest) -> None:
-    """Raise InvalidInput if fields of the request exclude each other."""
+    """Raise InvalidInput if other fields exclude `mailMerge`."""
     if request.mail_merge is not None:
         if not 0 < len(request.mail_merge) <= MAX_PER_MERGE:
             text = f"`mailMerge` must have from 1 to {MAX_PER_MERGE} messages."
@@ -215,10 +217,14 @@ def _require_compatible_fields(request: SendRequest) -> None:
                 "raw message."
             )
             raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["mailMerge"])
+
+
+def _require_compatible_whole_message(request: SendRequest) -> None:
+    """Raise InvalidInput if fields exclude the message that the client hands in."""
     if request.raw is not None and request.upload_id is not None:
         text = "Exactly one of `raw` and `rawUpload` is required."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
-    if request.is_whole_message and (request.template is not None or request.encrypt):
+    if request.template is not None or request.encrypt:
         text = "A raw message can't be combined with `template` or `encrypt`."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
 

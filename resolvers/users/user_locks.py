@@ -114,11 +114,7 @@ async def lock_users_and_store_changes(
             if user_ids
             else []
         )
-        if not {row.domain_id or PLATFORM for row in rows} <= domain_streams:
-            raise Conflict(
-                "Another request moved a user to another domain at the same time: retry.",
-                path=[path],
-            )
+        _require_users_in_locked_domains(rows, domain_streams, path)
         domains = {
             key: await session.get_one(Domain, key, populate_existing=True)
             for key in sorted(domain_streams - {PLATFORM})
@@ -131,6 +127,17 @@ async def lock_users_and_store_changes(
     authentication.drop_cached_credentials(
         ctx.environment, *(row.id for row in locked_users.changed_users)
     )
+
+
+def _require_users_in_locked_domains(
+    rows: Sequence[ColumnRow], domain_streams: Set[int], path: str
+) -> None:
+    """Raise Conflict if a user moved to another domain before it was locked."""
+    if not {row.domain_id or PLATFORM for row in rows} <= domain_streams:
+        raise Conflict(
+            "Another request moved a user to another domain at the same time: retry.",
+            path=[path],
+        )
 
 
 async def _store_user_changes(ctx: Context, locked_users: LockedUsers) -> None:

@@ -30,7 +30,7 @@ from tests.conftest import GraphQLClient
 from tests.support.reference.areas import iter_root_fields
 from tests.support.reference.error_codes import UNLISTED_CODES, module_text
 from tests.support.reference.errors.documented_errors import documented_errors
-from tests.support.reference.errors.error_sites import reach_of
+from tests.support.reference.errors.reach import reach_of
 from tests.support.reference.errors.root_field_errors import (
     UNUSED_FUNCTIONS,
     common_mutation_errors,

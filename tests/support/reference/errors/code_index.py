@@ -46,6 +46,7 @@ class Reference:
 
     target: str
     call: ast.Call | None = None
+    node: ast.expr | None = None  # the name or attribute
 
 
 @dataclass(slots=True)
@@ -111,11 +112,12 @@ def code_index() -> CodeIndex:
             parts = path.relative_to(ROOT).with_suffix("").parts
             module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             index.modules.add(module)
-            _add_module(index, module, ast.parse(path.read_text(encoding="utf-8")), path)
+            add_module(index, module, ast.parse(path.read_text(encoding="utf-8")), path)
     return index
 
 
-def _add_module(index: CodeIndex, module: str, tree: ast.Module, path: Path) -> None:
+def add_module(index: CodeIndex, module: str, tree: ast.Module, path: Path) -> None:
+    """Add the definitions and imports of a module. `path` is that of its file."""
     imports = index.imports.setdefault(module, {})
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -173,7 +175,7 @@ def _iter_references(index: CodeIndex, definition: Definition) -> Iterator[Refer
     for node in _iter_run_nodes(definition.node):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             for target in _targets(index, definition, classes, node, id(node) in calls):
-                yield Reference(target, calls.get(id(node)))
+                yield Reference(target, calls.get(id(node)), node)
 
 
 def _iter_run_nodes(node: ast.AST) -> Iterator[ast.AST]:

@@ -11,7 +11,7 @@ from models import errors
 from models.errors import ErrorCode
 from models.validation_constraints import ValidationConstraint
 from tests.support.reference.areas import RootField
-from tests.support.reference.errors.error_sites import ErrorSite
+from tests.support.reference.errors.error_site import ErrorSite
 from tests.support.reference.errors.root_field_errors import errors_by_root_field
 from tests.support.reference.markdown import cell, table
 from tests.support.schema.printed_schema import SDL
@@ -19,7 +19,7 @@ from tests.support.schema.printed_schema import SDL
 MUTATION_TEXT = (
     "Errors of this mutation in `errors`, besides the "
     "[errors of every mutation](../errors.md#errors-of-every-mutation). Words in italics stand "
-    "for values."
+    "for values, and `n` in a path for the position of an item."
 )
 QUERY_TEXT = (
     "Errors of this field in the top-level `errors`, besides the "
@@ -58,7 +58,7 @@ def mutation_error_table(found: Iterable[ErrorSite], folder: str) -> Iterator[st
     for one in found:
         link = f"[`{one.code}`]({folder}errors.md#{_type_name(one).lower()})"
         rule = f"`{one.constraint}`" if one.constraint else ""
-        paths[link, rule, _condition(one)] += [f"`{one.path}`"] if one.path else []
+        paths[link, rule, _condition(one)] += [f"`{_path_text(one)}`"] if one.path else []
     rows = (
         (link, rule, ", ".join(names), condition)
         for (link, rule, condition), names in paths.items()
@@ -80,6 +80,11 @@ def query_code(error: ErrorSite) -> str:
     if error.code == ErrorCode.AUTHENTICATION_FAILED:
         return "UNAUTHENTICATED"
     return "FORBIDDEN" if error.code == ErrorCode.FORBIDDEN_OPERATION else error.code
+
+
+def _path_text(error: ErrorSite) -> str:
+    """Return the path with `n` for the position of an item in a list."""
+    return ".".join("n" if part.isdecimal() else part for part in error.path.split("."))
 
 
 def _type_name(error: ErrorSite) -> str:

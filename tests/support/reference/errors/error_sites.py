@@ -1,13 +1,14 @@
 """The places in the code that create the errors of a root field, with code and condition."""
 
 import ast
+import builtins
 import importlib
-from collections import deque
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 from models.errors import ErrorCode, Forbidden, RequestError, ServiceUnavailable
@@ -18,64 +19,73 @@ from tests.support.reference.errors.code_index import (
     code_index,
     references_of,
 )
+from tests.support.reference.errors.error_site import ErrorSite
+from tests.support.reference.errors.function_syntax import (
+    POSITION_NAMES,
+    ExceptClause,
+    PathChange,
+    argument_of_call,
+    catches_errors_of_with_blocks,
+    conditions_of_line,
+    handler_of_variable,
+    has_yield,
+    iterated_values,
+    last_assignments,
+    parameter_names,
+    path_changes_of,
+    value_name,
+    with_block,
+)
+from tests.support.reference.errors.reach import (
+    Caller,
+    CodeLines,
+    Reach,
+    reach_of_block,
+    references_in_block,
+)
 
 ERRORS_MODULE = "models.errors"
 MAX_STEPS = 4  # assignments and callers that the arguments of an error are followed through
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ErrorSite:
-    """An error that a function creates."""
-
-    code: str
-    constraint: str  # of a VALIDATION error, else empty
-    path: str  # from `input` or from the patch, empty if only the running code knows it
-    condition: str  # the message, with names in italics for values; empty if it is computed
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A function with a call, and the callers above it."""
-
-    definition: Definition
-    call: ast.Call
-
-
-@dataclass(slots=True)
-class Reach:
-    """The functions that a root field can run, each with the calls of it."""
-
-    names: list[str] = field(default_factory=list)
-    callers: dict[str, list[Caller]] = field(default_factory=dict)
-
-
-def reach_of(*names: str, without: Collection[str] = ()) -> Reach:
-    """Follow all references from these functions, except those to the functions `without`."""
-    index, reach, todo = code_index(), Reach(), deque(names)
-    seen = {*names, *without}
-    while todo:
-        name = todo.popleft()
-        reach.names.append(name)
-        for reference in references_of(name):
-            if reference.call is not None:
-                caller = Caller(index.definitions[name], reference.call)
-                reach.callers.setdefault(reference.target, []).append(caller)
-            if reference.target not in seen:
-                seen.add(reference.target)
-                todo.append(reference.target)
-    return reach
+# Classes whose code depends on their arguments.
+CODES_BY_CLASS: dict[type[RequestError], frozenset[str]] = {
+    RequestError: frozenset(ErrorCode),
+    Forbidden: frozenset({ErrorCode.FORBIDDEN, ErrorCode.FORBIDDEN_OPERATION}),
+    ServiceUnavailable: frozenset(
+        {ErrorCode.ABORTED, ErrorCode.NO_SESSION, ErrorCode.UNAVAILABLE, ErrorCode.USER_OFFLINE}
+    ),
+}
 
 
 def error_sites(reach: Reach) -> set[ErrorSite]:
-    """Return the errors that the reached functions create."""
+    """Return the errors that the reached functions create, or raise again with another path."""
     index = code_index()
     sites = set[ErrorSite]()
     for name in reach.names:
+        if name in _error_classes():
+            continue
         definition = index.definitions[name]
-        for reference in references_of(name) if name not in _error_classes() else ():
+        for reference in references_of(name):
             if reference.call is not None and (error := error_class(reference.target)):
                 sites |= set(_sites_of_call(reach, definition, reference.call, error))
+        for change in path_changes_of(name):
+            sites |= set(_sites_of_path_change(reach, definition, change))
     return sites
+
+
+def _error_sites_of_block(outer: Reach, block: CodeLines) -> set[ErrorSite]:
+    """Return the errors that a block of a reached function creates."""
+    if block not in outer.errors_by_block:
+        reach = reach_of_block(outer, block)
+        definition = code_index().definitions[block.function]
+        sites = error_sites(reach)
+        for reference in references_in_block(block):
+            if reference.call is not None and (error := error_class(reference.target)):
+                sites |= set(_sites_of_call(reach, definition, reference.call, error))
+        for change in path_changes_of(block.function):
+            if block.has_line(change.error.lineno):
+                sites |= set(_sites_of_path_change(reach, definition, change))
+        outer.errors_by_block[block] = sites
+    return outer.errors_by_block[block]
 
 
 @cache
@@ -104,14 +114,47 @@ def _sites_of_call(
     if call.args and "message" in signature:
         arguments.setdefault("message", call.args[0])
     code = _code(error, arguments)
-    constraint = _last_name(arguments.get("constraint"))
+    constraint = arguments.get("constraint")
     message, path = arguments.get("message"), arguments.get("path")
-    scope = Scope(reach, definition)
-    messages = scope.texts(message) if message is not None else [""]
-    paths = scope.paths(path) if path is not None else [""]
-    for text in messages or [""]:
-        for one in paths or [""]:
-            yield ErrorSite(code, constraint, one, text)
+    scopes = _scopes(reach, definition) if constraint is not None else [Scope(reach, definition)]
+    for scope in scopes:
+        rules = scope.rules(constraint) if constraint is not None else []
+        for rule in rules or [ErrorRule("")]:
+            bound = scope.with_caught_error(rule)
+            messages = bound.texts(message) if message is not None else [""]
+            if not messages and rule.error:
+                messages = [rule.error.condition]  # a computed message contains the caught one
+            paths = bound.paths(path) if path is not None else [""]
+            for text, one in product(messages or [""], paths or [""]):
+                yield ErrorSite(code, rule.constraint, one, text)
+
+
+def _sites_of_path_change(
+    reach: Reach, definition: Definition, change: PathChange
+) -> Iterator[ErrorSite]:
+    """Yield the caught errors with the new path, if the code shows the path."""
+    for scope in _scopes(reach, definition):
+        for site in scope.caught_errors(change.error):
+            bound = scope.with_caught_error(
+                ErrorRule(site.constraint, site, change.error.id, definition)
+            )
+            if bound.can_run(change.error.lineno):
+                for path in bound.paths(change.path):
+                    yield replace(site, path=path)
+
+
+def _scopes(reach: Reach, definition: Definition) -> Iterator["Scope"]:
+    """Yield the scope of a function, or one scope for each `with` block of a context manager.
+
+    The errors of a block are only raised again with the arguments of that block.
+    """
+    callers = reach.callers.get(definition.name, [])
+    if not callers or not catches_errors_of_with_blocks(definition.name):
+        yield Scope(reach, definition)
+        return
+    for caller in callers:
+        callers_of_one_block = {**reach.callers, definition.name: [caller]}
+        yield Scope(replace(reach, callers=callers_of_one_block), definition)
 
 
 def _code(error: type[RequestError], arguments: dict[str | None, Any]) -> str:
@@ -132,12 +175,114 @@ def _last_name(node: ast.AST | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """A rule that an error can have, with the caught error that it is from."""
+
+    constraint: str
+    error: ErrorSite | None = None
+    error_name: str = ""  # the variable with the caught error, in the function `definition`
+    definition: Definition | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """A function whose expressions are evaluated as far as possible."""
 
     reach: Reach
     definition: Definition
     depth: int = 0
+    error: ErrorSite | None = None  # a caught error that the function raises again
+    error_name: str = ""  # the variable with that error, empty if another function has it
+
+    def with_caught_error(self, rule: ErrorRule) -> "Scope":
+        """Return a scope in which the variable of the caught error has this error."""
+        is_in_function = rule.definition is self.definition
+        return replace(self, error=rule.error, error_name=rule.error_name if is_in_function else "")
+
+    def rules(self, node: ast.expr) -> list[ErrorRule]:
+        """Return the rules that the argument `constraint` of an error can have."""
+        match node:
+            case ast.IfExp(body=body, orelse=other):
+                return [*self.rules(body), *self.rules(other)]
+            case ast.Name():
+                return [rule for scope, one in self._values(node) for rule in scope.rules(one)]
+            case ast.Attribute(value=ast.Name(id=name) as error, attr="constraint"):
+                return [
+                    ErrorRule(site.constraint, site, name, self.definition)
+                    for site in sorted(self.caught_errors(error))
+                    if site.constraint
+                ]
+            case ast.Constant(value=str() as value):
+                return [ErrorRule(str(value))]
+        name = _last_name(node)
+        return [ErrorRule(name)] if name else []
+
+    def caught_errors(self, node: ast.expr) -> set[ErrorSite]:
+        """Return the errors that a variable can have in an exception handler or in a function.
+
+        The function is one that an exception handler calls with the error.
+        """
+        if isinstance(node, ast.Attribute) and node.attr == "all_errors":
+            return self.caught_errors(node.value)
+        if not isinstance(node, ast.Name):
+            return set()
+        if clause := handler_of_variable(self.definition.node, node):
+            return self._errors_of_handler(clause)
+        if self.depth >= MAX_STEPS:
+            return set()
+        inner = replace(self, depth=self.depth + 1)
+        values = [(inner, one) for one in iterated_values(self.definition.node, node.id)]
+        errors = set[ErrorSite]()
+        for scope, value in values or self._values(node):
+            errors |= scope.caught_errors(value)
+        return errors
+
+    def _errors_of_handler(self, clause: ExceptClause) -> set[ErrorSite]:
+        codes = _caught_codes(self.definition.module, clause.handler)
+        return {
+            site
+            for block in self._blocks_of_try(clause.statement)
+            if codes and block not in self.reach.blocks  # or the block calls itself
+            for site in _error_sites_of_block(self.reach, block)
+            if site.code in codes
+        }
+
+    def _blocks_of_try(self, statement: ast.Try) -> Iterator[CodeLines]:
+        """Yield the body of a `try` statement, or the blocks that a context manager encloses."""
+        if not has_yield(statement):
+            yield CodeLines.of_body(self.definition.name, statement.body)
+            return
+        for caller in self._callers():
+            if block := with_block(caller.definition.node, caller.call):
+                yield CodeLines.of_body(caller.definition.name, block.body)
+
+    def can_run(self, line: int) -> bool:
+        """True unless a condition of an `if` statement on the caught error excludes a line."""
+        return all(
+            self._decision(test) in (None, result)
+            for test, result in conditions_of_line(self.definition.node, line)
+        )
+
+    def _decision(self, test: ast.expr) -> bool | None:
+        """Return the result of a test of the path of the caught error; None for any other."""
+        nodes = list(ast.walk(test))
+        names = {one.id for one in nodes if isinstance(one, ast.Name)}
+        constants = vars(importlib.import_module(self.definition.module))
+        if (
+            not self.error
+            or not self.error.path
+            or self.error_name not in names
+            or not names - {self.error_name} <= constants.keys()
+            or any(isinstance(one, ast.Call) for one in nodes)
+        ):
+            return None
+        error = SimpleNamespace(path=self.error.path.split("."))
+        try:
+            return bool(
+                eval(ast.unparse(test), {**constants, self.error_name: error})  # noqa: S307 - code of this project
+            )
+        except (AttributeError, LookupError, TypeError):  # it tests more than the path
+            return None
 
     def texts(self, node: ast.expr) -> list[str]:
         """Return the texts that an expression can have. Values are names in italics."""
@@ -153,6 +298,10 @@ class Scope:
                 texts = [a + b for a in self.texts(left) for b in self.texts(right)]
             case ast.Name():
                 texts = [text for scope, one in self._values(node) for text in scope.texts(one)]
+            case ast.Attribute(value=ast.Name(id=name), attr="message") if (
+                self.error and name == self.error_name
+            ):
+                texts = [self.error.condition] if self.error.condition else []
             case ast.Subscript() | ast.Attribute() | ast.BinOp():
                 value = self._constant_value_or_none(node)
                 texts = [str(value)] if isinstance(value, str | int) else []
@@ -171,34 +320,71 @@ class Scope:
 
     def paths(self, node: ast.expr) -> list[str]:
         """Return the paths that an expression can have, with points between the parts."""
-        if isinstance(node, ast.List | ast.Tuple):
-            parts = [
-                self.paths(part.value) if isinstance(part, ast.Starred) else self.texts(part)
-                for part in node.elts
-            ]
-            return [".".join(path) for path in product(*parts)]
-        if isinstance(node, ast.IfExp):
-            return [*self.paths(node.body), *self.paths(node.orelse)]
-        if isinstance(node, ast.Name):
-            return [path for scope, value in self._values(node) for path in scope.paths(value)]
-        return []
+        paths: list[str] = []
+        match node:
+            case ast.List(elts=parts) | ast.Tuple(elts=parts):
+                paths = [".".join(path) for path in product(*map(self._path_part_texts, parts))]
+            case ast.IfExp(test=test, body=body, orelse=other):
+                decision = self._decision(test)
+                paths = [] if decision is False else self.paths(body)
+                paths += [] if decision else self.paths(other)
+            case ast.Name():
+                paths = [path for scope, one in self._values(node) for path in scope.paths(one)]
+            case ast.Call(func=ast.Name(id="list" | "tuple"), args=[inner]):
+                paths = self.paths(inner)
+            case ast.Call(func=ast.Name()):
+                paths = self._computed_paths(node)
+            case ast.Attribute(value=ast.Name(id=name), attr="path") if (
+                self.error and name == self.error_name
+            ):
+                paths = [self.error.path] if self.error.path else []
+        return paths
+
+    def _computed_paths(self, call: ast.Call) -> list[str]:
+        """Call a function of the module with the path of the caught error, and 0 for variables."""
+        names = {one.id for one in ast.walk(call) if isinstance(one, ast.Name)}
+        if not self.error or not self.error.path or self.error_name not in names:
+            return []
+        constants = vars(importlib.import_module(self.definition.module))
+        variables = dict.fromkeys(names - constants.keys() - vars(builtins).keys(), 0)
+        error = SimpleNamespace(path=self.error.path.split("."))
+        try:
+            path = eval(  # noqa: S307 - code of this project
+                ast.unparse(call), {**constants, **variables, self.error_name: error}
+            )
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return []  # it needs more than the path
+        return [".".join(path)] if isinstance(path, list) else []
+
+    def _path_part_texts(self, part: ast.expr) -> list[str]:
+        match part:
+            case ast.Starred(value=value):
+                return self.paths(value)
+            case ast.Call(func=ast.Name(id="str"), args=[ast.Name(id=name)]) if (
+                name in POSITION_NAMES
+            ):
+                return ["0"]  # the path of the first item stands for those of all items
+        return self.texts(part)
 
     def _values(self, use: ast.Name) -> Iterator[tuple["Scope", ast.expr]]:
         """Yield the expressions of a variable, a parameter or a constant of the module."""
         node, name = self.definition.node, use.id
-        is_parameter = isinstance(node, FunctionNode) and name in _parameter_names(node)
+        is_parameter = isinstance(node, FunctionNode) and name in parameter_names(node)
         inner = replace(self, depth=self.depth + 1)
-        for assignment in _last_assignments(node, use) if self.depth < MAX_STEPS else ():
+        for assignment in last_assignments(node, use) if self.depth < MAX_STEPS else ():
             yield inner, assignment.value
         if is_parameter and self.depth < MAX_STEPS:
             for caller in self._callers():
-                argument = _argument(self.definition, caller.call, name)
+                argument = argument_of_call(self.definition, caller.call, name)
                 if argument is not None:
-                    yield Scope(self.reach, caller.definition, self.depth + 1), argument
+                    scope = Scope(self.reach, caller.definition, self.depth + 1, self.error)
+                    yield scope, argument
         elif not is_parameter:
             value = _module_value(self.definition.module, name)
             if isinstance(value, str | int):
                 yield self, ast.Constant(value)
+            elif isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+                yield self, ast.List([ast.Constant(one) for one in value], ast.Load())
 
     def _callers(self) -> list[Caller]:
         name, callers = self.definition.name, self.reach.callers
@@ -213,72 +399,20 @@ class Scope:
         texts = self.texts(part.value)
         if len(texts) == 1 and len(texts[0]) < 200:
             return texts[0]
-        return f"*{_value_name(part.value)}*"
+        return f"*{value_name(part.value)}*"
 
 
-def _value_name(node: ast.AST) -> str:
-    """Return words for the value of an expression, from its last name."""
-    if isinstance(node, ast.Call):
-        return _value_name(node.args[0] if node.args else node.func)
-    if isinstance(node, ast.Attribute):
-        return node.attr.strip("_").replace("_", " ").lower()
-    if isinstance(node, ast.Name):
-        return node.id.strip("_").replace("_", " ").lower()
-    if isinstance(node, ast.Subscript | ast.Await):
-        return _value_name(node.value)
-    return "value"
-
-
-def _parameter_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    arguments = node.args
-    return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-
-
-def _argument(definition: Definition, call: ast.Call, name: str) -> ast.expr | None:
-    """Return what a call passes for a parameter: an argument, or the default."""
-    node = definition.node
-    assert isinstance(node, FunctionNode)
-    for keyword in call.keywords:
-        if keyword.arg == name:
-            return keyword.value
-    names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
-    if names and names[0] in ("self", "cls"):
-        names = names[1:]
-    if name in names and names.index(name) < len(call.args):
-        return call.args[names.index(name)]
-    defaults = dict(zip(reversed(names), reversed(node.args.defaults), strict=False))
-    keyword_names = [kwonlyarg.arg for kwonlyarg in node.args.kwonlyargs]
-    defaults |= {
-        keyword_name: default
-        for keyword_name, default in zip(keyword_names, node.args.kw_defaults, strict=True)
-        if default is not None
-    }
-    return defaults.get(name)
-
-
-def _last_assignments(node: ast.AST, use: ast.Name) -> list[ast.Assign]:
-    """Return the last assignment of a variable before a use, with those of its other branches."""
-    assignments = _assignments(node, use.id)
-    before = [assignment for assignment in assignments if assignment.lineno <= use.lineno]
-    if not before:
-        return []
-    last = max(before, key=lambda one: one.lineno)
-    for branching in ast.walk(node):  # from the outermost
-        if isinstance(branching, ast.If | ast.Match | ast.Try):
-            is_around_use = branching.lineno <= use.lineno <= (branching.end_lineno or 0)
-            branches = _assignments(branching, use.id)
-            if last in branches and not is_around_use:
-                return branches
-    return [last]
-
-
-def _assignments(node: ast.AST, name: str) -> list[ast.Assign]:
-    return [
-        one
-        for one in ast.walk(node)
-        if isinstance(one, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id == name for target in one.targets)
-    ]
+def _caught_codes(module: str, handler: ast.ExceptHandler) -> frozenset[str]:
+    """Return the codes of the errors that a handler catches. MultipleErrors has VALIDATION only."""
+    types: Sequence[ast.expr | None] = (
+        handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    )
+    codes = frozenset[str]()
+    for type_ in types:
+        cls = _module_value(module, type_.id) if isinstance(type_, ast.Name) else None
+        if isinstance(cls, type) and issubclass(cls, RequestError):
+            codes |= CODES_BY_CLASS.get(cls, frozenset({cls.code}))
+    return codes
 
 
 def _module_value(module: str, name: str) -> Any:
