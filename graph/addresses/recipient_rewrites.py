@@ -179,11 +179,10 @@ class RecipientRewriteQuery:
 @strawberry.type
 class RecipientRewriteMutation:
     @mutation(
-        "Creates a recipient rewrite, which replaces a recipient of incoming mail by "
-        "another address. A rewrite by an ADMIN does not apply to accounts with the role "
-        "ROOT. Refused if the recipient has a rewrite already or rewrites would form a "
-        "loop. "
-        "The platform has at most 5,000 rewrites.",
+        "Creates a recipient rewrite, which replaces a recipient of incoming mail by another "
+        "address. A rewrite by an ADMIN does not apply to accounts with the role ROOT. CONFLICT "
+        "if the recipient has a rewrite already. Rewrites can't form a loop. The platform has at "
+        "most 5,000 rewrites.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_create(
@@ -195,8 +194,8 @@ class RecipientRewriteMutation:
         return RecipientRewritePayload(recipient_rewrite=rewrite)
 
     @mutation(
-        "Changes recipient rewrites, all or none. Refused if a recipient would have two rewrites "
-        "or rewrites would form a loop.",
+        "Changes recipient rewrites, all or none. CONFLICT if a recipient would have two "
+        "rewrites. Rewrites can't form a loop.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_update(

@@ -347,7 +347,7 @@ class LegalHoldMutation:
         "Creates a legal hold, which copies mail of an account in a period: stored, deleted but "
         "restorable, and future mail. A task copies the stored messages. The account is not "
         "notified. At most 10 legal holds of an account are active. The signed-in user's own "
-        "account is FORBIDDEN.",
+        "account is FORBIDDEN_OPERATION.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -67,9 +67,11 @@ class AuthMutation:
         "Signs in (logs in) with username and password, and returns an access token, on request "
         "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
         "password or second factor, or a disabled or suspended user, is the error "
-        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an identity "
-        "provider, is FORBIDDEN. So is a temporary password if `scopes` has neither SETTINGS nor "
-        "FULL. " + FAILURE_LIMITS,
+        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an "
+        "identity provider, is FORBIDDEN. So is a temporary password if `scopes` has neither "
+        "SETTINGS nor FULL. Before the start of its validity, a temporary password is "
+        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
+        "server has no public URL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -96,7 +98,9 @@ class AuthMutation:
         "application with sessions of its own. The security log records a right password as a "
         "sign-in. A wrong name, password or second factor, or a disabled or suspended user, is "
         "the error AUTHENTICATION_FAILED. A right password that the scope does not accept is "
-        "FORBIDDEN. " + FAILURE_LIMITS,
+        "FORBIDDEN. Before the start of its validity, a temporary password is "
+        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
+        "server has no public URL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )

@@ -266,9 +266,10 @@ class CacheMutation:
         )
 
     @mutation(
-        "Unpacks the file of a userExport below `admin/` of an object store, to inspect or recover "
-        "an account, and returns its mailboxes. Either all objects are stored or none. The upload "
-        "is deleted. It can't be part of an `@atomic` request, and can't have an idempotency key.",
+        "Unpacks the file of a userExport below `admin/` of an object store, to inspect or "
+        "recover an account, and returns its mailboxes. Either all objects are stored or none. "
+        "The upload is deleted. It can't be part of an `@atomic` request, and can't have an "
+        "idempotency key. CONFLICT if the folder of the bundle already has objects.",
         atomic_exclusion=UNPACK_NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

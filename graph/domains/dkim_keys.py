@@ -349,11 +349,12 @@ class DkimQuery:
 @strawberry.type
 class DkimMutation:
     @mutation(
-        "Makes all of the given domains, or none, sign with a given or generated DKIM "
-        "key at once, whether DNS has its record or not. A key of `*` signs only for "
-        "domains that have published its record. A key with the same selector is "
-        "replaced, others of the same algorithm "
-        "are retired. Use `dkimKeyRotate` to wait for DNS. A domain has at most 20 keys.",
+        "Makes all of the given domains, or none, sign with a given or generated DKIM key at "
+        "once, whether DNS has its record or not. A key of `*` signs only for domains that have "
+        "published its record. A key with the same selector is replaced, others of the same "
+        "algorithm are retired. Use `dkimKeyRotate` to wait for DNS. A domain has at most 20 "
+        "keys. CONFLICT if `replace` is false and a key would be replaced or retired. In an "
+        "`@atomic` request, the generation of several RSA keys is FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -372,11 +373,12 @@ class DkimMutation:
         )
 
     @mutation(
-        "Creates a pending successor for each active DKIM key of the domains, for all domains "
-        "or none. A successor signs as soon as DNS has its record, which the server checks "
+        "Creates a pending successor for each active DKIM key of the domains, for all domains or "
+        "none. A successor signs as soon as DNS has its record, which the server checks "
         "regularly; the old key is then retired. A successor of a key of `*` waits for "
         "`dkimKeyActivate`, since `*` has no record. CONFLICT if a key of the algorithm is "
-        "pending already or the selector is in use. NOT_FOUND if a domain has no active key.",
+        "pending already or the selector is in use. NOT_FOUND if a domain has no active key. In "
+        "an `@atomic` request, the generation of several RSA keys is FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )

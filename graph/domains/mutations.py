@@ -340,10 +340,10 @@ class DomainMutation:
 
     @mutation(
         "Deletes domains with their DKIM keys, BCC rules, recipient rewrites and the API keys "
-        "that are restricted to them, all or none. "
-        "An API key that is also restricted to other domains keeps these. Refused with "
-        "CONFLICT while a domain has accounts, addresses or aliases, unless `cascade` is "
-        "true.",
+        "that are restricted to them, all or none. An API key that is also restricted to other "
+        "domains keeps these. Refused with CONFLICT while a domain has accounts, addresses or "
+        "aliases, unless `cascade` is true. With `cascade`, FORBIDDEN_OPERATION if the signed-in "
+        "user is among the accounts.",
         **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
@@ -354,10 +354,10 @@ class DomainMutation:
     @mutation(
         "Renames a domain in one transaction, with its addresses, its DKIM keys, and the "
         "usernames that are addresses in it. Forwarding targets, allowed senders, recipient "
-        "rewrites and BCC targets that name it change too. Other records, such as transports "
-        "and TLS policies, keep the old name. If new names are taken, nothing is renamed, and "
-        "`errors` has each conflict, but at most 100 of usernames. `validateOnly` only returns "
-        "the conflicts.",
+        "rewrites and BCC targets that name it change too. Other records, such as transports and "
+        "TLS policies, keep the old name. If new names are taken, nothing is renamed, and "
+        "`errors` has a CONFLICT for each, but at most 100 for usernames. `validateOnly` only "
+        "returns the conflicts.",
         **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
@@ -372,7 +372,7 @@ class DomainMutation:
         )
 
     @mutation(
-        "Creates an alias domain: mail to it is delivered as mail to its domain. Refused if the "
+        "Creates an alias domain: mail to it is delivered as mail to its domain. CONFLICT if the "
         "name is taken or the domain is itself an alias. A domain has at most 1,000 aliases.",
         **ALIAS_GUARD,
         access=DOMAINS,

@@ -112,9 +112,9 @@ class LabelsPayload(MutationPayload):
 @strawberry.type
 class LabelMutation:
     @mutation(
-        "Creates a label of the signed-in user: a name and color for a keyword, which "
-        "messages may already have. A user "
-        "has at most 250 labels.",
+        "Creates a label of the signed-in user: a name and color for a keyword, which messages "
+        "may already have. A user has at most 250 labels. CONFLICT if the keyword has a label "
+        "already.",
         scope=Scope.MAIL,
     )
     async def label_create(self, info: Info, input: LabelCreateInput) -> LabelPayload:

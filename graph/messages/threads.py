@@ -159,7 +159,8 @@ class ThreadMutation:
         "Changes threads of the signed-in user: mutes them, or changes the flags, expiry, snooze "
         "or metadata of all their messages in mailboxes. All threads or none. If they have more "
         "than 1,000 messages (by default), a task changes the messages in the background, "
-        "without undo; `muted` is set immediately.",
+        "without undo; `muted` is set immediately. A snooze is FORBIDDEN_OPERATION for messages "
+        "in mailboxes of other users.",
         scope=Scope.MAIL,
         access=OWN,
     )

@@ -92,7 +92,8 @@ class ResourcesPayload(MutationPayload):
 class ResourceMutation:
     @mutation(
         "Creates a room, thing or group that people book by invitations to its address. The "
-        "address counts against the limit of the domain.",
+        "address counts against the limit of the domain. CONFLICT if all addresses that the name "
+        "suggests are taken.",
         **WRITE_GUARD,
         access=DOMAINS,
     )

@@ -319,8 +319,9 @@ class RoutingMutation:
         return RelayHostsPayload(relay_hosts=records)
 
     @mutation(
-        "Deletes relay hosts, all or none. The domains that used one then have no relay "
-        "host, and their mail is sent by the default route.",
+        "Deletes relay hosts, all or none. The domains that used one then have no relay host, "
+        "and their mail is sent by the default route. UNAVAILABLE if a domain begins to use a "
+        "relay host at the same time: retry.",
         **WRITE_GUARD,
     )
     async def relay_host_delete(self, info: Info, input: RelayHostDeleteInput) -> DeletePayload:
@@ -338,7 +339,8 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes transports, all or none. Refused if another transport has the new destination.",
+        "Changes transports, all or none. CONFLICT if another transport has the new destination, "
+        "or if it is given for several transports.",
         **WRITE_GUARD,
     )
     async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportsPayload:
@@ -368,8 +370,9 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes TLS policies, all or none. Set `level` and `parameters` together if the new level "
-        "needs other parameters.",
+        "Changes TLS policies, all or none. Set `level` and `parameters` together if the new "
+        "level needs other parameters. CONFLICT if another TLS policy has the new destination, "
+        "or if it is given for several policies.",
         **WRITE_GUARD,
     )
     async def tls_policy_update(
@@ -393,10 +396,11 @@ class RoutingMutation:
 
     @mutation(
         "Creates a forwarding host for an IP address or network, or for each address that a host "
-        "name or domain sends from. Mail from these addresses is not refused or deferred "
-        "because of SPF, DMARC or greylisting. "
-        "Existing forwarding hosts with such an address get the new `source` and `filterSpam`. "
-        "If nothing changes, the error is CONFLICT.",
+        "name or domain sends from. Mail from these addresses is not refused or deferred because "
+        "of SPF, DMARC or greylisting. Existing forwarding hosts with such an address get the "
+        "new `source` and `filterSpam`. If nothing changes, the error is CONFLICT. For a host "
+        "name, FORBIDDEN_OPERATION in an `@atomic` request, and UNAVAILABLE if DNS does not "
+        "answer.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

@@ -185,7 +185,9 @@ class SavedSearchesPayload(MutationPayload):
 class SavedSearchMutation:
     @mutation(
         "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. A "
-        "user has at most 100 saved searches.",
+        "user has at most 100 saved searches. CONFLICT if another saved search has the name. "
+        "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
+        "indexed yet: retry later.",
         scope=Scope.MAIL,
     )
     async def saved_search_create(
@@ -203,7 +205,9 @@ class SavedSearchMutation:
     @mutation(
         "Changes the name of one saved search, or the filter of several, of the signed-in user: "
         "all or none. The new filter is given as `filter`, as the search text `query`, or as "
-        "both. The messages are unchanged.",
+        "both. The messages are unchanged. CONFLICT if another saved search has the name. "
+        "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
+        "indexed yet: retry later.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(

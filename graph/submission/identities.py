@@ -210,7 +210,7 @@ class IdentityMutation:
         "Stores display name, signature and other values for an address that the user can send "
         "as. An address that already has stored values is a CONFLICT. A user has at most 100 "
         "stored identities. A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or "
-        "`replyTo` of other users.",
+        "`replyTo` of other users. FORBIDDEN_OPERATION if the user can't send as the address.",
         scope=Scope.SETTINGS,
         access=MANAGED,
     )

@@ -306,10 +306,13 @@ class SubmissionsPayload(MutationPayload):
 class SubmissionMutation:
     @mutation(
         "Composes a message, or takes a complete one, stores a copy and sends it to its "
-        "recipients. The From address must be one that the user can send as. By default "
-        "a message has at most 400 recipients. If the quota is full, or there is no "
-        "mailbox for the copy, the message is sent without a copy, with the warning "
-        "NOT_SAVED_TO_SENT.",
+        "recipients. The From address must be one that the user can send as. By default a "
+        "message has at most 400 recipients. If the quota is full, or there is no mailbox for "
+        "the copy, the message is sent without a copy, with the warning NOT_SAVED_TO_SENT. "
+        "FORBIDDEN_OPERATION if the account is inactive or suspended, can't send as the sender, "
+        "or the message is spam or has a virus. A message that is scanned is FORBIDDEN_OPERATION "
+        "in an `@atomic` request too. UNAVAILABLE if a scanner does not respond, or an OpenPGP "
+        "key is unusable.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
