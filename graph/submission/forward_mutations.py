@@ -57,8 +57,9 @@ class MessageRedirectMutation:
         "relay server (smtp:// target) is gone. The same applies if the account encrypts "
         "forwards and the message is unencrypted. FORBIDDEN_OPERATION too if the account is "
         "inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if a scanner "
-        "does not respond. Also requires the scope MAIL_READ.",
+        "does not respond.",
         scope=Scope.SUBMIT,
+        further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def message_redirect(

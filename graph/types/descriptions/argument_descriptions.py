@@ -1,5 +1,6 @@
 """Descriptions of arguments and root types that are the same for all fields."""
 
+import re
 from collections.abc import Iterable
 
 from graphql import (
@@ -9,10 +10,12 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLSchema,
+    is_required_argument,
 )
 
 from graph.types.descriptions.enum_descriptions import VALUE_DESCRIPTIONS
 
+DEFAULT_SENTENCE = re.compile(r" Default: [^.]+\.")
 ROOT_TYPE_DESCRIPTIONS = {
     "Query": "Operations that read data.",
     "Mutation": "Operations that change data. The fields of a request run one after another, each "
@@ -105,8 +108,13 @@ def set_missing_descriptions(schema: GraphQLSchema) -> None:
 
 
 def _argument_text(name: str, argument: GraphQLArgument) -> str | None:
-    """Return the shared description of an argument, with the default order of a list."""
+    """Return the shared description of an argument, with the default order of a list.
+
+    A required argument has no default.
+    """
     text = ARGUMENT_DESCRIPTIONS.get(name)
+    if text and is_required_argument(argument):
+        return DEFAULT_SENTENCE.sub("", text)
     if name == "orderBy" and isinstance(argument.default_value, str):
         return f"{text} Default: {argument.default_value}."
     return text
