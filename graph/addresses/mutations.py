@@ -330,9 +330,9 @@ class AddressMutation:
 
     @mutation(
         "Creates addresses in one transaction: all or none. The rules are those of "
-        "`addressCreate`, and each address sees the ones before it. The path of an error of one "
-        "address begins with `addresses` and the position of the address, from 0. CONFLICT if an "
-        "address is taken.",
+        "`addressCreate`, and each address sees the ones before it. If one address has an error, "
+        "its path begins with `addresses` and the position of the address, from 0. CONFLICT if "
+        "an address is taken.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -143,7 +143,8 @@ class RecipientRewritesPayload(MutationPayload):
 @strawberry.type
 class RecipientRewriteQuery:
     @query(
-        "Returns the recipient rewrites of the platform.",
+        "Returns the recipient rewrites of the platform, which replace recipients of incoming "
+        "mail by other addresses.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -194,8 +195,9 @@ class RecipientRewriteMutation:
         return RecipientRewritePayload(recipient_rewrite=rewrite)
 
     @mutation(
-        "Changes recipient rewrites, all or none. CONFLICT if a recipient would have two "
-        "rewrites. Rewrites can't form a loop.",
+        "Changes recipient rewrites, which replace recipients of incoming mail by other "
+        "addresses: all or none. CONFLICT if a recipient would have two rewrites. Rewrites can't "
+        "form a loop.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_update(
@@ -206,7 +208,11 @@ class RecipientRewriteMutation:
         await recipient_rewrites.update_rewrites(info.context, keys, values)
         return RecipientRewritesPayload(recipient_rewrites=await _load_rewrites(info, keys))
 
-    @mutation("Deletes recipient rewrites, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes recipient rewrites, which replace recipients of incoming mail by other "
+        "addresses: all or none.",
+        **WRITE_GUARD,
+    )
     async def recipient_rewrite_delete(
         self, info: Info, input: RecipientRewriteDeleteInput
     ) -> DeletePayload:

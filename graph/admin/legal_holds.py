@@ -62,16 +62,15 @@ class HeldCopy(MailSummary):
     position: BigInt = attribute_field("Position in the hash chain of the legal hold, from 1.")
     origin: CopyOrigin = attribute_field("Reason why the message was copied.")
     mailbox_path: str | None = attribute_field(
-        "Path of the mailbox of the message, or of the mailbox that it was deleted from. Null: "
-        "none."
+        "Path of the mailbox that has the message, or that it was deleted from. Null: none."
     )
     envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
     envelope_to: list[str] = attribute_field("Envelope recipients (RCPT TO). Empty: unknown.")
     sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")
     copied_at: datetime = attribute_field("Time when the legal hold made the copy.")
     chain_hash: str = attribute_field(
-        "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and of the "
-        "chain hash of the copy before it, 64 hexadecimal digits."
+        "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and the "
+        "previous copy's chain hash, 64 hexadecimal digits."
     )
 
     load_batch = staticmethod(legal_holds.load_copies_by_id_and_log_access)

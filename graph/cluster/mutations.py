@@ -112,8 +112,9 @@ class ClusterMutation:
     @mutation(
         "Changes nodes, all or none. A server applies a new state within a second. On a DRAINING "
         "or DOWN node, `/health/ready` returns 503, new sessions are refused, and workers stop. "
-        "Open sessions end, on a DRAINING node over the drain time, on a DOWN node at once. "
-        "Running messages and operations are finished first. UP ends both states.",
+        "On a DRAINING node, open sessions end one after another during `drainTime`; on a DOWN "
+        "node all end at once. Each session first finishes its running message or operation. UP "
+        "ends both states.",
         **WRITE_GUARD,
     )
     async def cluster_node_update(

@@ -63,7 +63,7 @@ MAX_ADDRESSES_DESCRIPTION = (
 MAX_USERS_DESCRIPTION = "Highest number of accounts, at least 1. Null: unlimited."
 MAX_USER_QUOTA_DESCRIPTION = "Highest quota of an account, in bytes, at least 1. Null: unlimited."
 QUOTA_DESCRIPTION = (
-    "Quota of all accounts of the domain together, in bytes, at least 1. Null: unlimited."
+    "Quota for all accounts of the domain together, in bytes, at least 1. Null: unlimited."
 )
 LIMIT_COLUMNS = ("max_addresses", "max_users", "default_user_quota", "max_user_quota", "quota")
 
@@ -163,7 +163,7 @@ class DomainCreateInput(Options):
     inherit_rate_limit: bool = attribute_field(INHERIT_RATE_DESCRIPTION, default=False)
     create_dkim: bool = attribute_field(
         "True generates a DKIM key (RSA, 2048 bits, selector `dkim`), which signs as soon as DNS "
-        "has its record.",
+        "has its record. False generates none.",
         default=True,
     )
 

@@ -485,10 +485,11 @@ class FilterMutation:
 
     @mutation(
         "Starts a task that runs filters of the signed-in user on stored messages. The filters "
-        "move, copy, mark or delete messages; they send no messages, replies or webhooks. "
-        "Messages in Junk are moved only by a filter with `spam: false`. Copies that the quota "
-        "does not allow are skipped. Deleted messages can be restored. UNAVAILABLE if `select` "
-        "searches for words while more than 5,000 messages are not indexed yet: retry later.",
+        "move, copy, mark or delete messages; they send no messages, replies or webhooks. A "
+        "message in Junk stays there, unless a filter has the action `spam: false`: it is no "
+        "spam. Copies that the quota does not allow are skipped. Deleted messages can be "
+        "restored. UNAVAILABLE if `select` searches for words while more than 5,000 messages are "
+        "not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

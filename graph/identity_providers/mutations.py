@@ -128,8 +128,9 @@ class IdentityProviderTestPayload(MutationPayload):
 @strawberry.type
 class IdentityProviderMutation:
     @mutation(
-        "Sets the OpenID Connect provider of a domain: its users can sign in there on the pages "
-        "of OAuth. An account is linked at its first sign-in.",
+        "Sets or replaces the OpenID Connect provider of a domain. Its users can then sign in at "
+        "the provider, through the OAuth sign-in page of this server. The first such sign-in "
+        "links an account by its address.",
         **WRITE_GUARD,
     )
     async def identity_provider_set(

@@ -46,9 +46,8 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
 )
 class Thread(NodeView):
     subject: str = attribute_field(
-        "Subject of the first message of the thread, or of the first message that other users "
-        "share with the signed-in user. An error FORBIDDEN for administrators of the owner below "
-        "ROOT."
+        "Subject of the thread's first message, or of the first one that other users share with "
+        "the signed-in user. An error FORBIDDEN for administrators of the owner below ROOT."
     )
     message_count: BigInt = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."
@@ -69,14 +68,13 @@ class Thread(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Thread")}
 
     @field(
-        "Senders of the messages of the thread, each address once, the first sender first: at most "
-        "the first 250."
+        "Senders in the thread, each address once, the first sender first: at most the first 250."
     )
     async def participants(self, info: Info) -> list[MailAddress]:
         pairs: Any = await info.context.load(thread_loaders.load_senders_of_threads, self.row.id)
         return [MailAddress.from_row(pair) for pair in pairs[:MAX_PAGE_SIZE]]
 
-    @field("Number of different senders of the messages of the thread.")
+    @field("Number of different senders in the thread.")
     async def participant_count(self, info: Info) -> int:
         return len(await info.context.load(thread_loaders.load_senders_of_threads, self.row.id))
 

@@ -184,11 +184,12 @@ class Webhook(NodeView):
     )
     created_at: datetime = attribute_field("Time when the webhook was created.")
     failures: int = attribute_field(
-        "Number of consecutive failed attempts since the last accepted one or webhookUpdate. "
-        "Failed attempts of webhookTest don't count."
+        "Number of consecutive failed attempts since webhookUpdate, or since the receiver "
+        "accepted an event by a status 2xx. Failed attempts of webhookTest don't count."
     )
     last_delivery_at: datetime | None = attribute_field(
-        "Time of the last accepted event, with a precision of 10 seconds. Null: there was none."
+        "Time when the receiver last accepted an event by a status 2xx, with a precision of 10 "
+        "seconds. Null: never."
     )
 
     load_batch = staticmethod(webhook_lists.load_visible_webhooks_by_id)

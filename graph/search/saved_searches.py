@@ -203,7 +203,7 @@ class SavedSearchMutation:
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
     @mutation(
-        "Changes the name of one saved search, or the filter of several, of the signed-in user: "
+        "Changes saved searches of the signed-in user, the name of one or the filter of several: "
         "all or none. The new filter is given as `filter`, as the search text `query`, or as "
         "both. The messages are unchanged. CONFLICT if another saved search has the name. "
         "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "

@@ -351,9 +351,9 @@ class UserCreateMutation:
     @mutation(
         "Creates accounts with their special-use mailboxes, their main addresses, and the "
         "welcome messages that the operator has set up, in one transaction: all or none. A "
-        "DOMAIN_ADMIN can create accounts in the administered domains. The path of an error of "
-        "one account begins with `users` and the position of the account, from 0. CONFLICT if a "
-        "username or address is taken, or a domain is an alias domain.",
+        "DOMAIN_ADMIN can create accounts in the administered domains. If one account has an "
+        "error, its path begins with `users` and the position of the account, from 0. CONFLICT "
+        "if a username or address is taken, or a domain is an alias domain.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(

@@ -159,7 +159,7 @@ class UserRestorePayload(MutationPayload):
         "Restored account. Null if the mutation failed.", default=None
     )
     recovered_addresses: list[EmailAddress] = attribute_field(
-        "Addresses that the account has again.", default_factory=list
+        "Earlier addresses that the restored account has again.", default_factory=list
     )
     lost_addresses: list[EmailAddress] = attribute_field(
         "Addresses that were not restored: another account has them, or their domain no longer "

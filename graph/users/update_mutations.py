@@ -364,13 +364,13 @@ def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
 @strawberry.type
 class UserUpdateMutation:
     @mutation(
-        "Changes the signed-in user's account or the selected ones, all or none. The "
-        "descriptions of the fields of `set` say which of them only an administrator can change. "
-        "A new or removed password ends the access tokens of the account, except that of the "
-        "request, and the connections that were opened with them. API keys and application "
-        "passwords stay valid. CONFLICT if the username is taken, or if a user moves to another "
-        "domain at the same time. Also CONFLICT if an OpenPGP key is removed while messages are "
-        "encrypted to it.",
+        "Changes the signed-in user's account or the selected ones, all or none. The fields of "
+        "`set` say in their descriptions if only an administrator can change them. A new or "
+        "removed password ends the access tokens of the account, except that of the request, and "
+        "the connections that were opened with them. API keys and application passwords stay "
+        "valid. CONFLICT if the username is taken, or if a user moves to another domain at the "
+        "same time. Also CONFLICT if an OpenPGP key is removed while messages are encrypted to "
+        "it.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords", _needs_separate_transaction
@@ -412,8 +412,9 @@ class UserUpdateMutation:
         )
 
     @mutation(
-        "Replaces the list of settings that the users of these accounts can change, for all "
-        "accounts or none. CONFLICT if a user moves to another domain at the same time: retry.",
+        "Replaces the permissions of accounts, for all accounts or none. A permission "
+        "(`UserPermission`) lets a USER change some settings of the own account. CONFLICT if a "
+        "user moves to another domain at the same time: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
