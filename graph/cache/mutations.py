@@ -98,7 +98,8 @@ class CacheUnpackInput(Options):
 @strawberry.type(description="Payload of cacheClean and cacheRemove.")
 class CachePayload(MutationPayload):
     entry_count: int = attribute_field(
-        "Number of removed entries of all nodes. With `validateOnly`: that would be removed.",
+        "Number of entries that were removed on all nodes. With `validateOnly`: number that "
+        "would be removed.",
         default=0,
     )
     size: ByteSize = attribute_field(

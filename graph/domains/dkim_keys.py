@@ -295,8 +295,8 @@ class DkimKeysPayload(MutationPayload):
 class DkimQuery:
     @query(
         "Returns a DKIM key by ID. By domain, returns the domain's own active key, or else its "
-        "own pending key, even while the key of `*`, for domains without an active key, signs "
-        "for it. Null if there is none or the caller can't see it.",
+        "own pending key. Not returned is the key of `*`, which signs for domains without an "
+        "active key. Null if there is none or the caller can't see it.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

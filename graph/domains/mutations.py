@@ -233,10 +233,10 @@ class DomainUpdateInput(Options):
 class DomainDeleteInput(Options):
     domains: list[DomainRef] = attribute_field("Domains to delete, at most 1,000 by default.")
     cascade: bool = attribute_field(
-        "True also deletes the accounts, addresses and alias domains of the domains. "
-        "Background tasks remove the data of the accounts, without a grace period. "
-        "FORBIDDEN if the signed-in user is one of them. The setting "
-        "MERGANSER_BULK_MAX_ITEMS limits the number of accounts (1,000 if not set).",
+        "True also deletes the accounts, addresses and alias domains of the domains. Background "
+        "tasks remove the data of the accounts, without a grace period. FORBIDDEN_OPERATION if "
+        "the signed-in user is one of them. The setting MERGANSER_BULK_MAX_ITEMS limits the "
+        "number of accounts (1,000 if not set).",
         default=False,
     )
 

@@ -71,7 +71,7 @@ class LogEntry(View):
     component: LogComponent = attribute_field("Part of the server that wrote the entry.")
     level: LogLevel = attribute_field("Severity of the entry.")
     program: str = attribute_field(
-        "Name of the Python module that wrote the entry. `component` names its part of the server."
+        "Logger or module that wrote the entry. `component` names its part of the server."
     )
     message: str = attribute_field(
         "Text in English. Control characters and terminal escapes are written as visible escapes."

@@ -106,7 +106,7 @@ def requirement_text(
     *,
     further_scope: Scope | None = None,
 ) -> str:
-    """Return sentences such as "Requires role ADMIN and scope FULL. Cost: 20." for directives.
+    """Return sentences such as "Requires scope FULL. Cost: 20 points." for directives.
 
     `signed_in_rule` is the rule of a public field for callers that have completed their sign-in.
     `further_scope` is a scope that is required besides that of the directive.
@@ -130,9 +130,9 @@ def _lowest_role(directives: Iterable[object]) -> Role:
 
 def _cost_text(cost: Cost) -> str:
     if cost.per_item:
-        return f"Cost: {cost.weight} for each returned object."
+        return f"Cost: {cost.weight} points for each returned object."
     size_text = f"Default page size: {cost.default_page_size}." if cost.default_page_size else ""
-    cost_text = f"Cost: {cost.weight}." if cost.weight != 1 else ""
+    cost_text = f"Cost: {cost.weight} points." if cost.weight != 1 else ""
     return f"{cost_text} {size_text}".strip()
 
 

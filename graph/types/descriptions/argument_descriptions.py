@@ -41,7 +41,7 @@ ARGUMENT_DESCRIPTIONS = {
     "The filled-in text is returned as the setting `expand`.",
     "fields": "Keys to return. Default: all. An empty list returns nothing.",
     "check": "Looks up each record in DNS. Without the look-up, each `state` is UNKNOWN. "
-    "FORBIDDEN in an @atomic mutation.",
+    "FORBIDDEN_OPERATION in an @atomic mutation.",
     "filter": "Returns only items that meet all conditions of the filter. Default: all items.",
     "first": "Returns at most this number of items from the beginning of the list, 0 to 250. "
     "Default: 20.",
@@ -84,7 +84,7 @@ DIRECTIVE_ARGUMENT_DESCRIPTIONS = {
         "defaultPageSize": "Number of items that are charged for a connection if neither `first` "
         "nor `last` is given. Default: 20.",
         "perItem": "True if the cost is charged for each returned object instead of once.",
-        "weight": "Cost of the field. Default: 1.",
+        "weight": "Cost of the field in points, about 10 microseconds of work each. Default: 1.",
     },
 }
 
