@@ -197,7 +197,7 @@ class RecipientRewriteMutation:
     @mutation(
         "Changes recipient rewrites, which replace recipients of incoming mail by other "
         "addresses: all or none. CONFLICT if a recipient would have two rewrites. Rewrites can't "
-        "form a loop.",
+        "form a loop. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_update(
@@ -210,7 +210,7 @@ class RecipientRewriteMutation:
 
     @mutation(
         "Deletes recipient rewrites, which replace recipients of incoming mail by other "
-        "addresses: all or none.",
+        "addresses: all or none. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_delete(

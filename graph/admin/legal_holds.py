@@ -367,9 +367,9 @@ class LegalHoldMutation:
         )
 
     @mutation(
-        "Ends legal holds before their expiry, all or none. Expired ones are removed "
-        "too. The legal holds and their copies are "
-        "unavailable at once, and a later clean-up deletes them for good.",
+        "Ends legal holds before their expiry, all or none. Expired ones are removed too. The "
+        "legal holds and their copies are unavailable at once, and a later clean-up deletes them "
+        "for good. LIMIT_REACHED for more than 1,000 references (by default).",
         role=Role.ROOT,
         scope=Scope.FULL,
     )

@@ -228,10 +228,10 @@ class TaskQuery:
 class TaskMutation:
     @mutation(
         "Cancels tasks, all or none: queued ones at once, running ones at their next step. The "
-        "work done before remains. Finished tasks don't change. Tasks HELD_COPY, "
-        "USER_DELETE, SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even "
-        "finished ones: FORBIDDEN_OPERATION. The caller can "
-        "cancel the tasks that `tasks` returns.",
+        "work done before remains. Finished tasks don't change. Tasks HELD_COPY, USER_DELETE, "
+        "SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even finished ones: "
+        "FORBIDDEN_OPERATION. The caller can cancel the tasks that `tasks` returns. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:

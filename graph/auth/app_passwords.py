@@ -314,9 +314,9 @@ class AppPasswordMutation:
         )
 
     @mutation(
-        "Changes purpose, scopes or state of application passwords, all or none. The "
-        "password text can't be changed. NOT_FOUND for one that has expired or that the "
-        "caller can't see.",
+        "Changes purpose, scopes or state of application passwords, all or none. The password "
+        "text can't be changed. NOT_FOUND for one that has expired or that the caller can't see. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
@@ -337,8 +337,8 @@ class AppPasswordMutation:
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes application passwords, all or none. NOT_FOUND for one that has expired "
-        "or that the caller can't see.",
+        "Deletes application passwords, all or none. NOT_FOUND for one that has expired or that "
+        "the caller can't see. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),

@@ -118,12 +118,13 @@ class AuthMutation:
         return PasswordVerifyPayload.from_sign_in(sign_in)
 
     @mutation(
-        "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
-        "or that of this request. The refresh tokens of the same OAuth authorizations end too; "
-        "with `all`, every refresh token. Given tokens and `all` require the scope FULL. Without "
-        "a credential, or without input in a request by API key or application password, the "
-        "mutation succeeds and revokes nothing. A token that lacks its second factor can only "
-        "revoke itself; given tokens and `all` then revoke nothing.",
+        "Revokes access tokens of the signed-in user: the given tokens (all or none), all "
+        "tokens, or that of this request. The refresh tokens of the same OAuth authorizations "
+        "end too; with `all`, every refresh token. Given tokens and `all` require the scope "
+        "FULL. Without a credential, or without input in a request by API key or application "
+        "password, the mutation succeeds and revokes nothing. A token that lacks its second "
+        "factor can only revoke itself; given tokens and `all` then revoke nothing. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         role=Role.PUBLIC,
         access=OWN,
     )
@@ -173,7 +174,7 @@ class AuthMutation:
         "Changes name, networks, expiry or state of API keys, all or none. A key with a higher "
         "role than the caller's is FORBIDDEN, one that the caller can't see NOT_FOUND. Role and "
         "scopes can't be changed. If an API key makes the request, networks and expiry can't "
-        "exceed those of that key.",
+        "exceed those of that key. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=OWN_OR_ADMINISTRATOR,
     )
@@ -191,8 +192,9 @@ class AuthMutation:
         return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
     @mutation(
-        "Deletes API keys, all or none. A key with a higher role than the caller's is "
-        "FORBIDDEN, one that the caller can't see NOT_FOUND.",
+        "Deletes API keys, all or none. A key with a higher role than the caller's is FORBIDDEN, "
+        "one that the caller can't see NOT_FOUND. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         scope=Scope.FULL,
         access=OWN_OR_ADMINISTRATOR,
     )

@@ -353,7 +353,8 @@ class TwoFactorMutation:
     @mutation(
         "Deletes WebAuthn keys, all or none. Deleting the last key turns the factor off, and "
         "deletes the recovery codes unless TOTP is on. UNAVAILABLE if `proof` has a response of "
-        "a security key, but the server has no public URL.",
+        "a security key, but the server has no public URL. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

@@ -306,7 +306,8 @@ class CertificateMutation:
         "Deletes certificates and their private keys, all or none. Open connections are not "
         "affected. With `revoke`, CONFLICT if ACME did not issue a certificate, "
         "`acme.termsAgreed` is not set, or a certificate changes at the same time. UNAVAILABLE "
-        "if the ACME server does not revoke it.",
+        "if the ACME server does not revoke it. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         atomic_exclusion=AtomicExclusion("A revocation", lambda given: bool(given.revoke)),
         **WRITE_GUARD,
     )
@@ -324,10 +325,9 @@ class CertificateMutation:
 
     @mutation(
         "Queues the renewal of certificates by ACME now, all or none, even after failures. "
-        "CONFLICT if ACME does not manage one of them. Nothing is ordered until the "
-        "setting `acme.termsAgreed` is on. The private key stays. `acmeState` and "
-        "`acmeError` show the "
-        "result later.",
+        "CONFLICT if ACME does not manage one of them. Nothing is ordered until the setting "
+        "`acme.termsAgreed` is on. The private key stays. `acmeState` and `acmeError` show the "
+        "result later. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def certificate_renew(

@@ -399,7 +399,8 @@ class DkimMutation:
         "of `*` signs for each domain that has no active key of its own and has published the "
         "record. Each replaces the active and pending keys of the same domain and algorithm, "
         "which are retired. CONFLICT for two keys of one domain and algorithm. A retired key can "
-        "be activated again; an active one is unchanged.",
+        "be activated again; an active one is unchanged. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -425,9 +426,10 @@ class DkimMutation:
         )
 
     @mutation(
-        "Deletes DKIM keys, by reference or all keys of a domain, all or none. Messages "
-        "are no longer signed with them. The keys of `*` then sign for a domain without "
-        "an active key, if the domain has published their records.",
+        "Deletes DKIM keys, by reference or all keys of a domain, all or none. Messages are no "
+        "longer signed with them. The keys of `*` then sign for a domain without an active key, "
+        "if the domain has published their records. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
         access=DOMAINS,
     )

@@ -386,8 +386,8 @@ class DomainMutation:
         return AliasDomainPayload(alias_domain=AliasDomain.from_row(row))
 
     @mutation(
-        "Deletes alias domains with their DKIM keys, all or none. Their domains, which "
-        "stay, no longer receive mail for them.",
+        "Deletes alias domains with their DKIM keys, all or none. Their domains, which stay, no "
+        "longer receive mail for them. LIMIT_REACHED for more than 1,000 references (by default).",
         **ALIAS_GUARD,
         access=DOMAINS,
     )

@@ -158,7 +158,7 @@ class ThreadMutation:
         "or metadata of all their messages in mailboxes. All threads or none. If they have more "
         "than 1,000 messages (by default), a task changes the messages in the background, "
         "without undo; `muted` is set immediately. A snooze is FORBIDDEN_OPERATION for messages "
-        "in mailboxes of other users.",
+        "in mailboxes of other users. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
         access=OWN,
     )

@@ -404,7 +404,8 @@ class WebhookMutation:
 
     @mutation(
         "Changes webhooks, all or none, and resets their failures. Events that occurred while a "
-        "webhook was inactive are only delivered by webhookReplay.",
+        "webhook was inactive are only delivered by webhookReplay. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -429,7 +430,8 @@ class WebhookMutation:
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
     @mutation(
-        "Deletes webhooks with their deliveries, all or none.",
+        "Deletes webhooks with their deliveries, all or none. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -440,7 +442,8 @@ class WebhookMutation:
 
     @mutation(
         "Queues an event PING for webhooks, also for inactive ones, all or none. A worker "
-        "delivers it once, without retries. `Webhook.deliveries` shows the result.",
+        "delivers it once, without retries. `Webhook.deliveries` shows the result. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

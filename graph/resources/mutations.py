@@ -110,7 +110,8 @@ class ResourceMutation:
         return ResourcePayload(resource=resource)
 
     @mutation(
-        "Changes resources, all or none. Existing bookings stay, even beyond a new limit.",
+        "Changes resources, all or none. Existing bookings stay, even beyond a new limit. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
         cost=LONG_MUTATION_COST,
@@ -121,8 +122,8 @@ class ResourceMutation:
         return ResourcesPayload(resources=await _load_resources(info, keys))
 
     @mutation(
-        "Deletes resources with their addresses and bookings, all or none. The organizers are not "
-        "notified.",
+        "Deletes resources with their addresses and bookings, all or none. The organizers are "
+        "not notified. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
         cost=LONG_MUTATION_COST,

@@ -207,7 +207,7 @@ class SavedSearchMutation:
         "all or none. The new filter is given as `filter`, as the search text `query`, or as "
         "both. The messages are unchanged. CONFLICT if another saved search has the name. "
         "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
-        "indexed yet: retry later.",
+        "indexed yet: retry later. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def saved_search_update(
@@ -230,7 +230,7 @@ class SavedSearchMutation:
 
     @mutation(
         "Deletes saved searches of the signed-in user, all or none. The messages that they match "
-        "are kept.",
+        "are kept. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def saved_search_delete(self, info: Info, input: SavedSearchDeleteInput) -> DeletePayload:

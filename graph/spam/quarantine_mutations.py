@@ -64,7 +64,7 @@ class QuarantineMutation:
         "default the messages train the spam filter as ham (`learnHam`). Releasing a message "
         "with a virus requires the role DOMAIN_ADMIN. CONFLICT if a redirect of a filter would "
         "be a mail loop. UNAVAILABLE if a message can't be encrypted to the OpenPGP key of the "
-        "account.",
+        "account. LIMIT_REACHED for more than 1,000 references (by default).",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )
@@ -81,7 +81,8 @@ class QuarantineMutation:
         return MessagesPayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes quarantined messages, all or none. They can't be restored.",
+        "Deletes quarantined messages, all or none. They can't be restored. LIMIT_REACHED for "
+        "more than 1,000 references (by default).",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )

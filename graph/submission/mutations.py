@@ -332,11 +332,11 @@ class SubmissionMutation:
             return payload
 
     @mutation(
-        "Cancels the deliveries of each submission that are neither finished nor in "
-        "progress. If all deliveries of a submission are cancelled, its stored copy "
-        "moves to the mailbox with the special use DRAFTS as a draft. A copy that the "
-        "user has moved to another mailbox stays unchanged. If one "
-        "submission has no delivery to cancel, the error is CONFLICT and nothing is cancelled.",
+        "Cancels the deliveries of each submission that are neither finished nor in progress. If "
+        "all deliveries of a submission are cancelled, its stored copy moves to the mailbox with "
+        "the special use DRAFTS as a draft. A copy that the user has moved to another mailbox "
+        "stays unchanged. If one submission has no delivery to cancel, the error is CONFLICT and "
+        "nothing is cancelled. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )
@@ -350,7 +350,8 @@ class SubmissionMutation:
     @mutation(
         "Changes the send time of submissions that are scheduled, held for undo, or waiting in "
         "the queue: all or none. Deliveries that are finished or in progress are unchanged. A "
-        "submission that has no other delivery is a CONFLICT.",
+        "submission that has no other delivery is a CONFLICT. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )
