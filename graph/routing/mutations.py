@@ -373,9 +373,7 @@ class RoutingMutation:
 
     @mutation(
         "Changes TLS policies, all or none. Set `level` and `parameters` together if the new "
-        "level needs other parameters. CONFLICT if another TLS policy has the new destination, "
-        "or if it is given for several policies. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "level needs other parameters. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def tls_policy_update(

@@ -346,9 +346,8 @@ class DraftMutation:
         "the copies are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the "
         "account is inactive or suspended, can't send as the sender, or the message is spam or "
         "has a virus. A message that is scanned is FORBIDDEN_OPERATION in an `@atomic` request "
-        "too. UNAVAILABLE if a scanner does not respond, or the OpenPGP key of a recipient is "
-        "unusable. CONFLICT if the copy must be encrypted, but the key of the account is "
-        "unusable.",
+        "too. UNAVAILABLE if a scanner does not respond, or with `encrypt` if an OpenPGP key is "
+        "unusable. CONFLICT if the account encrypts the copy, but its key is unusable.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

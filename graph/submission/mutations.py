@@ -311,8 +311,8 @@ class SubmissionMutation:
         "the copy, the message is sent without a copy, with the warning NOT_SAVED_TO_SENT. "
         "FORBIDDEN_OPERATION if the account is inactive or suspended, can't send as the sender, "
         "or the message is spam or has a virus. A message that is scanned is FORBIDDEN_OPERATION "
-        "in an `@atomic` request too. UNAVAILABLE if a scanner does not respond, or the OpenPGP "
-        "key of a recipient is unusable.",
+        "in an `@atomic` request too. UNAVAILABLE if a scanner does not respond, or with "
+        "`encrypt` if an OpenPGP key is unusable.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

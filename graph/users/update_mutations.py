@@ -369,8 +369,8 @@ class UserUpdateMutation:
         "removed password ends the access tokens of the account, except that of the request, and "
         "the connections that were opened with them. API keys and application passwords stay "
         "valid. CONFLICT if the username is taken, or if a user moves to another domain at the "
-        "same time. Also CONFLICT if an OpenPGP key is removed while messages are encrypted to "
-        "it.",
+        "same time. Also CONFLICT if an OpenPGP key is removed while the account or a mailbox "
+        "encrypts with it.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords", _needs_separate_transaction

@@ -37,8 +37,9 @@ ARGUMENT_DESCRIPTIONS = {
     "Requires `last`.",
     "by": "Reference to the object that is returned.",
     "expand": "Template with `%{user}`, `%{local}`, `%{domain}` and `%%`, at most 1,000 "
-    "characters. `%{user}` is the username; the others are parts of the main address. "
-    "The filled-in text is returned as the setting `expand`.",
+    "characters. `%{user}` is the username, `%{local}` and `%{domain}` are the parts "
+    "of the main address or else of the username. The filled-in text is returned as "
+    "the setting `expand`.",
     "fields": "Keys to return. Default: all. An empty list returns nothing.",
     "check": "Looks up each record in DNS. Without the look-up, each `state` is UNKNOWN. "
     "FORBIDDEN_OPERATION in an @atomic mutation.",
