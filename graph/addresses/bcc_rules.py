@@ -198,10 +198,11 @@ class BccRuleMutation:
         return BccRulePayload(bcc_rule=rule)
 
     @mutation(
-        "Changes BCC rules, all or none. The caller becomes the author of each rule: it does "
-        "not copy mail of accounts, except the author's own, that the author's role can't "
+        "Changes BCC rules, all or none. The caller becomes the author of each rule: it does not "
+        "copy mail of accounts, except the author's own, that the author's role can't "
         "administer. CONFLICT if another rule has the same `match` and `direction`. A rule that "
-        "copies an address to itself is refused.",
+        "copies an address to itself is refused. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -214,7 +215,8 @@ class BccRuleMutation:
         return BccRulesPayload(bcc_rules=await _load_rules(info, keys))
 
     @mutation(
-        "Deletes BCC rules, all or none. Copies that are already in the queue are still sent.",
+        "Deletes BCC rules, all or none. Copies that are already in the queue are still sent. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

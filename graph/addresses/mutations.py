@@ -330,8 +330,9 @@ class AddressMutation:
 
     @mutation(
         "Creates addresses in one transaction: all or none. The rules are those of "
-        "`addressCreate`, and each address sees the ones before it. The path of an error of one "
-        "address begins with `addresses` and the position of the address, from 0.",
+        "`addressCreate`, and each address sees the ones before it. If one address has an error, "
+        "its path begins with `addresses` and the position of the address, from 0. CONFLICT if "
+        "an address is taken.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -364,9 +365,10 @@ class AddressMutation:
 
     @mutation(
         "Creates an address with a random local part, a temporary alias, for a user. It works "
-        "until `validity` has passed (null: without limit) or the user disables it. A user has at "
-        "most 100 such addresses by default; expired ones count until they are deleted 30 days "
-        "later. LIMIT_REACHED also if the domain has no room.",
+        "until `validity` has passed (null: without limit) or the user disables it. A user has "
+        "at most 100 such addresses by default; expired ones count until they are deleted 30 "
+        "days later. LIMIT_REACHED also if the domain has no room. CONFLICT if the random "
+        "address is taken: retry.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.TEMPORARY_ADDRESSES,
         access=MANAGED.with_scope(Scope.FULL),

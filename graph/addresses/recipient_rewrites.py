@@ -143,7 +143,8 @@ class RecipientRewritesPayload(MutationPayload):
 @strawberry.type
 class RecipientRewriteQuery:
     @query(
-        "Returns the recipient rewrites of the platform.",
+        "Returns the recipient rewrites of the platform, which replace recipients of incoming "
+        "mail by other addresses.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -179,11 +180,10 @@ class RecipientRewriteQuery:
 @strawberry.type
 class RecipientRewriteMutation:
     @mutation(
-        "Creates a recipient rewrite, which replaces a recipient of incoming mail by "
-        "another address. A rewrite by an ADMIN does not apply to accounts with the role "
-        "ROOT. Refused if the recipient has a rewrite already or rewrites would form a "
-        "loop. "
-        "The platform has at most 5,000 rewrites.",
+        "Creates a recipient rewrite, which replaces a recipient of incoming mail by another "
+        "address. A rewrite by an ADMIN does not apply to accounts with the role ROOT. CONFLICT "
+        "if the recipient has a rewrite already. Rewrites can't form a loop. The platform has at "
+        "most 5,000 rewrites.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_create(
@@ -195,8 +195,9 @@ class RecipientRewriteMutation:
         return RecipientRewritePayload(recipient_rewrite=rewrite)
 
     @mutation(
-        "Changes recipient rewrites, all or none. Refused if a recipient would have two rewrites "
-        "or rewrites would form a loop.",
+        "Changes recipient rewrites, which replace recipients of incoming mail by other "
+        "addresses: all or none. CONFLICT if a recipient would have two rewrites. Rewrites can't "
+        "form a loop. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_update(
@@ -207,7 +208,11 @@ class RecipientRewriteMutation:
         await recipient_rewrites.update_rewrites(info.context, keys, values)
         return RecipientRewritesPayload(recipient_rewrites=await _load_rewrites(info, keys))
 
-    @mutation("Deletes recipient rewrites, all or none.", **WRITE_GUARD)
+    @mutation(
+        "Deletes recipient rewrites, which replace recipients of incoming mail by other "
+        "addresses: all or none. LIMIT_REACHED for more than 1,000 references (by default).",
+        **WRITE_GUARD,
+    )
     async def recipient_rewrite_delete(
         self, info: Info, input: RecipientRewriteDeleteInput
     ) -> DeletePayload:

@@ -308,7 +308,9 @@ class KeyValueMutation:
         "Creates an entry of a key-value store, or replaces its value and expiry. By default, "
         "the entries of a user in all stores are limited to 1,000, and to 1 MiB of keys and "
         "values. The shared entries together have the same limits. Shared entries require the "
-        "role ADMIN and the scope FULL.",
+        "role ADMIN and the scope FULL. Above a limit the error is LIMIT_REACHED, and "
+        "QUOTA_EXCEEDED if the storage of the account is full. STALE if `ifVersion` is not the "
+        "present version.",
         scope=Scope.SETTINGS,
         access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )

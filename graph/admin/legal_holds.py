@@ -62,16 +62,15 @@ class HeldCopy(MailSummary):
     position: BigInt = attribute_field("Position in the hash chain of the legal hold, from 1.")
     origin: CopyOrigin = attribute_field("Reason why the message was copied.")
     mailbox_path: str | None = attribute_field(
-        "Path of the mailbox of the message, or of the mailbox that it was deleted from. Null: "
-        "none."
+        "Path of the mailbox that has the message, or that it was deleted from. Null: none."
     )
     envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
     envelope_to: list[str] = attribute_field("Envelope recipients (RCPT TO). Empty: unknown.")
     sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")
     copied_at: datetime = attribute_field("Time when the legal hold made the copy.")
     chain_hash: str = attribute_field(
-        "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and of the "
-        "chain hash of the copy before it, 64 hexadecimal digits."
+        "Hash of this copy in the hash chain of the legal hold: SHA-256 of its fields and the "
+        "previous copy's chain hash, 64 hexadecimal digits."
     )
 
     load_batch = staticmethod(legal_holds.load_copies_by_id_and_log_access)
@@ -347,7 +346,7 @@ class LegalHoldMutation:
         "Creates a legal hold, which copies mail of an account in a period: stored, deleted but "
         "restorable, and future mail. A task copies the stored messages. The account is not "
         "notified. At most 10 legal holds of an account are active. The signed-in user's own "
-        "account is FORBIDDEN.",
+        "account is FORBIDDEN_OPERATION.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -368,9 +367,9 @@ class LegalHoldMutation:
         )
 
     @mutation(
-        "Ends legal holds before their expiry, all or none. Expired ones are removed "
-        "too. The legal holds and their copies are "
-        "unavailable at once, and a later clean-up deletes them for good.",
+        "Ends legal holds before their expiry, all or none. Expired ones are removed too. The "
+        "legal holds and their copies are unavailable at once, and a later clean-up deletes them "
+        "for good. LIMIT_REACHED for more than 1,000 references (by default).",
         role=Role.ROOT,
         scope=Scope.FULL,
     )

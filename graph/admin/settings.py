@@ -192,7 +192,12 @@ class SettingQuery:
         setting = await admin_settings.find_setting(info.context, maybe_value(by.key) or "")
         return Setting.from_stored_setting(setting) if setting else None
 
-    @query("Returns the settings of the platform.", role=Role.ADMIN, scope=Scope.READ)
+    @query(
+        "Returns all settings of the platform, also those without a stored value, which have "
+        "their default.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+    )
     async def settings(
         self,
         info: Info,

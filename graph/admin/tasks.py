@@ -138,13 +138,15 @@ class TaskPayload(MutationPayload):
 @strawberry.type(description="Payload of blobDelete and queueDelete.")
 class BulkDeletePayload(MutationPayload):
     deleted_count: BigInt = attribute_field(
-        "Number of objects that blobDelete deletes, at once or by the task; 0 with `recursive`. "
-        "Number of deliveries that queueDelete cancels, one for each recipient; 0 if a task "
-        "deletes the entries. With `validateOnly`: number that would be deleted.",
+        "Number of deleted objects (blobDelete), or of cancelled deliveries, one for each "
+        "recipient (queueDelete). 0 if a task of queueDelete, or of blobDelete with `recursive`, "
+        "does the work. With `validateOnly`: number that would be deleted.",
         default=0,
     )
     task: Task | None = attribute_field(
-        "Task that deletes the objects. Null: they are deleted already.", default=None
+        "Task that deletes the objects or queue entries. Null: they are deleted already, or the "
+        "mutation failed.",
+        default=None,
     )
 
 
@@ -186,9 +188,9 @@ class TaskQuery:
         return Task.from_row_or_none(row)
 
     @query(
-        "Returns the tasks of the signed-in user's account, and the tasks of other accounts or of "
-        "none that the caller started. Tasks are deleted 7 days after their end. An ADMIN sees "
-        "all tasks except legal hold tasks that others started, a ROOT sees all.",
+        "Returns the tasks of the signed-in user's account, and those that the caller started "
+        "for other accounts or for no account. Tasks are deleted 7 days after their end. An "
+        "ADMIN sees all tasks except legal hold tasks that others started, a ROOT sees all.",
         scope=Scope.MAIL_READ,
     )
     async def tasks(
@@ -226,10 +228,10 @@ class TaskQuery:
 class TaskMutation:
     @mutation(
         "Cancels tasks, all or none: queued ones at once, running ones at their next step. The "
-        "work done before remains. Finished tasks don't change. Tasks HELD_COPY, "
-        "USER_DELETE, SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even "
-        "finished ones: FORBIDDEN_OPERATION. The caller can "
-        "cancel the tasks that `tasks` returns.",
+        "work done before remains. Finished tasks don't change. Tasks HELD_COPY, USER_DELETE, "
+        "SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even finished ones: "
+        "FORBIDDEN_OPERATION. The caller can cancel the tasks that `tasks` returns. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:

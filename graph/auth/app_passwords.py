@@ -285,14 +285,16 @@ class AppPasswordsPayload(MutationPayload):
 @strawberry.type
 class AppPasswordMutation:
     @mutation(
-        "Creates an application password for one program or device. It signs in without "
-        "a second factor to SMTP, HTTP Basic authentication, and IMAP and POP3 servers beside "
-        "Merganser, as its scopes allow. If a second factor is on, these refuse the account's main "
-        "password. An application password for another user has only the scopes MAIL, "
-        "MAIL_READ and SUBMIT, and expires after at most 4 hours. It stops working "
-        "earlier if its creator loses the right to create it. The bootstrap key creates "
-        "application passwords for other users without these limits. A user has at most 50 "
-        "unexpired application passwords by default; the mutation deletes expired ones.",
+        "Creates an application password for one program or device. It signs in without a second "
+        "factor to SMTP, HTTP Basic authentication, and IMAP and POP3 servers beside Merganser, "
+        "as its scopes allow. If a second factor is on, these refuse the account's main "
+        "password. An application password for another user has only the scopes MAIL, MAIL_READ "
+        "and SUBMIT, and expires after at most 4 hours. It stops working earlier if its creator "
+        "loses the right to create it. The bootstrap key creates application passwords for other "
+        "users without these limits. A user has at most 50 unexpired application passwords by "
+        "default; the mutation deletes expired ones. CONFLICT if the generated password is too "
+        "similar to another one of the user: retry. UNAVAILABLE if the server's certificate for "
+        "signing configuration profiles is unusable.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
@@ -312,9 +314,9 @@ class AppPasswordMutation:
         )
 
     @mutation(
-        "Changes purpose, scopes or state of application passwords, all or none. The "
-        "password text can't be changed. NOT_FOUND for one that has expired or that the "
-        "caller can't see.",
+        "Changes purpose, scopes or state of application passwords, all or none. The password "
+        "text can't be changed. NOT_FOUND for one that has expired or that the caller can't see. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
@@ -335,8 +337,8 @@ class AppPasswordMutation:
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes application passwords, all or none. NOT_FOUND for one that has expired "
-        "or that the caller can't see.",
+        "Deletes application passwords, all or none. NOT_FOUND for one that has expired or that "
+        "the caller can't see. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),

@@ -67,9 +67,11 @@ class AuthMutation:
         "Signs in (logs in) with username and password, and returns an access token, on request "
         "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
         "password or second factor, or a disabled or suspended user, is the error "
-        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an identity "
-        "provider, is FORBIDDEN. So is a temporary password if `scopes` has neither SETTINGS nor "
-        "FULL. " + FAILURE_LIMITS,
+        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an "
+        "identity provider, is FORBIDDEN. So is a temporary password if `scopes` has neither "
+        "SETTINGS nor FULL. Before the start of its validity, a temporary password is "
+        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
+        "server has no public URL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -96,7 +98,9 @@ class AuthMutation:
         "application with sessions of its own. The security log records a right password as a "
         "sign-in. A wrong name, password or second factor, or a disabled or suspended user, is "
         "the error AUTHENTICATION_FAILED. A right password that the scope does not accept is "
-        "FORBIDDEN. " + FAILURE_LIMITS,
+        "FORBIDDEN. Before the start of its validity, a temporary password is "
+        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
+        "server has no public URL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -114,12 +118,13 @@ class AuthMutation:
         return PasswordVerifyPayload.from_sign_in(sign_in)
 
     @mutation(
-        "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
-        "or that of this request. The refresh tokens of the same OAuth authorizations end too; "
-        "with `all`, every refresh token. Given tokens and `all` require the scope FULL. Without "
-        "a credential, or without input in a request by API key or application password, the "
-        "mutation succeeds and revokes nothing. A token that lacks its second factor can only "
-        "revoke itself; given tokens and `all` then revoke nothing.",
+        "Revokes access tokens of the signed-in user: the given tokens (all or none), all "
+        "tokens, or that of this request. The refresh tokens of the same OAuth authorizations "
+        "end too; with `all`, every refresh token. Given tokens and `all` require the scope "
+        "FULL. Without a credential, or without input in a request by API key or application "
+        "password, the mutation succeeds and revokes nothing. A token that lacks its second "
+        "factor can only revoke itself; given tokens and `all` then revoke nothing. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         role=Role.PUBLIC,
         access=OWN,
     )
@@ -169,7 +174,7 @@ class AuthMutation:
         "Changes name, networks, expiry or state of API keys, all or none. A key with a higher "
         "role than the caller's is FORBIDDEN, one that the caller can't see NOT_FOUND. Role and "
         "scopes can't be changed. If an API key makes the request, networks and expiry can't "
-        "exceed those of that key.",
+        "exceed those of that key. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=OWN_OR_ADMINISTRATOR,
     )
@@ -187,8 +192,9 @@ class AuthMutation:
         return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
     @mutation(
-        "Deletes API keys, all or none. A key with a higher role than the caller's is "
-        "FORBIDDEN, one that the caller can't see NOT_FOUND.",
+        "Deletes API keys, all or none. A key with a higher role than the caller's is FORBIDDEN, "
+        "one that the caller can't see NOT_FOUND. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         scope=Scope.FULL,
         access=OWN_OR_ADMINISTRATOR,
     )

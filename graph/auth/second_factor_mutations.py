@@ -133,7 +133,8 @@ class TwoFactorMutation:
         "created. The access tokens of the user end, except that of the request. API keys and "
         "application passwords stay valid. The payload has new recovery codes, and earlier codes "
         "become invalid. A wrong code is the error AUTHENTICATION_FAILED. CONFLICT if TOTP is on "
-        "already, or no secret was created in the last 6 hours.",
+        "already, or no secret was created in the last 6 hours. UNAVAILABLE if `proof` has a "
+        "response of a security key, but the server has no public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -149,8 +150,10 @@ class TwoFactorMutation:
     @mutation(
         "Turns TOTP on with a secret that the user's authenticator has from another system. The "
         "access tokens of the user end, except that of the request. API keys and application "
-        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. The "
-        "signed-in user must prove another factor that is on for the own account.",
+        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. "
+        "For the signed-in user's own account, `proof` is required if another factor is on. "
+        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
+        "URL.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -185,9 +188,10 @@ class TwoFactorMutation:
         return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
-        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor; an "
-        "administrator proves one of the user's or gives `options.reason`. Recovery codes are "
-        "deleted unless a WebAuthn key is on. CONFLICT if TOTP is off.",
+        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor; "
+        "an administrator proves one of the user's or gives `options.reason`. Recovery codes are "
+        "deleted unless a WebAuthn key is on. CONFLICT if TOTP is off. UNAVAILABLE if `proof` "
+        "has a response of a security key, but the server has no public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -217,9 +221,11 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns off the factor EXTERNAL, which the calling application checks. Other second factors "
-        "stay on. For another user, `proof` or `options.reason` is required. CONFLICT if EXTERNAL "
-        "is off. FORBIDDEN if it is the signed-in user's only factor and no proof is given.",
+        "Turns off the factor EXTERNAL, which the calling application checks. Other second "
+        "factors stay on. For another user, `proof` or `options.reason` is required. CONFLICT if "
+        "EXTERNAL is off. FORBIDDEN if it is the signed-in user's only factor and no proof is "
+        "given. UNAVAILABLE if `proof` has a response of a security key, but the server has no "
+        "public URL.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -239,7 +245,9 @@ class TwoFactorMutation:
         "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
         "WebAuthn keys and recovery codes. The signed-in user must prove a factor; an "
         "administrator proves one of the user's or gives `options.reason`. CONFLICT if no factor "
-        "is on. FORBIDDEN if the signed-in user's only factor is EXTERNAL and no proof is given.",
+        "is on. FORBIDDEN if the signed-in user's only factor is EXTERNAL and no proof is given. "
+        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
+        "URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -253,9 +261,10 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Creates ten recovery codes for the signed-in user. Earlier codes become "
-        "invalid. A proof of a second factor is required. CONFLICT if neither TOTP nor a "
-        "WebAuthn key is on.",
+        "Creates ten recovery codes for the signed-in user. Earlier codes become invalid. A "
+        "proof of a second factor is required. CONFLICT if neither TOTP nor a WebAuthn key is "
+        "on. UNAVAILABLE if `proof` has a response of a security key, but the server has no "
+        "public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         cost=SECOND_FACTOR_CHANGE_COST,
@@ -290,11 +299,11 @@ class TwoFactorMutation:
 
     @mutation(
         "Registers a security key or passkey as second factor (2FA, MFA); a user can have 20. A "
-        "wrong response is the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT if "
-        "the key is registered already. The first key ends the access tokens of the user with "
+        "wrong response is the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT "
+        "if the key is registered already. The first key ends the access tokens of the user with "
         "their open connections, except the token of the request. API keys and application "
         "passwords stay valid. If neither TOTP nor a key was on, ten recovery codes are returned "
-        "once.",
+        "once. UNAVAILABLE if the server has no public URL (MERGANSER_PUBLIC_URL).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
@@ -322,8 +331,9 @@ class TwoFactorMutation:
         "Verifies the response of a security key to a challenge, and completes a sign-in that "
         "lacks its second factor. The access token of that sign-in stays the same and becomes "
         "complete; no new token is returned. A wrong response is the error AUTHENTICATION_FAILED "
-        "and uses up the challenge; after too many of them the error is RATE_LIMITED. CONFLICT if "
-        "the user has no second factor.",
+        "and uses up the challenge; after too many of them the error is RATE_LIMITED. CONFLICT "
+        "if the user has no second factor. UNAVAILABLE if the server has no public URL "
+        "(MERGANSER_PUBLIC_URL).",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -342,7 +352,9 @@ class TwoFactorMutation:
 
     @mutation(
         "Deletes WebAuthn keys, all or none. Deleting the last key turns the factor off, and "
-        "deletes the recovery codes unless TOTP is on.",
+        "deletes the recovery codes unless TOTP is on. UNAVAILABLE if `proof` has a response of "
+        "a security key, but the server has no public URL. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

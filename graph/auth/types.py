@@ -192,8 +192,8 @@ class Viewer:
     )
 
     @field(
-        "User that the credential acts for: the signed-in or the impersonated one. Null: an API "
-        "key that acts for no user, or no complete sign-in."
+        "User that the credential acts for: the signed-in or the impersonated one. Null: the "
+        "credential is an API key without a user, or a sign-in that lacks its second factor."
     )
     async def user(
         self, info: Info

@@ -105,7 +105,8 @@ class AutoreplyMutation:
     @mutation(
         "Creates or changes the autoreplies (vacation or out-of-office replies) of users, all or "
         "none. If subjects, texts or times change, or an autoreply is turned on, senders who "
-        "already got a reply get one again.",
+        "already got a reply get one again. CONFLICT if a user moves to another domain at the "
+        "same time: retry.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -123,7 +124,8 @@ class AutoreplyMutation:
 
     @mutation(
         "Deletes the autoreplies (vacation or out-of-office replies) of users with their texts "
-        "and periods, all or none. A user without an autoreply is no error.",
+        "and periods, all or none. A user without an autoreply is no error. CONFLICT if a user "
+        "moves to another domain at the same time: retry.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

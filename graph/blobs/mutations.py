@@ -93,9 +93,10 @@ class BlobPayload(MutationPayload):
 @strawberry.type
 class BlobMutation:
     @mutation(
-        "Stores an object below `admin/` of an object store. An existing object is "
-        "replaced. The garbage collector keeps the object. An upload is deleted after it "
-        "was stored. By default the content has at most 50 MiB.",
+        "Stores an object below `admin/` of an object store. An existing object is replaced. The "
+        "garbage collector keeps the object. If `content` is an upload, the upload is deleted "
+        "afterwards. By default the content has at most 50 MiB. CONFLICT if the new path is that "
+        "of a folder, or is below an object.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
@@ -111,10 +112,10 @@ class BlobMutation:
         return BlobPayload(blob=Blob.from_row_or_none(stored))
 
     @mutation(
-        "Copies the content of an object to a path below `admin/`, also of another "
-        "object store. Content that a row of the database names is decompressed and "
-        "verified before it is stored. The users whose messages or "
-        "files have it find the access in their security logs.",
+        "Copies the content of an object to a path below `admin/`, also of another object store. "
+        "If messages or files of the database use the object, the copy has its decompressed and "
+        "verified content. Their users find the access in their security logs. CONFLICT if the "
+        "new path is that of a folder, or is below an object.",
         atomic_exclusion=COPY_NOT_ATOMIC,
         **WRITE_GUARD,
     )

@@ -154,9 +154,10 @@ class BlobQuery:
         return Blob.from_row_or_none(await loaders.find_blob(info.context, store, path))
 
     @query(
-        "Returns the objects of one object store, sorted by path in byte order. In a bucket, a "
-        "page in descending order or with `last` reads the entries of up to 1/256 of all objects. "
-        "`totalCount` counts at most 10,000 objects.",
+        "Returns the objects of one object store (`filter.store`, by default `hot`), sorted by "
+        "path in byte order. In a bucket (S3), a page in descending order or with `last` is "
+        "slower, since it reads up to 1/256 of all objects. `totalCount` counts at most 10,000 "
+        "objects.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

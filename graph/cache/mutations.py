@@ -98,7 +98,8 @@ class CacheUnpackInput(Options):
 @strawberry.type(description="Payload of cacheClean and cacheRemove.")
 class CachePayload(MutationPayload):
     entry_count: int = attribute_field(
-        "Number of removed entries of all nodes. With `validateOnly`: that would be removed.",
+        "Number of entries that were removed on all nodes. With `validateOnly`: number that "
+        "would be removed.",
         default=0,
     )
     size: ByteSize = attribute_field(
@@ -266,9 +267,10 @@ class CacheMutation:
         )
 
     @mutation(
-        "Unpacks the file of a userExport below `admin/` of an object store, to inspect or recover "
-        "an account, and returns its mailboxes. Either all objects are stored or none. The upload "
-        "is deleted. It can't be part of an `@atomic` request, and can't have an idempotency key.",
+        "Unpacks the file of a userExport below `admin/` of an object store, to inspect or "
+        "recover an account, and returns its mailboxes. Either all objects are stored or none. "
+        "The upload is deleted. It can't be part of an `@atomic` request, and can't have an "
+        "idempotency key. CONFLICT if the folder of the bundle already has objects.",
         atomic_exclusion=UNPACK_NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

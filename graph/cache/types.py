@@ -55,15 +55,15 @@ class CacheEntry(View):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User of a credential, of a password check or of pending writes. Null: the "
-        "entry belongs to no user, or it is an object or a parsed message, which several users "
-        "can share.",
+        description="User whom a credential, a password check or pending writes belong to. Null: "
+        "the entry belongs to no user, or it is an object or a parsed message, which "
+        "several users can share.",
     )
     size: ByteSize = attribute_field(
         "Size of the entry. It is exact for objects and DNS answers, and estimated for others."
     )
     last_used_at: datetime = attribute_field(
-        "Time of the last use of a cached value, or of the latest of the pending writes. For "
+        "Time when a cached value was last used, or when the latest pending write was made. For "
         "objects it is up to a minute old."
     )
     dirty: bool = attribute_field(

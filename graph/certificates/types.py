@@ -283,11 +283,12 @@ class CertificateQuery:
 @strawberry.type
 class CertificateMutation:
     @mutation(
-        "Stores a certificate for a server name, or changes the stored one, its "
-        "description or its ACME settings. New connections use a stored certificate at "
-        "once, without a restart. A certificate by ACME follows later. The private key "
-        "must belong to the certificate and is never "
-        "returned. The platform has at most 2,000 certificates.",
+        "Stores a certificate for a server name, or changes the stored one, its description or "
+        "its ACME settings. New connections use a stored certificate at once, without a restart. "
+        "A certificate by ACME follows later. The private key must belong to the certificate and "
+        "is never returned. The platform has at most 2,000 certificates. CONFLICT if another "
+        "request changes the certificate at the same time: retry. UNAVAILABLE if the stored "
+        "private key can't be decrypted: give `privateKey` again.",
         **WRITE_GUARD,
     )
     async def certificate_set(self, info: Info, input: CertificateSetInput) -> CertificatePayload:
@@ -303,7 +304,10 @@ class CertificateMutation:
 
     @mutation(
         "Deletes certificates and their private keys, all or none. Open connections are not "
-        "affected.",
+        "affected. With `revoke`, CONFLICT if ACME did not issue a certificate, "
+        "`acme.termsAgreed` is not set, or a certificate changes at the same time. UNAVAILABLE "
+        "if the ACME server does not revoke it. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         atomic_exclusion=AtomicExclusion("A revocation", lambda given: bool(given.revoke)),
         **WRITE_GUARD,
     )
@@ -321,10 +325,9 @@ class CertificateMutation:
 
     @mutation(
         "Queues the renewal of certificates by ACME now, all or none, even after failures. "
-        "CONFLICT if ACME does not manage one of them. Nothing is ordered until the "
-        "setting `acme.termsAgreed` is on. The private key stays. `acmeState` and "
-        "`acmeError` show the "
-        "result later.",
+        "CONFLICT if ACME does not manage one of them. Nothing is ordered until the setting "
+        "`acme.termsAgreed` is on. The private key stays. `acmeState` and `acmeError` show the "
+        "result later. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def certificate_renew(

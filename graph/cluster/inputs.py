@@ -82,7 +82,7 @@ class ClusterNodeAddInput(Options):
 @strawberry.input(description="New values of nodes. An absent field leaves the value.")
 class ClusterNodePatch:
     state: strawberry.Maybe[AdministrativeNodeState] = attribute_field(
-        "Administrative state. DRAINING again begins the drain time again."
+        "Administrative state. DRAINING again begins `drainTime` again."
     )
     weight: strawberry.Maybe[int] = attribute_field(WEIGHT_DESCRIPTION)
     tag: str | None = attribute_field(f"{TAG_DESCRIPTION} Null: none.", default=UNSET)

@@ -112,8 +112,9 @@ class ClusterMutation:
     @mutation(
         "Changes nodes, all or none. A server applies a new state within a second. On a DRAINING "
         "or DOWN node, `/health/ready` returns 503, new sessions are refused, and workers stop. "
-        "Open sessions end, on a DRAINING node over the drain time, on a DOWN node at once. "
-        "Running messages and operations are finished first. UP ends both states.",
+        "On a DRAINING node, open sessions end one after another during `drainTime`; on a DOWN "
+        "node all end at once. Each session first finishes its running message or operation. UP "
+        "ends both states. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def cluster_node_update(
@@ -125,7 +126,8 @@ class ClusterMutation:
 
     @mutation(
         "Removes nodes with the pins of users to them, all or none. A server that runs registers "
-        "its node again within a second, with the default weight and the state UP.",
+        "its node again within a second, with the default weight and the state UP. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def cluster_node_remove(self, info: Info, input: ClusterNodeRemoveInput) -> DeletePayload:

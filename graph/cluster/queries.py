@@ -108,8 +108,9 @@ class ClusterQuery:
         )
 
     @query(
-        "Returns the nodes of one user. A name that no user has is mapped by its hash. Null: no "
-        "user has the global ID.",
+        "Returns which cluster node serves a user. For a username or address that no user has, "
+        "it returns the node that the hash of the name selects. Null if no user has the global "
+        "ID.",
         access=OVERSEEN,
         **READ_GUARD,
     )

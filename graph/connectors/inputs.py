@@ -205,7 +205,7 @@ class FetchRulesInput:
         "Maximum time without a response of the remote server, PT1S to PT1H.", default=TEN_MINUTES
     )
     local_timeout: Duration = attribute_field(
-        "Maximum time of a database transaction of the run, PT1S to PT1H.", default=TEN_MINUTES
+        "Maximum time for one database transaction of the run, PT1S to PT1H.", default=TEN_MINUTES
     )
     custom_options: list[ConnectorOptionInput] | None = attribute_field(
         "Custom options, at most 50.", default=UNSET
@@ -383,7 +383,7 @@ class ConnectorPatch:
         "Maximum time without a response of the remote server, PT1S to PT1H."
     )
     local_timeout: strawberry.Maybe[Duration] = attribute_field(
-        "Maximum time of a database transaction of the run, PT1S to PT1H."
+        "Maximum time for one database transaction of the run, PT1S to PT1H."
     )
     custom_options: strawberry.Maybe[list[ConnectorOptionInput] | None] = attribute_field(
         "All custom options, at most 50. They replace the stored options. Null or an empty list "

@@ -261,11 +261,12 @@ class MailImportInput(Options):
 class MailImportMutation:
     @mutation(
         "Queues one run for each user, which imports the messages of a source once. A run "
-        "continues after a crash and is kept for 30 days after its end. Messages that the mailbox "
-        "already contains are skipped, unless `removeDuplicates` of the remote source is "
-        "false. A user can have 10 "
-        "unfinished imports. A USER needs "
-        "the permission CONNECTORS to import from a remote server.",
+        "continues after a crash and is kept for 30 days after its end. Messages that the "
+        "mailbox already contains are skipped, unless `removeDuplicates` of the remote source is "
+        "false. A user can have 10 unfinished imports. A USER needs the permission CONNECTORS to "
+        "import from a remote server. FORBIDDEN_OPERATION for a file on the server if "
+        "MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if the filter searches for words while "
+        "more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

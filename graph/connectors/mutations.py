@@ -100,8 +100,9 @@ class ConnectorEditMutation:
 
     @mutation(
         "Changes connectors, all or none, and resets their counter of failed runs. A run in "
-        "progress continues "
-        "with the old values.",
+        "progress continues with the old values. CONFLICT if a running connector would get "
+        "another user: cancel the run first. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         **WRITE_GUARD,
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:

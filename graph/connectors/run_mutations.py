@@ -67,7 +67,7 @@ class ConnectorRunsPayload(MutationPayload):
 class ConnectorRunMutation:
     @mutation(
         "Deletes connectors with their runs, all or none, also while a run is in progress. "
-        "Fetched messages stay.",
+        "Fetched messages stay. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def connector_delete(self, info: Info, input: ConnectorDeleteInput) -> DeletePayload:
@@ -78,7 +78,7 @@ class ConnectorRunMutation:
     @mutation(
         "Queues a run of each connector, also of inactive ones, all or none. A worker executes "
         "it. If a connector already has a run that is queued or in progress, that run is "
-        "returned and none is added.",
+        "returned and none is added. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def connector_start(self, info: Info, input: ConnectorStartInput) -> ConnectorRunsPayload:
@@ -91,8 +91,9 @@ class ConnectorRunMutation:
     @mutation(
         "Cancels runs of connectors and mail imports, all or none: queued ones at once, running "
         "ones at their next safe point. Stored messages stay. The next run of a connector "
-        "continues after them. Finished runs are unchanged. A USER needs "
-        "the permission CONNECTORS for runs of connectors.",
+        "continues after them. Finished runs are unchanged. A USER needs the permission "
+        "CONNECTORS for runs of connectors. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

@@ -182,7 +182,7 @@ class Connector(NodeView):
     remote_timeout: Duration = attribute_field(
         "Maximum time without a response of the remote server."
     )
-    local_timeout: Duration = attribute_field("Maximum time of a database transaction of a run.")
+    local_timeout: Duration = attribute_field("Maximum time for one database transaction of a run.")
     custom_options: list[ConnectorOption] = attribute_field(
         "Further options of the connector, such as patterns of mailboxes to fetch."
     )

@@ -294,9 +294,9 @@ class DkimKeysPayload(MutationPayload):
 @strawberry.type
 class DkimQuery:
     @query(
-        "Returns a DKIM key by ID. By domain, returns the domain's own active key, or "
-        "else its own pending key, even while the key of `*` signs for the domain. Null "
-        "if there is none or the caller can't see it.",
+        "Returns a DKIM key by ID. By domain, returns the domain's own active key, or else its "
+        "own pending key. Not returned is the key of `*`, which signs for domains without an "
+        "active key. Null if there is none or the caller can't see it.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
@@ -315,8 +315,9 @@ class DkimQuery:
         )
 
     @query(
-        "Returns the DKIM keys of the domains that the caller administers and of their "
-        "alias domains. An ADMIN also gets the keys of `*`.",
+        "Returns the DKIM keys of the domains that the caller administers and of their alias "
+        "domains. An ADMIN also gets the keys of `*`, which sign for domains without an active "
+        "key of their own.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
@@ -349,11 +350,13 @@ class DkimQuery:
 @strawberry.type
 class DkimMutation:
     @mutation(
-        "Makes all of the given domains, or none, sign with a given or generated DKIM "
-        "key at once, whether DNS has its record or not. A key of `*` signs only for "
-        "domains that have published its record. A key with the same selector is "
-        "replaced, others of the same algorithm "
-        "are retired. Use `dkimKeyRotate` to wait for DNS. A domain has at most 20 keys.",
+        "Makes all of the given domains, or none, sign with a given or generated DKIM key at "
+        "once, whether DNS has its record or not. A key of `*` signs for each domain that has no "
+        "active key of its own and has published the record. A key with the same selector is "
+        "replaced, others of the same algorithm are retired. Use `dkimKeyRotate` to wait for "
+        "DNS. A domain has at most 20 keys. CONFLICT if `replace` is false and a key would be "
+        "replaced or retired. In an `@atomic` request, the generation of several RSA keys is "
+        "FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -372,11 +375,13 @@ class DkimMutation:
         )
 
     @mutation(
-        "Creates a pending successor for each active DKIM key of the domains, for all domains "
-        "or none. A successor signs as soon as DNS has its record, which the server checks "
-        "regularly; the old key is then retired. A successor of a key of `*` waits for "
-        "`dkimKeyActivate`, since `*` has no record. CONFLICT if a key of the algorithm is "
-        "pending already or the selector is in use. NOT_FOUND if a domain has no active key.",
+        "Creates a pending successor for each active DKIM key of the domains, for all domains or "
+        "none. A successor signs as soon as DNS has its record, which the server checks "
+        "regularly; the old key is then retired. Keys of `*` sign for domains without an active "
+        "key of their own. Their successors wait for `dkimKeyActivate`, since `*` has no DNS "
+        "record. CONFLICT if a key of the algorithm is pending already or the selector is in "
+        "use. NOT_FOUND if a domain has no active key. In an `@atomic` request, the generation "
+        "of several RSA keys is FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -390,13 +395,12 @@ class DkimMutation:
         )
 
     @mutation(
-        "Makes DKIM keys sign at once, all or none, without a check of their DNS "
-        "records. A key of `*` signs only for domains that have published its record. "
-        "Each "
-        "replaces the "
-        "active and pending keys of the same domain and algorithm, which are retired. "
-        "CONFLICT for two keys of one domain and algorithm. A retired key can be "
-        "activated again; an active one is unchanged.",
+        "Makes DKIM keys sign at once, all or none, without a check of their DNS records. A key "
+        "of `*` signs for each domain that has no active key of its own and has published the "
+        "record. Each replaces the active and pending keys of the same domain and algorithm, "
+        "which are retired. CONFLICT for two keys of one domain and algorithm. A retired key can "
+        "be activated again; an active one is unchanged. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -422,9 +426,10 @@ class DkimMutation:
         )
 
     @mutation(
-        "Deletes DKIM keys, by reference or all keys of a domain, all or none. Messages "
-        "are no longer signed with them. The keys of `*` then sign for a domain without "
-        "an active key, if the domain has published their records.",
+        "Deletes DKIM keys, by reference or all keys of a domain, all or none. Messages are no "
+        "longer signed with them. The keys of `*` then sign for a domain without an active key, "
+        "if the domain has published their records. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
         access=DOMAINS,
     )

@@ -63,7 +63,7 @@ MAX_ADDRESSES_DESCRIPTION = (
 MAX_USERS_DESCRIPTION = "Highest number of accounts, at least 1. Null: unlimited."
 MAX_USER_QUOTA_DESCRIPTION = "Highest quota of an account, in bytes, at least 1. Null: unlimited."
 QUOTA_DESCRIPTION = (
-    "Quota of all accounts of the domain together, in bytes, at least 1. Null: unlimited."
+    "Quota for all accounts of the domain together, in bytes, at least 1. Null: unlimited."
 )
 LIMIT_COLUMNS = ("max_addresses", "max_users", "default_user_quota", "max_user_quota", "quota")
 
@@ -163,7 +163,7 @@ class DomainCreateInput(Options):
     inherit_rate_limit: bool = attribute_field(INHERIT_RATE_DESCRIPTION, default=False)
     create_dkim: bool = attribute_field(
         "True generates a DKIM key (RSA, 2048 bits, selector `dkim`), which signs as soon as DNS "
-        "has its record.",
+        "has its record. False generates none.",
         default=True,
     )
 
@@ -233,10 +233,10 @@ class DomainUpdateInput(Options):
 class DomainDeleteInput(Options):
     domains: list[DomainRef] = attribute_field("Domains to delete, at most 1,000 by default.")
     cascade: bool = attribute_field(
-        "True also deletes the accounts, addresses and alias domains of the domains. "
-        "Background tasks remove the data of the accounts, without a grace period. "
-        "FORBIDDEN if the signed-in user is one of them. The setting "
-        "MERGANSER_BULK_MAX_ITEMS limits the number of accounts (1,000 if not set).",
+        "True also deletes the accounts, addresses and alias domains of the domains. Background "
+        "tasks remove the data of the accounts, without a grace period. FORBIDDEN_OPERATION if "
+        "the signed-in user is one of them. The setting MERGANSER_BULK_MAX_ITEMS limits the "
+        "number of accounts (1,000 if not set).",
         default=False,
     )
 
@@ -340,10 +340,10 @@ class DomainMutation:
 
     @mutation(
         "Deletes domains with their DKIM keys, BCC rules, recipient rewrites and the API keys "
-        "that are restricted to them, all or none. "
-        "An API key that is also restricted to other domains keeps these. Refused with "
-        "CONFLICT while a domain has accounts, addresses or aliases, unless `cascade` is "
-        "true.",
+        "that are restricted to them, all or none. An API key that is also restricted to other "
+        "domains keeps these. Refused with CONFLICT while a domain has accounts, addresses or "
+        "aliases, unless `cascade` is true. With `cascade`, FORBIDDEN_OPERATION if the signed-in "
+        "user is among the accounts.",
         **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
@@ -354,10 +354,10 @@ class DomainMutation:
     @mutation(
         "Renames a domain in one transaction, with its addresses, its DKIM keys, and the "
         "usernames that are addresses in it. Forwarding targets, allowed senders, recipient "
-        "rewrites and BCC targets that name it change too. Other records, such as transports "
-        "and TLS policies, keep the old name. If new names are taken, nothing is renamed, and "
-        "`errors` has each conflict, but at most 100 of usernames. `validateOnly` only returns "
-        "the conflicts.",
+        "rewrites and BCC targets that name it change too. Other records, such as transports and "
+        "TLS policies, keep the old name. If new names are taken, nothing is renamed, and "
+        "`errors` has a CONFLICT for each, but at most 100 for usernames. `validateOnly` only "
+        "returns the conflicts.",
         **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
@@ -372,7 +372,7 @@ class DomainMutation:
         )
 
     @mutation(
-        "Creates an alias domain: mail to it is delivered as mail to its domain. Refused if the "
+        "Creates an alias domain: mail to it is delivered as mail to its domain. CONFLICT if the "
         "name is taken or the domain is itself an alias. A domain has at most 1,000 aliases.",
         **ALIAS_GUARD,
         access=DOMAINS,
@@ -386,8 +386,8 @@ class DomainMutation:
         return AliasDomainPayload(alias_domain=AliasDomain.from_row(row))
 
     @mutation(
-        "Deletes alias domains with their DKIM keys, all or none. Their domains, which "
-        "stay, no longer receive mail for them.",
+        "Deletes alias domains with their DKIM keys, all or none. Their domains, which stay, no "
+        "longer receive mail for them. LIMIT_REACHED for more than 1,000 references (by default).",
         **ALIAS_GUARD,
         access=DOMAINS,
     )

@@ -168,14 +168,14 @@ class Domain(NodeView):
         "Highest quota in bytes that a new account can get. Null: unlimited. 0: no storage is left."
     )
     quota: ByteSize | None = attribute_field(
-        "Quota of all accounts of the domain together, in bytes. Null: unlimited."
+        "Quota for all accounts of the domain together, in bytes. Null: unlimited."
     )
     default_user_quota_inherited: bool = attribute_field(
         "True: `defaultUserQuota` is the default of the platform."
     )
     quota_allocated: ByteSize = attribute_field(
-        "Sum of the quotas of all accounts of the domain, in bytes. Accounts with unlimited "
-        "storage count as 0."
+        "Sum of all account quotas in the domain, in bytes. Accounts with unlimited storage "
+        "count as 0."
     )
     address_count: int = attribute_field(
         "Number of addresses in the domain, including those of accounts."
@@ -436,8 +436,9 @@ class Domain(NodeView):
         )
 
     @field(
-        "Active DKIM key of the domain's own, or else its own pending key; the RSA key "
-        "if there are two. Null: there is neither, although the key of `*` may sign.",
+        "Active DKIM key of the domain's own, or else its own pending key; the RSA key if there "
+        "are two. Null: there is neither, although the key of `*`, for domains without an active "
+        "key, may sign.",
         "name",
         **DOMAIN_ADMIN_GUARD,
     )

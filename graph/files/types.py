@@ -294,7 +294,8 @@ class FileMutation:
         )
 
     @mutation(
-        "Deletes files and the links to them, all or none. The links stop working at once.",
+        "Deletes files and the links to them, all or none. The links stop working at once. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
         access=OWN,
     )
@@ -322,7 +323,8 @@ class FileMutation:
         return FileSharePayload(file_share=FileShare.from_row_or_none(row))
 
     @mutation(
-        "Deletes links to files, all or none. They stop working at once; the files stay.",
+        "Deletes links to files, all or none. They stop working at once; the files stay. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
         access=OWN,
     )

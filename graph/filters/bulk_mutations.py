@@ -23,8 +23,8 @@ from resolvers.transfer import record_tasks
 class FiltersCreateMutation:
     @mutation(
         "Creates filters in one transaction: all or none. The rules are those of `filterCreate`, "
-        "and each filter sees the ones before it. The path of an error of one filter begins with "
-        "`filters` and the position of the filter, from 0.",
+        "and each filter sees the ones before it. If one filter has an error, its path begins "
+        "with `filters` and the position of the filter, from 0.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
@@ -41,12 +41,13 @@ class FiltersCreateMutation:
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
     @mutation(
-        "Creates filters of users from a CSV or JSON Lines file in a background task, in the order "
-        "of the file. The rules are those of `filterCreate`. A refused line does not stop the "
-        "task. A caller has at most 2 unfinished tasks of this kind. A credential without a user "
-        "is refused. `Task.result` has the counts `createdCount` and `refusedCount`, and "
-        "`errors` with line, code, path and message of the first 1,000 errors. After a crash the "
-        "task continues where it was.",
+        "Creates filters of users from a CSV or JSON Lines file in a background task, in the "
+        "order of the file. As with `filterCreate`, a DOMAIN_ADMIN with the permission FILTERS "
+        "can name a USER of an administered domain. An ADMIN can name any user without the role "
+        "ROOT. A refused line does not stop the task. A caller has at most 2 unfinished tasks of "
+        "this kind. A credential without a user is refused. `Task.result` has the counts "
+        "`createdCount` and `refusedCount`, and `errors` with line, code, path and message of "
+        "the first 1,000 errors. After a crash the task continues where it was.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )

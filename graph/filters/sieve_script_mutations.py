@@ -112,11 +112,10 @@ class SieveScriptsPayload(MutationPayload):
 @strawberry.type
 class SieveMutation:
     @mutation(
-        "Stores a Sieve script (RFC 5228) for each selected user, all or none. It "
-        "replaces a script of the same name, which stays active if it was. A user has at "
-        "most 25 scripts. An included script that does not "
-        "exist is a "
-        "warning.",
+        "Stores a Sieve script (RFC 5228) for each selected user, all or none. It replaces a "
+        "script of the same name, which stays active if it was. A user has at most 25 scripts. "
+        "An included script that does not exist is a warning. CONFLICT if a user moves to "
+        "another domain at the same time: retry.",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -142,7 +141,8 @@ class SieveMutation:
     @mutation(
         "Makes a Sieve script the active one of each selected user, all or none. The active "
         "script runs on each received message; the one before becomes inactive. A user without "
-        "the script is NOT_FOUND.",
+        "the script is NOT_FOUND. CONFLICT if a user moves to another domain at the same time: "
+        "retry.",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -158,7 +158,8 @@ class SieveMutation:
 
     @mutation(
         "Deactivates the active Sieve script of each selected user. The script is kept. A user "
-        "without an active script is no error.",
+        "without an active script is no error. CONFLICT if a user moves to another domain at the "
+        "same time: retry.",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -190,8 +191,8 @@ class SieveMutation:
 
     @mutation(
         "Renames a Sieve script of each selected user, all or none. A user without the script is "
-        "NOT_FOUND. An active script stays active. Scripts "
-        "that include it must be changed to the new name.",
+        "NOT_FOUND. An active script stays active. Scripts that include it must be changed to "
+        "the new name. CONFLICT if a user already has a script with the new name.",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

@@ -463,7 +463,7 @@ class FilterMutation:
 
     @mutation(
         "Changes filters, all or none. Given tests and actions replace those of the same name; "
-        "others are unchanged.",
+        "others are unchanged. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
@@ -474,7 +474,8 @@ class FilterMutation:
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
     @mutation(
-        "Deletes filters, all or none. Messages that they have already acted on are unchanged.",
+        "Deletes filters, all or none. Messages that they have already acted on are unchanged. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
@@ -485,10 +486,10 @@ class FilterMutation:
 
     @mutation(
         "Starts a task that runs filters of the signed-in user on stored messages. The filters "
-        "move, copy, mark or delete messages; they send no messages, replies or "
-        "webhooks. Messages in Junk are moved only by a filter with `spam: false`. "
-        "Copies that the quota does not allow are skipped. Deleted messages can be "
-        "restored.",
+        "move, copy, mark or delete messages; they send no messages, replies or webhooks. Only "
+        "the action `spam: false` (no spam) moves messages out of Junk. Copies above the quota "
+        "are skipped. Deleted messages can be restored. UNAVAILABLE if `select` searches for "
+        "words while more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

@@ -128,8 +128,9 @@ class IdentityProviderTestPayload(MutationPayload):
 @strawberry.type
 class IdentityProviderMutation:
     @mutation(
-        "Sets the OpenID Connect provider of a domain: its users can sign in there on the pages "
-        "of OAuth. An account is linked at its first sign-in.",
+        "Sets or replaces the OpenID Connect provider of a domain. Its users can then sign in at "
+        "the provider, through the OAuth sign-in page of this server. The first such sign-in "
+        "links an account by its address.",
         **WRITE_GUARD,
     )
     async def identity_provider_set(
@@ -156,9 +157,10 @@ class IdentityProviderMutation:
         return DomainPayload(domain=Domain.from_row_or_none(row))
 
     @mutation(
-        "Deletes the identity providers of domains with the links of their accounts, all or none. "
-        "Present tokens stay. A role DOMAIN_ADMIN that groups of the provider gave ends. Accounts "
-        "without a password then need a new password.",
+        "Deletes the identity providers of domains with the links of their accounts, all or "
+        "none. Present tokens stay. A role DOMAIN_ADMIN that groups of the provider gave ends. "
+        "Accounts without a password then need a new password. CONFLICT if an account that loses "
+        "its role moves to another domain at the same time: retry.",
         **WRITE_GUARD,
     )
     async def identity_provider_delete(
@@ -192,9 +194,10 @@ class IdentityProviderMutation:
         return IdentityProviderTestPayload(succeeded=succeeded, steps=reached)
 
     @mutation(
-        "Unlinks accounts from their accounts at the identity provider, all or none. Their tokens "
-        "and sessions end. The next sign-in links an account again by its address, such as after "
-        "the provider has created the account of a person again.",
+        "Unlinks accounts from their accounts at the identity provider, all or none. Their "
+        "tokens and sessions end. The next sign-in links an account again by its address, such "
+        "as after the provider has created the account of a person again. CONFLICT if a user "
+        "moves to another domain at the same time: retry.",
         **WRITE_GUARD,
         access=MANAGED,
     )

@@ -146,11 +146,10 @@ async def _user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) -> in
 @strawberry.type
 class LogQuery:
     @query(
-        "Returns entries of the log of all processes of the platform. A DOMAIN_ADMIN "
-        "sees entries about mail for the administered domains, and about their users "
-        "with the role USER. An ADMIN sees all. Entries are kept for at most 14 days by "
-        "default, and can be read a second after they were written. `totalCount` counts "
-        "up to 10,000 entries.",
+        "Returns log entries from all processes of the platform. A DOMAIN_ADMIN sees entries "
+        "about mail for the administered domains, and about their users with the role USER. An "
+        "ADMIN sees all. Entries are kept for at most 14 days by default, and can be read a "
+        "second after they were written. `totalCount` counts up to 10,000 entries.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
@@ -181,7 +180,7 @@ class LogQuery:
 @strawberry.type
 class LogSubscription:
     @subscription(
-        "Streams new entries of the log of all processes of the platform, within 2 seconds.",
+        "Streams new log entries from all processes of the platform, within 2 seconds.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

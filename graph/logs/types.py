@@ -70,7 +70,9 @@ class LogEntry(View):
     at: datetime = attribute_field("Time of the event.")
     component: LogComponent = attribute_field("Part of the server that wrote the entry.")
     level: LogLevel = attribute_field("Severity of the entry.")
-    program: str = attribute_field("Module of the server that wrote the entry.")
+    program: str = attribute_field(
+        "Logger or module that wrote the entry. `component` names its part of the server."
+    )
     message: str = attribute_field(
         "Text in English. Control characters and terminal escapes are written as visible escapes."
     )
@@ -253,8 +255,13 @@ class HealthLogEntry(LogEntry):
         "Name of the check as in `/health/ready`, or `all` for the summary."
     )
     level_percent: int = attribute_field("Healthy checks in percent of all checks of the entry.")
-    healthy_count: int = attribute_field("Number of healthy checks: 0 or 1 for one check.")
-    total_count: int = attribute_field("Number of checks: 1 for one check.")
+    healthy_count: int = attribute_field(
+        "Number of healthy checks: 0 or 1 in the entry of a "
+        "single check, in a summary that of all checks."
+    )
+    total_count: int = attribute_field(
+        "Number of checks: 1 in the entry of a single check, in a summary that of all checks."
+    )
     difference: int = attribute_field(
         "Change of `healthyCount` since the entry before: below 0 if checks have failed."
     )

@@ -61,10 +61,9 @@ class MailboxAnnotationDeletePayload(MutationPayload):
 @strawberry.type
 class MailboxAnnotationsMutation:
     @mutation(
-        "Sets the text of one annotation (RFC 5464) of one mailbox of each selected user, and "
-        "replaces an existing text: for all users or none. Mailboxes that other users share can't "
-        "be named. A new annotation of a mailbox with 100 annotations is refused with "
-        "LIMIT_REACHED.",
+        "Sets one annotation (RFC 5464) in one mailbox of each selected user, and replaces an "
+        "existing text: for all users or none. Mailboxes that other users share can't be named. "
+        "A new annotation of a mailbox with 100 annotations is refused with LIMIT_REACHED.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

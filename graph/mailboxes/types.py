@@ -343,7 +343,9 @@ def mailboxes_payload(rows: Sequence[Any]) -> MailboxesPayload:
 class MailboxMutation:
     @mutation(
         "Creates mailboxes and their missing parents, for each selected user: all or none. An "
-        "existing path is a CONFLICT. By default a user has at most 1,500 mailboxes.",
+        "existing path is a CONFLICT. By default a user has at most 1,500 mailboxes. The object "
+        "ID or a special use of another mailbox is a CONFLICT too. Below a mailbox of another "
+        "user, `specialUse` and `encryptMessages` are FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -370,9 +372,10 @@ class MailboxMutation:
         )
 
     @mutation(
-        "Renames a mailbox of each selected user, or moves it below another one, for all users or "
-        "none. All mailboxes below it and their messages move with it. INBOX and hidden mailboxes "
-        "can't be renamed.",
+        "Renames a mailbox of each selected user, or moves it below another one, for all users "
+        "or none. All mailboxes below it and their messages move with it. FORBIDDEN_OPERATION "
+        "for INBOX and hidden mailboxes, and if the mailbox would move below itself. CONFLICT if "
+        "a mailbox has the new path.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -386,8 +389,9 @@ class MailboxMutation:
     @mutation(
         "Deletes mailboxes of each selected user, all or none, with their shares and the filters "
         "that use them. The messages in them become deleted messages, which can be restored "
-        "unless they are drafts. INBOX, "
-        "hidden mailboxes and mailboxes with a special use can't be deleted.",
+        "unless they are drafts. INBOX, hidden mailboxes and mailboxes with a special use can't "
+        "be deleted (FORBIDDEN_OPERATION). A mailbox with others below it is a CONFLICT unless "
+        "`recursive` is true; with `requireEmpty`, so is one with messages.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -53,9 +53,10 @@ class MailboxStateSetInput(Options):
 @strawberry.type
 class MailboxStateMutation:
     @mutation(
-        "Sets UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ or MAILBOXID of one mailbox of each "
-        "selected user after a migration: for all users or none. Mail programs then keep "
-        "their caches. The three numbers can only be raised.",
+        "Sets UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ or MAILBOXID of one mailbox of each selected "
+        "user after a migration: for all users or none. Mail programs then keep their caches. "
+        "The three numbers can only be raised. CONFLICT if another mailbox has the MAILBOXID, or "
+        "may have had the UIDVALIDITY.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

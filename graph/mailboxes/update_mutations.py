@@ -101,9 +101,9 @@ class MailboxSubscribeInput(Options):
         default=UNSET,
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes that each selected user subscribes to, by default at most 1,000. A "
-        "path can name a mailbox that does not exist yet. Any other reference must name "
-        "a mailbox of each user."
+        "Mailboxes that each selected user subscribes to from now on, by default at most 1,000. "
+        "A path can name a mailbox that does not exist yet. A special use must exist for each "
+        "user, and an ID fits only one user."
     )
 
 
@@ -114,17 +114,19 @@ class MailboxUnsubscribeInput(Options):
         default=UNSET,
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes whose subscription of each selected user ends, by default at most "
-        "1,000. A path can name a mailbox that does not exist. Any other reference must "
-        "name a mailbox of each user."
+        "Mailboxes that each selected user no longer subscribes to, by default at most 1,000. A "
+        "path can name a mailbox that does not exist. A special use must exist for each user, "
+        "and an ID fits only one user."
     )
 
 
 @strawberry.type
 class MailboxUpdateMutation:
     @mutation(
-        "Changes the visibility, retention, subscription, special use or encryption of mailboxes, "
-        "for each selected user: all or none.",
+        "Changes the visibility, retention, subscription, special use or encryption of "
+        "mailboxes, for each selected user: all or none. FORBIDDEN_OPERATION to hide INBOX, or "
+        "to set or remove its special use. So is the removal of another special use that the "
+        "server needs: set it on another mailbox instead.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
         cost=LONG_MUTATION_COST,

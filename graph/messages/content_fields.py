@@ -402,7 +402,7 @@ class MessageContentFields(NodeView):
         return [CalendarEvent.from_event(event) for event in events]
 
     @field(
-        "Hash of the stored layout of the message, and the number of messages that share it.",
+        "Hash of the message's stored layout, and the number of messages that share it.",
         "blob_id",
         cost=2,
         role=Role.ADMIN,

@@ -87,12 +87,15 @@ class MessagesPayload(MutationPayload):
 class MessageImportMutation:
     @mutation(
         "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody. "
-        "Header fields Authentication-Results of this server are removed (RFC 8601, section 5). A "
-        "message that is no draft is encrypted if the user or the mailbox requires it. Apart from "
-        "this, the bytes of an upload or of base64 are stored unchanged; a text in `raw` gets "
-        "CRLF line ends. A mailbox that another user shares is named by its ID and requires the "
-        "right INSERT. There, flags, keywords and metadata that the caller has no right to set "
-        "are left out. Fails with QUOTA_EXCEEDED if the storage of the mailbox's owner is full.",
+        "Header fields Authentication-Results of this server are removed (RFC 8601, section 5). "
+        "A message that is no draft is encrypted if the user or the mailbox requires it. Apart "
+        "from this, the bytes of an upload or of base64 are stored unchanged; a text in `raw` "
+        "gets CRLF line ends. A mailbox that another user shares is named by its ID and requires "
+        "the right INSERT. There, flags, keywords and metadata that the caller has no right to "
+        "set are left out. Fails with QUOTA_EXCEEDED if the storage of the mailbox's owner is "
+        "full. CONFLICT if the message to replace is no draft or was deleted. "
+        "FORBIDDEN_OPERATION if a replaced draft would move to another user's mailbox. "
+        "UNAVAILABLE if the OpenPGP key is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

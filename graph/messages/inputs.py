@@ -157,10 +157,10 @@ class MessageDeleteInput(Options):
         default=False,
     )
     delete_empty_mailbox: bool = attribute_field(
-        "True also deletes the mailboxes of the messages, and that of `select`, if they "
-        "are empty afterwards. In a mailbox that another user shares: FORBIDDEN. INBOX, "
-        "mailboxes with a special use, "
-        "hidden ones and parents of others are kept. Default: false.",
+        "True also deletes the mailboxes of the messages, and the one that `select` names, if "
+        "they are empty afterwards. For messages in a mailbox of another user, true is "
+        "FORBIDDEN_OPERATION for the mutation. INBOX, mailboxes with a special use, hidden ones "
+        "and parents of others are kept. Default: false.",
         default=False,
     )
     async_: bool = attribute_field(

@@ -112,9 +112,9 @@ class LabelsPayload(MutationPayload):
 @strawberry.type
 class LabelMutation:
     @mutation(
-        "Creates a label of the signed-in user: a name and color for a keyword, which "
-        "messages may already have. A user "
-        "has at most 250 labels.",
+        "Creates a label of the signed-in user: a name and color for a keyword, which messages "
+        "may already have. A user has at most 250 labels. CONFLICT if the keyword has a label "
+        "already.",
         scope=Scope.MAIL,
     )
     async def label_create(self, info: Info, input: LabelCreateInput) -> LabelPayload:
@@ -127,7 +127,8 @@ class LabelMutation:
 
     @mutation(
         "Changes name and color of labels of the signed-in user, all or none. Messages keep "
-        "their keyword, so they show the new name.",
+        "their keyword, so they show the new name. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         scope=Scope.MAIL,
     )
     async def label_update(self, info: Info, input: LabelUpdateInput) -> LabelsPayload:
@@ -140,7 +141,8 @@ class LabelMutation:
         return LabelsPayload(labels=[Label.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes labels of the signed-in user, all or none. The messages keep the keywords.",
+        "Deletes labels of the signed-in user, all or none. The messages keep the keywords. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def label_delete(self, info: Info, input: LabelDeleteInput) -> DeletePayload:

@@ -197,13 +197,13 @@ def _payload_of_deletion(result: BulkOutcome) -> MessageDeletePayload:
 @strawberry.type
 class MessageBulkMutation:
     @mutation(
-        "Changes flags, keywords, expiry, snooze or metadata of messages. In a mailbox "
-        "that another user shares, a change of `seen` requires the right SEEN, of "
-        "`deleted` DELETE, and any other change WRITE. There `flags` requires all three "
-        "rights, and a snooze is FORBIDDEN. If training of the spam filter is "
-        "configured, the keywords $Junk and $NotJunk also train it. More than 1,000 "
-        "messages (by default) are "
-        "changed by a task in the background.",
+        "Changes flags, keywords, expiry, snooze or metadata of messages. In a mailbox that "
+        "another user shares, a change of `seen` requires the right SEEN, of `deleted` DELETE, "
+        "and any other change WRITE. There `flags` requires all three rights, and a snooze is "
+        "FORBIDDEN_OPERATION. If training of the spam filter is configured, the keywords $Junk "
+        "and $NotJunk also train it. More than 1,000 messages (by default) are changed by a task "
+        "in the background. UNAVAILABLE if `select` searches for words while more than 5,000 "
+        "messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -231,12 +231,14 @@ class MessageBulkMutation:
     @mutation(
         "Moves messages to another mailbox, where they get new UIDs and the retention of that "
         "mailbox, and applies the changes of `set` to them. A snooze ends. A held or scheduled "
-        "message whose copy is moved to Trash is not sent. A move to another account requires the "
-        "same domain and gives the messages new IDs. In mailboxes that other users share, the "
-        "source requires the rights READ and DELETE, and the target the right INSERT and those "
-        "for `set`. A move to another account also requires EXPUNGE. If training of the spam "
-        "filter is configured, a move to or from Junk trains it. More than 1,000 messages (by "
-        "default) are moved by a task in the background.",
+        "message whose copy is moved to Trash is not sent. A move to another account requires "
+        "the same domain (else CONFLICT) and gives the messages new IDs. In mailboxes that other "
+        "users share, the source requires the rights READ and DELETE, and the target the right "
+        "INSERT and those for `set`. A move to another account also requires EXPUNGE. If "
+        "training of the spam filter is configured, a move to or from Junk trains it. More than "
+        "1,000 messages (by default) are moved by a task in the background. UNAVAILABLE if "
+        "`select` searches for words while more than 5,000 messages are not indexed yet: retry "
+        "later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -259,12 +261,13 @@ class MessageBulkMutation:
         )
 
     @mutation(
-        "Copies messages with their flags and metadata into a mailbox of the same user, "
-        "or of another user of the same domain. Copies count for the quota "
-        "of the owner of the target mailbox. "
-        "In mailboxes that other users share, the source requires the right READ, and the target "
-        "the right INSERT. More than 1,000 messages (by default) are copied by a task in the "
-        "background. Fails with QUOTA_EXCEEDED if the storage of that owner is full.",
+        "Copies messages with their flags and metadata into a mailbox of the same user, or of "
+        "another user of the same domain. Copies count for the quota of the owner of the target "
+        "mailbox. In mailboxes that other users share, the source requires the right READ, and "
+        "the target the right INSERT. More than 1,000 messages (by default) are copied by a task "
+        "in the background. Fails with QUOTA_EXCEEDED if the storage of that owner is full. "
+        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not "
+        "indexed yet: retry later. CONFLICT if the other user is in another domain.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -292,9 +295,11 @@ class MessageBulkMutation:
         "Deletes messages from their mailboxes. In a mailbox that another user shares, this "
         "requires the rights READ and DELETE, or with `permanent` READ and EXPUNGE. Unless "
         "`permanent` is true, they become deleted messages, which can be restored for 25 days by "
-        "default. Drafts can only be restored by `undo`. A held or scheduled message "
-        "whose copy is deleted is not sent. More than 1,000 messages (by default) "
-        "are deleted by a task in the background.",
+        "default. Drafts can only be restored by `undo`. A held or scheduled message whose copy "
+        "is deleted is not sent. More than 1,000 messages (by default) are deleted by a task in "
+        "the background. UNAVAILABLE if `select` searches for words while more than 5,000 "
+        "messages are not indexed yet: retry later. In a mailbox that another user shares, "
+        "`deleteEmptyMailbox` is FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -311,11 +316,12 @@ class MessageBulkMutation:
         )
 
     @mutation(
-        "Searches duplicates among the selected messages, separately in each mailbox, and deletes "
-        "all but the one received first. The deleted messages can be restored; drafts only by "
-        "`undo`. In a mailbox that another user shares with the signed-in user, this requires the "
-        "rights READ and DELETE. More than 1,000 duplicates (by default) are deleted by a task in "
-        "the background.",
+        "Searches duplicates among the selected messages, separately in each mailbox, and "
+        "deletes all but the one received first. The deleted messages can be restored; drafts "
+        "only by `undo`. In a mailbox that another user shares with the signed-in user, this "
+        "requires the rights READ and DELETE. More than 1,000 duplicates (by default) are "
+        "deleted by a task in the background. UNAVAILABLE if `select` searches for words while "
+        "more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

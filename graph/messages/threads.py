@@ -69,14 +69,13 @@ class Thread(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Thread")}
 
     @field(
-        "Senders of the messages of the thread, each address once, the first sender first: at most "
-        "the first 250."
+        "Senders in the thread, each address once, the first sender first: at most the first 250."
     )
     async def participants(self, info: Info) -> list[MailAddress]:
         pairs: Any = await info.context.load(thread_loaders.load_senders_of_threads, self.row.id)
         return [MailAddress.from_row(pair) for pair in pairs[:MAX_PAGE_SIZE]]
 
-    @field("Number of different senders of the messages of the thread.")
+    @field("Number of different senders in the thread.")
     async def participant_count(self, info: Info) -> int:
         return len(await info.context.load(thread_loaders.load_senders_of_threads, self.row.id))
 
@@ -159,7 +158,8 @@ class ThreadMutation:
         "Changes threads of the signed-in user: mutes them, or changes the flags, expiry, snooze "
         "or metadata of all their messages in mailboxes. All threads or none. If they have more "
         "than 1,000 messages (by default), a task changes the messages in the background, "
-        "without undo; `muted` is set immediately.",
+        "without undo; `muted` is set immediately. A snooze is FORBIDDEN_OPERATION for messages "
+        "in mailboxes of other users. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
         access=OWN,
     )

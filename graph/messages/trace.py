@@ -113,10 +113,10 @@ class DeliveryTraceQuery:
         "Returns steps of messages by queue ID, Message-ID, sender, recipient and time. With a "
         "queue ID or Message-ID, the present state of the queue entries of the message is among "
         "the steps. Then the list has at most 1,000 steps of the receipt, 1,000 submissions and "
-        "1,000 queue entries. A DOMAIN_ADMIN must give one of these conditions besides the time. "
-        "Such a caller sees only steps of mail received or forwarded for administered domains, "
-        "and of mail that their users send. Mail sent by other administrators in these domains "
-        "is left out. An ADMIN sees all steps. Steps are kept for 7 days by default.",
+        "1,000 queue entries. A DOMAIN_ADMIN must give a condition besides the time. This role "
+        "sees only mail that administered domains receive or forward, or that their users send. "
+        "Mail that other administrators send is left out. An ADMIN sees all steps. Steps are "
+        "kept for 7 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,

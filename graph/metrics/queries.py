@@ -75,7 +75,8 @@ class MetricQuery:
         type: Annotated[
             MetricSetKind,
             strawberry.argument(
-                description="Kind of the keys of the sets that are returned. Default: GLOBAL."
+                description="What each returned set counts, such as one user or one domain. "
+                "Default: GLOBAL, which is one set for the platform."
             ),
         ] = MetricSetKind.GLOBAL,
         filter: MetricFilter | None = UNSET,

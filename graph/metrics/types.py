@@ -36,9 +36,9 @@ def _shown_key(metric_type: MetricSetKind, key: str | None) -> str | None:
 class MetricCounter(View):
     name: MetricName = attribute_field("Counter that the value belongs to.")
     value: float = attribute_field(
-        "Sum of the values of all processes since the last reset, and at the earliest since the "
-        "start of each process. CONNECTED_SESSIONS and MEMORY are the sums of the present values, "
-        "which a reset does not change."
+        "Sum over all processes since the last reset. A process that started later counts from "
+        "its start. CONNECTED_SESSIONS and MEMORY are the sums of the present values, which a "
+        "reset does not change."
     )
     unit: str | None = attribute_field(
         "Unit of the value: `s` for seconds, `By` for bytes. Null: the value is a number of things."

@@ -238,8 +238,9 @@ class PushMutation:
 
     @mutation(
         "Queues a sample notification for push channels, also for inactive ones, all or none. "
-        "When a worker has sent it, `lastPushAt` or `lastError` shows the result. "
-        "Nothing is sent while the user is suspended or inactive.",
+        "When a worker has sent it, `lastPushAt` or `lastError` shows the result. Nothing is "
+        "sent while the user is suspended or inactive. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
     )
@@ -251,7 +252,8 @@ class PushMutation:
         return await _load_payload(info, keys)
 
     @mutation(
-        "Deletes push channels, all or none. Each deletion is in the security log of its user.",
+        "Deletes push channels, all or none. Each deletion is in the security log of its user. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
     )

@@ -184,11 +184,12 @@ class Webhook(NodeView):
     )
     created_at: datetime = attribute_field("Time when the webhook was created.")
     failures: int = attribute_field(
-        "Number of consecutive failed attempts since the last accepted one or webhookUpdate. "
-        "Failed attempts of webhookTest don't count."
+        "Number of consecutive failed attempts since webhookUpdate, or since the receiver "
+        "accepted an event by a status 2xx. Failed attempts of webhookTest don't count."
     )
     last_delivery_at: datetime | None = attribute_field(
-        "Time of the last accepted event, with a precision of 10 seconds. Null: there was none."
+        "Time when the receiver last accepted an event by a status 2xx, with a precision of 10 "
+        "seconds. Null: never."
     )
 
     load_batch = staticmethod(webhook_lists.load_visible_webhooks_by_id)
@@ -403,7 +404,8 @@ class WebhookMutation:
 
     @mutation(
         "Changes webhooks, all or none, and resets their failures. Events that occurred while a "
-        "webhook was inactive are only delivered by webhookReplay.",
+        "webhook was inactive are only delivered by webhookReplay. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -428,7 +430,8 @@ class WebhookMutation:
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
     @mutation(
-        "Deletes webhooks with their deliveries, all or none.",
+        "Deletes webhooks with their deliveries, all or none. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -439,7 +442,8 @@ class WebhookMutation:
 
     @mutation(
         "Queues an event PING for webhooks, also for inactive ones, all or none. A worker "
-        "delivers it once, without retries. `Webhook.deliveries` shows the result.",
+        "delivers it once, without retries. `Webhook.deliveries` shows the result. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

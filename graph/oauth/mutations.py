@@ -137,7 +137,11 @@ class OauthMutation:
         created = await clients.create_client(info.context, new_client)
         return await _secret_payload(info, created.row_id, created.secret)
 
-    @mutation("Changes OAuth clients, all or none. Their tokens remain.", **WRITE_GUARD)
+    @mutation(
+        "Changes OAuth clients, all or none. Their tokens remain. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
+        **WRITE_GUARD,
+    )
     async def oauth_client_update(
         self, info: Info, input: OauthClientUpdateInput
     ) -> OauthClientsPayload:
@@ -171,7 +175,7 @@ class OauthMutation:
 
     @mutation(
         "Deletes OAuth clients, all or none. The access that users have given them ends with all "
-        "tokens, within 1 second.",
+        "tokens, within 1 second. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def oauth_client_delete(self, info: Info, input: OauthClientDeleteInput) -> DeletePayload:
@@ -182,7 +186,7 @@ class OauthMutation:
     @mutation(
         "Revokes the access of OAuth clients, all or none. Their tokens end within 1 second, and "
         "open WebSocket connections, event streams and submission sessions with these tokens are "
-        "closed.",
+        "closed. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
     )

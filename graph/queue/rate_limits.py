@@ -346,7 +346,7 @@ class RateLimitMutation:
     @mutation(
         "Sets the rate limits of users and domains, or removes them, so that the limits of the "
         "settings apply: all or none. Messages of the current window still count, unless `per` "
-        "changes.",
+        "changes. CONFLICT if a user moves to another domain at the same time: retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,
@@ -366,8 +366,9 @@ class RateLimitMutation:
         )
 
     @mutation(
-        "Resets counters of sent messages, all or none. A user who exceeded a rate limit "
-        "can send again if the counters of the domain and the platform also allow it.",
+        "Resets counters of sent messages, all or none. A user who exceeded a rate limit can "
+        "send again if the counters of the domain and the platform also allow it. CONFLICT if a "
+        "user moves to another domain at the same time: retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,

@@ -279,12 +279,11 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 @strawberry.type
 class QueueMutation:
     @mutation(
-        "Deletes queue entries: cancels all deliveries that are not in progress. "
-        "Deliveries in progress continue. A finished entry in `queueEntries` is "
-        "NOT_FOUND, and nothing is deleted. Without `notifySender`, the scheduled copy "
-        "of a message sent to nobody becomes a draft. A task in the background deletes "
-        "more than 1,000 entries (by "
-        "default), and entries with `notifySender`.",
+        "Deletes queue entries: cancels all deliveries that are not in progress. Deliveries in "
+        "progress continue. A finished entry in `queueEntries` is NOT_FOUND, and nothing is "
+        "deleted. Without `notifySender`, the scheduled copy of a message sent to nobody becomes "
+        "a draft. A task in the background deletes more than 1,000 entries (by default), and "
+        "entries with `notifySender`. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OVERSEEN,
     )
@@ -299,10 +298,10 @@ class QueueMutation:
         )
 
     @mutation(
-        "Retries deferred deliveries immediately, except held ones and those in "
-        "progress. A finished entry in `queueEntries` is NOT_FOUND, and nothing is "
-        "retried. More than 1,000 entries (by "
-        "default) are retried by a task in the background.",
+        "Retries deferred deliveries immediately, except held ones and those in progress. A "
+        "finished entry in `queueEntries` is NOT_FOUND, and nothing is retried. More than 1,000 "
+        "entries (by default) are retried by a task in the background. LIMIT_REACHED for more "
+        "than 1,000 references (by default).",
         **WRITE_GUARD,
         access=OVERSEEN,
     )
@@ -316,7 +315,8 @@ class QueueMutation:
 
     @mutation(
         "Holds queue entries, all or none: no delivery attempt begins until queueRelease. An "
-        "attempt in progress continues. A finished entry is NOT_FOUND.",
+        "attempt in progress continues. A finished entry is NOT_FOUND. LIMIT_REACHED for more "
+        "than 1,000 references (by default).",
         **WRITE_GUARD,
         access=OVERSEEN,
     )
@@ -325,9 +325,9 @@ class QueueMutation:
 
     @mutation(
         "Releases held queue entries, all or none. A waiting entry that is not held is "
-        "unchanged, and is no error. A finished entry is NOT_FOUND. The time in which an "
-        "entry was held does not "
-        "count towards its lifetime in the queue.",
+        "unchanged, and is no error. A finished entry is NOT_FOUND. The time in which an entry "
+        "was held does not count towards its lifetime in the queue. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         **WRITE_GUARD,
         access=OVERSEEN,
     )

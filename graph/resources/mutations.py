@@ -92,7 +92,8 @@ class ResourcesPayload(MutationPayload):
 class ResourceMutation:
     @mutation(
         "Creates a room, thing or group that people book by invitations to its address. The "
-        "address counts against the limit of the domain.",
+        "address counts against the limit of the domain. CONFLICT if all addresses that the name "
+        "suggests are taken.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -109,7 +110,8 @@ class ResourceMutation:
         return ResourcePayload(resource=resource)
 
     @mutation(
-        "Changes resources, all or none. Existing bookings stay, even beyond a new limit.",
+        "Changes resources, all or none. Existing bookings stay, even beyond a new limit. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
         cost=LONG_MUTATION_COST,
@@ -120,8 +122,8 @@ class ResourceMutation:
         return ResourcesPayload(resources=await _load_resources(info, keys))
 
     @mutation(
-        "Deletes resources with their addresses and bookings, all or none. The organizers are not "
-        "notified.",
+        "Deletes resources with their addresses and bookings, all or none. The organizers are "
+        "not notified. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
         cost=LONG_MUTATION_COST,

@@ -50,8 +50,8 @@ class ResourceFilter(ConditionsInput):
 class ResourceQuery:
     @query(
         "Returns a resource by ID or address. Null if there is none or the caller can't see it. "
-        "Users see the resources of the domains of their account and of their addresses. "
-        "A DOMAIN_ADMIN also sees those of administered domains, an ADMIN all.",
+        "Users see the resources in the domains of their account and addresses. A DOMAIN_ADMIN "
+        "also sees those of administered domains, an ADMIN all.",
         scope=Scope.READ,
         cost=3,
     )
@@ -64,9 +64,9 @@ class ResourceQuery:
         return Resource.from_row_or_none(row)
 
     @query(
-        "Returns the rooms, things and groups that can be booked. Users see the "
-        "resources of the domains of their account and of their addresses. A "
-        "DOMAIN_ADMIN also sees those of administered domains, an ADMIN all.",
+        "Returns the rooms, things and groups that can be booked. Users see the resources in the "
+        "domains of their account and addresses. A DOMAIN_ADMIN also sees those of administered "
+        "domains, an ADMIN all.",
         scope=Scope.READ,
     )
     async def resources(

@@ -88,7 +88,7 @@ class Resource(NodeView):
     active: bool = attribute_field("False: the address refuses mail. Bookings are kept.")
     created_at: datetime = attribute_field("Time when the resource was created.")
     updated_at: datetime | None = attribute_field(
-        "Time of the last change of the resource, at first that of its creation."
+        "Time when the resource was last changed or created."
     )
 
     load_batch = staticmethod(loaders.load_visible_resources_by_id)

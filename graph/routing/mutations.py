@@ -309,7 +309,7 @@ class RoutingMutation:
 
     @mutation(
         "Changes relay hosts, all or none. Messages that are already in the queue use the new "
-        "values.",
+        "values. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def relay_host_update(self, info: Info, input: RelayHostUpdateInput) -> RelayHostsPayload:
@@ -319,8 +319,10 @@ class RoutingMutation:
         return RelayHostsPayload(relay_hosts=records)
 
     @mutation(
-        "Deletes relay hosts, all or none. The domains that used one then have no relay "
-        "host, and their mail is sent by the default route.",
+        "Deletes relay hosts, all or none. The domains that used one then have no relay host, "
+        "and their mail is sent by the default route. UNAVAILABLE if a domain begins to use a "
+        "relay host at the same time: retry. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         **WRITE_GUARD,
     )
     async def relay_host_delete(self, info: Info, input: RelayHostDeleteInput) -> DeletePayload:
@@ -338,7 +340,9 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes transports, all or none. Refused if another transport has the new destination.",
+        "Changes transports, all or none. CONFLICT if another transport has the new destination, "
+        "or if it is given for several transports. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
     )
     async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportsPayload:
@@ -348,9 +352,9 @@ class RoutingMutation:
         return TransportsPayload(transports=records)
 
     @mutation(
-        "Deletes transports, all or none. Mail to their destinations is then sent by "
-        "another matching transport, else by the relay host of the sender's domain, else by the "
-        "default route.",
+        "Deletes transports, all or none. Mail to their destinations is then sent by another "
+        "matching transport, else by the relay host of the sender's domain, else by the default "
+        "route. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def transport_delete(self, info: Info, input: TransportDeleteInput) -> DeletePayload:
@@ -368,8 +372,8 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes TLS policies, all or none. Set `level` and `parameters` together if the new level "
-        "needs other parameters.",
+        "Changes TLS policies, all or none. Set `level` and `parameters` together if the new "
+        "level needs other parameters. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def tls_policy_update(
@@ -381,11 +385,11 @@ class RoutingMutation:
         return TlsPoliciesPayload(tls_policies=records)
 
     @mutation(
-        "Deletes TLS policies, all or none. For mail to MX hosts the policy of a parent "
-        "domain then applies, else DANE, else MTA-STS, else TLS is opportunistic. For "
-        "mail to a relay host or to the next hop of a transport, another policy of this "
-        "host applies. Without one, the policy of the recipient's domain applies, else "
-        "the TLS of this host's configuration.",
+        "Deletes TLS policies, all or none. For mail to MX hosts the policy of a parent domain "
+        "then applies, else DANE, else MTA-STS, else TLS is opportunistic. For mail to a relay "
+        "host or to the next hop of a transport, another policy of this host applies. Without "
+        "one, the policy of the recipient's domain applies, else the TLS of this host's "
+        "configuration. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def tls_policy_delete(self, info: Info, input: TlsPolicyDeleteInput) -> DeletePayload:
@@ -393,10 +397,11 @@ class RoutingMutation:
 
     @mutation(
         "Creates a forwarding host for an IP address or network, or for each address that a host "
-        "name or domain sends from. Mail from these addresses is not refused or deferred "
-        "because of SPF, DMARC or greylisting. "
-        "Existing forwarding hosts with such an address get the new `source` and `filterSpam`. "
-        "If nothing changes, the error is CONFLICT.",
+        "name or domain sends from. Mail from these addresses is not refused or deferred because "
+        "of SPF, DMARC or greylisting. Existing forwarding hosts with such an address get the "
+        "new `source` and `filterSpam`. If nothing changes, the error is CONFLICT. For a host "
+        "name, FORBIDDEN_OPERATION in an `@atomic` request, and UNAVAILABLE if DNS does not "
+        "answer.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
@@ -411,10 +416,11 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Deletes forwarding hosts, all or none. Mail from their addresses can then be refused "
-        "or deferred because of SPF, DMARC and greylisting again. Mail of hosts without "
+        "Deletes forwarding hosts, all or none. Mail from their addresses can then be refused or "
+        "deferred because of SPF, DMARC and greylisting again. Mail of hosts without "
         "`filterSpam` also passes through the spam filter again. A forwarding host that is a "
-        "wider network still applies to its addresses.",
+        "wider network still applies to its addresses. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
     )
     async def forwarding_host_delete(

@@ -57,12 +57,12 @@ class RouteTestPayload(MutationPayload):
 @strawberry.type
 class RouteTestMutation:
     @mutation(
-        "Selects the route of a message, connects to the first server that answers, "
-        "signs in if configured, and sends MAIL and RCPT, but no message. It takes at "
-        "most one minute. A missing route, a failed connection and a refusal by the "
-        "server are no errors: `ok` is false. For a recipient in a local domain nothing "
-        "is connected and `ok` is true, unless `relayHost` or `transport` is given. A "
-        "process runs at most 4 tests at once, else RATE_LIMITED.",
+        "Selects the route of a message, connects to the first server that answers, signs in if "
+        "configured, and sends MAIL and RCPT, but no message. It takes at most one minute. A "
+        "missing route, a failed connection and a refusal by the server are no errors: `ok` is "
+        "false. For a recipient in a local domain nothing is connected and `ok` is true, unless "
+        "`relayHost` or `transport` is given. A process runs at most 4 tests at once, else "
+        "RATE_LIMITED. FORBIDDEN_OPERATION in an `@atomic` request.",
         atomic_exclusion=AtomicExclusion("A route test"),
         role=Role.ADMIN,
         scope=Scope.FULL,

@@ -193,7 +193,9 @@ class SavedSearchesPayload(MutationPayload):
 class SavedSearchMutation:
     @mutation(
         "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. A "
-        "user has at most 100 saved searches.",
+        "user has at most 100 saved searches. CONFLICT if another saved search has the name. "
+        "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
+        "indexed yet: retry later.",
         scope=Scope.MAIL,
     )
     async def saved_search_create(
@@ -209,9 +211,11 @@ class SavedSearchMutation:
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
     @mutation(
-        "Changes the name of one saved search, or the filter of several, of the signed-in user: "
+        "Changes saved searches of the signed-in user, the name of one or the filter of several: "
         "all or none. The new filter is given as `filter`, as the search text `query`, or as "
-        "both. The messages are unchanged.",
+        "both. The messages are unchanged. CONFLICT if another saved search has the name. "
+        "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
+        "indexed yet: retry later. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def saved_search_update(
@@ -234,7 +238,7 @@ class SavedSearchMutation:
 
     @mutation(
         "Deletes saved searches of the signed-in user, all or none. The messages that they match "
-        "are kept.",
+        "are kept. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def saved_search_delete(self, info: Info, input: SavedSearchDeleteInput) -> DeletePayload:

@@ -126,9 +126,10 @@ class SessionMutation:
         "Ends sessions of the signed-in user, or of users that the caller manages, on all nodes. "
         "Sessions are WebSockets, event streams, and connections by SMTP, submission and LMTP. "
         "Access tokens stay valid, so that clients can connect again, unless `revokeTokens` is "
-        "true. An ADMIN can also end sessions without a user, by `sessions`. The error NO_SESSION "
-        "is returned if no node has such a session and no token was revoked. It can't be part of "
-        "an `@atomic` request, and can't have an idempotency key.",
+        "true. An ADMIN can also end sessions without a user, by `sessions`. The error "
+        "NO_SESSION is returned if no node has such a session and no token was revoked. It can't "
+        "be part of an `@atomic` request, and can't have an idempotency key. LIMIT_REACHED for "
+        "more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=MANAGED,
         atomic_exclusion=AtomicExclusion("The end of sessions", forbids_idempotency_key=True),

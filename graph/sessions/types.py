@@ -177,9 +177,9 @@ def _ordering(name: str, conditions: SessionConditions) -> str:
 @strawberry.type
 class SessionQuery:
     @query(
-        "Returns the open sessions of all processes and nodes. Those of processes that "
-        "don't answer within a second are missing. An ADMIN also sees sessions "
-        "without a user.",
+        "Returns the open connections of clients (SMTP, submission, LMTP, WebSocket, event "
+        "stream) to all processes and nodes. Those of processes that don't answer within a "
+        "second are missing. An ADMIN also sees sessions without a user.",
         scope=Scope.READ,
         access=OVERSEEN,
         cost=SESSION_COST,

@@ -57,12 +57,14 @@ class QuarantineReleaseInput(Options):
 class QuarantineMutation:
     @mutation(
         "Releases messages from the quarantine, all or none. Filters and the Sieve script of the "
-        "user run, and select the mailbox; the default is INBOX. A message that they would reject "
-        "or discard is stored. The user's redirects and forwards are sent, except for a message "
-        "with a virus. Copies of BCC rules and a DSN that the sender requested are sent too. A "
-        "full quota is an error, and nothing is released. No automatic reply is sent. By default "
-        "the messages train the spam filter as ham (`learnHam`). Releasing a message with a virus "
-        "requires the role DOMAIN_ADMIN.",
+        "user run, and select the mailbox; the default is INBOX. A message that they would "
+        "reject or discard is stored. The user's redirects and forwards are sent, except for a "
+        "message with a virus. Copies of BCC rules and a DSN that the sender requested are sent "
+        "too. A full quota is an error, and nothing is released. No automatic reply is sent. By "
+        "default the messages train the spam filter as ham (`learnHam`). Releasing a message "
+        "with a virus requires the role DOMAIN_ADMIN. CONFLICT if a redirect of a filter would "
+        "be a mail loop. UNAVAILABLE if a message can't be encrypted to the OpenPGP key of the "
+        "account. LIMIT_REACHED for more than 1,000 references (by default).",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )
@@ -79,7 +81,8 @@ class QuarantineMutation:
         return MessagesPayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes quarantined messages, all or none. They can't be restored.",
+        "Deletes quarantined messages, all or none. They can't be restored. LIMIT_REACHED for "
+        "more than 1,000 references (by default).",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )

@@ -304,8 +304,8 @@ class SenderRuleMutation:
 
     @mutation(
         "Deletes sender rules, which allow or block senders, all or none. Rules of domains also "
-        "require the scope FULL; rules of tags and of the platform require the role ADMIN and the "
-        "scope FULL.",
+        "require the scope FULL; rules of tags and of the platform require the role ADMIN and "
+        "the scope FULL. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

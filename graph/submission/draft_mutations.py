@@ -307,8 +307,10 @@ class DraftSendInput(Options):
 class DraftMutation:
     @mutation(
         "Creates a draft, or changes the given fields of a draft. The draft keeps its ID and "
-        "Message-ID, and gets a new UID. A message that is no draft is a CONFLICT. Fails "
-        "with STALE if another client changes the draft during the save.",
+        "Message-ID, and gets a new UID. A message that is no draft is a CONFLICT. Fails with "
+        "STALE if another client changes the draft during the save. FORBIDDEN_OPERATION if the "
+        "user can't send as `from`, or the draft would move to another user's mailbox. "
+        "UNAVAILABLE if the draft must be encrypted, but the OpenPGP key is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -335,14 +337,17 @@ class DraftMutation:
 
     @mutation(
         "Sends a draft to the recipients of its header, or of `envelope`. A message that is no "
-        "draft is a CONFLICT. "
-        "The draft becomes the sent copy, with the same ID and a new Date, in the `sentMailbox` "
-        "of its identity, else in Sent. While the message is scheduled or can be undone, the copy "
-        "is in the mailbox with the special use SCHEDULED. If there is no mailbox for sent "
-        "messages, the copy stays in the mailbox of the draft, with the warning "
-        "NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any recipient, "
-        "the copy is a draft again, unless the user has moved it. With `mailMerge`, the copies "
-        "are new messages, and the draft stays a draft.",
+        "draft is a CONFLICT. The draft becomes the sent copy, with the same ID and a new Date, "
+        "in the `sentMailbox` of its identity, else in Sent. While the message is scheduled or "
+        "can be undone, the copy is in the mailbox with the special use SCHEDULED. If there is "
+        "no mailbox for sent messages, the copy stays in the mailbox of the draft, with the "
+        "warning NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any "
+        "recipient, the copy is a draft again, unless the user has moved it. With `mailMerge`, "
+        "the copies are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the "
+        "account is inactive or suspended, can't send as the sender, or the message is spam or "
+        "has a virus. A message that is scanned is FORBIDDEN_OPERATION in an `@atomic` request "
+        "too. UNAVAILABLE if a scanner does not respond, or with `encrypt` if an OpenPGP key is "
+        "unusable. CONFLICT if the account encrypts the copy, but its key is unusable.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -51,11 +51,15 @@ class MessageRedirectMutation:
         "Sends a stored message again, byte for byte, to its original forwarding targets or to "
         "other addresses. The envelope sender is the main address of the owner, or of the "
         "signed-in user for a message in a shared mailbox. The message gets the keyword "
-        "$Forwarded, unless its mailbox is shared by another user. No copy is stored. Drafts and "
-        "mail loops are a CONFLICT. Original targets are FORBIDDEN for a message of another user. "
-        "They are a CONFLICT if a relay password is gone, or if the account encrypts forwards and "
-        "the message is unencrypted. Also requires the scope MAIL_READ.",
+        "$Forwarded, unless its mailbox is shared by another user. No copy is stored. CONFLICT "
+        "for a draft and for a mail loop. Only the owner can use the original targets: for other "
+        "users they are FORBIDDEN_OPERATION. They are a CONFLICT if the stored password of a "
+        "relay server (smtp:// target) is gone. The same applies if the account encrypts "
+        "forwards and the message is unencrypted. FORBIDDEN_OPERATION too if the account is "
+        "inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if a scanner "
+        "does not respond.",
         scope=Scope.SUBMIT,
+        further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
     async def message_redirect(

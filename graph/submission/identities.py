@@ -210,7 +210,7 @@ class IdentityMutation:
         "Stores display name, signature and other values for an address that the user can send "
         "as. An address that already has stored values is a CONFLICT. A user has at most 100 "
         "stored identities. A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or "
-        "`replyTo` of other users.",
+        "`replyTo` of other users. FORBIDDEN_OPERATION if the user can't send as the address.",
         scope=Scope.SETTINGS,
         access=MANAGED,
     )
@@ -225,8 +225,8 @@ class IdentityMutation:
     @mutation(
         "Changes display name, signature and other values of identities: all or none. An address "
         "that has no stored values yet gets an identity with these values. A DOMAIN_ADMIN needs "
-        "the permission "
-        "BCC_RULES to set `bcc` or `replyTo` of other users.",
+        "the permission BCC_RULES to set `bcc` or `replyTo` of other users. LIMIT_REACHED for "
+        "more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED,
     )
@@ -240,7 +240,7 @@ class IdentityMutation:
     @mutation(
         "Deletes the stored values of identities, all or none. The addresses stay, and can still "
         "be used with default values if the user may send as them. An identity without stored "
-        "values is a CONFLICT.",
+        "values is a CONFLICT. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED,
     )

@@ -306,10 +306,13 @@ class SubmissionsPayload(MutationPayload):
 class SubmissionMutation:
     @mutation(
         "Composes a message, or takes a complete one, stores a copy and sends it to its "
-        "recipients. The From address must be one that the user can send as. By default "
-        "a message has at most 400 recipients. If the quota is full, or there is no "
-        "mailbox for the copy, the message is sent without a copy, with the warning "
-        "NOT_SAVED_TO_SENT.",
+        "recipients. The From address must be one that the user can send as. By default a "
+        "message has at most 400 recipients. If the quota is full, or there is no mailbox for "
+        "the copy, the message is sent without a copy, with the warning NOT_SAVED_TO_SENT. "
+        "FORBIDDEN_OPERATION if the account is inactive or suspended, can't send as the sender, "
+        "or the message is spam or has a virus. A message that is scanned is FORBIDDEN_OPERATION "
+        "in an `@atomic` request too. UNAVAILABLE if a scanner does not respond, or with "
+        "`encrypt` if an OpenPGP key is unusable.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -329,11 +332,11 @@ class SubmissionMutation:
             return payload
 
     @mutation(
-        "Cancels the deliveries of each submission that are neither finished nor in "
-        "progress. If all deliveries of a submission are cancelled, its stored copy "
-        "moves to the mailbox with the special use DRAFTS as a draft. A copy that the "
-        "user has moved to another mailbox stays unchanged. If one "
-        "submission has no delivery to cancel, the error is CONFLICT and nothing is cancelled.",
+        "Cancels the deliveries of each submission that are neither finished nor in progress. If "
+        "all deliveries of a submission are cancelled, its stored copy moves to the mailbox with "
+        "the special use DRAFTS as a draft. A copy that the user has moved to another mailbox "
+        "stays unchanged. If one submission has no delivery to cancel, the error is CONFLICT and "
+        "nothing is cancelled. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )
@@ -347,7 +350,8 @@ class SubmissionMutation:
     @mutation(
         "Changes the send time of submissions that are scheduled, held for undo, or waiting in "
         "the queue: all or none. Deliveries that are finished or in progress are unchanged. A "
-        "submission that has no other delivery is a CONFLICT.",
+        "submission that has no other delivery is a CONFLICT. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

@@ -23,7 +23,7 @@ REASON_DESCRIPTION = (
 )
 
 
-@strawberry.input(description="New values of the policy of bans. An absent field stays.")
+@strawberry.input(description="New values of the ban policy. An absent field stays.")
 class BanPolicyPatch:
     ban_time: strawberry.Maybe[Duration] = attribute_field(
         "Duration of the first ban of a network, from PT1M to P30D. Initially PT30M."

@@ -224,10 +224,10 @@ class UserImportInput(Options):
 @strawberry.type
 class ExportMutation:
     @mutation(
-        "Creates an export of a user, which a task writes to one file. Deleted messages "
-        "are not exported. A user can have 2 unfinished exports; a third is "
-        "LIMIT_REACHED. A new export deletes all finished exports of the user but the "
-        "newest 4.",
+        "Creates an export of a user, which a task writes to one file. Deleted messages are not "
+        "exported. A user can have 2 unfinished exports; a third is LIMIT_REACHED. A new export "
+        "deletes all finished exports of the user but the newest 4. UNAVAILABLE if the filter "
+        "searches for words while more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN_OR_ROOT,
     )
@@ -247,11 +247,12 @@ class ExportMutation:
         return UserExportPayload(user_export=UserExport.from_row_or_none(row))
 
     @mutation(
-        "Starts a task that imports an archive into a user's account. `Task.result` contains "
-        "the counts `storedCount` and `knownCount` of messages, and the list `refused` of items "
-        "that were not imported, with reasons. The list has at most 200 items; `unlistedCount` "
-        "counts further ones. If the account becomes full, the task fails, and the messages "
-        "stored before stay. A user can have 2 unfinished imports.",
+        "Starts a task that imports an archive into a user's account. `Task.result` contains the "
+        "counts `storedCount` and `knownCount` of messages, and the list `refused` of items that "
+        "were not imported, with reasons. The list has at most 200 items; `unlistedCount` counts "
+        "further ones. If the account becomes full, the task fails, and the messages stored "
+        "before stay. A user can have 2 unfinished imports. FORBIDDEN_OPERATION if `path` is "
+        "given and MERGANSER_IMPORT_FOLDER is not set.",
         scope=Scope.MAIL,
         access=OWN_OR_ROOT,
     )

@@ -115,8 +115,8 @@ class QuotaExceededError(MutationError, of=errors.OverQuota):
         "figures are hidden."
     )
     used: BigInt = attribute_field(
-        "Bytes that the account uses. 0 if the account belongs to another user, whose "
-        "figures are hidden."
+        "Bytes that the account uses. 0 if another user owns the full mailbox, whose figures are "
+        "hidden."
     )
 
 

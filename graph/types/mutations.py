@@ -40,6 +40,7 @@ from models.errors import (
 from models.store import cancel_safety
 from models.store.database import is_retryable_conflict
 from models.store.generated_id_collision import MAX_TRIES, GeneratedIdCollision
+from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers import idempotency
 from resolvers.changes import stream_reader
@@ -99,18 +100,24 @@ def mutation(
     access: ObjectAccess | None = None,
     atomic_exclusion: AtomicExclusion | None = None,
     cost: int = MUTATION_COST,
+    further_scope: Scope | None = None,
     **rule: Any,
 ) -> FieldDecorator:
     """Declare a mutation with one `input`, a subclass of `Options`.
 
-    `access` names the users or domains that it can change. `cost` is its cost in points; a point
+    `access` names the users or domains that it can change. `further_scope` is a second scope that
+    the resolver requires, for the description. `cost` is its cost in points; a point
     is about 10 microseconds of work. Its payload extends MutationPayload.
     The field is nullable: an error of one field must not remove the payloads of other fields.
     """
     declare: FieldDecorator = strawberry.mutation(
         description=description,
         extensions=[MutationExecution(GuardRule(**rule), atomic_exclusion)],
-        metadata={"access": access, "signed_in_rule": rule.get("signed_in")},
+        metadata={
+            "access": access,
+            "signed_in_rule": rule.get("signed_in"),
+            "further_scope": further_scope,
+        },
         directives=[] if cost == MUTATION_COST else [Cost(weight=cost)],
     )
     return declare

@@ -25,7 +25,7 @@ from graph.execution.strawberry_definitions import strawberry_definition
 from graph.types.descriptions.mutation_error_codes import ERROR_CODES_BY_MUTATION
 from graph.types.fields import Auth
 from graph.types.object_access import ObjectAccess, access_text, argument_access_text
-from models.users.roles import Role
+from models.users.roles import Role, Scope
 from resolvers.viewer import GuardRule
 
 USER_REFERENCES = ("UserRef", "UserSelection")
@@ -58,7 +58,13 @@ def _append_requirement_text(definition: Any, noun: str, last_sentence: str = ""
     directives = getattr(strawberry_field, "directives", None) or ()
     access = declared_access_or_none(definition)
     metadata = getattr(strawberry_field, "metadata", None) or {}
-    requirements = requirement_text(directives, access, noun, metadata.get("signed_in_rule"))
+    requirements = requirement_text(
+        directives,
+        access,
+        noun,
+        metadata.get("signed_in_rule"),
+        further_scope=metadata.get("further_scope"),
+    )
     text = f"{requirements} {last_sentence}".strip()
     if text and not (definition.description or "").endswith(text):
         definition.description = f"{definition.description or ''} {text}".strip()
@@ -97,14 +103,17 @@ def requirement_text(
     access: ObjectAccess | None = None,
     noun: str = "field",
     signed_in_rule: GuardRule | None = None,
+    *,
+    further_scope: Scope | None = None,
 ) -> str:
-    """Return sentences such as "Requires role ADMIN and scope FULL. Cost: 20." for directives.
+    """Return sentences such as "Requires scope FULL. Cost: 20 points." for directives.
 
     `signed_in_rule` is the rule of a public field for callers that have completed their sign-in.
+    `further_scope` is a scope that is required besides that of the directive.
     """
     all_directives = list(directives)
     rules = [directive for directive in all_directives if isinstance(directive, Auth)]
-    sentences = [_auth_text(rule, signed_in_rule) for rule in rules]
+    sentences = [_auth_text(rule, signed_in_rule, further_scope) for rule in rules]
     if access:
         sentences.append(access_text(access, _lowest_role(rules), noun))
     sentences += [
@@ -121,13 +130,13 @@ def _lowest_role(directives: Iterable[object]) -> Role:
 
 def _cost_text(cost: Cost) -> str:
     if cost.per_item:
-        return f"Cost: {cost.weight} for each returned object."
+        return f"Cost: {cost.weight} points for each returned object."
     size_text = f"Default page size: {cost.default_page_size}." if cost.default_page_size else ""
-    cost_text = f"Cost: {cost.weight}." if cost.weight != 1 else ""
+    cost_text = f"Cost: {cost.weight} points." if cost.weight != 1 else ""
     return f"{cost_text} {size_text}".strip()
 
 
-def _auth_text(auth: Auth, signed_in_rule: GuardRule | None) -> str:
+def _auth_text(auth: Auth, signed_in_rule: GuardRule | None, further_scope: Scope | None) -> str:
     role = auth.role or None
     if role is Role.PUBLIC and signed_in_rule:
         return (
@@ -137,7 +146,9 @@ def _auth_text(auth: Auth, signed_in_rule: GuardRule | None) -> str:
     if role is Role.PUBLIC:
         return "Requires no credential."
     needs = ["a signed-in user"] if role is Role.USER else [f"role {role}"] if role else []
-    needs += [f"scope {auth.scope}"] if auth.scope else []
+    if auth.scope:
+        scopes = f"scopes {auth.scope} and {further_scope}" if further_scope else None
+        needs.append(scopes or f"scope {auth.scope}")
     text = f"Requires {' and '.join(needs)}." if needs else ""
     for holder, permission in (
         (Role.USER, auth.user_permission),

@@ -325,12 +325,12 @@ class UsersCreateFromFileInput(Options):
 @strawberry.type
 class UserCreateMutation:
     @mutation(
-        "Creates an account with its special-use mailboxes, its main address, and the "
-        "welcome messages that the operator has set up. A DOMAIN_ADMIN "
-        "can create accounts in the administered domains. If an ADMIN names an unknown domain "
-        "and MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
-        "DOMAIN_CREATED. Refused if the username or address is taken, or a limit of the domain "
-        "is reached.",
+        "Creates an account with its special-use mailboxes, its main address, and the welcome "
+        "messages that the operator has set up. A DOMAIN_ADMIN can create accounts in the "
+        "administered domains. If an ADMIN names an unknown domain and "
+        "MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
+        "DOMAIN_CREATED. CONFLICT if the username or address is taken, or the domain is an alias "
+        "domain. LIMIT_REACHED if a limit of the domain is reached.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
@@ -349,10 +349,11 @@ class UserCreateMutation:
         return UserPayload(user=User.from_row(user))
 
     @mutation(
-        "Creates accounts with their special-use mailboxes, their main addresses, and the welcome "
-        "messages that the operator has set up, in one transaction: all or none. A DOMAIN_ADMIN "
-        "can create accounts in the administered domains. The path of an error of one account "
-        "begins with `users` and the position of the account, from 0.",
+        "Creates accounts with their special-use mailboxes, their main addresses, and the "
+        "welcome messages that the operator has set up, in one transaction: all or none. A "
+        "DOMAIN_ADMIN can create accounts in the administered domains. If one account has an "
+        "error, its path begins with `users` and the position of the account, from 0. CONFLICT "
+        "if a username or address is taken, or a domain is an alias domain.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(

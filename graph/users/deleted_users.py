@@ -159,7 +159,7 @@ class UserRestorePayload(MutationPayload):
         "Restored account. Null if the mutation failed.", default=None
     )
     recovered_addresses: list[EmailAddress] = attribute_field(
-        "Addresses that the account has again.", default_factory=list
+        "Earlier addresses that the restored account has again.", default_factory=list
     )
     lost_addresses: list[EmailAddress] = attribute_field(
         "Addresses that were not restored: another account has them, or their domain no longer "
@@ -246,8 +246,8 @@ class UserDeleteMutation:
         "Deletes accounts, all or none. They can no longer sign in or receive mail, and their "
         "addresses are free at once. A task removes the data now, or not before `purgeAt`; until "
         "then `userRestore` restores the accounts. For an account that is deleted already, the "
-        "mutation changes that time; a later time is a CONFLICT if the removal has "
-        "begun. A selection with the signed-in user is FORBIDDEN.",
+        "mutation changes that time; a later time is a CONFLICT if the removal has begun. A "
+        "selection with the signed-in user is FORBIDDEN_OPERATION.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -284,10 +284,10 @@ class UserDeleteMutation:
 
     @mutation(
         "Deletes accounts, all or none, and starts background tasks that remove all their data "
-        "without a grace period. Accounts that are deleted already can be purged too. "
-        "Refused with IN_USE while an account has WebSocket connections or event streams "
-        "to the process that runs the mutation. Those to other processes end. This "
-        "can't be undone.",
+        "without a grace period. Accounts that are deleted already can be purged too. Refused "
+        "with IN_USE while an account has WebSocket connections or event streams to the process "
+        "that runs the mutation. Those to other processes end. This can't be undone. A selection "
+        "with the signed-in user is FORBIDDEN_OPERATION.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -56,7 +56,7 @@ class Usage:
 class QuotaUsage:
     limit: ByteSize | None = attribute_field("Quota in bytes. Null: unlimited.")
     used: ByteSize = attribute_field(
-        "Bytes of the messages of the account, and of custom data: metadata, annotations of "
+        "Bytes that the account's messages and custom data use: metadata, annotations of "
         "mailboxes, keys and values."
     )
     source: LimitSource = attribute_field("Level that sets the quota: account, domain or platform.")

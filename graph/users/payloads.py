@@ -20,8 +20,8 @@ class UserPayload(MutationPayload):
 @strawberry.type(description="Payload of mutations that create or change accounts.")
 class UsersPayload(UserSelectionPayload):
     users: list[User] = attribute_field(
-        "Created accounts in the order of the input, or all accounts of the selection, including "
-        "those that had the values before.",
+        "Created accounts in the order of the input, or all selected accounts, also those that "
+        "already had the values.",
         default_factory=list,
     )
 

@@ -364,11 +364,13 @@ def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
 @strawberry.type
 class UserUpdateMutation:
     @mutation(
-        "Changes the signed-in user's account or the selected ones, all or none. The descriptions "
-        "of the fields of `set` say which of them only an administrator can change. A "
-        "new or removed password ends the access tokens of the account, except that of "
-        "the request, and the connections that were opened with them. API keys and "
-        "application passwords stay valid.",
+        "Changes the signed-in user's account or the selected ones, all or none. The fields of "
+        "`set` say in their descriptions if only an administrator can change them. A new or "
+        "removed password ends the access tokens of the account, except that of the request, and "
+        "the connections that were opened with them. API keys and application passwords stay "
+        "valid. CONFLICT if the username is taken, or if a user moves to another domain at the "
+        "same time. Also CONFLICT if an OpenPGP key is removed while the account or a mailbox "
+        "encrypts with it.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords", _needs_separate_transaction
@@ -389,7 +391,8 @@ class UserUpdateMutation:
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
         "accounts or none. An absent field leaves the value. An account that is no longer a "
         "DOMAIN_ADMIN loses both lists. BCC rules and webhooks that it made and can't make any "
-        "more are deleted. The role can't exceed the caller's.",
+        "more are deleted. The role can't exceed the caller's. CONFLICT if a user moves to "
+        "another domain at the same time: retry.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -409,8 +412,9 @@ class UserUpdateMutation:
         )
 
     @mutation(
-        "Replaces the list of settings that the users of these accounts can change, for all "
-        "accounts or none.",
+        "Replaces the permissions of accounts, for all accounts or none. A permission "
+        "(`UserPermission`) lets a USER change some settings of the own account. CONFLICT if a "
+        "user moves to another domain at the same time: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -423,11 +427,12 @@ class UserUpdateMutation:
         return await load_users_payload(info, keys)
 
     @mutation(
-        "Gives an account a temporary password in addition to its password, and ends its "
-        "access tokens with their open connections. An earlier temporary password is "
-        "replaced. With the temporary password the user can only set a "
-        "new password, within 24 hours from `startsAt`. API keys, application passwords and "
-        "second factors stay. Refused for the signed-in user.",
+        "Gives an account a temporary password in addition to its password, and ends its access "
+        "tokens with their open connections. An earlier temporary password is replaced. With the "
+        "temporary password the user can only set a new password, within 24 hours from "
+        "`startsAt`. API keys, application passwords and second factors stay. "
+        "FORBIDDEN_OPERATION for the signed-in user. CONFLICT if a user moves to another domain "
+        "at the same time: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

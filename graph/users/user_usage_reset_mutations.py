@@ -27,9 +27,9 @@ class UserUsageResetInput(Options):
 @strawberry.type
 class UserUsageResetMutation:
     @mutation(
-        "Resets counters of sending and receiving limits to 0, for all selected accounts or none. "
-        "The limits stay. Used "
-        "storage is corrected by `quotaRecalculate` instead.",
+        "Resets counters of sending and receiving limits to 0, for all selected accounts or "
+        "none. The limits stay. Used storage is corrected by `quotaRecalculate` instead. "
+        "CONFLICT if a user moves to another domain at the same time: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.RATE_LIMITS,

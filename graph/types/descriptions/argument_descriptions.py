@@ -1,5 +1,6 @@
 """Descriptions of arguments and root types that are the same for all fields."""
 
+import re
 from collections.abc import Iterable
 
 from graphql import (
@@ -9,10 +10,12 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLSchema,
+    is_required_argument,
 )
 
 from graph.types.descriptions.enum_descriptions import VALUE_DESCRIPTIONS
 
+DEFAULT_SENTENCE = re.compile(r" Default: [^.]+\.")
 ROOT_TYPE_DESCRIPTIONS = {
     "Query": "Operations that read data.",
     "Mutation": "Operations that change data. The fields of a request run one after another, each "
@@ -34,10 +37,12 @@ ARGUMENT_DESCRIPTIONS = {
     "Requires `last`.",
     "by": "Reference to the object that is returned.",
     "expand": "Template with `%{user}`, `%{local}`, `%{domain}` and `%%`, at most 1,000 "
-    "characters. The filled-in text is returned under the key `expand`.",
+    "characters. `%{user}` is the username, `%{local}` and `%{domain}` are the parts "
+    "of the main address or else of the username. The filled-in text is returned as "
+    "the setting `expand`.",
     "fields": "Keys to return. Default: all. An empty list returns nothing.",
     "check": "Looks up each record in DNS. Without the look-up, each `state` is UNKNOWN. "
-    "FORBIDDEN in an @atomic mutation.",
+    "FORBIDDEN_OPERATION in an @atomic mutation.",
     "filter": "Returns only items that meet all conditions of the filter. Default: all items.",
     "first": "Returns at most this number of items from the beginning of the list, 0 to 250. "
     "Default: 20.",
@@ -80,7 +85,7 @@ DIRECTIVE_ARGUMENT_DESCRIPTIONS = {
         "defaultPageSize": "Number of items that are charged for a connection if neither `first` "
         "nor `last` is given. Default: 20.",
         "perItem": "True if the cost is charged for each returned object instead of once.",
-        "weight": "Cost of the field. Default: 1.",
+        "weight": "Cost of the field in points, about 10 microseconds of work each. Default: 1.",
     },
 }
 
@@ -105,8 +110,13 @@ def set_missing_descriptions(schema: GraphQLSchema) -> None:
 
 
 def _argument_text(name: str, argument: GraphQLArgument) -> str | None:
-    """Return the shared description of an argument, with the default order of a list."""
+    """Return the shared description of an argument, with the default order of a list.
+
+    A required argument has no default.
+    """
     text = ARGUMENT_DESCRIPTIONS.get(name)
+    if text and is_required_argument(argument):
+        return DEFAULT_SENTENCE.sub("", text)
     if name == "orderBy" and isinstance(argument.default_value, str):
         return f"{text} Default: {argument.default_value}."
     return text
