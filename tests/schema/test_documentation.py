@@ -83,9 +83,9 @@ PAGES_WITH_DOCUMENTS = {
     f"docs/{folder}/{name}.md"
     for folder, names in {
         "api": (
-            "addresses autoreplies errors export-and-import key-value-stores mailboxes messages "
-            "pages-and-ids push-notifications requests resources roles-and-permissions searching "
-            "sending sieve sign-in stored-settings subscriptions transactions "
+            "addresses autoreplies errors export-and-import key-value-stores legal-holds mailboxes "
+            "messages pages-and-ids push-notifications requests resources roles-and-permissions "
+            "searching sending sieve sign-in stored-settings subscriptions transactions "
             "uploads-and-downloads users webhooks"
         ),
         "operating": (
