@@ -92,7 +92,7 @@ PAGES_WITH_DOCUMENTS = {
             "autoconfiguration bans blobs caches cluster components log-store oauth scim sessions "
             "statistics"
         ),
-        "mail": "authentication connectors dsn filters quarantine spam trace",
+        "mail": "authentication connectors dsn filters forwarding quarantine spam trace",
         "tutorials": "migrate-from-mailcow migrate-from-wildduck",
     }.items()
     for name in names.split()
