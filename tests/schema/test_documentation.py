@@ -42,7 +42,7 @@ from tests.support.accounts.demo_account import (
     subscription_results,
 )
 from tests.support.clients.change_followers import wait_for_followers
-from tests.support.operations.message_sources import save_draft
+from tests.support.operations.message_sources import import_message, save_draft
 from tests.support.operations.platform.cluster_operations import insert_node
 from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.schema.printed_schema import SDL
@@ -83,16 +83,16 @@ PAGES_WITH_DOCUMENTS = {
     f"docs/{folder}/{name}.md"
     for folder, names in {
         "api": (
-            "addresses autoreplies errors export-and-import key-value-stores mailboxes messages "
-            "pages-and-ids push-notifications requests resources roles-and-permissions searching "
-            "sending sieve sign-in stored-settings subscriptions transactions "
-            "uploads-and-downloads users webhooks"
+            "addresses autoreplies drafts errors export-and-import identities key-value-stores "
+            "legal-holds mailboxes messages pages-and-ids push-notifications requests resources "
+            "roles-and-permissions searching sending sieve sign-in stored-settings subscriptions "
+            "transactions uploads-and-downloads users webhooks"
         ),
         "operating": (
             "autoconfiguration bans blobs caches cluster components log-store oauth scim sessions "
             "statistics"
         ),
-        "mail": "authentication connectors filters quarantine spam trace",
+        "mail": "authentication connectors dsn filters forwarding quarantine spam trace",
         "tutorials": "migrate-from-mailcow migrate-from-wildduck",
     }.items()
     for name in names.split()
@@ -100,6 +100,11 @@ PAGES_WITH_DOCUMENTS = {
 REFUSED_OPERATIONS = {"EndSessions", "Rename"}  # operations that are examples of an error
 PASSWORD_OPERATIONS = {"SignIn", "SignInToRead", "CheckForImap"}  # refused: the password is wrong
 DEFAULT_ADDRESSES = {"127.0.0.1:8025": "http_port", "127.0.0.1:8024": "lmtp_port"}
+SEND_HELD_MESSAGE = f"""
+mutation {{ messageSend(
+  input: {{to: [{{address: "{ADDRESS}"}}], subject: "Held", text: "x", undoWindow: "PT1M"}}) {{
+  submissions {{ id }} undo {{ token }} }} }}
+"""
 
 
 def page_path(page: Path) -> str:
@@ -190,7 +195,15 @@ async def variables_for(client: GraphQLClient, block: FencedBlock) -> dict[str, 
         values["held"] = await quarantine_message(client, address=ADDRESS)
     if "draft" in names:
         saved = await save_draft(client, text="Dear {{name}},", to=[{"address": ADDRESS}])
-        values["draft"] = saved["message"]["id"]
+        message = saved["message"]
+        values |= {"draft": message["id"], "modseq": message["imap"]["modseq"]}
+    if "message" in names:
+        raw_text = raw_message("A question", To=ADDRESS).decode()
+        imported = await import_message(client, raw=raw_text, mailbox={"specialUse": "INBOX"})
+        values["message"] = imported["message"]["id"]
+    if names.keys() & {"submission", "token"}:
+        sent = (await client(SEND_HELD_MESSAGE))["messageSend"]
+        values |= {"submission": sent["submissions"][0]["id"], "token": sent["undo"]["token"]}
     return {name: values[name] for name in names}
 
 
