@@ -33,8 +33,8 @@ export function make(place: Place, { persisted = false } = {}): Client {
       persisted ? ApolloLink.from([hashes, http]) : http,
     ),
     cache: new InMemoryCache({
-      // it has no id: Apollo has to be told that what two documents know of it belongs together
-      typePolicies: { Viewer: { merge: true } },
+      // these have no id: Apollo has to be told that what two documents know of them belongs together
+      typePolicies: { MessageImap: { merge: true }, Viewer: { merge: true } },
     }),
   });
 

@@ -20,6 +20,7 @@ from graph.schema import schema
 from graph.types import global_ids
 from mail.search import index_worker
 from models.files.blobs import Blob
+from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from tests.conftest import GraphQLClient, deliver_to
@@ -86,6 +87,10 @@ CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only doe
 CONTENT_MUTATIONS = {  # mutations whose sample calls read stored bytes
     "messageRedirect", "draftSend", "draftSave", "quarantineRelease",
 }  # fmt: skip
+ADMIN_FIELDS = {"storage"}  # of Message
+PAGE_QUERY = (
+    "{{ viewer {{ user {{ messages(first: 2, orderBy: RECEIVED_ASC) {{ nodes {{ {} }} }} }} }} }}"
+)
 OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",
     "MessageImap": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ imap {{ {} }} }} }}",
@@ -104,14 +109,27 @@ async def damage_all(environment: Environment, damage: Callable[[bytes], bytes |
         await damage_blob(environment.object_store, name, damage)
     rows = await environment.database.read(select(*select_columns(Blob)))
     for row in rows:
-        if row.name is not None:
-            continue
-        async with environment.write_session() as session:
-            blob_update = (
-                update(Blob).where(col(Blob.id) == row.id).values(data=damage(row.data) or b"")
-            )
-            await (await session.connection()).execute(blob_update)
+        if row.name is None:
+            await damage_row(environment, row, damage)
     return {row.digest for row in rows}
+
+
+async def damage_row(
+    environment: Environment, row: Any, damage: Callable[[bytes], bytes | None]
+) -> None:
+    """Damage the bytes in one row of the table of blobs."""
+    async with environment.write_session() as session:
+        blob_update = (
+            update(Blob).where(col(Blob.id) == row.id).values(data=damage(row.data) or b"")
+        )
+        await (await session.connection()).execute(blob_update)
+
+
+async def damage_message(environment: Environment, message_id: int) -> None:
+    """Damage the stored bytes of one message without attachments."""
+    blobs = select(*select_columns(Blob)).join(Message, col(Message.blob_id) == col(Blob.id))
+    (row,) = await environment.database.read(blobs.where(col(Message.id) == message_id))
+    await damage_row(environment, row, DAMAGE_FUNCTIONS["flipped"])
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
@@ -209,6 +227,34 @@ async def test_field_that_reads_damaged_bytes_returns_error(
         assert damaged_fields == expected_fields, kind
         non_null = {name for name in damaged_fields if is_non_null(kind, name)}
         assert not non_null, "the error of one message would remove the page"
+
+
+def null_fields(node: dict[str, Any]) -> set[str]:
+    """Return the fields of a message that are null, those in `imap` with its name."""
+    values = {**node, **{f"imap.{name}": value for name, value in node["imap"].items()}}
+    return {name for name, value in values.items() if value is None}
+
+
+async def test_damaged_message_in_a_page_nulls_only_its_own_content(
+    ada_by_executor: GraphQLClient,
+) -> None:
+    damaged_id = (await deliver_to(ada_by_executor, "Damaged")).message_id
+    await deliver_to(ada_by_executor, "Whole")
+    await damage_message(ada_by_executor.environment, damaged_id)
+    fields = [text for name, text in field_selections("Message") if name not in ADMIN_FIELDS]
+    imap_fields = [text for _, text in field_selections("MessageImap")]
+    selection = " ".join(fields).replace("imap {", f"imap {{ {' '.join(imap_fields)}")
+    content_fields = MESSAGE_CONTENT_FIELDS - {"calendarEvents", "bodyPart", "binaryPart"}
+    content_fields |= {f"imap.{name}" for name in CONTENT_FIELDS["MessageImap"]}
+    for _ in range(3):  # a repeated document is compiled
+        answer = await ada_by_executor.execute(PAGE_QUERY.format(selection))
+        damaged, whole = answer["data"]["viewer"]["user"]["messages"]["nodes"]
+        assert (damaged["subject"], whole["subject"]) == ("Damaged", "Whole")
+        assert null_fields(damaged) == null_fields(whole) | content_fields
+        assert not null_fields(whole) & content_fields
+        failed_paths = {".".join(map(str, error["path"])) for error in answer["errors"]}
+        assert failed_paths == {f"viewer.user.messages.nodes.0.{name}" for name in content_fields}
+        assert {error["extensions"]["code"] for error in answer["errors"]} == {"DAMAGED"}
 
 
 @pytest.mark.parametrize("name", SAMPLE_CALLS)
@@ -346,13 +392,16 @@ async def test_subscription_event_with_damaged_message_returns_error(
     await damage_all(ada_by_executor.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
     document = f"""subscription {{ changes(after: "1.{ada_by_executor.user.id}.0") {{ events {{
-      ... on MessageChange {{ message {{ subject text }} }} }} }} }}"""
+      ... on MessageChange {{ message {{
+        subject text imap {{ uid deleted envelope }} }} }} }} }} }}"""
     results = subscription_results(ada_by_executor, document)
     async with asyncio.timeout(HANG_SECONDS):
         result = await anext(results)
     await results.aclose()
     assert {error.extensions["code"] for error in result.errors} == {"DAMAGED"}
-    assert {"message": {"subject": "Kept", "text": None}} in result.data["changes"]["events"]
+    imap = {"uid": 1, "deleted": False, "envelope": None}
+    expected = {"message": {"subject": "Kept", "text": None, "imap": imap}}
+    assert expected in result.data["changes"]["events"]
     assert len(take_warnings()) == 1
 
 
