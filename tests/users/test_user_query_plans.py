@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
+from sqlmodel import col
 
 from bench.load.user_rows import insert_users
 from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role
+from models.users.tables import User
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName
@@ -200,3 +203,63 @@ async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
         many_users.make_context(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserConditions()
     )
     assert is_visible_user(many_users.make_context()) is not None
+
+
+STATE_FILTERS = {
+    "own quota": (UserConditions(is_quota_full=True), "ix_users_full"),
+    "quota of the domain": (UserConditions(is_quota_full=True), "ix_users_of_domain_by_used"),
+    "quota of the platform": (UserConditions(is_quota_full=True), "ix_users_used"),
+    "factor": (UserConditions(has_second_factor=True), "ix_users_with_factor"),
+    "no factor": (UserConditions(has_second_factor=False), "ix_users_without_factor"),
+}
+
+
+async def fill_some_accounts(environment: Environment, *, has_factors: bool) -> None:
+    """Fill the storage of some accounts, and give the others second factors if `has_factors`."""
+    is_zoe = col(User.username).startswith("zoe")
+    async with environment.database.engine.begin() as connection:
+        statement = update(User).where(~is_zoe if has_factors else is_zoe)
+        await connection.execute(statement.values(second_factors=["TOTP"]))
+        for sql in (
+            "UPDATE users SET quota = 7 WHERE username LIKE 'ada.%00'",
+            "UPDATE domains SET default_user_quota = 1000000000 WHERE name LIKE 'd3%'",
+            "UPDATE users SET used = 2000000000 WHERE username LIKE 'emil.%0'",
+            "ANALYZE",
+        ):
+            await connection.execute(text(sql))
+
+
+@pytest.mark.parametrize("name", STATE_FILTERS)
+async def test_filter_by_state_uses_an_index(many_users: ManyUsers, name: str) -> None:
+    await fill_some_accounts(many_users.environment, has_factors=name == "no factor")
+    conditions, index = STATE_FILTERS[name]
+    ctx = many_users.make_context()
+    page = await user_listing.load_visible_user_page(ctx, conditions, PageRequest("x"), {"id"})
+    assert page.rows
+    for query in (
+        user_listing.load_visible_user_page(ctx, conditions, PageRequest("x"), {"username"}),
+        user_listing.count_visible_users(ctx, conditions),
+    ):
+        plan = await many_users.explain_users(query)
+        assert index in plan, plan
+        assert not scans_all_users(plan), plan
+
+
+async def test_accounts_without_sign_in_are_read_by_an_index(many_users: ManyUsers) -> None:
+    environment, ctx = many_users.environment, many_users.make_context()
+    few = environment.now() - timedelta(seconds=10**7 - 9999)
+    async with environment.database.engine.begin() as connection:
+        never = "UPDATE users SET last_login_at = :now WHERE last_login_at IS NULL"
+        await connection.execute(text(never), {"now": environment.now().isoformat(" ")})
+        await connection.execute(text("ANALYZE"))
+    for time, index in ((few, "search_users_logins"), (environment.now(), "users")):
+        conditions = UserConditions(not_signed_in_since=time)
+        for order in (UserOrder.USERNAME_ASC, UserOrder.LAST_LOGIN_DESC):
+            page_request = PageRequest("x")
+            plan = await many_users.explain_users(
+                user_listing.load_visible_user_page(ctx, conditions, page_request, {"id"}, order)
+            )
+            if order is UserOrder.LAST_LOGIN_DESC:
+                assert "search_users_logins" in plan, plan
+            assert index in plan or "sqlite_autoindex_users" in plan, plan
+            assert not scans_all_users(plan), plan
