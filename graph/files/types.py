@@ -104,8 +104,8 @@ class File(NodeView):
         )
 
     @field(
-        "Links to the file that have not expired, oldest first. For everybody but the owner and a "
-        "ROOT, an error FORBIDDEN.",
+        "Links to the file that have not expired, oldest first. For everybody but the owner and "
+        "a ROOT, an error FORBIDDEN. At most 100.",
         "user_id",
     )
     async def shares(self, info: Info) -> list[FileShare]:
