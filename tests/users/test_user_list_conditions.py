@@ -77,7 +77,6 @@ def cases(environment: Environment) -> dict[str, tuple[dict[str, Any], list[str]
         "exact": (since(10), never),
         "now": (since(0), ALL_USERNAMES),
         "together": ({"overQuota": True, "twoFactor": False, **since(8)}, full),
-        "null": ({"overQuota": None, "twoFactor": None, "notSignedInSince": None}, ALL_USERNAMES),
     }
 
 
