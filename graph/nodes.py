@@ -188,7 +188,7 @@ class NodeQuery:
 
     @query(
         "Returns objects by their global IDs, in the order of `ids`. A missing or invisible "
-        "object is null. A malformed ID is null, too, with an error at its path.",
+        "object is null. A malformed ID is null, too, with an error at its path. At most 250.",
         scope=Scope.MAIL_READ,
     )
     async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[NodeView | None]:

@@ -23,6 +23,7 @@ from models.addresses.trace_stages import TraceStage
 from models.users.roles import Role, Scope
 from resolvers.addresses import trace
 
+MAX_STEPS = 1000
 RECORD_TYPES: Mapping[str, type[NodeView]] = {
     "Address": Address,
     "Autoreply": Autoreply,
@@ -45,7 +46,7 @@ class TraceStep(View):
     output: list[str] = attribute_field(
         "Addresses or targets after this decision; in the stage USER the username, in "
         "SENDER_RULE the mailbox `INBOX` or `Junk`. Empty: the mail is refused, dropped or "
-        "deleted here."
+        "deleted here. At most 100."
     )
     matched: str | None = attribute_field(
         "Address, or pattern of an address or sender rule, that matched best. Null: none "
@@ -70,7 +71,7 @@ class AddressTraceQuery:
     @query(
         "Returns the decisions that the server would make about mail for an address, step by "
         "step, without sending anything. Records that the caller can't see are treated as "
-        "missing.",
+        "missing. At most the first 1,000 decisions are returned.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -88,4 +89,4 @@ class AddressTraceQuery:
         sender: str | None = UNSET,
     ) -> list[TraceStep]:
         steps = await trace.trace_address(info.context, address, sender or None)
-        return [TraceStep.from_row(step) for step in steps]
+        return [TraceStep.from_row(step) for step in steps[:MAX_STEPS]]

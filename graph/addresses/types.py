@@ -94,7 +94,8 @@ class Address(NodeView):
     )
     forward_to: list[str] = attribute_field(
         "Targets of a FORWARD address: addresses, smtp:// and smtps:// relays, http:// and "
-        "https:// URLs. The password of a relay is shown as `***`. Empty for other kinds."
+        "https:// URLs. The password of a relay is shown as `***`. Empty for other kinds. At "
+        "most 100."
     )
     main: bool = attribute_field("True: this is the main address of its user.")
     active: bool = attribute_field("False: the address refuses mail and forwards none.")
@@ -117,7 +118,7 @@ class Address(NodeView):
         "none, as for every kind but MAILBOX."
     )
     tags: list[str] = attribute_field(
-        "Tags of the address, for filters, sender rules and selections."
+        "Tags of the address, for filters, sender rules and selections. At most 100."
     )
     public_comment: str | None = attribute_field("Comment that the user can read.")
     metadata: JSON | None = attribute_field(

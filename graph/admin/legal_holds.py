@@ -65,7 +65,9 @@ class HeldCopy(MailSummary):
         "Path of the mailbox that has the message, or that it was deleted from. Null: none."
     )
     envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
-    envelope_to: list[str] = attribute_field("Envelope recipients (RCPT TO). Empty: unknown.")
+    envelope_to: list[str] = attribute_field(
+        "Envelope recipients (RCPT TO). Empty: unknown. By default at most 400."
+    )
     sha256: str = attribute_field("SHA-256 of the whole message, 64 hexadecimal digits.")
     copied_at: datetime = attribute_field("Time when the legal hold made the copy.")
     chain_hash: str = attribute_field(

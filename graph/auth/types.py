@@ -8,7 +8,7 @@ import strawberry
 
 import graph.users.types
 from graph.auth.app_passwords import AppPassword
-from graph.domains.domain_lists import load_viewer_domain_page
+from graph.domains.domain_lists import DomainListRequest, load_viewer_domain_page
 from graph.domains.types import Domain
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import MutationPayload, attribute_field
@@ -32,6 +32,7 @@ from resolvers.list_orders import OwnerPageKey
 from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
+    from graph.domains.queries import DomainFilter
     from graph.users.types import User
 
 
@@ -138,10 +139,10 @@ class ApiKey(NodeView):
         "active, but is refused."
     )
     allowed_ips: list[CIDR] = attribute_field(
-        "Networks from which the API key is accepted. Empty: all networks."
+        "Networks from which the API key is accepted. Empty: all networks. At most 100."
     )
     operations: list[str] = attribute_field(
-        "Root fields that the API key can use. Empty: all root fields."
+        "Root fields that the API key can use. Empty: all root fields. At most 100."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -160,8 +161,8 @@ class ApiKey(NodeView):
     }
 
     @field(
-        "Domains that the API key administers as a DOMAIN_ADMIN, without acting for "
-        "a user. Empty: the key acts for its user, or with all rights of its role.",
+        "Domains that the API key administers as a DOMAIN_ADMIN, without acting for a user. "
+        "Empty: the key acts for its user, or with all rights of its role. At most 100.",
         "domains",
     )
     async def domains(self, info: Info) -> list[Domain]:
@@ -227,15 +228,19 @@ class Viewer:
     async def administers(
         self,
         info: Info,
+        filter: Annotated["DomainFilter", strawberry.lazy("graph.domains.queries")] | None = (
+            strawberry.UNSET
+        ),
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = strawberry.UNSET,
         after: str | None = strawberry.UNSET,
         last: int | None = strawberry.UNSET,
         before: str | None = strawberry.UNSET,
     ) -> Connection[Domain]:
-        return await load_viewer_domain_page(
-            info, Domain, order_by, PageArguments(first, after, last, before)
+        request = DomainListRequest(
+            Domain, filter or None, order_by, PageArguments(first, after, last, before)
         )
+        return await load_viewer_domain_page(info, request)
 
     @field("API key of this request. Null: another credential or none.")
     async def api_key(self, info: Info) -> ApiKey | None:

@@ -126,7 +126,7 @@ class Autoreply(NodeView):
     )
     ends_at: datetime | None = attribute_field("End of the period of replies. Null: no end.")
     addresses: list[EmailAddress] = attribute_field(
-        "Addresses to which mail is answered. Empty: mail to any address is answered."
+        "Addresses to which mail is answered. Empty: mail to any address is answered. At most 50."
     )
     interval: Duration = attribute_field(
         "Minimum time between two replies to one sender. Default: the setting `autoreply.interval`."

@@ -51,7 +51,8 @@ class Certificate(NodeView):
         "Server name that the certificate is stored for, in ASCII form."
     )
     alt_names: list[str] = attribute_field(
-        "DNS names in the certificate (subjectAltName, RFC 5280). A wildcard covers one label."
+        "DNS names in the certificate (subjectAltName, RFC 5280). A wildcard covers one label. "
+        "At most 500."
     )
     description: str | None = attribute_field("Description for administrators. Null: none.")
     fingerprint: str | None = attribute_field(
@@ -71,7 +72,7 @@ class Certificate(NodeView):
         "True if the certificate is ordered and renewed by ACME (RFC 8555)."
     )
     acme_names: list[str] = attribute_field(
-        "Names that ACME orders in addition to serverName, in ASCII form."
+        "Names that ACME orders in addition to serverName, in ASCII form. At most 100."
     )
     acme_state: AcmeState | None = attribute_field(
         "State of the order by ACME. Null: ACME does not order this certificate."

@@ -154,7 +154,7 @@ class MessageChange(Change):
     )
     flags: list[str] | None = attribute_field(
         "All flags and keywords of the message after the event. Null if the message was deleted "
-        "or purged."
+        "or purged. At most 64 keywords."
     )
     modseq: BigInt = attribute_field("MODSEQ of the event (RFC 7162).")
 
@@ -285,7 +285,7 @@ def change_from_event(event: JournalEvent) -> Change:
     description="Events that are delivered together, in the order in which they were committed."
 )
 class ChangeBatch:
-    events: list[Change] = attribute_field("Events of the batch, the oldest first.")
+    events: list[Change] = attribute_field("Events of the batch, the oldest first. At most 500.")
     cursor: Cursor = attribute_field(
         "Position in the event journal after the batch. It also advances past events that the "
         "caller can't see."

@@ -191,7 +191,7 @@ class UserAffinity(View):
 
     @field(
         "Nodes on which the user has sessions now, as far as their processes answer within a "
-        "second.",
+        "second. At most 1,000.",
         "user_id",
         cost=SESSION_COST,
     )

@@ -156,7 +156,9 @@ class Connector(NodeView):
         "contains a match, ignoring case. Null: none is excluded. Default of a new connector or "
         "mail import: paths that contain `spam` or `junk`."
     )
-    folder_rewrites: list[FolderRewrite] = attribute_field("Rules that rename remote mailboxes.")
+    folder_rewrites: list[FolderRewrite] = attribute_field(
+        "Rules that rename remote mailboxes. At most 50."
+    )
     auto_map_folders: bool = attribute_field(
         "True if remote mailboxes are mapped to local ones by special use. Mailboxes at "
         "the top level, or directly below INBOX, are also mapped by their usual name, "
@@ -184,7 +186,7 @@ class Connector(NodeView):
     )
     local_timeout: Duration = attribute_field("Maximum time for one database transaction of a run.")
     custom_options: list[ConnectorOption] = attribute_field(
-        "Further options of the connector, such as patterns of mailboxes to fetch."
+        "Further options of the connector, such as patterns of mailboxes to fetch. At most 50."
     )
     spam_check: bool = attribute_field("True if messages fetched into INBOX are scanned for spam.")
     virus_check: bool = attribute_field(

@@ -40,7 +40,7 @@ from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.aliases import AliasDomainOrder
 from resolvers.domains.dns_records import DnsRecordsKey
-from resolvers.domains.listing import DomainAddressOrder, DomainUserOrder
+from resolvers.domains.listing import DomainAddressOrder, DomainPageKey, DomainUserOrder
 from resolvers.identity_providers.loaders import load_visible_providers_by_domain_id
 from resolvers.list_orders import OwnerPageKey
 from resolvers.queue import rate_limits
@@ -54,9 +54,10 @@ from resolvers.spam.sender_rules import (
 from resolvers.users.quota.quota_allocation import effective_quota
 
 if TYPE_CHECKING:
-    from graph.addresses.types import Address
+    from graph.addresses.types import Address, AddressFilter
     from graph.routing.types import RelayHost
     from graph.spam.sender_rules import SenderRule
+    from graph.users.queries import UserFilter
     from graph.users.types import User
 
 
@@ -130,8 +131,8 @@ class DnsRecord(View):
     )
     state: DnsState = attribute_field("Comparison of DNS with the expected record.")
     found: list[str] = attribute_field(
-        "Values that DNS has under the name of the record. Empty: DNS has none. It is "
-        "also empty without an answer of DNS: `state` is then UNKNOWN."
+        "Values that DNS has under the name of the record. Empty: DNS has none. It is also empty"
+        " without an answer of DNS: `state` is then UNKNOWN. At most 10."
     )
     problem: str | None = attribute_field(
         "Reason for the state UNKNOWN; if `value` is null, what to configure. Null for other "
@@ -156,7 +157,7 @@ class Domain(NodeView):
     active: bool = attribute_field(
         "False: mail to the domain is refused, but its users can sign in."
     )
-    tags: list[str] = attribute_field("Tags of the domain, for the filter of a list.")
+    tags: list[str] = attribute_field("Tags of the domain, for the filter of a list. At most 100.")
     max_addresses: int | None = attribute_field(
         "Highest number of addresses, including those of accounts. Null: unlimited."
     )
@@ -302,6 +303,7 @@ class Domain(NodeView):
     async def users(
         self,
         info: Info,
+        filter: Annotated["UserFilter", strawberry.lazy("graph.users.queries")] | None = UNSET,
         order_by: DomainUserOrder = DomainUserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -310,9 +312,11 @@ class Domain(NodeView):
     ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
         view = _graphql_type_by_name("User")
         list_order = domain_listing.USER_LIST_ORDERS[order_by]
-        requested_page = page_request(f"domain-users-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, view)
+        conditions = filter.to_conditions() if filter else None
+        list_ordering = ordering_name(f"domain-users-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        page_key = DomainPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, view), conditions
         )
         return await load_connection_of_owned_rows(
             info,
@@ -329,6 +333,7 @@ class Domain(NodeView):
     async def addresses(
         self,
         info: Info,
+        filter: Annotated["AddressFilter", strawberry.lazy("graph.addresses.types")] | None = UNSET,
         order_by: DomainAddressOrder = DomainAddressOrder.LOCAL_PART_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -337,9 +342,11 @@ class Domain(NodeView):
     ) -> Connection[Annotated["Address", strawberry.lazy("graph.addresses.types")]]:
         view = _graphql_type_by_name("Address")
         list_order = domain_listing.ADDRESS_LIST_ORDERS[order_by]
-        requested_page = page_request(f"domain-addresses-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, view)
+        conditions = await filter.resolve_conditions_or_match_nothing(info) if filter else None
+        list_ordering = ordering_name(f"domain-addresses-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        page_key = DomainPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, view), conditions
         )
         return await load_connection_of_owned_rows(
             info,
@@ -382,6 +389,7 @@ class Domain(NodeView):
     async def admins(
         self,
         info: Info,
+        filter: Annotated["UserFilter", strawberry.lazy("graph.users.queries")] | None = UNSET,
         order_by: DomainUserOrder = DomainUserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -390,9 +398,11 @@ class Domain(NodeView):
     ) -> Connection[Annotated["User", strawberry.lazy("graph.users.types")]]:
         view = _graphql_type_by_name("User")
         list_order = domain_listing.USER_LIST_ORDERS[order_by]
-        requested_page = page_request(f"domain-admins-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, view)
+        conditions = filter.to_conditions() if filter else None
+        list_ordering = ordering_name(f"domain-admins-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        page_key = DomainPageKey(
+            self.row.id, requested_page, list_order, selected_columns(info, view), conditions
         )
         return await load_connection_of_owned_rows(
             info,

@@ -107,7 +107,7 @@ class File(NodeView):
 
     @field(
         "Links to the file that have not expired, oldest first. For everybody but the owner and a "
-        "ROOT, null with the error FORBIDDEN.",
+        "ROOT, null with the error FORBIDDEN. At most 100.",
         "user_id",
         can_fail=True,
     )

@@ -130,12 +130,12 @@ class SieveTestResult:
         "the script does not compile."
     )
     actions: list[str] = attribute_field(
-        "Actions that the script would do with the message, in their order. Empty "
-        "without a message, or if the script has an error."
+        "Actions that the script would do with the message, in their order. Empty without a "
+        "message, or if the script has an error. At most 32."
     )
     trace: list[SieveStep] = attribute_field(
         "Steps of the run on the message; after an error in the run, those before it. Empty "
-        "without a message, or if the script does not compile."
+        "without a message, or if the script does not compile. At most 5,000."
     )
 
     @classmethod

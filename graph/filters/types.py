@@ -141,13 +141,16 @@ class FilterQuery(View):
         "Search text in the language of `messages(query:)` that the message must match."
     )
     all: list["FilterQuery"] = attribute_field(
-        "Queries that must all match. Empty: there is no such test."
+        "Queries that must all match. Empty: there is no such test. A query has at most 100 tests."
     )
     any: list["FilterQuery"] = attribute_field(
-        "Queries of which at least one must match. Empty: there is no such test."
+        "Queries of which at least one must match. Empty: there is no such test. A query has at "
+        "most 100 tests."
     )
     not_: list["FilterQuery"] = attribute_field(
-        "Queries of which none may match. Empty: there is no such test.", name="not"
+        "Queries of which none may match. Empty: there is no such test. A query has at most 100 "
+        "tests.",
+        name="not",
     )
 
 
@@ -215,12 +218,13 @@ class FilterAction(View):
         ),
     )
     forward_to: list[str] = attribute_field(
-        "Addresses, `smtp://` relays and `https://` URLs that get a copy. Passwords of relays are "
-        "shown as `***`."
+        "Addresses, `smtp://` relays and `https://` URLs that get a copy. Passwords of relays "
+        "are shown as `***`. At most 4."
     )
-    keywords: list[str] = attribute_field("Keywords that are added to the message.")
+    keywords: list[str] = attribute_field("Keywords that are added to the message. At most 32.")
     remove_keywords: list[str] = attribute_field(
-        "Keywords that the message does not get, even if another filter or a script adds them."
+        "Keywords that the message does not get, even if another filter or a script adds them. "
+        "At most 32."
     )
     reply: FilterReply | None = attribute_field(
         "Reply to the sender, if no earlier matching filter has one. Each sender gets it at "
@@ -242,7 +246,7 @@ class FilterAction(View):
     @field(
         (
             "Mailboxes that get an additional copy. Each copy counts against the quota. If a "
-            "filter deletes the message, no copies are stored."
+            "filter deletes the message, no copies are stored. At most 10."
         ),
         "copies",
     )
@@ -296,13 +300,20 @@ class Filter(NodeView):
         ),
     }
 
-    @field("Tests of the filter in words, in the language of the owner.", *QUERY_COLUMNS, "user_id")
+    @field(
+        "Tests of the filter in words, in the language of the owner. A query has at most 100 "
+        "tests.",
+        *QUERY_COLUMNS,
+        "user_id",
+    )
     async def query_summary(self, info: Info) -> list[SummaryItem]:
         parts = await filter_loaders.describe_query(info.context, self.row)
         return [SummaryItem(label=part.label, value=part.value) for part in parts]
 
     @field(
-        "Actions of the filter in words, in the language of the owner.", *ACTION_COLUMNS, "user_id"
+        "Actions of the filter in words, in the language of the owner. At most 100.",
+        *ACTION_COLUMNS,
+        "user_id",
     )
     async def action_summary(self, info: Info) -> list[SummaryItem]:
         parts = await filter_loaders.load_action_descriptions_of_filter(info.context, self.row)
@@ -339,8 +350,9 @@ class FilterTestResult:
     filter: Filter = attribute_field("Tested filter.")
     matches: bool = attribute_field("True if the message passes all tests of the filter.")
     actions: list[str] = attribute_field(
-        "Actions that the filter would do, in words in the language of the owner. Actions that an "
-        "earlier filter has set already, or prevents, are left out. Empty for an inactive filter."
+        "Actions that the filter would do, in words in the language of the owner. Actions that "
+        "an earlier filter has set already, or prevents, are left out. Empty for an inactive "
+        "filter. At most 100."
     )
     step_limit_reached: bool = attribute_field(
         "True if the filter was stopped after 5,000 steps of the Sieve interpreter. Also true if "
@@ -418,9 +430,9 @@ class FilterRootQuery:
 
     @query(
         "Tests all filters of a user with one message and returns the result of each, without "
-        "changing anything. Inactive filters are tested too. The results are in the "
-        "order in which the filters run. A stored message that the caller can't read is "
-        "an error.",
+        "changing anything. Inactive filters are tested too. The results are in the order in "
+        "which the filters run. A stored message that the caller can't read is an error. By "
+        "default a user has at most 400 filters.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.FILTERS),
     )

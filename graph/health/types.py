@@ -163,7 +163,7 @@ class StorageReport(View):
     )
     unresponsive_nodes: list[str] = attribute_field(
         "Nodes (`host:port`) with a process that did not answer within a second. Empty if the "
-        "report is complete."
+        "report is complete. At most 1,000."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {

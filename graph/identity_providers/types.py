@@ -30,14 +30,17 @@ class IdentityProvider(View):
         "True if the server authenticates to the provider with a client secret, which is never "
         "returned."
     )
-    scopes: list[str] = attribute_field("OAuth scopes that a sign-in requests from the provider.")
+    scopes: list[str] = attribute_field(
+        "OAuth scopes that a sign-in requests from the provider. At most 20."
+    )
     username_claim: str = attribute_field(
         "Claim of the provider that names the account: its main address or another address in the "
         "domain. A value without @ is a local part."
     )
     groups_claim: str = attribute_field("Claim of the provider with the groups of a user.")
     admin_groups: list[str] = attribute_field(
-        "Groups of the provider whose members get the role DOMAIN_ADMIN for the domain."
+        "Groups of the provider whose members get the role DOMAIN_ADMIN for the domain. At most "
+        "100."
     )
     active_claim: str | None = attribute_field(
         "Claim of the provider that ends an account if its value is false. Null: none."

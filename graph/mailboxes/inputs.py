@@ -75,7 +75,7 @@ class MailboxRenameInput(Options):
     )
     rename_subscriptions: bool = attribute_field(
         "True turns subscriptions to the old paths into subscriptions to the new ones; false "
-        "keeps the old ones. Default: true.",
+        "keeps the old ones, by default at most 1,500 without a mailbox. Default: true.",
         default=True,
     )
 
@@ -100,5 +100,8 @@ class MailboxDeleteInput(Options):
         default=False,
     )
     unsubscribe: bool = attribute_field(
-        "True also ends the subscriptions to the deleted mailboxes. Default: true.", default=True
+        "True also ends the subscriptions to the deleted mailboxes. False is refused with "
+        "LIMIT_REACHED if the user would have more than 1,500 subscriptions (by default) to paths "
+        "without a mailbox. Default: true.",
+        default=True,
     )

@@ -40,7 +40,8 @@ class RepairResult:
     mailbox: Mailbox = attribute_field("Mailbox with the problems, in its state after the repair.")
     findings: list[str] = attribute_field(
         "One English sentence for each problem, with the value found and the value expected. "
-        "Problems of the account itself are listed with the first of its checked mailboxes."
+        "Problems of the account itself are listed with the first of its checked mailboxes. At "
+        "most the first 250."
     )
     fixed: bool = attribute_field(
         "True if all problems of the mailbox are repaired. Lost messages can't be repaired."

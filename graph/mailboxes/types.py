@@ -190,7 +190,7 @@ class Mailbox(NodeView):
     @field(
         "Users that the mailbox is shared with, and their rights. The owner, users with the "
         "right ADMIN and administrators of the owner see all shares; other users see only their "
-        "own.",
+        "own. At most 100.",
         "id",
     )
     async def shares(self, info: Info) -> list[MailboxShare]:
@@ -200,7 +200,7 @@ class Mailbox(NodeView):
     @field(
         "All annotations of the mailbox (RFC 5464), sorted by name. In a mailbox that another "
         "user shares, the signed-in user sees only those below `/shared/`; an administrator of "
-        "that user sees all.",
+        "that user sees all. At most 100.",
         "id",
     )
     async def annotations(

@@ -165,7 +165,7 @@ class MessageContentFields(NodeView):
 
     @field(
         "Parts that are shown as the body, in order. A multipart/alternative has each of its "
-        "alternatives.",
+        "alternatives. At most 10,000 parts are read.",
         "user_id",
         cost=10,
         can_fail=True,
@@ -242,7 +242,11 @@ class MessageContentFields(NodeView):
         preview = shortened_preview(self.row.preview)
         return snippet or (escape(preview) if marked else preview)
 
-    @field("Fields of the header of the message, in their order.", cost=2, can_fail=True)
+    @field(
+        "Fields of the header of the message, in their order. At most 1 MiB of the header is read.",
+        cost=2,
+        can_fail=True,
+    )
     async def headers(self, info: Info) -> list[HeaderField]:
         lines = await content.header_fields(
             await require_stored_message_logging_quarantine(info, self.row)
@@ -273,7 +277,7 @@ class MessageContentFields(NodeView):
 
     @field(
         "Decoded values of all header fields with one name, in their order. Empty if the message "
-        "has no such field.",
+        "has no such field. At most 1 MiB of the header is read.",
         cost=2,
     )
     async def header(

@@ -44,8 +44,8 @@ class Envelope:
         "Address of the SMTP command MAIL FROM. Empty for the null sender.", name="from"
     )
     recipients: list[EnvelopeRecipient] = attribute_field(
-        "Addresses of the SMTP commands RCPT TO: of a received message only the address that "
-        "it was stored for, of a sent message all recipients."
+        "Addresses of the SMTP commands RCPT TO: of a received message only the address that it "
+        "was stored for, of a sent message all recipients. By default at most 400."
     )
 
 

@@ -25,7 +25,8 @@ class MessageImap(View):
         "MODSEQ of the newest change of the message (RFC 7162). `ifUnchangedSince` takes it."
     )
     flags: list[str] = attribute_field(
-        "All flags and keywords of the message in IMAP notation, such as `\\Seen`."
+        "All flags and keywords of the message in IMAP notation, such as `\\Seen`. At most 64 "
+        "keywords."
     )
     deleted: bool = attribute_field(
         "True if the message has the flag \\Deleted. IMAP clients expunge such messages."

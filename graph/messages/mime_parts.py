@@ -208,7 +208,8 @@ class MimePart:
     )
     size: ByteSize = attribute_field("Size of the encoded content in bytes, as in the message.")
     parts: list["MimePart"] = attribute_field(
-        "Direct children of the part in the MIME tree. Empty if it is no multipart and no message."
+        "Direct children of the part in the MIME tree. Empty if it is no multipart and no "
+        "message. At most 10,000 parts of a message are read."
     )
     row: strawberry.Private[Any] = None
     is_quarantined: strawberry.Private[bool] = False  # `row` is one of the quarantine
@@ -295,10 +296,10 @@ class AttachedMessage:
         name="from",
     )
     to: list[MailAddress] = attribute_field(
-        "Addresses of the header field To of the attached message."
+        "Addresses of the header field To of the attached message. At most 10,000."
     )
     cc: list[MailAddress] = attribute_field(
-        "Addresses of the header field Cc of the attached message."
+        "Addresses of the header field Cc of the attached message. At most 10,000."
     )
     date: datetime | None = attribute_field(
         "Time in the header field Date of the attached message. Null if it is missing or invalid."
@@ -311,8 +312,9 @@ class AttachedMessage:
 
     @field(
         "Attachments of the attached message, as MIME parts. An attached message among them has "
-        "the field `message`. Empty if the attached message is encoded in base64 or "
-        "quoted-printable: its parts have no section numbers, so download the whole message."
+        "the field `message`. Empty if the attached message is encoded in base64 or quoted-"
+        "printable: its parts have no section numbers, so download the whole message. At most "
+        "10,000 parts are read."
     )
     async def attachments(self) -> list[MimePart]:
         if self.attached is None or self.attached.is_encoded:

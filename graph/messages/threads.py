@@ -9,7 +9,7 @@ from strawberry import UNSET
 
 from graph.admin.tasks import Task, UndoToken
 from graph.mailboxes.types import Mailbox
-from graph.messages.filter_inputs import MessageListRequest, MessageOrder
+from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
 from graph.messages.inputs import MessagePatch
 from graph.messages.mime_parts import MailAddress
 from graph.messages.mutations import undo_token_of_result_or_none
@@ -107,6 +107,7 @@ class Thread(NodeView):
     async def messages(
         self,
         info: Info,
+        filter: MessageFilter | None = UNSET,
         order_by: Annotated[
             MessageOrder,
             strawberry.argument(
@@ -118,7 +119,9 @@ class Thread(NodeView):
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> MessageConnection:
-        request = MessageListRequest(None, order_by, PageArguments(first, after, last, before))
+        request = MessageListRequest(
+            filter or None, order_by, PageArguments(first, after, last, before)
+        )
         return await load_message_page(
             info, request, user_ids=[self.row.user_id], thread_id=self.row.id
         )

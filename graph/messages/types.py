@@ -135,10 +135,12 @@ class Message(MessageContentFields, MailSummary):
         "First address of the header field Sender. Null if it is missing or equals `from`."
     )
     reply_to: list[MailAddress] = attribute_field(
-        "Addresses that replies go to, from the header field Reply-To. Empty: replies go to `from`."
+        "Addresses that replies go to, from the header field Reply-To. Empty: replies go to "
+        "`from`. At most 10,000."
     )
     bcc: list[MailAddress] = attribute_field(
-        "Addresses of the header field Bcc. It is usual only in drafts and sent messages."
+        "Addresses of the header field Bcc. It is usual only in drafts and sent messages. At "
+        "most 10,000."
     )
     subject: str | None = attribute_field(
         "Decoded subject of the message. Empty if it has none. For administrators of the "
@@ -190,7 +192,7 @@ class Message(MessageContentFields, MailSummary):
     )
     attachments: list[Attachment] | None = attribute_field(
         "Attachments and inline parts of the message, such as images that the HTML shows, in "
-        "their order. For administrators of the owner below ROOT, null with the error FORBIDDEN."
+        "their order. At most 10,000 parts are read. For administrators of the owner below ROOT, null with the error FORBIDDEN."
     )
     mime_structure: MimePart | None = attribute_field(
         "MIME tree of the message. For administrators of the owner below ROOT, null with the error "
@@ -223,8 +225,9 @@ class Message(MessageContentFields, MailSummary):
         lambda rows: [
             lazy_view_factory("graph.submission.types", "Submission")(row) for row in rows
         ],
-        description="Submissions that sent this stored copy, oldest first. Empty for everybody "
-        "but the account that sent the message and the administrators who manage it.",
+        description="Submissions that sent this stored copy, oldest first: at most the last 250. "
+        "Empty for everybody but the account that sent the message and the administrators who "
+        "manage it.",
     )
     stored_files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
         "id",
@@ -232,7 +235,7 @@ class Message(MessageContentFields, MailSummary):
         lambda rows: [lazy_view_factory("graph.files.types", "File")(row) for row in rows],
         description=(
             "Stored files that are attached to a draft when it is sent. Empty for everybody but "
-            "the owner of the message."
+            "the owner of the message. At most 250."
         ),
     )
     pop3_uidl: str = attribute_field(
@@ -279,8 +282,8 @@ class Message(MessageContentFields, MailSummary):
     }
 
     @field(
-        "Filters that acted on the message when it was delivered, in their order. "
-        "Deleted filters, and those that the caller can't see, are missing.",
+        "Filters that acted on the message when it was delivered, in their order. Deleted "
+        "filters, and those that the caller can't see, are missing. By default at most 400.",
         "filters",
     )
     async def matched_filters(
@@ -292,8 +295,8 @@ class Message(MessageContentFields, MailSummary):
         return [filter_from_row(row) for row in rows if row]
 
     @field(
-        "Targets that the message was forwarded to when it was received. `messageRedirect` takes "
-        "their numbers. Empty for everybody but the owner of the message.",
+        "Targets that the message was forwarded to when it was received. `messageRedirect` takes"
+        " their numbers. Empty for everybody but the owner of the message. At most 250.",
         "forwarded_to",
         "user_id",
     )
@@ -306,7 +309,8 @@ class Message(MessageContentFields, MailSummary):
         ]
 
     @field(
-        "Labels of the message, sorted by name. Empty for everybody but the owner of the message.",
+        "Labels of the message, sorted by name. Empty for everybody but the owner of the "
+        "message. At most 64.",
         "keywords",
         "user_id",
     )

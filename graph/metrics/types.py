@@ -119,9 +119,9 @@ class MetricFilter(ConditionsInput):
 class StatisticSeries:
     name: StatisticName = attribute_field("Statistic that the points belong to.")
     points: list[float | None] = attribute_field(
-        "Values in the order of the steps, the first for the step that begins at `from`. Null: no "
-        "server ran in the step, the step is older than the statistics are kept, or the value is "
-        "not known."
+        "Values in the order of the steps, the first for the step that begins at `from`. Null: "
+        "no server ran in the step, the step is older than the statistics are kept, or the value"
+        " is not known. At most 2,000."
     )
 
     @classmethod
@@ -138,11 +138,13 @@ class Statistics:
     starts_at: datetime = attribute_field("Start of the first step.")
     ends_at: datetime = attribute_field("End of the last step.")
     step: Duration = attribute_field("Length of each step.")
-    series: list[StatisticSeries] = attribute_field("A series for each name of the request.")
+    series: list[StatisticSeries] = attribute_field(
+        "A series for each name of the request. At most 20."
+    )
     unresponsive_nodes: list[str] = attribute_field(
-        "Nodes (`host:port`) with a process that did not answer within a second. Their counts of "
-        "the last minute are missing. A DOMAIN_ADMIN gets `other` instead of the names. Empty if "
-        "the statistics are complete."
+        "Nodes (`host:port`) with a process that did not answer within a second. Their counts of"
+        " the last minute are missing. A DOMAIN_ADMIN gets `other` instead of the names. Empty "
+        "if the statistics are complete. At most 1,000."
     )
 
     @classmethod

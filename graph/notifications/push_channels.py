@@ -64,8 +64,8 @@ class PushChannel(NodeView):
     )
     senders: list[str] = attribute_field(
         "Senders whose messages are notified: addresses, domains, or patterns with one `*`. "
-        "Messages of a sender who matches this list or `sendersRegex` are notified. If "
-        "the list is empty and `sendersRegex` is null, messages of all senders are."
+        "Messages of a sender who matches this list or `sendersRegex` are notified. If the list "
+        "is empty and `sendersRegex` is null, messages of all senders are. At most 100."
     )
     senders_regex: str | None = attribute_field(
         "Regular expression for senders whose messages are notified, in addition to `senders`. "
@@ -93,8 +93,8 @@ class PushChannel(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("PushChannel")}
 
     @field(
-        "Mailboxes whose new messages are notified. Mailboxes that the caller can't see are left "
-        "out. Empty: INBOX, also after all of them were deleted.",
+        "Mailboxes whose new messages are notified. Mailboxes that the caller can't see are left"
+        " out. Empty: INBOX, also after all of them were deleted. At most 100.",
         "mailboxes",
     )
     async def mailboxes(self, info: Info) -> list[Mailbox]:

@@ -49,7 +49,8 @@ class OauthClient(NodeView):
         "client, such as a program on a phone."
     )
     redirect_uris: list[str] = attribute_field(
-        "Redirect URIs that a request can name. Only the port of a loopback URI can differ."
+        "Redirect URIs that a request can name. Only the port of a loopback URI can differ. At "
+        "most 20."
     )
     grant_types: list[OauthGrantType] = attribute_field("Ways in which the client gets tokens.")
     scopes: list[OauthScope] = attribute_field("Scopes that the client can request.")

@@ -50,7 +50,8 @@ class QueueEntry(NodeView):
         "id",
         queue_loaders.load_deliveries_by_entry,
         lambda rows: [RecipientDelivery.from_row(row) for row in rows],
-        description="Delivery to each recipient, including finished deliveries.",
+        description="Delivery to each recipient, including finished deliveries: by default at most "
+        "400.",
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",

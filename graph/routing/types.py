@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 
-from graph.domains.domain_lists import load_relay_host_domain_page
+from graph.domains.domain_lists import DomainListRequest, load_relay_host_domain_page
 from graph.domains.types import Domain
 from graph.types.connections import (
     Connection,
@@ -44,6 +44,9 @@ from resolvers.routing.loaders import (
     TransportOrder,
 )
 
+if TYPE_CHECKING:
+    from graph.domains.queries import DomainFilter
+
 ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN}
 READ_GUARD: dict[str, Any] = {**ADMIN_GUARD, "scope": Scope.READ}
 
@@ -78,16 +81,17 @@ class RelayHost(NodeView):
     async def used_by_domains(
         self,
         info: Info,
+        filter: Annotated["DomainFilter", strawberry.lazy("graph.domains.queries")] | None = UNSET,
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Annotated["Domain", strawberry.lazy("graph.domains.types")]]:
-        page_arguments = PageArguments(first, after, last, before)
-        return await load_relay_host_domain_page(
-            info, Domain, self.row.id, order_by, page_arguments
+        request = DomainListRequest(
+            Domain, filter or None, order_by, PageArguments(first, after, last, before)
         )
+        return await load_relay_host_domain_page(info, request, self.row.id)
 
 
 @strawberry.type(

@@ -90,7 +90,9 @@ class SearchExpansion:
         "prefix, combined by `and`, `or` and `not`. Other conditions are left out. Empty if "
         "the index is not used."
     )
-    terms: list[str] = attribute_field("Distinct words of the query. A prefix ends with `*`.")
+    terms: list[str] = attribute_field(
+        "Distinct words of the query. A prefix ends with `*`. At most 1,024."
+    )
     native: str | None = attribute_field(
         "Query in the syntax of the database. Null if the index is not used."
     )
@@ -130,7 +132,7 @@ UsersArgument = Annotated[
     description="Diagnostics of the text index: splitting of texts, queries and matches."
 )
 class SearchDiagnostics:
-    @field("Words of a text in their order, as the text index stores them.")
+    @field("Words of a text in their order, as the text index stores them. At most 16,384.")
     def tokens(
         self,
         text: Annotated[

@@ -43,6 +43,7 @@ from resolvers.search.query_parser import QueryProblem, parse_search_query
 from resolvers.search.query_printer import query_from_fields
 
 MAILBOX_FIELDS = ("mailbox", "mailboxes")
+MAX_PROBLEMS = 250  # that are listed of one search
 # filters that `messages(filter:)` accepts, unlike an empty object or an empty list below `not`
 ALL_MESSAGES_FIELDS: Mapping[str, Any] = {"or": [{"seen": True}, {"seen": False}]}
 NO_MESSAGES_FIELDS: Mapping[str, Any] = {"and": [{"seen": True}, {"seen": False}]}
@@ -74,7 +75,7 @@ class ParsedSearch:
     )
     problems: list[str] = attribute_field(
         "Problems of the search text, each with its position, and of the filter, in "
-        "English. Empty if both are valid."
+        "English: at most the first 250. Empty if both are valid."
     )
 
 
@@ -160,7 +161,7 @@ def _parsed_search_from_json(
         text=query_from_fields(fields, now),
         filter=JSON(valid_fields),
         uses_index=uses_index,
-        problems=problems,
+        problems=problems[:MAX_PROBLEMS],
     )
 
 

@@ -76,7 +76,7 @@ class QuarantineItem(NodeView):
         "Spam score of the message in points of the spam scanner, or from 0 to 100 if no scanner "
         "ran."
     )
-    symbols: list[SpamSymbol] = attribute_field("Spam tests that matched.")
+    symbols: list[SpamSymbol] = attribute_field("Spam tests that matched. At most 200.")
     virus: bool = attribute_field("True if a virus was found.")
     virus_name: str | None = attribute_field("Name of the virus. Null: none was found.")
     created_at: datetime = attribute_field("Time when the message was put into the quarantine.")
@@ -107,7 +107,12 @@ class QuarantineItem(NodeView):
         )
         return await quarantine.truncated_plain_text(stored)
 
-    @field("Attachments with their names and download URLs.", "attachments", **ATTACHMENT_GUARD)
+    @field(
+        "Attachments with their names and download URLs. At most 10,000 parts of the message are"
+        " read.",
+        "attachments",
+        **ATTACHMENT_GUARD,
+    )
     def attachments(self) -> list[Attachment]:
         return Attachment.list_from_message(self.row, is_quarantined=True)
 

@@ -79,13 +79,17 @@ class ComposeRequest(NodeView):
         Identity.from_row_or_none,
         description="Identity to send the new message with. Null: the default identity.",
     )
-    to: list[MailAddress] = attribute_field("Addresses for the header field To of the new message.")
-    cc: list[MailAddress] = attribute_field("Addresses for the header field Cc of the new message.")
+    to: list[MailAddress] = attribute_field(
+        "Addresses for the header field To of the new message. By default at most 400."
+    )
+    cc: list[MailAddress] = attribute_field(
+        "Addresses for the header field Cc of the new message. By default at most 400."
+    )
     bcc: list[MailAddress] = attribute_field(
-        "Addresses for the header field Bcc of the new message."
+        "Addresses for the header field Bcc of the new message. By default at most 400."
     )
     reply_to: list[MailAddress] = attribute_field(
-        "Addresses for the header field Reply-To of the new message."
+        "Addresses for the header field Reply-To of the new message. By default at most 400."
     )
     subject: str | None = attribute_field("Subject of the new message. Null: none was given.")
     text: str | None = attribute_field(
@@ -127,9 +131,9 @@ class ComposeRequest(NodeView):
     }
 
     @field(
-        "Stored files that the client attaches to the new message. Files that were "
-        "deleted since then are missing. A caller who created the request for another "
-        "user gets an empty list.",
+        "Stored files that the client attaches to the new message. Files that were deleted since"
+        " then are missing. A caller who created the request for another user gets an empty "
+        "list. At most 250.",
         "content",
     )
     async def files(self, info: Info) -> list[File]:

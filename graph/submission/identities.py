@@ -58,9 +58,9 @@ class Identity(NodeView):
         "the identity, if they have no other. Null: none."
     )
     bcc: list[EmailAddress] = attribute_field(
-        "Addresses that get a blind copy of each message that `messageSend` or "
-        "`draftSave` composes with the identity. Complete messages (`raw`) and messages "
-        "submitted by SMTP are not copied."
+        "Addresses that get a blind copy of each message that `messageSend` or `draftSave` "
+        "composes with the identity. Complete messages (`raw`) and messages submitted by SMTP "
+        "are not copied. At most 20."
     )
     signature_text: str | None = attribute_field(
         "Plain text signature. Clients insert it when they compose a message. Null: none."

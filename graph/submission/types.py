@@ -134,7 +134,7 @@ class Submission(NodeView):
         "id",
         submission_loaders.load_visible_queue_entries_by_submission,
         lambda rows: [RecipientDelivery.from_row(row) for row in rows],
-        description="State of the delivery to each recipient.",
+        description="State of the delivery to each recipient. By default at most 400.",
     )
 
     load_batch = staticmethod(submission_loaders.load_visible_submissions_by_id)

@@ -164,9 +164,12 @@ class BanPolicy(NodeView):
         "Prefix length of the IPv6 networks that are counted and banned."
     )
     allowlist: list[str] = attribute_field(
-        f"{LIST_ENTRIES_DESCRIPTION} that are never refused, and whose failures are not counted."
+        f"{LIST_ENTRIES_DESCRIPTION} that are never refused, and whose failures are not counted. "
+        "At most 5,000."
     )
-    denylist: list[str] = attribute_field(f"{LIST_ENTRIES_DESCRIPTION} that are always refused.")
+    denylist: list[str] = attribute_field(
+        f"{LIST_ENTRIES_DESCRIPTION} that are always refused. At most 5,000."
+    )
 
     load_batch = staticmethod(loaders.load_policies_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -175,14 +178,14 @@ class BanPolicy(NodeView):
         "denylist": DerivedField(("denylist",), list),
     }
 
-    @field("Host names of both lists with their addresses, in the order of names.")
+    @field("Host names of both lists with their addresses, in the order of names. At most 400.")
     async def hosts(self, info: Info) -> list[BanListHost]:
         rows = await info.context.load(loaders.load_list_hosts, "")
         return [BanListHost.from_host_row(row) for row in rows]
 
     @field(
         "Networks of the deny list, with the addresses of its host names. Networks of the allow "
-        "list precede them.",
+        "list precede them. At most 17,600.",
         "denylist",
     )
     async def permanent_bans(self, info: Info) -> list[CIDR]:

@@ -49,7 +49,7 @@ class DeletedUser(NodeView):
     user_id: strawberry.ID = attribute_field("Global ID that the account had.")
     username: str = attribute_field("Username that the account had.")
     storage_used: ByteSize = attribute_field("Bytes that the account still stores.")
-    tags: list[str] = attribute_field("Tags that the account had.")
+    tags: list[str] = attribute_field("Tags that the account had. At most 100.")
     deleted_at: datetime = attribute_field("Time when the account was deleted.")
     purge_at: datetime | None = attribute_field(
         "Time from which the data is removed. Null: the data is removed as soon as "
@@ -65,7 +65,7 @@ class DeletedUser(NodeView):
 
     @field(
         "Addresses that the account gets back if it is restored: they are free, and their "
-        "domains exist."
+        "domains exist. At most the first 250."
     )
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
         addresses = await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id)

@@ -219,7 +219,8 @@ class UserMailFields(NodeView):
         return await load_mailbox_totals(info, self.row.id, filter or None)
 
     @field(
-        "Mailbox paths that are subscribed (RFC 9051) although no mailbox has them, sorted.",
+        "Mailbox paths that are subscribed (RFC 9051) although no mailbox has them, sorted: by "
+        "default at most 1,500.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -279,7 +280,7 @@ class UserMailFields(NodeView):
         return await load_deleted_message_page(info, self.row.id, filter, order_by, page_arguments)
 
     @field(
-        "Labels of the signed-in user, ordered by name. Empty for other accounts.",
+        "Labels of the signed-in user, ordered by name: at most 250. Empty for other accounts.",
         scope=Scope.MAIL_READ,
         access=OWN,
     )
@@ -288,7 +289,8 @@ class UserMailFields(NodeView):
         return await objects_from_rows_with_links(info, Label, rows)
 
     @field(
-        "Saved searches of the signed-in user, ordered by name. Empty for other accounts.",
+        "Saved searches of the signed-in user, ordered by name: at most 100. Empty for other "
+        "accounts.",
         scope=Scope.MAIL_READ,
         access=OWN,
     )

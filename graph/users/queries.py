@@ -74,6 +74,21 @@ class UserFilter(ConditionsInput):
     created_before: datetime | None = attribute_field(
         "Returns only accounts created before this time.", default=UNSET
     )
+    not_signed_in_since: datetime | None = attribute_field(
+        "Returns only accounts whose last sign-in (`lastLoginAt`) was before this time, and "
+        "accounts that never signed in.",
+        default=UNSET,
+    )
+    over_quota: bool | None = attribute_field(
+        "True returns only accounts whose messages take at least as many bytes as the quota "
+        "allows, false only the others. Accounts with unlimited storage are among the others.",
+        default=UNSET,
+    )
+    two_factor: bool | None = attribute_field(
+        "True returns only accounts with a second factor (2FA, MFA), false only accounts without "
+        "one.",
+        default=UNSET,
+    )
 
     def to_conditions(self) -> UserConditions:
         """Convert the filter to conditions of the resolvers."""
@@ -89,6 +104,9 @@ class UserFilter(ConditionsInput):
             suspended=value_or_none(self.suspended),
             created_since=self.created_since or None,
             created_before=self.created_before or None,
+            not_signed_in_since=self.not_signed_in_since or None,
+            is_quota_full=value_or_none(self.over_quota),
+            has_second_factor=value_or_none(self.two_factor),
         )
 
 

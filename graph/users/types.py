@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -21,7 +21,7 @@ from graph.auth.app_passwords import AppPassword, AppPasswordFilter, load_app_pa
 from graph.auth.password_policy import PasswordPolicy
 from graph.auth.second_factors import TwoFactor, WebauthnKey
 from graph.auth.security_log import SecurityEvent, SecurityLogFilter, load_event_page_of_user
-from graph.domains.domain_lists import load_administered_domain_page
+from graph.domains.domain_lists import DomainListRequest, load_administered_domain_page
 from graph.domains.types import Domain
 from graph.notifications.push_channels import PushChannel
 from graph.queue.rate_limits import RateLimit
@@ -60,6 +60,9 @@ from resolvers.users import loaders as user_loaders
 from resolvers.users import service_settings
 from resolvers.users.quota import limits as quota_limits
 
+if TYPE_CHECKING:
+    from graph.domains.queries import DomainFilter
+
 
 @strawberry.type(description="Account of a user.")
 class User(UserCredentialFields):
@@ -84,7 +87,9 @@ class User(UserCredentialFields):
         Domain.from_row_or_none,
         description="Domain of the main address. Null: the account has no address.",
     )
-    tags: list[str] = attribute_field("Tags of the account, such as `domain:example.com`.")
+    tags: list[str] = attribute_field(
+        "Tags of the account, such as `domain:example.com`. At most 100."
+    )
     language: str | None = attribute_field(
         "Language tag such as `de`, which selects the language of messages from the server. "
         "Null: English."
@@ -119,7 +124,7 @@ class User(UserCredentialFields):
     )
     allowed_senders: list[str] = attribute_field(
         "Sender addresses that the account can use in addition to its own: addresses, domains, "
-        "and patterns with one `*`."
+        "and patterns with one `*`. At most 1,000."
     )
     retention: Duration | None = attribute_field(
         "Time after which messages that are added from now on are deleted, in new mailboxes and "
@@ -146,12 +151,13 @@ class User(UserCredentialFields):
         "the delivery is deferred."
     )
     smtp_allowed_networks: list[CIDR] = attribute_field(
-        "Networks from which the account can sign in to SMTP submission. Empty: any network."
+        "Networks from which the account can sign in to SMTP submission. Empty: any network. At "
+        "most 100."
     )
     forward_to: list[str] = attribute_field(
         "Targets to which received messages are forwarded, apart from spam: addresses, smtp:// "
         "and smtps:// relays, http:// and https:// URLs. The password of a relay is shown as "
-        "`***`."
+        "`***`. At most 100."
     )
     encrypt_forwarded: bool = attribute_field(
         "True: messages to the forwarding targets are encrypted with the OpenPGP key of the "
@@ -218,16 +224,17 @@ class User(UserCredentialFields):
     async def administers(
         self,
         info: Info,
+        filter: Annotated["DomainFilter", strawberry.lazy("graph.domains.queries")] | None = UNSET,
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Domain]:
-        page_arguments = PageArguments(first, after, last, before)
-        return await load_administered_domain_page(
-            info, Domain, self.row.id, order_by, page_arguments
+        request = DomainListRequest(
+            Domain, filter or None, order_by, PageArguments(first, after, last, before)
         )
+        return await load_administered_domain_page(info, request, self.row.id)
 
     @field(
         "JSON object with data of your application that the user can't read.",
@@ -408,8 +415,8 @@ class User(UserCredentialFields):
         return await info.context.load(recovery_codes.count_unused_codes, self.row.id)
 
     @field(
-        "Security keys and passkeys (WebAuthn) of the account, the oldest first. Empty: "
-        "there are none, or the caller can't see those of this account.",
+        "Security keys and passkeys (WebAuthn) of the account, the oldest first. Empty: there "
+        "are none, or the caller can't see those of this account. At most 20.",
         scope=Scope.READ,
         access=OVERSEEN,
     )

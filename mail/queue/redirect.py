@@ -36,6 +36,7 @@ from models.runtime.environment import DatabaseTransaction, Environment
 MAX_SEARCHED_HEADER_BYTES = 1 << 20  # of a large message, for the loop check
 MAX_HOPS = 30  # Received fields; with this number a message is in a loop
 FORWARD_COUNT_PERIOD = timedelta(days=1)
+MAX_RECORDED_TARGETS = 250  # of a stored message
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,10 @@ def enqueue_prepared_redirect_once(
 def _record_targets_on_message(
     transaction: DatabaseTransaction, forward: OutgoingForward, targets: Sequence[str]
 ) -> None:
-    """Add the targets to `forwarded_to` of the stored message, without duplicates."""
+    """Add the targets to `forwarded_to` of the stored message, without duplicates.
+
+    At most MAX_RECORDED_TARGETS are recorded, the first ones.
+    """
     conditions = (
         col(Message.id) == forward.stored_message_id,
         col(Message.user_id) == forward.user_id,
@@ -215,7 +219,7 @@ def _record_targets_on_message(
     statement = (
         update(Message)
         .where(*conditions)
-        .values(forwarded_to=list(reversed(target_by_key.values())))
+        .values(forwarded_to=list(reversed(target_by_key.values()))[:MAX_RECORDED_TARGETS])
     )
     transaction.connection.execute(statement)
 

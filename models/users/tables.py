@@ -95,10 +95,24 @@ class User(RowWithId, table=True):
         Index("ix_users_used", "used", "id"),
         # with `active` and `suspended`: SCIM counts by them without reading the rows
         Index("ix_users_of_domain", "domain_id", "username_key", "id", "active", "suspended"),
+        Index("ix_users_of_domain_by_used", "domain_id", "used", "id"),
         Index("ix_users_of_domain_by_update", "domain_id", "updated_at", "username_key", "id"),
         Index("ix_users_inactive", "username_key", "id", **_index_condition("NOT active")),
         Index("ix_users_suspended", "username_key", "id", **_index_condition("suspended")),
         Index("ix_users_staff", "role", "id", **_index_condition("role <> 'USER'")),
+        Index("ix_users_full", "id", **_index_condition("quota > 0 AND used >= quota")),
+        Index(
+            "ix_users_with_factor",
+            "username_key",
+            "id",
+            **_index_condition("second_factors <> '[]'"),
+        ),
+        Index(
+            "ix_users_without_factor",
+            "username_key",
+            "id",
+            **_index_condition("second_factors = '[]'"),
+        ),
         Index("ix_users_forwards", "id", **_index_condition("forward_to <> '[]'")),
     )
 

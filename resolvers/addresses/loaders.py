@@ -202,7 +202,7 @@ async def read_visible_address_page(
     """Read a page of the visible addresses. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]
     statement = select(*select_columns(Address, {"id", list_order.column, *columns})).where(
-        *_visible_and_filtered_address_clauses(ctx, conditions)
+        *visible_and_filtered_address_clauses(ctx, conditions)
     )
     return await read_ordered_page(ctx, statement, Address, page_request, list_order)
 
@@ -212,15 +212,16 @@ async def count_visible_addresses(ctx: Context, conditions: AddressConditions) -
     statement = (
         select(func.count())
         .select_from(Address)
-        .where(*_visible_and_filtered_address_clauses(ctx, conditions))
+        .where(*visible_and_filtered_address_clauses(ctx, conditions))
     )
     (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-def _visible_and_filtered_address_clauses(
+def visible_and_filtered_address_clauses(
     ctx: Context, conditions: AddressConditions
 ) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses of a list. Raises InvalidInput if there are too many tags."""
     clauses = [is_visible_address(ctx), *_tag_clauses(ctx, conditions)]
     if conditions.query:
         clauses.append(contains_text_sql(col(Address.display_address), conditions.query))
@@ -286,7 +287,7 @@ async def load_visible_main_addresses_by_user(
 def _select_of_page(
     ctx: Context, page_key: AddressPageKey, columns: Collection[str]
 ) -> Select[*tuple[Any, ...]]:
-    clauses = _visible_and_filtered_address_clauses(ctx, page_key.conditions)
+    clauses = visible_and_filtered_address_clauses(ctx, page_key.conditions)
     if page_key.is_temporary:
         clauses.append(_is_unexpired_temporary_address(ctx))
     return select(*select_columns(Address, columns)).where(

@@ -1,6 +1,6 @@
 """Load users, addresses, administrators, alias domains and totals of domains."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -15,9 +15,12 @@ from models.store.keyset_pages import Page
 from models.users.tables import DomainAdmin, User
 from resolvers import pagination
 from resolvers.access import is_visible_user
+from resolvers.addresses.loaders import AddressConditions, visible_and_filtered_address_clauses
 from resolvers.context import Context
 from resolvers.domains.loaders import is_in_administered_domain
-from resolvers.list_orders import OwnerPageKey, SortColumn, list_orders, read_owner_pages
+from resolvers.list_orders import OwnerPageKey, SortColumn, list_orders, read_list_pages
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserConditions
 
 DomainSelect = Select[*tuple[Any, ...]]
 
@@ -71,6 +74,13 @@ async def load_storage_of_administered_domains(
 
 
 @dataclass(frozen=True, slots=True)
+class DomainPageKey(OwnerPageKey):
+    """A page of the users or addresses of a domain that meet the conditions."""
+
+    conditions: UserConditions | AddressConditions | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _MemberTable:
     """The rows of a table that belong to a domain."""
 
@@ -80,18 +90,29 @@ class _MemberTable:
     joined_on: ColumnElement[bool] | None = None  # for a domain column of another table
 
     async def load_pages(
-        self, ctx: Context, page_keys: list[OwnerPageKey]
+        self, ctx: Context, page_keys: Sequence[OwnerPageKey]
     ) -> list[Page[ColumnRow]]:
         """Load pages of rows of administered domains.
 
-        Raises InvalidInput for a cursor of another order.
+        Raises InvalidInput for a cursor of another order, or for a filter that is too long.
         """
-        return await read_owner_pages(ctx, self.table, page_keys, self._select_of_domain)
+        return await read_list_pages(ctx, self.table, page_keys, self._select_of_page)
 
-    async def count_of_domains(self, ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+    async def count_of_domains(self, ctx: Context, page_keys: Sequence[OwnerPageKey]) -> list[int]:
         """Count the rows of administered domains, in the given order."""
-        statements = [self._select_of_domain(ctx, key.owner_id, {"id"}) for key in page_keys]
+        statements = [self._select_of_page(ctx, key, {"id"}) for key in page_keys]
         return await pagination.count_rows(ctx, statements)
+
+    def _select_of_page(
+        self, ctx: Context, page_key: OwnerPageKey, columns: Collection[str]
+    ) -> DomainSelect:
+        statement = self._select_of_domain(ctx, page_key.owner_id, columns)
+        conditions = page_key.conditions if isinstance(page_key, DomainPageKey) else None
+        if isinstance(conditions, UserConditions):
+            return statement.where(*user_listing.validated_conditions(ctx, conditions))
+        if isinstance(conditions, AddressConditions):
+            return statement.where(*visible_and_filtered_address_clauses(ctx, conditions))
+        return statement
 
     def _select_of_domain(
         self, ctx: Context, domain_id: int, columns: Collection[str]
@@ -118,13 +139,13 @@ _ADDRESSES = _MemberTable(Address, col(Address.domain_id))
 
 
 async def load_admin_pages_by_domain(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[DomainPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the visible administrators of domains."""
     return await _ADMINS.load_pages(ctx, page_keys)
 
 
-async def count_admins_by_domain(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+async def count_admins_by_domain(ctx: Context, page_keys: list[DomainPageKey]) -> list[int]:
     """Count the visible administrators of domains, in the given order."""
     return await _ADMINS.count_of_domains(ctx, page_keys)
 
@@ -142,24 +163,24 @@ async def count_aliases_by_domain(ctx: Context, page_keys: list[OwnerPageKey]) -
 
 
 async def load_user_pages_by_domain(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[DomainPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the users of domains."""
     return await _USERS.load_pages(ctx, page_keys)
 
 
-async def count_users_by_domain(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+async def count_users_by_domain(ctx: Context, page_keys: list[DomainPageKey]) -> list[int]:
     """Count the users of domains, in the given order."""
     return await _USERS.count_of_domains(ctx, page_keys)
 
 
 async def load_address_pages_by_domain(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[DomainPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the addresses of domains."""
     return await _ADDRESSES.load_pages(ctx, page_keys)
 
 
-async def count_addresses_by_domain(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+async def count_addresses_by_domain(ctx: Context, page_keys: list[DomainPageKey]) -> list[int]:
     """Count the addresses of domains, in the given order."""
     return await _ADDRESSES.count_of_domains(ctx, page_keys)

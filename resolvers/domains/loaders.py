@@ -197,19 +197,26 @@ async def read_domain_page(
     """Read a page of administered domains. Raises InvalidInput for a cursor of another order."""
     list_order = LIST_ORDERS[order]
     statement = select(*select_columns(Domain, {"id", list_order.column, *columns})).where(
-        *_where_clauses(ctx, conditions)
+        *administered_and_filtered_domain_clauses(ctx, conditions)
     )
     return await read_ordered_page(ctx, statement, Domain, page_request, list_order)
 
 
 async def count_domains(ctx: Context, conditions: DomainConditions) -> int:
     """Count the administered domains that meet the conditions."""
-    statement = select(func.count()).select_from(Domain).where(*_where_clauses(ctx, conditions))
+    statement = (
+        select(func.count())
+        .select_from(Domain)
+        .where(*administered_and_filtered_domain_clauses(ctx, conditions))
+    )
     (row,) = await ctx.read(statement)
     return int(row[0])
 
 
-def _where_clauses(ctx: Context, domain_conditions: DomainConditions) -> list[ColumnElement[bool]]:
+def administered_and_filtered_domain_clauses(
+    ctx: Context, domain_conditions: DomainConditions
+) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses for the administered domains that meet the conditions."""
     clauses = [is_administered_domain(ctx)]
     if domain_conditions.query:
         matches_name = contains_text_sql(col(Domain.name), domain_conditions.query)

@@ -16,6 +16,7 @@ from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
 
+MAX_MAILBOXES_PER_EVENT = 250
 COUNTER_CHANGE_KINDS = frozenset(
     event_type for event_type in EventType if event_type.startswith(("MAILBOX_", "MESSAGE_"))
 )
@@ -26,7 +27,8 @@ async def list_mailboxes_then_follow_counters(
 ) -> AsyncGenerator[Sequence[ColumnRow]]:
     """Yield all mailboxes of an account, then repeatedly the mailboxes with changed counters.
 
-    For the viewer's own account it includes the mailboxes that others share.
+    One event has at most MAX_MAILBOXES_PER_EVENT mailboxes. For the viewer's own account it
+    includes the mailboxes that others share.
     """
     hear = managed_streams.selector_of_user_stream(user_id)
     since = await stream_reader.load_last_stream_positions(
@@ -34,7 +36,8 @@ async def list_mailboxes_then_follow_counters(
     )  # read before the rows, so that no change is lost
     rows = await _load_mailboxes_of_user_or_own_and_shared(ctx, user_id)
     last_counters = {row.id: _message_and_unseen_counts(row) for row in rows}
-    yield rows
+    for event_rows in _rows_by_event(rows) or [rows]:
+        yield event_rows
     async for batch in stream_reader.follow_changes(
         ctx, FollowRequest(since, COUNTER_CHANGE_KINDS, select_streams=hear)
     ):
@@ -48,8 +51,14 @@ async def list_mailboxes_then_follow_counters(
             row for row in rows if last_counters.get(row.id) != _message_and_unseen_counts(row)
         ]
         last_counters |= {row.id: _message_and_unseen_counts(row) for row in changed}
-        if changed:
-            yield changed
+        for event_rows in _rows_by_event(changed):
+            yield event_rows
+
+
+def _rows_by_event(rows: Sequence[ColumnRow]) -> list[Sequence[ColumnRow]]:
+    """Return the rows in lists of at most MAX_MAILBOXES_PER_EVENT."""
+    starts = range(0, len(rows), MAX_MAILBOXES_PER_EVENT)
+    return [rows[start : start + MAX_MAILBOXES_PER_EVENT] for start in starts]
 
 
 def _message_and_unseen_counts(mailbox_row: ColumnRow) -> tuple[int, int]:

@@ -163,7 +163,9 @@ async def insert_mailboxes_and_adopt_subscriptions(
         [*users, *(mailbox for mailboxes in mailboxes_by_user.values() for mailbox in mailboxes)]
     )
     await locked.session.flush()
-    await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
+    await subscriptions.write_changed_folderless_subscriptions(
+        locked, before, after, path_in_input="paths"
+    )
     event_type = EventType.MAILBOX_CREATED
     await locked.record_changes(
         {

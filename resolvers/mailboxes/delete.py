@@ -51,7 +51,8 @@ async def delete_mailboxes(
 
     Returns the IDs of the deleted mailboxes. Raises InvalidInput or NotFound, Conflict if there are
     children or messages that the request excludes, and Forbidden for INBOX, hidden mailboxes and
-    those with a special use.
+    those with a special use, and LimitReached if a user would keep too many
+    subscriptions to paths without a mailbox.
     """
     max_mailboxes = ctx.environment.options.bulk_max_items
     if not request.selectors:
@@ -151,7 +152,9 @@ async def _delete_mailboxes_keeping_deleted_messages(
             user: before[user] | set(_subscribed_paths(user_rows))
             for user, user_rows in mailboxes_by_user.items()
         }
-        await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
+        await subscriptions.write_changed_folderless_subscriptions(
+            locked, before, after, path_in_input="mailboxes"
+        )
     event_type = EventType.MAILBOX_DELETED
     keys_of = {user: {row.id for row in user_rows} for user, user_rows in mailboxes_by_user.items()}
     filters = await filter_mutations.delete_filters_and_build_journal_entries(

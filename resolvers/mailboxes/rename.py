@@ -178,7 +178,9 @@ async def _write_moves(
             after[user].discard(mailbox.path)
     locked.session.add_all(mailbox for mailboxes in parents.values() for mailbox in mailboxes)
     await locked.session.flush()
-    await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
+    await subscriptions.write_changed_folderless_subscriptions(
+        locked, before, after, path_in_input="mailbox"
+    )
     lasts = await _journal_mailbox_moves(locked, moves, parents)
     await _update_paths(locked, moves, lasts)
     connection, table = await locked.session.connection(), core_table(Mailbox)

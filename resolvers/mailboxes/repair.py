@@ -35,6 +35,7 @@ from resolvers.viewer import GuardRule
 TASK_KIND = TaskKind.MAILBOX_REPAIR
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_INLINE_MAILBOXES = 100  # a request with more is run as a task
+MAX_FINDINGS = 250  # that are listed of one mailbox
 MAX_INLINE_MESSAGES = 5000  # messages in these mailboxes; more need a task
 
 
@@ -149,7 +150,11 @@ async def _repaired_mailboxes_from_findings(
         if not finding.repaired:
             remaining_ids.add(mailbox)
     rows = await ctx.load_many(load_visible_by_ids, sorted(texts))
-    return [RepairedMailbox(row, texts[row.id], row.id not in remaining_ids) for row in rows if row]
+    return [
+        RepairedMailbox(row, texts[row.id][:MAX_FINDINGS], row.id not in remaining_ids)
+        for row in rows
+        if row
+    ]
 
 
 async def _mailbox_and_uid_by_object(

@@ -6,12 +6,7 @@ from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from mail.mailboxes.paths import canonical_path, validate_path
-from models.errors import (
-    LimitReached,
-    NotFound,
-    check_count_from_one_to_limit,
-    require_within_limit,
-)
+from models.errors import NotFound, check_count_from_one_to_limit, require_within_limit
 from models.events.event_types import EventType
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -112,17 +107,13 @@ async def _write_folderless_subscriptions(
     """Write the subscriptions to paths without a mailbox. Returns the users with a change."""
     before = await subscriptions.load_folderless_subscriptions(locked.session, locked.user_ids)
     after = {}
-    limit = locked.ctx.environment.options.mailboxes_max_per_user
     for user in locked.user_ids:
         existing_paths = {row.path for row in mailboxes if row.user_id == user}
         had, paths = before.get(user, set()), paths_by_user[user]
         after[user] = had | (paths - existing_paths) if is_subscribed else had - paths
-        if len(after[user]) > max(limit, len(had)):
-            text = locked.prefix_username_unless_viewer(
-                user, "The account has the maximum number of subscriptions without mailboxes."
-            )
-            raise LimitReached(text, limit=limit, used=len(had), path=["mailboxes"])
-    return await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
+    return await subscriptions.write_changed_folderless_subscriptions(
+        locked, before, after, path_in_input="mailboxes"
+    )
 
 
 async def _toggle_subscribed_and_journal(

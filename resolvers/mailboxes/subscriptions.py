@@ -9,11 +9,13 @@ from sqlalchemy import bindparam, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from models.errors import LimitReached
 from models.mailboxes.tables import MailboxSubscription
 from models.store.columns import core_table
 from models.users.tables import User
 from resolvers.access import can_see_managed_mail_records, is_managed_user, require_user_id
 from resolvers.context import Context
+from resolvers.mailboxes.owners import LockedAccounts
 
 PathsByUser = Mapping[int, set[str]]  # by user ID
 
@@ -32,10 +34,18 @@ async def load_folderless_subscriptions(
 
 
 async def write_changed_folderless_subscriptions(
-    session: AsyncSession, paths_before: PathsByUser, paths_after: PathsByUser
+    locked: LockedAccounts,
+    paths_before: PathsByUser,
+    paths_after: PathsByUser,
+    *,
+    path_in_input: str,
 ) -> list[int]:
-    """Write the difference of these subscriptions. Returns the IDs of the users with a change."""
-    connection, users = await session.connection(), sorted({*paths_before, *paths_after})
+    """Write the difference of these subscriptions. Returns the IDs of the users with a change.
+
+    Raises LimitReached if a user gets more of them than `mailboxes_max_per_user`.
+    """
+    _require_capacity(locked, paths_before, paths_after, path_in_input)
+    connection, users = await locked.session.connection(), sorted({*paths_before, *paths_after})
     deleted_rows = [
         row for user in users for row in _rows_only_in_first(user, paths_before, paths_after)
     ]
@@ -51,6 +61,20 @@ async def write_changed_folderless_subscriptions(
     if new:
         await connection.execute(insert(table), new)
     return sorted({row["user_id"] for row in [*deleted_rows, *new]})
+
+
+def _require_capacity(
+    locked: LockedAccounts, paths_before: PathsByUser, paths_after: PathsByUser, path_in_input: str
+) -> None:
+    """Raise LimitReached if the number of a user's subscriptions grows beyond the limit."""
+    limit = locked.ctx.environment.options.mailboxes_max_per_user
+    for user, paths in paths_after.items():
+        used = len(paths_before.get(user, ()))
+        if len(paths) > max(limit, used):
+            text = locked.prefix_username_unless_viewer(
+                user, "The account has the maximum number of subscriptions without mailboxes."
+            )
+            raise LimitReached(text, limit=limit, used=used, path=[path_in_input])
 
 
 def _rows_only_in_first(

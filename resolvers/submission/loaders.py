@@ -28,6 +28,7 @@ class SubmissionOrder(StrEnum):
 
 
 LIST_ORDERS = list_orders(SubmissionOrder)
+MAX_SUBMISSIONS_OF_MESSAGE = 250
 
 _SUBMISSION_BY_ID = PreparedStatement(
     select(*select_columns(Submission)).where(
@@ -77,6 +78,7 @@ async def load_visible_submissions_by_message(
 ) -> list[list[ColumnRow]]:
     """Load the submissions of each stored copy that the viewer sees, oldest first.
 
+    Of each copy at most the last MAX_SUBMISSIONS_OF_MESSAGE.
     Administrators see those of the accounts that they manage.
     """
     statement = select(*select_columns(Submission)).where(
@@ -85,7 +87,7 @@ async def load_visible_submissions_by_message(
     submissions_by_message: Mapping[int, list[ColumnRow]] = defaultdict(list)
     for row in await ctx.read(statement.order_by(col(Submission.created_at), col(Submission.id))):
         submissions_by_message[row.message_id].append(row)
-    return [submissions_by_message[key] for key in message_ids]
+    return [submissions_by_message[key][-MAX_SUBMISSIONS_OF_MESSAGE:] for key in message_ids]
 
 
 async def load_visible_queue_entries_by_submission(

@@ -31,6 +31,7 @@ class DeletedUserOrder(StrEnum):
 
 LIST_ORDERS = list_orders(DeletedUserOrder, {"DELETED_AT": SortColumn("deleted_at", datetime)})
 ROW_COLUMNS = ("id", "deleted_at", "purge_at", "username", "used", "tags")
+MAX_RECOVERABLE_ADDRESSES = 250  # that are listed of one user
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,10 @@ async def count_deleted_users(ctx: Context, conditions: DeletedUserConditions) -
 
 
 async def load_recoverable_addresses(ctx: Context, user_ids: list[int]) -> list[Sequence[str]]:
-    """Load the addresses that each deleted user would have again, in the order of the ids."""
+    """Load the addresses that each deleted user would have again, in the order of the ids.
+
+    Of each user at most the first MAX_RECOVERABLE_ADDRESSES.
+    """
     statement = select(col(DeletedUser.id), col(DeletedUser.addresses)).join(
         User, col(User.id) == col(DeletedUser.id)
     )
@@ -98,7 +102,9 @@ async def load_recoverable_addresses(ctx: Context, user_ids: list[int]) -> list[
     stored = [address for row in rows if row for address in row.addresses]
     free_ids = {address["id"] for address in await restore.load_recoverable_addresses(ctx, stored)}
     return [
-        [address["display_address"] for address in row.addresses if address["id"] in free_ids]
+        [address["display_address"] for address in row.addresses if address["id"] in free_ids][
+            :MAX_RECOVERABLE_ADDRESSES
+        ]
         if row
         else []
         for row in rows

@@ -1,7 +1,7 @@
 """Lists of users: filters, orders, pages and counts."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -33,6 +33,12 @@ from resolvers.list_orders import SortColumn, list_orders
 from resolvers.pagination import PageForm
 from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 from resolvers.sql_text import any_item_fits_sql as any_holding
+from resolvers.users.listing_conditions import (
+    has_not_signed_in_since_sql,
+    has_second_factor_sql,
+    is_quota_full_sql,
+    not_signed_in_condition_of_page,
+)
 from resolvers.users.selection import has_all_tags_sql, has_any_tag_sql, matches_patterns_sql
 
 MAX_TAGS_OR_PATTERNS = 100  # of one filter
@@ -66,6 +72,9 @@ class UserConditions:
     suspended: bool | None = None
     created_since: datetime | None = None
     created_before: datetime | None = None
+    not_signed_in_since: datetime | None = None  # also users who never signed in
+    is_quota_full: bool | None = None
+    has_second_factor: bool | None = None
     target_part: str | None = None  # part of a target
 
 
@@ -103,7 +112,17 @@ async def load_visible_user_page(
         extra_columns, sort_column = [], col(getattr(User, list_order.column))
     page_form = PageForm.of_page(page_request, frozenset(), is_descending=list_order.is_descending)
     sort_columns = (sort_column, col(User.id))
-    conditions = _validated_conditions_without_domain(ctx, filter)
+    conditions = _validated_conditions_without_domain(
+        ctx, replace(filter, not_signed_in_since=None)
+    )
+    if filter.not_signed_in_since is not None:
+        conditions.append(
+            has_not_signed_in_since_sql(
+                ctx.environment.database.dialect, filter.not_signed_in_since
+            )
+            if list_order.column == LAST_LOGIN_COLUMN
+            else await not_signed_in_condition_of_page(ctx, filter.not_signed_in_since)
+        )
     rows = select(*select_columns(User, names), *extra_columns)
     scans = [
         pagination.page_select(rows.where(*part, *conditions), page_form, sort_columns)
@@ -214,6 +233,17 @@ async def _load_filter_domain_id(ctx: Context, filter: UserConditions) -> int | 
     return None if row is None else int(row.id)
 
 
+def validated_conditions(ctx: Context, filter: UserConditions) -> list[ColumnElement[bool]]:
+    """The conditions of a filter. Raises InvalidInput for a filter that is too long."""
+    conditions = _validated_conditions_without_domain(ctx, filter)
+    if filter.domain is not None:
+        domain_ids = select(col(Domain.id)).where(
+            domain_loaders.is_referenced_domain(filter.domain)
+        )
+        conditions.append(col(User.domain_id).in_(domain_ids))
+    return conditions
+
+
 def _validated_conditions_without_domain(
     ctx: Context, filter: UserConditions
 ) -> list[ColumnElement[bool]]:
@@ -245,10 +275,24 @@ def _validated_conditions_without_domain(
     for name, value in (("active", filter.active), ("suspended", filter.suspended)):
         if value is not None:  # as in the partial indexes
             conditions.append(text(f"users.{name}" if value else f"NOT users.{name}"))
+    return conditions + _time_and_state_conditions(ctx, filter)
+
+
+def _time_and_state_conditions(ctx: Context, filter: UserConditions) -> list[ColumnElement[bool]]:
+    """The conditions on creation, last sign-in, second factors and quota."""
+    conditions = []
     if filter.created_since is not None:
         conditions.append(col(User.created_at) >= filter.created_since)
     if filter.created_before is not None:
         conditions.append(col(User.created_at) < filter.created_before)
+    if filter.not_signed_in_since is not None:
+        dialect = ctx.environment.database.dialect
+        conditions.append(has_not_signed_in_since_sql(dialect, filter.not_signed_in_since))
+    if filter.has_second_factor is not None:
+        conditions.append(has_second_factor_sql(is_wanted=filter.has_second_factor))
+    if filter.is_quota_full is not None:
+        is_full = is_quota_full_sql(ctx.environment)
+        conditions.append(is_full if filter.is_quota_full else ~is_full)
     return conditions
 
 

@@ -7,6 +7,8 @@ import pytest
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
+from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes.create import NewMailboxes
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.accounts.shared_mailboxes import (
@@ -71,6 +73,19 @@ async def test_counters_of_all_mailboxes_come_first_then_changed_ones(
     await run_mailbox_mutation(ada, "messageMove", "movedCount", select=select, to={"path": "Box"})
     await wait_until(lambda: latest_counters(follower).get("Box") == (2, 0))
     assert latest_counters(follower)["INBOX"] == (0, 0)
+    await follower.unsubscribe()
+
+
+async def test_event_has_at_most_250_mailboxes(live_server: LiveServer, ada: GraphQLClient) -> None:
+    paths = [f"Box {number:03}" for number in range(300)]
+    await mailbox_create.create_mailboxes(client_context(ada), NewMailboxes(paths))
+    follower = await live_server.follow(ada, COUNTERS_SUBSCRIPTION)
+    await wait_until(lambda: len(follower.payloads) == 2)
+    assert [len(result) for result in follower.results] == [250, 55]
+    assert latest_counters(follower).keys() >= {"INBOX", *paths}
+    await deliver_to(ada, "New")
+    await wait_until(lambda: len(follower.payloads) == 3)
+    assert follower.results[2] == [{"path": "INBOX", "messageCount": 1, "unseenCount": 1}]
     await follower.unsubscribe()
 
 

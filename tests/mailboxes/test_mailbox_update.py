@@ -9,10 +9,13 @@ from models.errors import LimitReached
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
+from resolvers.context import Context
 from resolvers.mailboxes import create as mailbox_create
+from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import rename as mailbox_rename
 from resolvers.mailboxes import subscription_mutations
 from resolvers.mailboxes.create import NewMailboxes
+from resolvers.mailboxes.delete import MailboxDeletion
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
@@ -153,6 +156,43 @@ async def test_mailbox_delete_can_keep_subscription(ada: GraphQLClient) -> None:
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["B"])
     await create_mailboxes(ada, "A", "B", subscribe=False)
     assert (await load_subscriptions(ada))[0] == ["INBOX", "B", *DEFAULT_MAILBOXES[1:]]
+
+
+@pytest.mark.parametrize("is_rename", [False, True])
+async def test_number_of_subscriptions_without_mailbox_is_limited(
+    ada: GraphQLClient, *, is_rename: bool
+) -> None:
+    """Each way to keep the subscription of a path that loses its mailbox has the limit."""
+    ctx = context_with_options(ada, mailboxes_max_per_user=10)
+    for round_ in range(4):
+        await mailbox_create.create_mailboxes(ctx, NewMailboxes([f"A{round_}", f"B{round_}"]))
+        selectors = [MailboxSelector(path=f"{letter}{round_}") for letter in "AB"]
+        for selector in selectors:
+            await keep_subscription_without_mailbox(ctx, selector, is_rename=is_rename)
+    await mailbox_create.create_mailboxes(ctx, NewMailboxes(["X", "Y", "Z"]))
+    for path in ("X", "Y"):
+        selector = MailboxSelector(path=path)
+        await keep_subscription_without_mailbox(ctx, selector, is_rename=is_rename)
+    selector = MailboxSelector(path="Z")
+    with pytest.raises(LimitReached) as raised:
+        await keep_subscription_without_mailbox(ctx, selector, is_rename=is_rename)
+    path_in_input = "mailbox" if is_rename else "mailboxes"
+    assert (raised.value.limit, raised.value.used, raised.value.path) == (10, 10, [path_in_input])
+    assert "Z" in await list_mailbox_paths(ada)
+    assert len((await load_subscriptions(ada))[1]) == 10
+    await mailbox_delete.delete_mailboxes(ctx, MailboxDeletion([MailboxSelector(path="Z")]))
+
+
+async def keep_subscription_without_mailbox(
+    ctx: Context, selector: MailboxSelector, *, is_rename: bool
+) -> None:
+    """Rename the mailbox and delete it, or only delete it, and keep its first path subscribed."""
+    if is_rename:
+        rename = MailboxRename(selector, f"New{selector.path}", moves_subscriptions=False)
+        await mailbox_rename.rename_mailbox(ctx, rename)
+        selector = MailboxSelector(path=f"New{selector.path}")
+    deletion = MailboxDeletion([selector], deletes_subscriptions=is_rename)
+    await mailbox_delete.delete_mailboxes(ctx, deletion)
 
 
 async def test_subscription_by_id_role_and_object_id(

@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
+from sqlmodel import col
 
 from bench.load.user_rows import insert_users
 from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
 from models.users.roles import Role
+from models.users.tables import User
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName
@@ -200,3 +203,69 @@ async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
         many_users.make_context(Role.DOMAIN_ADMIN, "d0.crowd.example"), UserConditions()
     )
     assert is_visible_user(many_users.make_context()) is not None
+
+
+STATE_FILTERS = {
+    "own quota": (UserConditions(is_quota_full=True), "ix_users_full"),
+    "quota of the domain": (UserConditions(is_quota_full=True), "ix_users_of_domain_by_used"),
+    "quota of the platform": (UserConditions(is_quota_full=True), "ix_users_used"),
+    "factor": (UserConditions(has_second_factor=True), "ix_users_with_factor"),
+    "no factor": (UserConditions(has_second_factor=False), "ix_users_without_factor"),
+}
+
+
+async def fill_some_accounts(environment: Environment, *, has_factors: bool) -> None:
+    """Fill the storage of some accounts, and give the others second factors if `has_factors`."""
+    is_zoe = col(User.username).startswith("zoe")
+    async with environment.database.engine.begin() as connection:
+        statement = update(User).where(~is_zoe if has_factors else is_zoe)
+        await connection.execute(statement.values(second_factors=["TOTP"]))
+        for sql in (
+            "UPDATE users SET quota = 7 WHERE username LIKE 'ada.%00@%'",
+            "UPDATE domains SET default_user_quota = 1000000000 WHERE name LIKE 'd3%'",
+            "UPDATE users SET used = 2000000000 WHERE username LIKE 'emil.%04@%'",
+            "ANALYZE",
+        ):
+            await connection.execute(text(sql))
+
+
+@pytest.mark.parametrize("name", STATE_FILTERS)
+async def test_filter_by_state_uses_an_index(many_users: ManyUsers, name: str) -> None:
+    await fill_some_accounts(many_users.environment, has_factors=name == "no factor")
+    conditions, index = STATE_FILTERS[name]
+    ctx = many_users.make_context()
+    page = await user_listing.load_visible_user_page(ctx, conditions, PageRequest("x"), {"id"})
+    assert page.rows
+    for query in (
+        user_listing.load_visible_user_page(ctx, conditions, PageRequest("x"), {"username"}),
+        user_listing.count_visible_users(ctx, conditions),
+    ):
+        plan = await many_users.explain_users(query)
+        assert index in plan, plan
+        assert not scans_all_users(plan), plan
+
+
+async def test_accounts_without_sign_in_are_read_by_an_index(many_users: ManyUsers) -> None:
+    environment, ctx = many_users.environment, many_users.make_context()
+    async with environment.database.engine.begin() as connection:
+        statement = update(User).where(col(User.last_login_at).is_(None))
+        await connection.execute(statement.values(last_login_at=environment.now()))
+        await connection.execute(text("ANALYZE"))
+    few = environment.now() - timedelta(seconds=10**7 - 9999)
+    many = environment.now() - timedelta(days=1)
+    usernames = ("uq_users_username_key", "sqlite_autoindex_users")
+    sign_ins = ("search_users_logins",)
+    for time, order, indexes in (
+        (few, UserOrder.USERNAME_ASC, sign_ins),
+        (few, UserOrder.LAST_LOGIN_DESC, sign_ins),
+        (many, UserOrder.USERNAME_ASC, usernames),
+        (many, UserOrder.LAST_LOGIN_ASC, sign_ins),
+    ):
+        conditions, page_request = UserConditions(not_signed_in_since=time), PageRequest("x")
+        plan = await many_users.explain_users(
+            user_listing.load_visible_user_page(ctx, conditions, page_request, {"id"}, order)
+        )
+        assert any(index in plan for index in indexes), plan
+        assert not scans_all_users(plan), plan
+        if time == many:
+            assert not has_sort(plan), plan

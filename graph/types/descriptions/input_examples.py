@@ -128,8 +128,8 @@ _DURATION_EXAMPLES = {
     "validity": '"P180D"',
 }
 _FILTERS_BY_TIME = (
-    "createdBefore", "createdSince", "deletedBefore", "deletedSince", "receivedAt", "since",
-    "updatedSince",
+    "createdBefore", "createdSince", "deletedBefore", "deletedSince", "notSignedInSince",
+    "receivedAt", "since", "updatedSince",
 )  # fmt: skip
 EXAMPLES_BY_NAME = {
     "DateTime": dict.fromkeys(_FILTERS_BY_TIME, '"2026-01-31T00:00:00Z"'),

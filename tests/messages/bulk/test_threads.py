@@ -122,6 +122,49 @@ async def test_mailboxes_of_thread_are_paged(
     assert (await bob(THREAD_MAILBOXES_QUERY, by=thread))["thread"] is None
 
 
+THREAD_MESSAGES_QUERY = """
+query ($by: ThreadRef!, $filter: MessageFilter, $orderBy: MessageOrder!, $after: String) {
+  thread(by: $by) { messages(filter: $filter, orderBy: $orderBy, first: 2, after: $after) {
+    nodes { from { address } } totalCount pageInfo { hasNextPage endCursor } } } }
+"""
+
+
+async def test_messages_of_thread_have_a_filter(
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> None:
+    for nth, name in enumerate("abcdef"):  # two messages of each time
+        await deliver_to(ada, thread_message(name, *(["a"] if nth else [])))
+        clock.tick(seconds=nth % 2)
+    await deliver_to(ada, thread_message("z", subject="Other"))
+    by = {"id": (await load_thread(ada))["id"]}
+    for condition, names in (
+        (None, "abcdef"),
+        ({"seen": False}, "abcdef"),
+        ({"seen": True}, ""),
+        ({"query": "pond"}, "abcdef"),
+        ({"from": "e@x.example"}, "e"),
+        ({"not": {"from": "b@x.example"}}, "acdef"),
+        ({"mailbox": {"path": "INBOX"}}, "abcdef"),
+        ({"mailbox": {"path": "Sent"}}, ""),
+        ({"subject": "Other"}, ""),
+    ):
+        for order in ("RECEIVED_ASC", "RECEIVED_DESC"):
+            found, after, has_next = "", None, True
+            while has_next:
+                page = (
+                    await ada(
+                        THREAD_MESSAGES_QUERY,
+                        by=by, filter=condition, orderBy=order, after=after,
+                    )
+                )["thread"]["messages"]  # fmt: skip
+                found += "".join(node["from"]["address"][0] for node in page["nodes"])
+                has_next, after = page["pageInfo"]["hasNextPage"], page["pageInfo"]["endCursor"]
+                assert page["totalCount"] == len(names)
+            assert found == (names if order == "RECEIVED_ASC" else names[::-1]), condition
+        hidden = await bob(THREAD_MESSAGES_QUERY, by=by, filter=condition, orderBy="RECEIVED_ASC")
+        assert hidden == {"thread": None}
+
+
 async def test_thread_returns_the_first_250_participants(ada: GraphQLClient) -> None:
     await deliver_to(ada, thread_message("a"))
     for number in range(251):
