@@ -46,7 +46,7 @@ from resolvers.auth.api_keys.validation import NewApiKey
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.create import NewMailboxes
-from resolvers.messages.loaders import NEWEST_FIRST
+from resolvers.messages.message_orders import NEWEST_FIRST
 
 TITLE = "large mailboxes"
 RUN_TIMEOUT = 3600.0  # seconds
