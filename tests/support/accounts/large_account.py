@@ -55,10 +55,11 @@ async def copy_message(client: GraphQLClient, count: int, *, base: int) -> None:
             f"SELECT {values} FROM n, ({message_query}) m"
         ))  # fmt: skip
         await connection.execute(text(
-            "INSERT INTO message_sort_keys (id, mailbox_id, sent_at, sender_key, subject_key, size)"
+            "INSERT INTO message_sort_keys"  # noqa: S608
+            " (id, mailbox_id, sent_at, sender_key, subject_key, size)"
             " SELECT m.id, m.mailbox_id, coalesce(m.date, m.received_at), k.sender_key,"
             " k.subject_key, m.size FROM messages m, message_sort_keys k"
-            f" WHERE m.id > {base} AND m.id <= {base} + {count} AND k.id = (SELECT min(id)"  # noqa: S608
+            f" WHERE m.id > {base} AND m.id <= {base} + {count} AND k.id = (SELECT min(id)"
             f" FROM message_sort_keys WHERE mailbox_id = {mailbox_id})"
         ))  # fmt: skip
 
