@@ -84,8 +84,8 @@ def unfiltered_sorted_page_query(
 def one_mailbox_required() -> InvalidInput:
     """Return the error for a list of several mailboxes with an order that has no index for it."""
     return InvalidInput(
-        "This order requires a list of one mailbox: use the list of the mailbox, or a filter with "
-        "`mailbox`. Other lists can be sorted by RECEIVED_AT_DESC and RECEIVED_AT_ASC.",
+        "This order requires a list of one mailbox: `Mailbox.messages`, or a filter by `mailbox`.",
         constraint=ValidationConstraint.ORDER,
         path=["orderBy"],
+        allowed_values=["RECEIVED_AT_DESC", "RECEIVED_AT_ASC"],
     )
