@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import delete, exists, select
 from sqlmodel import col
 
-from mail.consistency.checks import CheckRun, iterate_key_ranges_with_progress
+from mail.consistency.checks import CheckRun, Condition, iterate_key_ranges_with_progress
+from mail.consistency.messages import MessageProblem
 from mail.consistency.report import Finding
 from mail.storage.message_sort_keys import (
     SOURCE_COLUMNS,
@@ -108,13 +109,27 @@ async def _repair_problems(
     return findings
 
 
-def _write_sort_keys(transaction: DatabaseTransaction, message_ids: Sequence[int]) -> None:
+async def find_sort_key_problems(
+    environment: Environment, conditions: Sequence[Condition]
+) -> list[MessageProblem]:
+    """Find the problems of the sort keys of some messages, without repair."""
+    statement = _MESSAGES_WITH_SORT_KEYS.where(*conditions).order_by(_MESSAGES.c.id)
+    return [
+        MessageProblem(finding, row.user_id, partial(_write_sort_keys, message_ids=[row.id]))
+        for row in await environment.database.read(statement)
+        if (finding := _finding_of_row(row)) is not None
+    ]
+
+
+def _write_sort_keys(transaction: DatabaseTransaction, message_ids: Sequence[int]) -> bool:
+    """Write the sort keys of these messages again. Messages that were deleted have none."""
     statement = select(*select_columns(Message, SOURCE_COLUMNS)).where(
         col(Message.id).in_(message_ids)
     )
     upsert = upsert_sort_keys(transaction.connection.dialect.name)
     rows = transaction.connection.execute(statement).all()
     transaction.execute_statements([(upsert, sort_key_columns(row._asdict())) for row in rows])
+    return True
 
 
 async def _find_keys_without_message(
