@@ -28,8 +28,10 @@ from bench.servers.merganser_process import MerganserServer, run_until_exit, run
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
+from mail.storage.message_sort_keys import sort_key_columns
 from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
+from models.messages.sort_keys import MessageSortKey
 from models.messages.tables import Message, Thread
 from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
@@ -135,7 +137,7 @@ async def _create_account(
         first_block = range(first_id, first_id + min(message_count, BLOCK_SIZE))
         await _insert_block(connection, user.id, target_ids, first_block)
         if message_count > BLOCK_SIZE:
-            for table in (core_table(Thread), core_table(Message)):
+            for table in map(core_table, (Thread, Message, MessageSortKey)):
                 await _copy_block(connection, table, first_id, message_count // BLOCK_SIZE)
         for statement in _COUNTERS:
             await connection.execute(text(statement), {"user": user.id})
@@ -174,6 +176,7 @@ async def _insert_block(
     ]
     await connection.execute(insert(Thread), thread_rows)
     await connection.execute(insert(Message), message_rows)
+    await connection.execute(insert(MessageSortKey), list(map(sort_key_columns, message_rows)))
 
 
 def _mailbox_of_message(mailbox_ids: dict[str, Any], nth: int) -> int:

@@ -36,6 +36,7 @@ import models.identity_providers
 import models.mailboxes.tables
 import models.messages.keywords
 import models.messages.labels
+import models.messages.sort_keys
 import models.messages.tables
 import models.notifications.push_channels
 import models.notifications.webhooks

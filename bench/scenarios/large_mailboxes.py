@@ -33,10 +33,12 @@ from bench.servers.merganser_process import (
 from graph.types.global_ids import encode
 from mail.recipients import address_resolution
 from mail.storage import received_messages
+from mail.storage.message_sort_keys import sort_key_columns
 from merganser.server.environment_factory import open_environment, root_context, user_context
 from merganser.settings.settings import Settings
 from models.events.event_types import EventType
 from models.events.journal import Change
+from models.messages.sort_keys import MessageSortKey
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
@@ -46,7 +48,7 @@ from resolvers.auth.api_keys.validation import NewApiKey
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.create import NewMailboxes
-from resolvers.messages.loaders import NEWEST_FIRST
+from resolvers.messages.message_orders import NEWEST_FIRST
 
 TITLE = "large mailboxes"
 RUN_TIMEOUT = 3600.0  # seconds
@@ -109,7 +111,9 @@ async def copy_message_into_mailbox(
             for nth in range(start, min(start + ROWS_PER_TRANSACTION, message_count))
         ]
         async with environment.write_session() as session:
-            await (await session.connection()).execute(insert(Message), given)
+            connection = await session.connection()
+            await connection.execute(insert(Message), given)
+            await connection.execute(insert(MessageSortKey), list(map(sort_key_columns, given)))
 
 
 async def create_large_account(

@@ -23,8 +23,10 @@ from bench.servers.merganser_process import MerganserServer, run_until_exit, run
 from mail.recipients import address_resolution
 from mail.search.tokenizer import index_values, message_words
 from mail.storage import received_messages
+from mail.storage.message_sort_keys import sort_key_columns
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
+from models.messages.sort_keys import MessageSortKey
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.search import text_index
@@ -93,6 +95,7 @@ async def insert_indexed_messages(environment: Environment, message_count: int) 
         async with environment.write_session() as session:
             connection = await session.connection()
             await connection.execute(insert(Message), rows)
+            await connection.execute(insert(MessageSortKey), list(map(sort_key_columns, rows)))
             await connection.execute(text_index.insert_statement(dialect), index_words)
     async with environment.database.engine.begin() as connection:
         await connection.execute(text("UPDATE messages SET indexed = true"))

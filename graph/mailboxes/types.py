@@ -11,7 +11,8 @@ from strawberry import UNSET
 from graph.admin.tasks import Task
 from graph.mailboxes.inputs import MailboxCreateInput, MailboxDeleteInput, MailboxRenameInput
 from graph.mailboxes.shares import MailboxShare, UserSummary
-from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
+from graph.messages.filter_inputs import MessageFilter, MessageListRequest
+from graph.messages.message_order import MessageOrder
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types import global_ids
 from graph.types.connections import PageArguments

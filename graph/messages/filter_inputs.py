@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple, Optional
 
 import strawberry
@@ -10,6 +9,7 @@ from strawberry import UNSET
 from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
+from graph.messages.message_order import MessageOrder
 from graph.messages.references import ThreadRef
 from graph.types.connections import PageArguments
 from graph.types.errors import attribute_field
@@ -33,30 +33,12 @@ from models.submission.tables import SubmissionState
 from models.validation_constraints import ValidationConstraint
 from resolvers.messages.filters.filter_lookups import MAX_DEPTH, MAX_PARTS
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import NEWEST_FIRST, OLDEST_FIRST
 from resolvers.search.query_parser import QueryProblem, fields_from_valid_query, has_only_words
 
 READS_MESSAGES = (
     "The messages are read for it: if the other conditions leave more than 2,000, the error is "
     "LIMIT_REACHED. An administrator below ROOT gets FORBIDDEN for the mail of other users."
 )
-
-
-@strawberry.enum(
-    description="Order of a list of messages. A message that returned from a snooze counts as "
-    "received at its return, except in `Thread.messages`."
-)
-class MessageOrder(StrEnum):
-    RECEIVED_AT_DESC = "RECEIVED_AT_DESC"
-    RECEIVED_AT_ASC = "RECEIVED_AT_ASC"
-    RELEVANCE = "RELEVANCE"
-
-    @property
-    def cursor_ordering(self) -> str:
-        """The name of the order in cursors."""
-        return {"RECEIVED_AT_DESC": NEWEST_FIRST, "RECEIVED_AT_ASC": OLDEST_FIRST}.get(
-            self, "relevance-"
-        )
 
 
 @strawberry.input(

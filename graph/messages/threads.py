@@ -9,8 +9,9 @@ from strawberry import UNSET
 
 from graph.admin.tasks import Task, UndoToken
 from graph.mailboxes.types import Mailbox
-from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
+from graph.messages.filter_inputs import MessageFilter, MessageListRequest
 from graph.messages.inputs import MessagePatch
+from graph.messages.message_order import MessageOrder
 from graph.messages.mime_parts import MailAddress
 from graph.messages.mutations import undo_token_of_result_or_none
 from graph.messages.references import ThreadRef

@@ -26,9 +26,10 @@ from graph.messages.envelope_types import (
     mailing_list_from_json_or_none,
     name_and_address,
 )
-from graph.messages.filter_inputs import MessageListRequest, MessageOrder
+from graph.messages.filter_inputs import MessageListRequest
 from graph.messages.imap_fields import MessageImap
 from graph.messages.mail_summary import MailSummary
+from graph.messages.message_order import MessageOrder
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
 from graph.submission.forward_targets import ForwardTarget
@@ -74,6 +75,7 @@ from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
+from resolvers.messages.order_access import require_sortable
 from resolvers.search import relevance, search_scope, snippets
 from resolvers.submission import file_attachments, message_redirect
 from resolvers.submission import loaders as submission_loaders
@@ -192,7 +194,8 @@ class Message(MessageContentFields, MailSummary):
     )
     attachments: list[Attachment] | None = attribute_field(
         "Attachments and inline parts of the message, such as images that the HTML shows, in "
-        "their order. At most 10,000 parts are read. For administrators of the owner below ROOT, null with the error FORBIDDEN."
+        "their order. At most 10,000 parts are read. For administrators of the owner below ROOT, "
+        "null with the error FORBIDDEN."
     )
     mime_structure: MimePart | None = attribute_field(
         "MIME tree of the message. For administrators of the owner below ROOT, null with the error "
@@ -377,6 +380,7 @@ async def load_message_page(
         MessageListing(user_id, requested_page, column_names, mailbox_id, thread_id, where)
         for user_id in user_ids
     ]
+    await require_sortable(ctx, listings)
     if not listings:  # the selection has no user
         page: Page[ColumnRow] = requested_page.page_from_rows([])
     elif order is MessageOrder.RELEVANCE:

@@ -15,9 +15,9 @@ from graph.messages.filter_inputs import (
     TIME_JSON_NAMES,
     MessageFilter,
     MessageListRequest,
-    MessageOrder,
     filter_from_json_with_query_as_words,
 )
+from graph.messages.message_order import MessageOrder
 from graph.messages.references import ThreadRef
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types.connections import PageArguments

@@ -10,9 +10,9 @@ from strawberry.scalars import JSON
 from graph.messages.filter_inputs import (
     MessageFilter,
     MessageListRequest,
-    MessageOrder,
     filter_from_json_with_query_as_words,
 )
+from graph.messages.message_order import MessageOrder
 from graph.messages.types import MessageConnection, load_message_page
 from graph.search.queries import json_from_filter
 from graph.types import global_ids

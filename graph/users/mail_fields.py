@@ -18,8 +18,9 @@ from graph.messages.deleted_messages import (
     DeletedMessageOrder,
     load_deleted_message_page,
 )
-from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
+from graph.messages.filter_inputs import MessageFilter, MessageListRequest
 from graph.messages.labels import Label
+from graph.messages.message_order import MessageOrder
 from graph.messages.types import MessageConnection, load_message_page
 from graph.search.saved_searches import SavedSearch
 from graph.spam.quarantine import QuarantineItem, UserQuarantineFilter, load_quarantine_page

@@ -16,6 +16,7 @@ from mail.consistency import (
     threads,
 )
 from mail.consistency.checks import BrokenRow, CheckRun, ConsistencyCheck, find_broken_rows
+from mail.consistency.message_sort_keys import check_sort_keys
 from mail.consistency.messages import check_messages
 from mail.consistency.repair import findings_of, repair_broken_rows
 from mail.consistency.report import ConsistencyReport, ReportProgress
@@ -50,6 +51,7 @@ async def check_consistency(
         look, reads_content=reads_blobs, repair=repair
     )
     report.findings += await check_messages(look, rebuilds_messages=reads_blobs, repair=repair)
+    report.findings += await check_sort_keys(look, repair=repair)
     report.findings += await legal_holds.check_running_legal_hold_chains(look)
     for figures in (
         search_index.count_index_rows,

@@ -15,6 +15,7 @@ from mail.consistency.checks import (
     find_broken_rows,
     id_column,
 )
+from mail.consistency.message_sort_keys import find_sort_key_problems
 from mail.consistency.messages import MessageProblem, find_message_problems
 from mail.consistency.repair import findings_of, repair_rows_of_locked_stream
 from mail.consistency.report import Finding
@@ -147,8 +148,10 @@ async def _find_problems(
                 check_run, check, [conditions[check.table]], keys_per_statement=step
             )
     message_problems: list[MessageProblem] = []
+    if Message in conditions:
+        message_problems += await find_sort_key_problems(environment, [conditions[Message]])
     if reads_messages and Message in conditions:
-        message_problems = await find_message_problems(
+        message_problems += await find_message_problems(
             check_run, [conditions[Message]], rebuilds_messages=True
         )
     return MailboxProblems(broken_rows, message_problems)

@@ -26,6 +26,7 @@ from mail.storage.message_insert import (
     metadata_size,
     source_columns,
 )
+from mail.storage.message_sort_keys import sort_key_columns, upsert_sort_keys
 from mail.storage.quota import error_of_refused_quota, require_quota_for_growth
 from mail.storage.storable_message import StorableMessage
 from mail.storage.thread_assignment import (
@@ -219,14 +220,20 @@ def _update_message_and_blob_references(
     values: Mapping[str, Any],
     blob_ids: list[int],
 ) -> None:
-    """Update the row of the message, and let it reference these blobs only."""
+    """Update the row of the message and its sort keys, and let it reference these blobs only."""
     transaction.connection.execute(
         update(Message).where(col(Message.id) == message_id).values(**values)
     )
     transaction.connection.execute(
         delete(MessageBlob).where(col(MessageBlob.message_id) == message_id)
     )
-    transaction.execute_statements(blob_reference_insert_statements(message_id, blob_ids))
+    upsert = upsert_sort_keys(transaction.connection.dialect.name)
+    transaction.execute_statements(
+        [
+            (upsert, sort_key_columns({**values, "id": message_id})),
+            *blob_reference_insert_statements(message_id, blob_ids),
+        ]
+    )
 
 
 def _insert_thread_keys_and_delete_empty_thread(

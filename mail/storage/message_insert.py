@@ -18,6 +18,7 @@ from mail.storage.blobs.blob_writer import (
 )
 from mail.storage.message_columns import content_and_reset_state_columns
 from mail.storage.message_flags import imap_flags, unique_keywords
+from mail.storage.message_sort_keys import INSERT_SORT_KEYS, sort_key_columns
 from mail.storage.quota import (
     HOURLY_COUNTED_KINDS,
     InsertKind,
@@ -216,7 +217,7 @@ def _insert_after_quota(
             _message_row(transaction, pending, inserted_by_id[pending.message_id], uid_range)
             for pending in mailbox_items
         ]
-        rows += [(_INSERT_MESSAGE, row) for row in message_rows]
+        rows += [sent for row in message_rows for sent in _row_statements(row)]
         entries.append(_journal_entry(message_rows, mailbox_items[0].placement, kind))
         audited = uid_range.audited
     _, entry_statements = transaction.lock_stream_and_plan_entry_statements(
@@ -298,6 +299,11 @@ def _message_row(
         "filters": list(placement.filter_ids) or None,
         **source_columns(placement),
     }
+
+
+def _row_statements(message_row: dict[str, Any]) -> list[StatementWithValues]:
+    """The statements that insert the row of a message and its sort keys."""
+    return [(_INSERT_MESSAGE, message_row), (INSERT_SORT_KEYS, sort_key_columns(message_row))]
 
 
 def _journal_entry(

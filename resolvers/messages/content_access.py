@@ -99,6 +99,12 @@ async def load_ids_of_readable_shared_mailboxes(
     return {row.id for row in await ctx.read(mailboxes.where(col(Mailbox.id).in_(keys)))}
 
 
+async def load_content_readability(ctx: Context, mailbox_ids: list[int]) -> list[bool]:
+    """Return for each mailbox whether it is shared with the viewer with the right READ."""
+    readable = await load_ids_of_readable_shared_mailboxes(ctx, mailbox_ids)
+    return [key in readable for key in mailbox_ids]
+
+
 def require_readable_account(ctx: Context, user_id: int) -> None:
     """Raise Forbidden if the viewer can't read the content of this user's mail."""
     if user_id != ctx.viewer.user_id and ctx.viewer.role is not Role.ROOT:

@@ -13,7 +13,7 @@ from models.mailboxes.tables import Mailbox
 from models.messages.keywords import MessageKeyword
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest
+from models.store.keyset_pages import Page, PageRequest, SortValue
 from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.store.query_hints import without_index
 from models.users.roles import Role, Scope
@@ -25,6 +25,7 @@ from resolvers.access import (
     is_visible_or_managed,
 )
 from resolvers.context import Context
+from resolvers.list_orders import SortColumn
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import (
@@ -47,11 +48,20 @@ from resolvers.messages.filters.indexed_conditions import (
     without_required,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.message_orders import (
+    SORT_KEYS,
+    is_descending_ordering,
+    message_column_names,
+    one_mailbox_required,
+    select_with_sort_key,
+    sort_column_of_ordering,
+    sort_key_of_column,
+    unfiltered_sorted_page_query,
+)
 from resolvers.pagination import PageForm, PageScan, read_union
 from resolvers.search import index_pages
 from resolvers.search.index_query import requires_any_word
 
-NEWEST_FIRST, OLDEST_FIRST = "received-", "received+"
 SORT_KEY = (col(Message.listed_at), col(Message.id))
 KEYWORD_SORT_KEY = (col(MessageKeyword.listed_at), col(MessageKeyword.id))  # of the same values
 THREAD_SORT_KEY = (col(Message.received_at), col(Message.id))
@@ -74,16 +84,23 @@ class MessageListing:
     conditions: MessageConditions = ALL_MESSAGES
 
     @property
-    def is_newest_first(self) -> bool:
-        """True if the newest message comes first."""
-        return self.page_request.ordering.startswith(NEWEST_FIRST)
+    def is_descending(self) -> bool:
+        """True if the order is descending, such as that of the newest message first."""
+        return is_descending_ordering(self.page_request.ordering)
+
+    @property
+    def sort_column(self) -> SortColumn | None:
+        """The column of the table of sort keys that the listing is sorted by, if any."""
+        return sort_column_of_ordering(self.page_request.ordering)
 
     @property
     def sort_key(self) -> tuple[Any, Any]:
         """The sort key: arrival for a thread, even of messages that were snoozed."""
+        if self.sort_column is not None:
+            return sort_key_of_column(self.sort_column)
         return SORT_KEY if self.thread_id is None else THREAD_SORT_KEY
 
-    def cursor_values_of_row(self, row: ColumnRow) -> tuple[datetime, int]:
+    def cursor_values_of_row(self, row: ColumnRow) -> tuple[SortValue, int]:
         """Return the values of the sort key in a row."""
         at, key = self.sort_key
         return getattr(row, at.key), getattr(row, key.key)
@@ -112,8 +129,8 @@ async def load_visible_message_pages(
     ctx: Context, listings: list[MessageListing]
 ) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
-    ordered = {column.key for key in listings for column in key.sort_key}
-    columns = frozenset(ordered).union(*(key.columns for key in listings))
+    ordered = [message_column_names(key.sort_key) for key in listings]
+    columns = frozenset[str]().union(*ordered, *(key.columns for key in listings))
     is_own = all(key.user_id == ctx.viewer.user_id for key in listings)
     plain = all(key.conditions.is_empty for key in listings) and (
         is_own or not can_see_mail_of_others(ctx)
@@ -126,7 +143,7 @@ async def load_visible_message_pages(
         and (index_query := await _word_search_if_index_is_best(ctx, listings[0]))
     ):
         (key,) = listings
-        form = PageForm.of_page(key.page_request, columns, is_descending=key.is_newest_first)
+        form = PageForm.of_page(key.page_request, columns, is_descending=key.is_descending)
         return [
             await index_pages.read_page_of_matches(
                 ctx, index_query, key.page_request, form, key.sort_key
@@ -198,6 +215,8 @@ def _page_scan(
     ctx: Context, listing: MessageListing, filter_sql: FilterSql, columns: frozenset[str]
 ) -> PageScan:
     """Return the scan of a page: by keys or words, or along an index in the order of the list."""
+    if listing.sort_column is not None:
+        return _sorted_page_scan(ctx, listing, filter_sql, columns)
     rows = select(*select_columns(Message, columns))
     sort_key, tested_conditions = listing.sort_key, filter_sql.tested_conditions
     if listing.thread_id is not None or filter_sql.finds_rows_by_key_or_word:
@@ -215,7 +234,36 @@ def _page_scan(
         rows,
         listing.page_request,
         sort_key,
-        is_descending=listing.is_newest_first,
+        is_descending=listing.is_descending,
+        tested_conditions=tested_conditions,
+    )
+
+
+def _sorted_page_scan(
+    ctx: Context, listing: MessageListing, filter_sql: FilterSql, columns: frozenset[str]
+) -> PageScan:
+    """Return the scan of a page in the order of the table of sort keys.
+
+    Without keys or words, an index of the table gives the rows, and the filter is tested on them.
+    Raises InvalidInput if the listing is not of one mailbox.
+    """
+    sort_key, tested_conditions = listing.sort_key, filter_sql.conditions
+    rows = select_with_sort_key(columns, sort_key)
+    if filter_sql.finds_rows_by_key_or_word:
+        rows = rows.where(*_listing_conditions(ctx, listing, filter_sql))
+        tested_conditions = ()
+    elif listing.mailbox_id is None:
+        raise one_mailbox_required()
+    else:
+        rows = rows.where(
+            SORT_KEYS.mailbox_id == listing.mailbox_id,
+            without_index(*_scope_conditions(ctx, listing)),
+        )
+    return PageScan(
+        rows,
+        listing.page_request,
+        sort_key,
+        is_descending=listing.is_descending,
         tested_conditions=tested_conditions,
     )
 
@@ -235,11 +283,17 @@ async def _load_unfiltered_page_if_own(ctx: Context, listing: MessageListing) ->
     """Load a page without conditions, such as an inbox. It is empty for other users' messages."""
     if listing.user_id != ctx.viewer.user_id:
         return listing.page_request.page_from_rows([])
-    columns = listing.columns.union(column.key for column in listing.sort_key)
-    form = PageForm.of_page(listing.page_request, columns, is_descending=listing.is_newest_first)
+    columns = listing.columns | message_column_names(listing.sort_key)
+    form = PageForm.of_page(listing.page_request, columns, is_descending=listing.is_descending)
     of_mailbox, of_thread = listing.mailbox_id is not None, listing.thread_id is not None
+    if listing.sort_column is None:
+        query = _unfiltered_page_query(form, of_mailbox=of_mailbox, of_thread=of_thread)
+    elif of_mailbox:
+        query = unfiltered_sorted_page_query(form, listing.sort_column)
+    else:
+        raise one_mailbox_required()
     rows = await ctx.read_prepared(
-        _unfiltered_page_query(form, of_mailbox=of_mailbox, of_thread=of_thread),
+        query,
         mailbox=listing.mailbox_id,
         thread=listing.thread_id,
         **pagination.page_parameters(listing.page_request, listing.sort_key),
@@ -269,7 +323,7 @@ async def _word_search_if_index_is_best(
     ctx: Context, listing: MessageListing
 ) -> index_pages.WordSearch | None:
     """Build the query of the search index for the viewer's list, if the index is the best way."""
-    if listing.conditions.is_empty:
+    if listing.conditions.is_empty or listing.sort_column is not None:
         return None
     list(iterate_nested_conditions_requiring_limits(listing.conditions))  # checks the limits
     search_words, statement = split_search_words(listing.conditions)

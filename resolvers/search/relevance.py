@@ -18,7 +18,8 @@ from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.filter_conditions import split_search_words
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import NEWEST_FIRST, MessageListing
+from resolvers.messages.loaders import MessageListing
+from resolvers.messages.message_orders import NEWEST_FIRST
 
 MAX_RANKED_MESSAGES = 500  # messages that are ranked
 RANKING_COLUMNS = frozenset(

@@ -30,7 +30,8 @@ from resolvers.messages.filters.filter_lookups import (
     iterate_nested_conditions_requiring_limits,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import NEWEST_FIRST, MessageListing
+from resolvers.messages.loaders import MessageListing
+from resolvers.messages.message_orders import NEWEST_FIRST
 from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.search.query_parser import fields_from_valid_query
 

@@ -96,7 +96,7 @@ def _mailbox_selectors(conditions: MessageConditions) -> set[MailboxSelector]:
 
 async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing]) -> Page[ColumnRow]:
     """Return one page of the merged listings, which must request the same page."""
-    ask, falling = listings[0].page_request, listings[0].is_newest_first
+    ask, falling = listings[0].page_request, listings[0].is_descending
     pages = await ctx.load_many(message_loaders.load_visible_message_pages, listings)
     every = (row for page in pages for row in page.rows)
     rows = sorted(every, key=message_loaders.cursor_values, reverse=falling)

@@ -40,8 +40,15 @@ OTHER_ARGUMENTS = {
     "Query.metrics": {"type"},
     "SearchDiagnostics.hits": {"users"},
 }
-# These lists run through the message index, or depend on the user that a filter selects.
-ORDERS_WITH_CONDITIONS = {"Query.filters": {"POSITION"}}
+# These lists depend on the user that a filter selects, or must be of one mailbox.
+ORDERS_OF_ONE_MAILBOX = {"DATE", "FROM", "SIZE", "SUBJECT"}
+ORDERS_WITH_CONDITIONS = {
+    "Query.filters": {"POSITION"},
+    "Query.messages": ORDERS_OF_ONE_MAILBOX,
+    "SavedSearch.messages": ORDERS_OF_ONE_MAILBOX,
+    "Thread.messages": ORDERS_OF_ONE_MAILBOX,
+    "User.messages": ORDERS_OF_ONE_MAILBOX,
+}
 # These lists are sorted by ID, which is in the order of creation. Test rows have other times.
 ORDERS_BY_ID = {"Query.connectors": {"CREATED_AT"}, "User.connectors": {"CREATED_AT"}}
 # The administrator who reads these lists adds a row to the first by each read of the second.

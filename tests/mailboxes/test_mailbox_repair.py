@@ -47,6 +47,10 @@ DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether rep
      ["used", "message_count"], True),
     ("UPDATE users SET uid_validity = 1 WHERE id = {user}", ["uid_validity"], True),
     (UPDATE_MESSAGE.format("indexed = true"), ["indexed"], True),
+    ("UPDATE message_sort_keys SET subject_key = 'x' WHERE id IN (SELECT id FROM messages "
+     "WHERE subject = 'two' AND user_id = {user})", ["sort_keys"], True),
+    ("DELETE FROM message_sort_keys WHERE id IN (SELECT id FROM messages "
+     "WHERE subject = 'two' AND user_id = {user})", ["sort_keys"], True),
     (UPDATE_MESSAGE.format("sha256 = 'x'"), ["message_digest"], False),
     (UPDATE_MESSAGE.format("blob_id = 5"), ["root_reference", "root"], False),
     ("DELETE FROM message_blobs WHERE message_id IN (SELECT id FROM messages "

@@ -62,6 +62,9 @@ MESSAGE_LIST_QUERIES = [
         PAGE_FIELDS
         % ', filter: {mailbox: {path: "INBOX"}, uids: "1500,1502,1504,1506,1508,1510"}'
     ),
+    *(INBOX_QUERY % (PAGE_FIELDS % f", orderBy: {order}{extra}")
+      for order in ("DATE_ASC", "FROM_DESC", "SIZE_DESC", "SUBJECT_ASC")
+      for extra in ("", ", filter: {seen: false}")),
     INBOX_QUERY % "(first: 3) { nodes { id thread { id participants { address } "
     "mailboxes { nodes { path } } messages(first: 20) { totalCount nodes { id } } } } }",
     INBOX_QUERY

@@ -75,6 +75,21 @@ async def test_pages_lead_to_all_matches_in_both_directions(filled_ada: GraphQLC
     assert [size for page in pages for size in page[::-1]] == newest_first[::-1]
 
 
+async def test_pages_in_an_order_of_one_mailbox_lead_to_all_matches(
+    filled_ada: GraphQLClient,
+) -> None:
+    conditions = {**FILTER, "mailbox": {"path": "INBOX"}}
+    for order, backward, expected in (
+        ("SIZE_ASC", False, large_sizes()),
+        ("SIZE_DESC", False, large_sizes()[::-1]),
+        ("SIZE_DESC", True, large_sizes()),
+        ("DATE_ASC", False, large_sizes()),
+    ):
+        pages = await read_all_pages(filled_ada, backward=backward, f=conditions, order=order)
+        rows = [size for page in pages for size in (page[::-1] if backward else page)]
+        assert rows == expected, order
+
+
 async def test_page_without_matches_has_a_cursor(filled_ada: GraphQLClient) -> None:
     page = (await filled_ada(PAGES, f={"subject": "zebra"}, first=20))["messages"]
     assert page["nodes"] == []

@@ -17,6 +17,8 @@ from mail.maintenance import snooze_worker
 from mail.recipients import address_resolution
 from mail.search import index_worker
 from mail.storage.blobs.object_stores import FolderStore
+from mail.storage.message_sort_keys import sort_key_columns
+from models.messages.sort_keys import MessageSortKey
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
@@ -166,7 +168,9 @@ async def copy_message(client: GraphQLClient, clock: ManualClock) -> None:
             }
         )
     async with environment.write_session() as session:
-        await (await session.connection()).execute(insert(Message), rows)
+        connection = await session.connection()
+        await connection.execute(insert(Message), rows)
+        await connection.execute(insert(MessageSortKey), list(map(sort_key_columns, rows)))
     while await index_worker.index_next_batch_and_record_contacts(environment):
         pass
 

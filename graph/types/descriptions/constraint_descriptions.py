@@ -40,7 +40,8 @@ CONSTRAINT_DESCRIPTIONS = {
     "MTA_STS_POLICY": "The value must be an MTA-STS policy (RFC 8461).",
     "NUMBER": "The stored value must be an integer below 2^53.",
     "OBJECT": "The value must be a JSON object.",
-    "ORDER": "The order RELEVANCE requires a search with words.",
+    "ORDER": "The order RELEVANCE requires a search with words. Orders by date, sender, size and "
+    "subject require a list of one mailbox.",
     "PAGE": "The page arguments contradict each other, or exceed the maximum.",
     "PARAMETERS": "The parameters of a TLS policy must be known ones with valid values.",
     "PASSWORD_HASH": "The value must be a password hash of a supported format.",

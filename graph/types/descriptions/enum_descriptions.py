@@ -4,6 +4,7 @@ from graph.types.descriptions.certificate_enum_descriptions import CERTIFICATE_V
 from graph.types.descriptions.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
 from graph.types.descriptions.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
 from graph.types.descriptions.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
+from graph.types.descriptions.message_order_descriptions import MESSAGE_ORDER_DESCRIPTIONS
 from graph.types.descriptions.metric_enum_descriptions import METRIC_VALUE_DESCRIPTIONS
 from graph.types.descriptions.oauth_enum_descriptions import OAUTH_ENUM_DESCRIPTIONS
 from graph.types.descriptions.operation_enum_descriptions import OPERATION_VALUE_DESCRIPTIONS
@@ -198,10 +199,6 @@ VALUE_DESCRIPTIONS = {
         "HEX": "The text has two hexadecimal digits for each byte.",
         "UTF8": "The text itself is the content, in UTF-8.",
     },
-    "DeletedMessageOrder": {
-        "DELETED_AT_ASC": "Sorted by time of deletion, oldest first.",
-        "DELETED_AT_DESC": "Sorted by time of deletion, newest first.",
-    },
     "DeliveryState": {
         "PENDING": "The first delivery attempt has not ended yet.",
         "DEFERRED": "The last attempt failed temporarily. Another attempt follows.",
@@ -285,13 +282,6 @@ VALUE_DESCRIPTIONS = {
         "USER": "The limit is set on the account.",
         "DOMAIN": "The limit is set on the domain.",
         "PLATFORM": "The limit is a setting of the platform.",
-    },
-    "MessageOrder": {
-        "RECEIVED_AT_DESC": "Sorted by time of arrival, newest first.",
-        "RECEIVED_AT_ASC": "Sorted by time of arrival, oldest first.",
-        "RELEVANCE": "Sorted by the place of the searched words, the best match first: subject, "
-        "people, file names, beginning of the text. Ranks the newest 500 matches. Requires a "
-        "search with words.",
     },
     "FileAttachmentMode": {
         "ATTACH": "Attaches the file to the message.",
@@ -491,6 +481,7 @@ VALUE_DESCRIPTIONS = {
     },
     **CERTIFICATE_VALUE_DESCRIPTIONS,
     **LOG_VALUE_DESCRIPTIONS,
+    **MESSAGE_ORDER_DESCRIPTIONS,
     **METRIC_VALUE_DESCRIPTIONS,
     **OPERATION_VALUE_DESCRIPTIONS,
     **ORDER_VALUE_DESCRIPTIONS,

@@ -12,10 +12,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.limits import user_limits
 from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
+from mail.storage.message_sort_keys import sort_key_columns
 from models.admin.legal_holds import CopyOrigin
 from models.events.event_types import EventType
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
+from models.messages.sort_keys import MessageSortKey
 from models.messages.tables import Message, Thread, ThreadKey
 from models.runtime.environment import DatabaseTransaction, wake_workers_after_commit
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
@@ -112,6 +114,8 @@ async def _insert_copies(
             for row in (await connection.execute(statement)).all()
         ]
         await connection.execute(insert(Message), new_rows)
+        sort_keys = [sort_key_columns(row) for row in new_rows]
+        await connection.execute(insert(MessageSortKey), sort_keys)
         needs = select(*select_columns(MessageBlob)).where(col(MessageBlob.message_id).in_(ids))
         references = [
             {"message_id": values_by_message_id[row.message_id]["id"], "blob_id": row.blob_id}

@@ -35,7 +35,8 @@ TABLES_BY_REASON = {
     ),
     "The message never reached a mailbox.": ("quarantine_blobs", "quarantine_items"),
     "It is computed again from the imported messages.": (
-        *("contacts", "message_blobs", "message_keywords", "thread_keys", "training_messages"),
+        *("contacts", "message_blobs", "message_keywords", "message_sort_keys", "thread_keys"),
+        "training_messages",
     ),
     "An import makes new conversations, which are not muted.": ("threads",),
     "It prevents that this server handles a message twice.": (

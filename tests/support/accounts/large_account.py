@@ -25,7 +25,10 @@ INSTRUCTIONS_PER_ROW = 60  # instructions per row that SQLite reads, approximate
 
 
 async def copy_message(client: GraphQLClient, count: int, *, base: int) -> None:
-    """Insert copies of the only message in a client's INBOX, two per thread."""
+    """Insert copies of the only message in a client's INBOX, two per thread.
+
+    Their sort keys are those of the message.
+    """
     environment, timestamp_sql = (
         client.environment,
         TIMESTAMP_SQL[client.environment.database.dialect],
@@ -50,6 +53,14 @@ async def copy_message(client: GraphQLClient, count: int, *, base: int) -> None:
         await connection.execute(text(
             f"INSERT INTO messages ({quoted_names}) {number_series} "  # noqa: S608
             f"SELECT {values} FROM n, ({message_query}) m"
+        ))  # fmt: skip
+        await connection.execute(text(
+            "INSERT INTO message_sort_keys"  # noqa: S608
+            " (id, mailbox_id, sent_at, sender_key, subject_key, size)"
+            " SELECT m.id, m.mailbox_id, coalesce(m.date, m.received_at), k.sender_key,"
+            " k.subject_key, m.size FROM messages m, message_sort_keys k"
+            f" WHERE m.id > {base} AND m.id <= {base} + {count} AND k.id = (SELECT min(id)"
+            f" FROM message_sort_keys WHERE mailbox_id = {mailbox_id})"
         ))  # fmt: skip
 
 

@@ -46,6 +46,10 @@ SELECT d.id, d.user_count, d.address_count,
        (SELECT count(*) FROM addresses a WHERE a.domain_id = d.id)
 FROM domains d
 """
+SORT_KEY_ROWS = "SELECT id, mailbox_id, sent_at, size FROM message_sort_keys ORDER BY id"
+SORT_KEYS_OF_MESSAGES = (
+    "SELECT id, mailbox_id, coalesce(date, received_at), size FROM messages ORDER BY id"
+)
 KEYWORD_ROWS = """
 SELECT id, user_id, mailbox_id, listed_at, keyword FROM message_keywords
 """
@@ -70,7 +74,7 @@ async def select_rows(
 
 
 async def assert_counters_match(environment: Environment) -> None:
-    """Check that all counters equal the numbers of rows, and the rows of keywords."""
+    """Check that all counters equal the numbers of rows; and the keywords and sort keys."""
     for _, total, unseen, size, *counted, uids, modseqs in await select_rows(
         environment, MAILBOX_COUNTS
     ):
@@ -90,6 +94,8 @@ async def assert_counters_match(environment: Environment) -> None:
     keywords_sql = KEYWORDS_OF_MESSAGES[environment.database.dialect]
     keyword_rows = await select_rows(environment, KEYWORD_ROWS)
     assert sorted(keyword_rows) == sorted(await select_rows(environment, keywords_sql))
+    sort_key_rows = await select_rows(environment, SORT_KEY_ROWS)
+    assert sort_key_rows == await select_rows(environment, SORT_KEYS_OF_MESSAGES)
 
 
 async def assert_store_consistent(environment: Environment) -> None:

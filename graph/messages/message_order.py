@@ -1,0 +1,34 @@
+"""The orders of lists of messages."""
+
+from enum import StrEnum
+
+import strawberry
+
+
+@strawberry.enum(
+    description="Order of a list of messages. A message that returned from a snooze counts as "
+    "received at its return, except in `Thread.messages`. Only a list of one mailbox can be "
+    "sorted by DATE, FROM, SIZE and SUBJECT: `Mailbox.messages`, or a list of one user with a "
+    "filter by `mailbox`. In other lists these orders are an error."
+)
+class MessageOrder(StrEnum):
+    RECEIVED_AT_DESC = "RECEIVED_AT_DESC"
+    RECEIVED_AT_ASC = "RECEIVED_AT_ASC"
+    DATE_ASC = "DATE_ASC"
+    DATE_DESC = "DATE_DESC"
+    FROM_ASC = "FROM_ASC"
+    FROM_DESC = "FROM_DESC"
+    SIZE_ASC = "SIZE_ASC"
+    SIZE_DESC = "SIZE_DESC"
+    SUBJECT_ASC = "SUBJECT_ASC"
+    SUBJECT_DESC = "SUBJECT_DESC"
+    RELEVANCE = "RELEVANCE"
+
+    @property
+    def cursor_ordering(self) -> str:
+        """The name of the order in cursors: `received-`, `date+`."""
+        if self is MessageOrder.RELEVANCE:
+            return "relevance-"
+        key, _, direction = self.value.rpartition("_")
+        name = key.removesuffix("_AT").lower()
+        return f"{name}{'-' if direction == 'DESC' else '+'}"
