@@ -51,6 +51,7 @@ from merganser.server.observability.log_store import record_logs_in_log_store
 from merganser.server.process_memory import limit_malloc_arenas
 from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.server_identity import hold_server_id
+from merganser.server.service_notifier import ServiceNotifier, notifier_from_environment
 from merganser.server.shutdown import GracefulShutdown
 from merganser.server.store import store_lock
 from merganser.server.store.spare_file import keep_spare_file_until_cancelled
@@ -102,7 +103,9 @@ async def serve(
     otlp.exportable_signals_or_fail_command(settings)  # raises before a file is created
     limit_malloc_arenas()
     shutdown = GracefulShutdown(
-        settings.shutdown_drain.total_seconds(), start_task=asyncio.current_task()
+        settings.shutdown_drain.total_seconds(),
+        start_task=asyncio.current_task(),
+        notifier=_service_notifier(process_role),
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, log.info, "Not started yet; settings are read once")
@@ -118,7 +121,10 @@ async def serve(
             guard,
         ):
             guarding = guard.check_and_write_marks_until_cancelled()
-            async with _run_in_background_or_stop_server(guarding, shutdown):
+            async with (
+                _run_in_background_or_stop_server(guarding, shutdown),
+                shutdown.notifier.watchdog_of_event_loop(),
+            ):
                 if before_listening is not None:
                     await before_listening(environment)
                 if process_role.accepts_connections:
@@ -126,7 +132,9 @@ async def serve(
                         settings,
                         environment,
                         shutdown,
-                        after_start or process_role.mark_up,
+                        partial(
+                            _report_start, after_start or process_role.mark_up, shutdown.notifier
+                        ),
                         process_role,
                     )
                 else:
@@ -138,6 +146,16 @@ async def serve(
             raise
     if shutdown.worker_error is not None:
         raise CommandError("A worker ended unexpectedly, and the server stopped: see its log.")
+
+
+def _service_notifier(process_role: ProcessRole) -> ServiceNotifier:
+    """The notifier of this process. Of several processes, only the first one notifies systemd."""
+    return notifier_from_environment() if process_role is WHOLE_SERVER else ServiceNotifier()
+
+
+def _report_start(after_start: AfterStart, notifier: ServiceNotifier) -> None:
+    after_start()
+    notifier.notify_ready()
 
 
 async def migrate_free_old_leases_and_check_settings(settings: Settings, server_id: str) -> None:

@@ -32,6 +32,7 @@ from merganser.server.processes.shared_metrics import (
     SharedMetricsMemory,
 )
 from merganser.server.server_identity import hold_server_id
+from merganser.server.service_notifier import notifier_from_environment
 from merganser.server.store import store_lock
 from merganser.server.store.spare_file import SpareFile
 from merganser.settings.settings import Settings, read_settings
@@ -95,6 +96,7 @@ class ProcessSupervisor:
         )
         self._alive_pipe, self._parent_pipe = -1, -1  # both ends of a pipe that is never written to
         self._all_were_up = False  # each process was up once
+        self._notifier = notifier_from_environment()
         self._stop_request_count = 0  # counted, since the second one stops at once
         self._kill_at = float("inf")
         self._exit_code = 0
@@ -211,7 +213,10 @@ class ProcessSupervisor:
             for process in self._processes
             if process.restart_at is not None
         ]
-        signal_info = signal.sigtimedwait(HANDLED_SIGNALS, max(0.0, min([1.0, *restart_delays])))
+        max_wait = min(1.0, self._notifier.watchdog_interval or 1.0)
+        signal_info = signal.sigtimedwait(
+            HANDLED_SIGNALS, max(0.0, min([max_wait, *restart_delays]))
+        )
         if signal_info and signal_info.si_signo == signal.SIGHUP:
             self._send_signal(signal.SIGHUP, self._processes)  # each one reads its settings again
         if signal_info and signal_info.si_signo in STOP_SIGNALS:
@@ -231,11 +236,19 @@ class ProcessSupervisor:
                 and not self._stop_request_count
             ):
                 self._start_process(process)
-        self._all_were_up = self._all_were_up or self._status_board.all_up
+        self._notify_service_manager()
         if now > self._kill_at:
             log.error("Processes did not end in time; killing them")
             self._send_signal(signal.SIGKILL, self._processes)
             self._kill_at, self._exit_code = float("inf"), EXIT_FAILURE
+
+    def _notify_service_manager(self) -> None:
+        """Report to systemd that all processes are up once, and from then on that this one runs."""
+        if not self._all_were_up and self._status_board.all_up:
+            self._all_were_up = True
+            self._notifier.notify_ready()
+        if self._all_were_up:
+            self._notifier.notify_watchdog_if_due()
 
     def _schedule_restart_or_stop_server(self, process: SupervisedProcess, exit_code: int) -> None:
         """Schedule the restart of an ended process, unless the server stops.
@@ -280,6 +293,7 @@ class ProcessSupervisor:
         A second signal is passed on unchanged, so that the processes stop without waiting.
         """
         self._stop_request_count += 1
+        self._notifier.notify_stopping()
         for process in self._processes:
             process.restart_at = None
             _close_sockets(process)
