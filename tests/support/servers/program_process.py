@@ -25,10 +25,9 @@ def running_program(
 
     `env` adds variables to the environment.
     """
-    program = shutil.which(command[0], path=PROGRAM_PATH) or command[0]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [program, *command[1:]],
+            [program_path(command[0]), *command[1:]],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -46,6 +45,11 @@ def running_program(
     finally:
         process.terminate()
         process.wait(60)
+
+
+def program_path(name: str) -> str:
+    """Return the path of a program, also of one that is not in the PATH of all users."""
+    return shutil.which(name, path=PROGRAM_PATH) or name
 
 
 def require_program(name: str) -> None:
