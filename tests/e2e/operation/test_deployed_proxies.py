@@ -140,8 +140,8 @@ def run_caddy(proxied: ProxiedServer, folder: Path) -> AbstractContextManager[No
     path = folder / "Caddyfile"
     path.write_text(options + (DEPLOY / "caddy/Caddyfile").read_text())
     env = {
-        "MERGANSER_SITE": NAME,
-        "MERGANSER_UPSTREAM": f"127.0.0.1:{proxied.server.http_port}",
+        "SITE_HOST": NAME,
+        "SITE_UPSTREAM": f"127.0.0.1:{proxied.server.http_port}",
         "HOME": str(folder),
         "XDG_DATA_HOME": str(folder / "data"),
         "XDG_CONFIG_HOME": str(folder / "config"),

@@ -20,7 +20,6 @@ DEPLOY = ROOT / "deploy"
 CONTAINERFILE = DEPLOY / "Containerfile"
 UNIT = DEPLOY / "merganser.service"
 PROFILES = {"single", "full"}
-PROXY_VARIABLES = {"MERGANSER_SITE", "MERGANSER_UPSTREAM"}  # of the Caddyfile
 MAX_EXPOSURE = 2.0  # of `systemd-analyze security`
 
 
@@ -54,7 +53,7 @@ def setting_variables() -> set[str]:
 @pytest.mark.parametrize("path", sorted(path for path in DEPLOY.rglob("*") if path.is_file()))
 def test_every_variable_is_a_setting(path: Path) -> None:
     variables = set(re.findall(rf"\b{PREFIX}[A-Z][A-Z0-9_]*", path.read_text()))
-    assert variables <= setting_variables() | PROXY_VARIABLES | {"MERGANSER_CONFIG"}
+    assert variables <= setting_variables()
 
 
 def test_containerfile_copies_all_that_the_wheel_contains() -> None:
