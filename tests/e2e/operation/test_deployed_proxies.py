@@ -37,7 +37,7 @@ CLIENT_ADDRESS = "127.0.0.9"  # a loopback address that is no trusted proxy
 FORGED_ADDRESS = "203.0.113.66"
 UPSTREAM = "127.0.0.1:8025"
 HSTS = "max-age=31536000"
-EVENTS = "subscription { changes { events { type } } }"
+EVENTS = "subscription ($after: Cursor) { changes(after: $after) { events { type } } }"
 SESSIONS = "{ sessions(filter: {services: [WEBSOCKET]}, first: 5) { nodes { ip proxied } } }"
 LIMITS = {"/rest/uploads": Options().upload_max_size, "/graphql": Options().message_max_size}
 CADDY_OPTIONS = """\
@@ -220,9 +220,10 @@ async def answers(client: HttpClient) -> bool:
 
 
 async def test_websocket_passes_with_the_address_of_the_client(proxied: ProxiedServer) -> None:
+    async with proxied.open_client() as client:
+        cursor = await client.load_cursor()
     async with proxied.open_websocket() as websocket:
-        await websocket.subscribe(EVENTS)
-        await asyncio.sleep(1)  # until the subscription has started
+        await websocket.subscribe(EVENTS, after=cursor)
         await proxied.server.deliver_by_lmtp(raw_message("Hello"), "ada@example.org")
         events = (await websocket.read_changes())["events"]
         assert "MESSAGE_RECEIVED" in {event["type"] for event in events}
@@ -233,12 +234,17 @@ async def test_websocket_passes_with_the_address_of_the_client(proxied: ProxiedS
 
 
 async def test_event_stream_is_not_buffered(proxied: ProxiedServer) -> None:
-    async with proxied.open_client() as client, client.subscribe_by_sse(EVENTS) as stream:
-        for number in range(3):
-            await asyncio.sleep(1)  # until the subscription has started
-            await proxied.server.deliver_by_lmtp(raw_message(f"N{number}"), "ada@example.org")
-            event = await stream.read_event()
-            assert event["data"]["changes"]["events"]
+    async with proxied.open_client() as client:
+        cursor = await client.load_cursor()
+        async with client.subscribe_by_sse(EVENTS, after=cursor) as stream:
+            for number in range(3):
+                raw = raw_message(f"Number {number}")
+                await proxied.server.deliver_by_lmtp(raw, "ada@example.org")
+                while True:
+                    event = await stream.read_event()
+                    events = event["data"]["changes"]["events"]
+                    if "MESSAGE_RECEIVED" in {change["type"] for change in events}:
+                        break
 
 
 async def test_upload_up_to_the_limit_passes(proxied: ProxiedServer) -> None:
