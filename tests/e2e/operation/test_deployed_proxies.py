@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -38,7 +39,8 @@ FORGED_ADDRESS = "203.0.113.66"
 UPSTREAM = "127.0.0.1:8025"
 HSTS = "max-age=31536000"
 EVENTS = "subscription ($after: Cursor) { changes(after: $after) { events { type } } }"
-SESSIONS = "{ sessions(filter: {services: [WEBSOCKET]}, first: 5) { nodes { ip proxied } } }"
+SESSIONS = """query ($service: SessionService!) {
+  sessions(filter: {services: [$service]}, first: 5) { nodes { ip proxied } } }"""
 LIMITS = {"/rest/uploads": Options().upload_max_size, "/graphql": Options().message_max_size}
 CADDY_OPTIONS = """\
 {{
@@ -228,7 +230,7 @@ async def test_websocket_passes_with_the_address_of_the_client(proxied: ProxiedS
         events = (await websocket.read_changes())["events"]
         assert "MESSAGE_RECEIVED" in {event["type"] for event in events}
         async with proxied.server.open_client("root") as client:
-            nodes = (await client(SESSIONS))["sessions"]["nodes"]
+            nodes = (await client(SESSIONS, service="WEBSOCKET"))["sessions"]["nodes"]
         assert nodes
         assert all(node == {"ip": CLIENT_ADDRESS, "proxied": True} for node in nodes)
 
@@ -245,6 +247,25 @@ async def test_event_stream_is_not_buffered(proxied: ProxiedServer) -> None:
                     events = event["data"]["changes"]["events"]
                     if "MESSAGE_RECEIVED" in {change["type"] for change in events}:
                         break
+
+
+async def test_event_stream_ends_with_its_client(proxied: ProxiedServer) -> None:
+    async with proxied.server.open_client("root") as root:
+
+        async def open_streams() -> list[Any]:
+            page = await root(SESSIONS, service="EVENT_STREAM")
+            return list(page["sessions"]["nodes"])
+
+        async with (
+            asyncio.timeout(HANG_SECONDS),
+            proxied.open_client() as client,
+            client.subscribe_by_sse(EVENTS),
+        ):
+            while not await open_streams():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
+        async with asyncio.timeout(HANG_SECONDS):
+            while await open_streams():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
 
 
 async def test_upload_up_to_the_limit_passes(proxied: ProxiedServer) -> None:
