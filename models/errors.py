@@ -111,6 +111,12 @@ class MultipleErrors(RequestError):
         return self.errors
 
 
+def raise_errors(errors: Sequence[RequestError]) -> None:
+    """Raise the error, or MultipleErrors if there are several. Does nothing without errors."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else MultipleErrors(errors)
+
+
 class ErrorCollector:
     """Collects the errors of an input's fields; of each field the first error counts.
 
@@ -139,9 +145,7 @@ class ErrorCollector:
 
     def raise_collected(self) -> None:
         """Raise the collected error, or MultipleErrors in the order of the fields."""
-        errors = sorted(self._errors_by_path.values(), key=_sort_key)
-        if errors:
-            raise errors[0] if len(errors) == 1 else MultipleErrors(errors)
+        raise_errors(sorted(self._errors_by_path.values(), key=_sort_key))
 
 
 def _sort_key(error: RequestError) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from models.errors import MultipleErrors, RequestError
+from models.errors import RequestError, raise_errors
 
 
 def error_lists(errors: Mapping[int, RequestError]) -> dict[int, list[RequestError]]:
@@ -17,10 +17,10 @@ def raise_errors_with_list_paths(
 
     Raises nothing if there is no error, and MultipleErrors if there are several.
     """
-    all_errors = [
-        error.copy_with_path([*list_path, str(index), *error.path])
-        for index, item_errors in sorted(errors.items())
-        for error in item_errors
-    ]
-    if all_errors:
-        raise all_errors[0] if len(all_errors) == 1 else MultipleErrors(all_errors)
+    raise_errors(
+        [
+            error.copy_with_path([*list_path, str(index), *error.path])
+            for index, item_errors in sorted(errors.items())
+            for error in item_errors
+        ]
+    )

@@ -55,8 +55,8 @@ class SettingHistoryEntry(NodeView):
     load_batch = staticmethod(admin_settings.load_visible_changes_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("SettingHistoryEntry"),
-        "before": DerivedField(("before",), lambda held: held and held["value"]),
-        "after": DerivedField(("after",), lambda held: held and held["value"]),
+        "before": DerivedField(("before",), lambda stored: stored and stored["value"]),
+        "after": DerivedField(("after",), lambda stored: stored and stored["value"]),
     }
 
 

@@ -140,14 +140,15 @@ def replace_draft_message(
     held_copies.copy_removed_messages_to_incomplete_holds(transaction, placement.user_id, [row.id])
     uid_and_counters = _update_counters_and_take_uid(transaction, message, row, placement, modseq)
     blob_ids = upsert_blob_rows(transaction, stored_blobs)
+    uid, blob_id = uid_and_counters.uid_next - 1, blob_ids[stored_blobs.layout_digest]
     thread_id = _find_keep_or_create_thread(transaction, message.facts, row, placement.user_id)
     values = {
         **content_and_reset_state_columns(message),
         "mailbox_id": placement.mailbox_id,
-        "uid": uid_and_counters.uid_next - 1,
+        "uid": uid,
         "modseq": modseq,
         "thread_id": thread_id,
-        "blob_id": blob_ids[stored_blobs.layout_digest],
+        "blob_id": blob_id,
         "received_at": placement.received_at,
         "listed_at": placement.received_at,
         "saved_at": now,
@@ -175,13 +176,7 @@ def replace_draft_message(
         held_copies.copy_stored_messages_to_legal_holds(
             transaction, placement.user_id, [row.id], origin
         )
-    return InsertedMessage(
-        row.id,
-        uid_and_counters.uid_next - 1,
-        modseq,
-        blob_ids[stored_blobs.layout_digest],
-        list(blob_ids.values()),
-    )
+    return InsertedMessage(row.id, uid, modseq, blob_id, list(blob_ids.values()))
 
 
 def _placement_columns(
@@ -273,8 +268,8 @@ def _add_to_quota(
 ) -> ColumnRow:
     """Count the added bytes of the message and return the new usage. Raises OverQuota.
 
-    The bytes of metadata are counted where they are stored. Neither a message nor metadata that
-    don't grow are ever refused.
+    Database triggers count the metadata when they are stored. A message that doesn't grow, and
+    metadata that don't, are never refused.
     """
     if added_metadata_bytes > 0 and not ignores_quota:
         require_quota_for_growth(transaction, user_id, added_bytes + added_metadata_bytes)

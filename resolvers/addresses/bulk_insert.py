@@ -140,7 +140,7 @@ async def _insert_rows_and_return_errors(
     found_domains = [domain for domain in domains.values() if isinstance(domain, Domain)]
     domain_ids = [domain.id for domain in found_domains]
     alias_names = await load_alias_names_by_domain(ctx, domain_ids)
-    taken = await _load_taken_addresses(ctx, domain_ids, items.values())
+    stored_addresses = await _load_stored_addresses(ctx, domain_ids, items.values())
     errors, stored = dict[int, list[RequestError]](), list[PreparedAddress]()
     for index, item in items.items():
         address = item.address
@@ -153,12 +153,12 @@ async def _insert_rows_and_return_errors(
             domain_loaders.require_address_room(domain, path="address")
             address.domain_id = domain.id
             refuse_self_forward(address, alias_names, ["forwardTo"])
-            if (domain.id, address.local) in taken:
+            if (domain.id, address.local) in stored_addresses:
                 raise Conflict(ADDRESS_TAKEN_TEXT, path=["address"])
         except RequestError as refusal:
             errors[index] = refusal.all_errors
         else:
-            taken.add((domain.id, address.local))
+            stored_addresses.add((domain.id, address.local))
             domain.address_count += 1
             stored.append(item)
     session.add_all([*found_domains, *(item.address for item in stored)])
@@ -212,7 +212,7 @@ async def _lock_domains_or_find_errors(
     return domains
 
 
-async def _load_taken_addresses(
+async def _load_stored_addresses(
     ctx: Context, domain_ids: Sequence[int], items: Iterable[PreparedAddress]
 ) -> set[tuple[int, str]]:
     """Return the domain id and the local part of stored addresses with these local parts."""

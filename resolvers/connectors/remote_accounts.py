@@ -20,9 +20,9 @@ from models.errors import (
     Forbidden,
     InvalidInput,
     LimitReached,
-    MultipleErrors,
     NotFound,
     RequestError,
+    raise_errors,
     require_found,
 )
 from models.files.blobs import Upload
@@ -168,8 +168,7 @@ def validate_connections(
             connections[account.user_id] = AccountConnection(
                 {**server_values, **values}, {"password": password, "client": None}
             )
-    if errors:
-        raise errors[0] if len(errors) == 1 else MultipleErrors(errors)
+    raise_errors(errors)
     return connections
 
 
@@ -263,13 +262,13 @@ async def _load_accounts_of_file(
 
 def _raise_errors_of_lines(errors: Mapping[int, Sequence[RequestError]]) -> None:
     """Raise the errors in the order of the lines. Raises nothing if there is no error."""
-    listed = [
-        _error_of_line(error, line)
-        for line, line_errors in sorted(errors.items())
-        for error in line_errors
-    ]
-    if listed:
-        raise listed[0] if len(listed) == 1 else MultipleErrors(listed)
+    raise_errors(
+        [
+            _error_of_line(error, line)
+            for line, line_errors in sorted(errors.items())
+            for error in line_errors
+        ]
+    )
 
 
 class _CountedRecords(NamedTuple):

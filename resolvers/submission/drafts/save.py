@@ -17,10 +17,10 @@ from models.errors import (
     ErrorCollector,
     Forbidden,
     InvalidInput,
-    MultipleErrors,
     NotFound,
     RequestError,
     StaleObject,
+    raise_errors,
     require_found,
 )
 from models.mailboxes.shares import Rights, ShareRight
@@ -308,7 +308,7 @@ def _translate_error_paths_to_patch(kept_attachment_count: int = 0) -> Generator
             error.copy_with_path(_path_in_patch(list(error.path), kept_attachment_count))
             for error in error.all_errors
         ]
-        raise errors[0] if len(errors) == 1 else MultipleErrors(errors) from error
+        raise_errors(errors)
 
 
 def _path_in_patch(path: list[str], kept_attachment_count: int) -> list[str]:

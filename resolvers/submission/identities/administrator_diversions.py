@@ -52,8 +52,9 @@ def diversion_columns(
 ) -> dict[str, Any]:
     """Return the column with the administrator who diverts mail; empty if it stays.
 
-    A user takes over a diversion of an own identity by setting `bcc` and `replyTo`, as far as they
-    are not empty. An administrator takes it over with a new value, but not by clearing one.
+    The diversion of an own identity is no longer the administrator's when the user has set both
+    `bcc` and `replyTo`; an empty one need not be set. An administrator takes over a diversion with
+    a new value, but not by clearing one.
     """
     if is_own:
         kept_names = DIVERTING_FIELDS - values.keys()

@@ -18,6 +18,7 @@ from tests.support.clients.change_followers import CHANGES_SUBSCRIPTION
 from tests.support.servers.bus_servers import BROKERS
 from tests.support.servers.merganser_server import MerganserProcess, WebsocketClient, is_complete
 from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
+from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 from tests.support.time_limits import HANG_SECONDS
@@ -376,13 +377,8 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
         os.kill(killed_pid, signal.SIGKILL)
         await wait_until(lambda: killed_pid not in fleet.pids)
         await wait_until(lambda: has_count_and_up_values(background=1))
-        # It is alive and does not respond. If it is stopped within a transaction, the others can
-        # not write, so that none may start in the meantime.
-        os.kill(background_process, signal.SIGSTOP)
-        try:
+        with suspend_process(fleet.server, background_process):  # alive, without a response
             await wait_until(lambda: has_count_and_up_values(background=0))
-        finally:
-            os.kill(background_process, signal.SIGCONT)
     await wait_until(lambda: is_ready(fleet))
 
 

@@ -20,7 +20,7 @@ from tests.support.lists.input_locations import (
 from tests.support.lists.list_fields import PARENT_SELECTIONS, ListField, required_arguments
 from tests.support.lists.list_rows import add_list_rows
 
-REFERENCE_ERRORS = {"NOT_FOUND", "VALIDATION", "BAD_USER_INPUT"}
+REFERENCE_ERRORS = {"NOT_FOUND", "VALIDATION", "BAD_USER_INPUT", "INTERNAL_SERVER_ERROR"}
 REFERENCE_SUFFIXES = ("Ref", "Selection")
 MIN_PAIR_COUNT = 800  # of a location and an ID
 # DeletedUser has IDs of its own, and no reference type.

@@ -161,6 +161,10 @@ async def _delete_users(ada: GraphQLClient) -> None:
                     purge_at=FIRST_TIME + timedelta(days=99),
                 )
             )
+            deleted = await session.get_one(User, user.id)
+            deleted.deleted_at, deleted.active = FIRST_TIME, False
+            deleted.username_key, deleted.domain_id = f"#{user.id}", None
+            session.add(deleted)
 
 
 async def _deliver_messages(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> None:
