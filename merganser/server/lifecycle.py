@@ -122,7 +122,7 @@ async def serve(
                 environment,
                 guard,
             ),
-            _watch_store_and_event_loop(guard, shutdown),
+            _watch_store_and_event_loop(guard, shutdown, process_role),
         ):
             if before_listening is not None:
                 await before_listening(environment)
@@ -147,11 +147,11 @@ async def serve(
 
 @asynccontextmanager
 async def _watch_store_and_event_loop(
-    guard: RestoreGuard, shutdown: GracefulShutdown
+    guard: RestoreGuard, shutdown: GracefulShutdown, process_role: ProcessRole
 ) -> AsyncGenerator[None]:
     """Detect a restored database, and a delayed event loop, until the end of the block."""
     guarding = guard.check_and_write_marks_until_cancelled()
-    measuring = measure_event_loop_delay_until_cancelled()
+    measuring = measure_event_loop_delay_until_cancelled(process_role.record_heartbeat)
     async with (
         _run_in_background_or_stop_server(guarding, shutdown),
         _run_in_background_or_stop_server(measuring, shutdown),

@@ -23,7 +23,7 @@ class ServiceNotifier:
     """Sends the state of this process to a service manager. Without an address it does nothing."""
 
     address: str | None = None  # of the socket; an abstract one begins with a null character
-    watchdog_interval: float | None = None  # seconds between two signs of life; None: no watchdog
+    watchdog_interval: float | None = None  # seconds between two notifications; None: no watchdog
     is_stopping: bool = False
     _next_watchdog_at: float = field(default=0.0, repr=False)  # by the monotonic clock
 

@@ -1,6 +1,7 @@
 """The delay of the event loop: how much later than due it runs a timer."""
 
 import asyncio
+from collections.abc import Callable
 
 from models.observability import metrics
 
@@ -12,10 +13,13 @@ EVENT_LOOP_DELAY = metrics.histogram(
 )
 
 
-async def measure_event_loop_delay_until_cancelled() -> None:
-    """Measure the delay of the running event loop every second."""
+async def measure_event_loop_delay_until_cancelled(
+    after_measurement: Callable[[], None],
+) -> None:
+    """Measure the delay of the running event loop every second, and call a function each time."""
     loop = asyncio.get_running_loop()
     while True:
         begun_at = loop.time()
         await asyncio.sleep(INTERVAL)
         EVENT_LOOP_DELAY.observe(max(0.0, loop.time() - begun_at - INTERVAL))
+        after_measurement()

@@ -126,6 +126,25 @@ def test_panels_do_not_overlap() -> None:
     assert max(column for column, _ in cells) < 24
 
 
+def test_cases_have_every_alert() -> None:
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    assert alerts == set(re.findall(r'alertname="(\w+)"', CASES.read_text()))
+
+
+def test_annotations_name_labels_of_their_expression() -> None:
+    exported = exported_labels()
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        for rule in group["rules"]:
+            groupings = GROUPING.findall(rule["expr"])
+            grouped = {label.strip() for text in groupings for label in text.split(",")}
+            known = grouped or PROMETHEUS_LABELS.union(
+                *(exported[name] for name, _ in METRIC.findall(rule["expr"]))
+            )
+            texts = "".join(rule["annotations"].values())
+            assert set(re.findall(r"\$labels\.(\w+)", texts)) <= known, rule["alert"]
+
+
 @pytest.mark.parametrize("arguments", [("check", "rules", ALERTS), ("test", "rules", CASES)])
 def test_promtool_accepts_the_rules(arguments: tuple[str | Path, ...]) -> None:
     require_program("promtool")

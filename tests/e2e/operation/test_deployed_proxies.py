@@ -5,6 +5,7 @@ Only addresses, ports and paths of the files are replaced.
 
 import asyncio
 import contextlib
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,7 @@ from websockets.typing import Subprotocol
 from bench.servers.ports import free_port
 from models.runtime.options import Options
 from tests.conftest import raw_message
+from tests.support.operations.platform.ban_operations import BAN_ADD
 from tests.support.operations.platform.certificate_operations import CertificateSigner
 from tests.support.servers.merganser_server import (
     ROOT,
@@ -42,6 +44,8 @@ EVENTS = "subscription ($after: Cursor) { changes(after: $after) { events { type
 SESSIONS = """query ($service: SessionService!) {
   sessions(filter: {services: [$service]}, first: 5) { nodes { ip proxied } } }"""
 LIMITS = {"/rest/uploads": Options().upload_max_size, "/graphql": Options().message_max_size}
+CHALLENGE_PATH = "/.well-known/acme-challenge/unknown"
+HAPROXY_USER = "    user haproxy\n    group haproxy\n"
 CADDY_OPTIONS = """\
 {{
     admin off
@@ -163,6 +167,8 @@ def write_certificate(folder: Path) -> None:
 def run_haproxy(proxied: ProxiedServer, folder: Path) -> AbstractContextManager[None]:
     write_certificate(folder)
     replacements = {
+        # only root can change its user
+        HAPROXY_USER: "" if os.geteuid() else HAPROXY_USER,
         UPSTREAM: f"127.0.0.1:{proxied.server.http_port}",
         "bind :80\n": f"bind 127.0.0.1:{proxied.http_port}\n",
         "bind :443 ": f"bind 127.0.0.1:{proxied.https_port} ",
@@ -294,11 +300,33 @@ async def test_http_redirects_to_https_except_challenges(proxied: ProxiedServer)
     async with httpx.AsyncClient(headers={"Host": "mx.example.org"}, timeout=HANG_SECONDS) as http:
         base = f"http://127.0.0.1:{proxied.http_port}"
         page = await http.get(f"{base}/docs/")
-        challenge = await http.get(f"{base}/.well-known/acme-challenge/unknown")
-        direct = await http.get(f"{proxied.server.url}/.well-known/acme-challenge/unknown")
+        challenge = await http.get(f"{base}{CHALLENGE_PATH}")
+        direct = await http.get(f"{proxied.server.url}{CHALLENGE_PATH}")
     assert page.status_code in {301, 302}
     assert page.headers["location"] == f"https://{NAME}/docs/"
     assert (challenge.status_code, challenge.text) == (direct.status_code, direct.text)
+
+
+async def ban_forged_address(root: HttpClient) -> None:
+    """Ban the address, and wait until the server refuses it."""
+    payload = (await root(BAN_ADD, input={"networks": [FORGED_ADDRESS]}))["banAdd"]
+    assert payload["errors"] == []
+    headers = {"X-Forwarded-For": FORGED_ADDRESS}
+    async with asyncio.timeout(HANG_SECONDS):
+        while (await root.http.get("/health", headers=headers)).status_code != 403:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.1)
+
+
+async def test_clients_do_not_choose_their_address(proxied: ProxiedServer) -> None:
+    """Requests with the address of a banned network are answered like others."""
+    forged = {"X-Forwarded-For": FORGED_ADDRESS, "Host": "mx.example.org"}
+    async with proxied.server.open_client("root") as root, proxied.open_client() as client:
+        await ban_forged_address(root)
+        response = await client.http.get("/health", headers=forged | {"Host": NAME})
+        assert response.is_success
+        async with httpx.AsyncClient(headers=forged, timeout=HANG_SECONDS) as http:
+            challenge = await http.get(f"http://127.0.0.1:{proxied.http_port}{CHALLENGE_PATH}")
+        assert challenge.status_code == 404
 
 
 def test_limits_of_the_files_are_the_defaults_of_the_settings() -> None:

@@ -1,5 +1,6 @@
 """The container, compose and systemd files in `deploy/` fit the server and its settings."""
 
+import ipaddress
 import json
 import os
 import re
@@ -125,12 +126,26 @@ def test_only_servers_and_proxy_publish_ports() -> None:
     assert publishing == {"merganser-single", "merganser-full", "caddy"}
 
 
-def test_network_of_compose_is_trusted_as_proxy() -> None:
+def test_servers_trust_only_their_proxy() -> None:
     file = compose()
+    services = file["services"]
     (pool,) = file["networks"]["default"]["ipam"]["config"]
-    for profile in PROFILES:
-        environment = file["services"][f"merganser-{profile}"]["environment"]
-        assert environment["MERGANSER_TRUSTED_PROXIES"] == pool["subnet"]
+    proxies = {
+        "single": pool["gateway"],  # a proxy on the host
+        "full": services["caddy"]["networks"]["default"]["ipv4_address"],
+    }
+    for profile, address in proxies.items():
+        assert ipaddress.ip_address(address) in ipaddress.ip_network(pool["subnet"])
+        environment = services[f"merganser-{profile}"]["environment"]
+        assert environment["MERGANSER_TRUSTED_PROXIES"] == address
+
+
+def test_ports_are_published_on_ipv4_only() -> None:
+    """Without IPv6 in the network, its clients would have the address of the gateway."""
+    ports = [
+        port for service in compose()["services"].values() for port in service.get("ports", ())
+    ]
+    assert all(re.match(r"(0\.0\.0\.0|127\.0\.0\.1):\d+:", port) for port in ports)
 
 
 def test_volumes_and_files_of_compose_exist() -> None:
@@ -179,6 +194,30 @@ def test_unit_passes_secrets_to_the_main_process(tmp_path: Path) -> None:
     )
     output, _ = process.communicate(timeout=60)
     assert output.split() == [str(process.pid), "serve", url]
+
+
+def test_admin_command_passes_arguments_unchanged(tmp_path: Path) -> None:
+    """systemd replaces `$$` by `$` in arguments, and `${NAME}` by the value of a variable."""
+    program = tmp_path / "systemd-run"
+    program.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    program.chmod(0o700)
+    arguments = ["user", "add", "", "a b", "$HOME", "${HOME}$$", "it's"]
+    result = subprocess.run(
+        [str(DEPLOY / "merganser-admin"), *arguments],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    passed = result.stdout.split("\0")[:-1]
+    assert passed[-len(arguments) :] == [argument.replace("$", "$$") for argument in arguments]
+
+
+def test_unit_names_no_setting_twice() -> None:
+    names = re.findall(r"^(\w+)=", UNIT.read_text(), re.MULTILINE)
+    repeated = {name for name in names if names.count(name) > 1}
+    assert repeated <= {"After", "Environment", "SystemCallFilter"}
 
 
 def test_exposure_of_the_unit_is_low() -> None:

@@ -1,10 +1,10 @@
 """A server tells systemd its state, over a real datagram socket."""
 
+import asyncio
 import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,13 +14,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from merganser.server.processes.process_supervisor import MIN_HANG_TIMEOUT
 from merganser.server.service_notifier import ServiceNotifier, notifier_from_environment
-from tests.support.servers.merganser_server import MerganserProcess
+from tests.support.servers.merganser_server import MerganserProcess, is_complete
+from tests.support.servers.observed_server import wait_until
 from tests.support.servers.suspended_process import suspend_process
 from tests.support.time_limits import HANG_SECONDS
 
-WATCHDOG_SECONDS = 2.0
-SILENT_SECONDS = 3 * WATCHDOG_SECONDS
+WATCHDOG_SECONDS = 1.0
+LONG_SILENCE_SECONDS = 1.5 * MIN_HANG_TIMEOUT
+SHORT_WATCHDOG_SECONDS = 0.1
 
 
 @dataclass
@@ -30,12 +33,11 @@ class NotifiedService:
     receiver: socket.socket
     name: str
 
-    @property
-    def variables(self) -> dict[str, str]:
+    def variables(self, watchdog_seconds: float = WATCHDOG_SECONDS) -> dict[str, str]:
         """The variables that systemd sets for a service of the type `notify`."""
         return {
             "NOTIFY_SOCKET": self.name,
-            "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1_000_000)),
+            "WATCHDOG_USEC": str(int(watchdog_seconds * 1_000_000)),
         }
 
     def receive(self, seconds: float = HANG_SECONDS) -> str:
@@ -78,6 +80,12 @@ def service_manager(address: str, name: str) -> Iterator[NotifiedService]:
         yield NotifiedService(receiver, name)
 
 
+def child_pids(server: MerganserProcess) -> list[int]:
+    """The processes that the first process has started, the background process last."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+    return sorted(map(int, children.split()))
+
+
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NotifiedService]:
     if request.param == "path":
@@ -93,7 +101,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notified
 def server(manager: NotifiedService, tmp_path: Path) -> Iterator[NotifyingProcess]:
     folder = tmp_path / "server"
     folder.mkdir()
-    process = NotifyingProcess(folder, service_variables=manager.variables)
+    process = NotifyingProcess(folder, service_variables=manager.variables())
     yield process
     if process.is_running:
         process.kill()
@@ -131,19 +139,27 @@ def test_stop_is_reported_when_the_drain_begins(
     server.kill()
 
 
-def test_watchdog_is_notified_only_while_the_event_loop_runs(
+def test_watchdog_is_notified_repeatedly(
     manager: NotifiedService, server: NotifyingProcess
 ) -> None:
     server.start()
     manager.receive_until("READY=1")
-    begun = time.monotonic()
     assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
-    assert time.monotonic() - begun >= 2 * WATCHDOG_SECONDS / 2
-    with suspend_process(server, server.pid):
+
+
+async def test_watchdog_is_not_notified_while_the_event_loop_is_blocked(
+    manager: NotifiedService,
+) -> None:
+    notifier = notifier_from_environment(manager.variables(SHORT_WATCHDOG_SECONDS))
+    async with notifier.watchdog_of_event_loop():
+        assert await asyncio.to_thread(manager.receive) == "WATCHDOG=1"
         manager.discard_received()
         with pytest.raises(TimeoutError):
-            manager.receive(SILENT_SECONDS)
-    assert manager.receive() == "WATCHDOG=1"
+            manager.receive(5 * SHORT_WATCHDOG_SECONDS)  # it blocks the event loop
+        assert await asyncio.to_thread(manager.receive) == "WATCHDOG=1"
+    manager.discard_received()
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(manager.receive, 5 * SHORT_WATCHDOG_SECONDS)
 
 
 def test_first_of_several_processes_notifies(
@@ -152,14 +168,38 @@ def test_first_of_several_processes_notifies(
     server.serve_arguments = ("--workers", "2")
     server.start()
     assert manager.receive_until("READY=1") == []
+    pids = child_pids(server)
     assert [manager.receive() for _ in range(2)] == ["WATCHDOG=1"] * 2
     with suspend_process(server, server.pid):  # the other processes run on
         manager.discard_received()
         with pytest.raises(TimeoutError):
-            manager.receive(SILENT_SECONDS)
-    assert manager.receive() == "WATCHDOG=1"
+            manager.receive(LONG_SILENCE_SECONDS)
+    assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
+    assert child_pids(server) == pids
     server.stop()
     assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
+
+
+@pytest.mark.parametrize("index", [0, -1], ids=["listening", "background"])
+def test_process_that_hangs_is_replaced(
+    manager: NotifiedService, server: NotifyingProcess, index: int
+) -> None:
+    server.serve_arguments = ("--workers", "2")
+    server.start()
+    pids = child_pids(server)
+    os.kill(pids[index], signal.SIGSTOP)
+
+    def is_replaced() -> bool:
+        manager.discard_received()  # as systemd reads them
+        remaining_pids = child_pids(server)
+        return pids[index] not in remaining_pids and len(remaining_pids) == len(pids)
+
+    wait_until(is_replaced)
+    assert set(pids) - set(child_pids(server)) == {pids[index]}
+    wait_until(lambda: is_complete(httpx.get(f"{server.url}/health/ready", timeout=HANG_SECONDS)))
+    server.stop()
+    events = {record["event"] for record in server.unexpected_log_records()}
+    assert events >= {"Process hangs; killing it", "Process ended; restarting it"}
 
 
 def test_server_runs_without_the_socket_of_the_service_manager(tmp_path: Path) -> None:
