@@ -125,7 +125,7 @@ def unverified_context() -> ssl.SSLContext:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
+def upstream_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
     process = MerganserProcess(tmp_path_factory.mktemp("proxied"))
     process.create_users("ada")
     process.start()
@@ -209,10 +209,10 @@ PROXIES = {"caddy": run_caddy, "haproxy": run_haproxy, "nginx": run_nginx}
 
 @pytest.fixture(params=sorted(PROXIES))
 async def proxied(
-    request: pytest.FixtureRequest, server: MerganserProcess, tmp_path: Path
+    request: pytest.FixtureRequest, upstream_server: MerganserProcess, tmp_path: Path
 ) -> AsyncIterator[ProxiedServer]:
     require_program(request.param)
-    behind_proxy = ProxiedServer(server, free_port(), free_port())
+    behind_proxy = ProxiedServer(upstream_server, free_port(), free_port())
     with PROXIES[request.param](behind_proxy, tmp_path):
         async with behind_proxy.open_client() as client, asyncio.timeout(HANG_SECONDS):
             while not await answers(client):  # noqa: ASYNC110 - another process

@@ -98,7 +98,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notified
 
 
 @pytest.fixture
-def server(manager: NotifiedService, tmp_path: Path) -> Iterator[NotifyingProcess]:
+def notifying_server(manager: NotifiedService, tmp_path: Path) -> Iterator[NotifyingProcess]:
     folder = tmp_path / "server"
     folder.mkdir()
     process = NotifyingProcess(folder, service_variables=manager.variables())
@@ -107,42 +107,44 @@ def server(manager: NotifiedService, tmp_path: Path) -> Iterator[NotifyingProces
         process.kill()
 
 
-def test_server_reports_start_and_stop(manager: NotifiedService, server: NotifyingProcess) -> None:
-    server.start()
+def test_server_reports_start_and_stop(
+    manager: NotifiedService, notifying_server: NotifyingProcess
+) -> None:
+    notifying_server.start()
     assert set(manager.receive_until("READY=1")) <= {"WATCHDOG=1"}
-    server.stop()
+    notifying_server.stop()
     assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
 
 
 def test_ready_is_reported_when_all_listeners_accept_connections(
-    manager: NotifiedService, server: NotifyingProcess
+    manager: NotifiedService, notifying_server: NotifyingProcess
 ) -> None:
     with ThreadPoolExecutor(1) as threads:
-        starting = threads.submit(server.start)
+        starting = threads.submit(notifying_server.start)
         manager.receive_until("READY=1")
-        response = httpx.get(f"{server.url}/health/ready", timeout=HANG_SECONDS)
+        response = httpx.get(f"{notifying_server.url}/health/ready", timeout=HANG_SECONDS)
         assert response.status_code == 200
-        socket.create_connection(("127.0.0.1", server.lmtp_port), HANG_SECONDS).close()
+        socket.create_connection(("127.0.0.1", notifying_server.lmtp_port), HANG_SECONDS).close()
         starting.result()
 
 
 def test_stop_is_reported_when_the_drain_begins(
-    manager: NotifiedService, server: NotifyingProcess
+    manager: NotifiedService, notifying_server: NotifyingProcess
 ) -> None:
-    server.extra_settings["SHUTDOWN_DRAIN"] = "10 min"
-    server.start()
+    notifying_server.extra_settings["SHUTDOWN_DRAIN"] = "10 min"
+    notifying_server.start()
     manager.receive_until("READY=1")
-    os.kill(server.pid, signal.SIGTERM)
+    os.kill(notifying_server.pid, signal.SIGTERM)
     manager.receive_until("STOPPING=1")
-    response = httpx.get(f"{server.url}/health/ready", timeout=HANG_SECONDS)
-    assert response.status_code == 503
-    server.kill()
+    url = f"{notifying_server.url}/health/ready"  # the server still answers
+    wait_until(lambda: httpx.get(url, timeout=HANG_SECONDS).status_code == 503)
+    notifying_server.kill()
 
 
 def test_watchdog_is_notified_repeatedly(
-    manager: NotifiedService, server: NotifyingProcess
+    manager: NotifiedService, notifying_server: NotifyingProcess
 ) -> None:
-    server.start()
+    notifying_server.start()
     manager.receive_until("READY=1")
     assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
 
@@ -163,42 +165,44 @@ async def test_watchdog_is_not_notified_while_the_event_loop_is_blocked(
 
 
 def test_first_of_several_processes_notifies(
-    manager: NotifiedService, server: NotifyingProcess
+    manager: NotifiedService, notifying_server: NotifyingProcess
 ) -> None:
-    server.serve_arguments = ("--workers", "2")
-    server.start()
+    notifying_server.serve_arguments = ("--workers", "2")
+    notifying_server.start()
     assert manager.receive_until("READY=1") == []
-    pids = child_pids(server)
+    pids = child_pids(notifying_server)
     assert [manager.receive() for _ in range(2)] == ["WATCHDOG=1"] * 2
-    with suspend_process(server, server.pid):  # the other processes run on
+    with suspend_process(notifying_server, notifying_server.pid):  # the other processes run on
         manager.discard_received()
         with pytest.raises(TimeoutError):
             manager.receive(LONG_SILENCE_SECONDS)
     assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
-    assert child_pids(server) == pids
-    server.stop()
+    assert child_pids(notifying_server) == pids
+    notifying_server.stop()
     assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
 
 
 @pytest.mark.parametrize("index", [0, -1], ids=["listening", "background"])
 def test_process_that_hangs_is_replaced(
-    manager: NotifiedService, server: NotifyingProcess, index: int
+    manager: NotifiedService, notifying_server: NotifyingProcess, index: int
 ) -> None:
-    server.serve_arguments = ("--workers", "2")
-    server.start()
-    pids = child_pids(server)
+    notifying_server.serve_arguments = ("--workers", "2")
+    notifying_server.start()
+    pids = child_pids(notifying_server)
     os.kill(pids[index], signal.SIGSTOP)
 
     def is_replaced() -> bool:
         manager.discard_received()  # as systemd reads them
-        remaining_pids = child_pids(server)
+        remaining_pids = child_pids(notifying_server)
         return pids[index] not in remaining_pids and len(remaining_pids) == len(pids)
 
     wait_until(is_replaced)
-    assert set(pids) - set(child_pids(server)) == {pids[index]}
-    wait_until(lambda: is_complete(httpx.get(f"{server.url}/health/ready", timeout=HANG_SECONDS)))
-    server.stop()
-    events = {record["event"] for record in server.unexpected_log_records()}
+    assert set(pids) - set(child_pids(notifying_server)) == {pids[index]}
+    wait_until(
+        lambda: is_complete(httpx.get(f"{notifying_server.url}/health/ready", timeout=HANG_SECONDS))
+    )
+    notifying_server.stop()
+    events = {record["event"] for record in notifying_server.unexpected_log_records()}
     assert events >= {"Process hangs; killing it", "Process ended; restarting it"}
 
 
