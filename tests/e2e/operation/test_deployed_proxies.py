@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
@@ -116,6 +117,11 @@ class ProxiedServer:
             status_line = await reader.readline()
         writer.transport.abort()
         return int(status_line.split()[1])
+
+
+def unique_message() -> bytes:
+    """A message that is not a duplicate of another one."""
+    return raw_message(f"Report {secrets.token_hex(8)}")
 
 
 def unverified_context() -> ssl.SSLContext:
@@ -232,7 +238,7 @@ async def test_websocket_passes_with_the_address_of_the_client(proxied: ProxiedS
         cursor = await client.load_cursor()
     async with proxied.open_websocket() as websocket:
         await websocket.subscribe(EVENTS, after=cursor)
-        await proxied.server.deliver_by_lmtp(raw_message("Hello"), "ada@example.org")
+        await proxied.server.deliver_by_lmtp(unique_message(), "ada@example.org")
         events = (await websocket.read_changes())["events"]
         assert "MESSAGE_RECEIVED" in {event["type"] for event in events}
         async with proxied.server.open_client("root") as client:
@@ -245,8 +251,8 @@ async def test_event_stream_is_not_buffered(proxied: ProxiedServer) -> None:
     async with proxied.open_client() as client:
         cursor = await client.load_cursor()
         async with client.subscribe_by_sse(EVENTS, after=cursor) as stream:
-            for number in range(3):
-                raw = raw_message(f"Number {number}")
+            for _ in range(3):
+                raw = unique_message()
                 await proxied.server.deliver_by_lmtp(raw, "ada@example.org")
                 while True:
                     event = await stream.read_event()
