@@ -102,8 +102,8 @@ class ProxiedServer:
             assert (await websocket.read_frame())["type"] == "connection_ack"
             yield websocket
 
-    async def status_of_announced_body(self, path: str, size: int) -> int:
-        """Send only the header of a request with a body of this size. Return the status."""
+    async def status_of_body(self, path: str, size: int) -> int:
+        """Send a request with a body of this size. Return the status, also before its end."""
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.https_port, ssl=unverified_context(), server_hostname=NAME
         )
@@ -112,7 +112,7 @@ class ProxiedServer:
             f"Authorization: Bearer {self.server.secrets['ada']}\r\n"
             "Content-Type: application/json\r\n\r\n"
         )
-        writer.write(head.encode())
+        writer.write(head.encode() + bytes(size))
         async with asyncio.timeout(HANG_SECONDS):
             status_line = await reader.readline()
         writer.transport.abort()
@@ -291,7 +291,7 @@ async def test_upload_up_to_the_limit_passes(proxied: ProxiedServer) -> None:
 
 @pytest.mark.parametrize("path", sorted(LIMITS))
 async def test_larger_body_is_refused(proxied: ProxiedServer, path: str) -> None:
-    assert await proxied.status_of_announced_body(path, LIMITS[path] + 1) == 413
+    assert await proxied.status_of_body(path, LIMITS[path] + 1) == 413
 
 
 async def test_every_response_has_hsts(proxied: ProxiedServer) -> None:
