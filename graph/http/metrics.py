@@ -5,13 +5,14 @@ import hmac
 import ipaddress
 import logging
 import platform
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,6 +63,13 @@ class MetricsReaders:
     key: str | None = field(default=None, repr=False)
 
 
+class DiskUsage(NamedTuple):
+    """The bytes of a disk."""
+
+    free: int
+    total: int
+
+
 class ProcessMetrics(Protocol):
     """The shared metrics of the processes of one server."""
 
@@ -109,8 +117,21 @@ class MetricsCollector:
         return [
             *families,
             version_info_family(self.environment.database.dialect),
+            *disk_families(await self._read_disk_usage()),
             *await self._database_families(),
         ]
+
+    async def _read_disk_usage(self) -> DiskUsage | None:
+        """Read the usage of the disk of the data folder. None outside a server."""
+        folder = self.environment.server_control.folders.get("spool")
+        if folder is None:
+            return None
+        try:
+            usage = await asyncio.to_thread(shutil.disk_usage, folder)
+        except OSError as problem:
+            log.warning("Could not read the free disk space", extra={"problem": str(problem)})
+            return None
+        return DiskUsage(usage.free, usage.total)
 
     async def _database_families(self) -> list[MetricFamily]:
         async with self._lock:
@@ -181,6 +202,26 @@ def installed_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # a checkout that was never installed
         return "unknown"
+
+
+def disk_families(usage: DiskUsage | None) -> list[MetricFamily]:
+    """Return the metrics of the disk of the data folder. None: they have no value."""
+    descriptions = {
+        "merganser_disk_free_bytes": "Free bytes on the disk of the data folder.",
+        "merganser_disk_size_bytes": "Size of the disk of the data folder.",
+    }
+    values: tuple[int | None, int | None] = usage or (None, None)
+    return [
+        MetricFamily(
+            name,
+            MetricKind.GAUGE,
+            help_text,
+            (),
+            [] if value is None else [MetricPoint((), value)],
+            aggregation=ProcessAggregation.SAME,
+        )
+        for (name, help_text), value in zip(descriptions.items(), values, strict=True)
+    ]
 
 
 def database_families(database_metrics: BacklogFigures | None) -> list[MetricFamily]:

@@ -53,10 +53,21 @@ def serve(
 
 @declarations.command("init")
 @implemented_in("merganser.commands.server.init_command")
-def init() -> None:
+def init(
+    system: Annotated[
+        bool,
+        typer.Option(
+            "--system",
+            help="Instead create the missing files in /etc/merganser for the systemd service, "
+            "with all settings as comments, and print what remains to be done.",
+        ),
+    ] = False,
+) -> None:
     """Create or migrate the database, without starting a server.
 
     Example: MERGANSER_DATABASE_URL=postgresql://mail@localhost/mail merganser init
+
+    Example: merganser init --system
     """
 
 

@@ -51,12 +51,14 @@ from merganser.server.observability.log_store import record_logs_in_log_store
 from merganser.server.process_memory import limit_malloc_arenas
 from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.server_identity import hold_server_id
+from merganser.server.service_notifier import ServiceNotifier, notifier_from_environment
 from merganser.server.shutdown import GracefulShutdown
 from merganser.server.store import store_lock
 from merganser.server.store.spare_file import keep_spare_file_until_cancelled
 from merganser.server.store.store_use import register_process_beside_servers
 from merganser.settings.settings import Settings
 from models.errors import InvalidInput
+from models.observability.event_loop_delay import measure_event_loop_delay_until_cancelled
 from models.runtime import leases
 from models.runtime.components import HTTP, LISTENER_NAMES
 from models.runtime.environment import Environment
@@ -102,7 +104,9 @@ async def serve(
     otlp.exportable_signals_or_fail_command(settings)  # raises before a file is created
     limit_malloc_arenas()
     shutdown = GracefulShutdown(
-        settings.shutdown_drain.total_seconds(), start_task=asyncio.current_task()
+        settings.shutdown_drain.total_seconds(),
+        start_task=asyncio.current_task(),
+        notifier=_service_notifier(process_role),
     )
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, log.info, "Not started yet; settings are read once")
@@ -113,31 +117,57 @@ async def serve(
             process_role.parent_pipe, _stop_after_parent_ended, shutdown, process_role.parent_pipe
         )
     try:
-        async with _lock_migrate_and_open_server_environment(settings, process_role, shutdown) as (
-            environment,
-            guard,
+        async with (
+            _lock_migrate_and_open_server_environment(settings, process_role, shutdown) as (
+                environment,
+                guard,
+            ),
+            _watch_store_and_event_loop(guard, shutdown, process_role),
         ):
-            guarding = guard.check_and_write_marks_until_cancelled()
-            async with _run_in_background_or_stop_server(guarding, shutdown):
-                if before_listening is not None:
-                    await before_listening(environment)
-                if process_role.accepts_connections:
-                    await _run_listeners_and_workers_until_shutdown(
-                        settings,
-                        environment,
-                        shutdown,
-                        after_start or process_role.mark_up,
-                        process_role,
-                    )
-                else:
-                    await _run_background_workers_until_cancelled(
-                        settings, environment, shutdown, process_role
-                    )
+            if before_listening is not None:
+                await before_listening(environment)
+            if process_role.accepts_connections:
+                await _run_listeners_and_workers_until_shutdown(
+                    settings,
+                    environment,
+                    shutdown,
+                    partial(_report_start, after_start or process_role.mark_up, shutdown.notifier),
+                    process_role,
+                )
+            else:
+                await _run_background_workers_until_cancelled(
+                    settings, environment, shutdown, process_role
+                )
     except asyncio.CancelledError:
         if not shutdown.is_requested:
             raise
     if shutdown.worker_error is not None:
         raise CommandError("A worker ended unexpectedly, and the server stopped: see its log.")
+
+
+@asynccontextmanager
+async def _watch_store_and_event_loop(
+    guard: RestoreGuard, shutdown: GracefulShutdown, process_role: ProcessRole
+) -> AsyncGenerator[None]:
+    """Detect a restored database, and a delayed event loop, until the end of the block."""
+    guarding = guard.check_and_write_marks_until_cancelled()
+    measuring = measure_event_loop_delay_until_cancelled(process_role.record_heartbeat)
+    async with (
+        _run_in_background_or_stop_server(guarding, shutdown),
+        _run_in_background_or_stop_server(measuring, shutdown),
+        shutdown.notifier.watchdog_of_event_loop(),
+    ):
+        yield
+
+
+def _service_notifier(process_role: ProcessRole) -> ServiceNotifier:
+    """The notifier of this process. Of several processes, only the first one notifies systemd."""
+    return notifier_from_environment() if process_role is WHOLE_SERVER else ServiceNotifier()
+
+
+def _report_start(after_start: AfterStart, notifier: ServiceNotifier) -> None:
+    after_start()
+    notifier.notify_ready()
 
 
 async def migrate_free_old_leases_and_check_settings(settings: Settings, server_id: str) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from merganser.server.http_server import HttpServer
+from merganser.server.service_notifier import ServiceNotifier
 
 log = logging.getLogger("merganser")
 
@@ -26,10 +27,12 @@ class GracefulShutdown:
         None  # of a worker that ended although no stop was requested
     )
     drain_timer: asyncio.TimerHandle | None = None  # ends the drain time
+    notifier: ServiceNotifier = field(default_factory=ServiceNotifier)
 
     def stop_after_worker_error(self, problem: BaseException) -> None:
         """Log the error with which a worker ended unexpectedly, and stop the server."""
         self.worker_error = problem
+        self.notifier.notify_stopping()
         log.error("A worker ended unexpectedly", exc_info=problem)
         if self.http_server is not None:
             self.http_server.should_exit = True
@@ -39,6 +42,7 @@ class GracefulShutdown:
     def begin_stop_or_skip_drain(self, signal_number: signal.Signals) -> None:
         """Begin to stop. A second signal skips the drain time, a second Ctrl-C also requests."""
         is_draining, self.is_requested = self.drain_seconds > 0 and not self.is_requested, True
+        self.notifier.notify_stopping()
         if self.drain_timer is not None:
             self.drain_timer.cancel()
         if self.http_server is None:

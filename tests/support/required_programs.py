@@ -25,10 +25,13 @@ PACKAGES_BY_PROGRAM = {
     "pebble": ("pebble",),
     "faketime": ("faketime",),
     "gpg": ("gnupg",),
+    "caddy": ("caddy",),
     "haproxy": ("haproxy",),
     "msmtp": ("msmtp",),
     "nginx": ("nginx",),
     "/usr/lib/nginx/modules/ngx_mail_module.so": ("libnginx-mod-mail",),
+    "promtool": ("prometheus",),
+    "systemd-analyze": ("systemd",),
     "glewlwyd": ("glewlwyd", "dbconfig-no-thanks"),  # alone, it wants a MariaDB client
 }
 PYTHON_TESTS_PACKAGE = "libpython3.11-testsuite"  # the messages of Python's own tests

@@ -30,5 +30,10 @@ class ProcessRole:
         if self.status_board is not None:
             self.status_board.set_up(self.process_index, up=True)
 
+    def record_heartbeat(self) -> None:
+        """Record that the event loop of this process runs, for the first process."""
+        if self.status_board is not None:
+            self.status_board.record_heartbeat(self.process_index)
+
 
 WHOLE_SERVER = ProcessRole()

@@ -32,6 +32,7 @@ from merganser.server.processes.shared_metrics import (
     SharedMetricsMemory,
 )
 from merganser.server.server_identity import hold_server_id
+from merganser.server.service_notifier import notifier_from_environment
 from merganser.server.store import store_lock
 from merganser.server.store.spare_file import SpareFile
 from merganser.settings.settings import Settings, read_settings
@@ -44,6 +45,8 @@ BACKGROUND_NAME = "background"
 MIN_LIFETIME = 5.0  # seconds; after a shorter life the next start is delayed
 MIN_RESTART_DELAY = 1.0  # seconds; doubled each time
 MAX_RESTART_DELAY = 30.0  # seconds
+MAX_WAIT = 1.0  # seconds between two checks of the processes
+MIN_HANG_TIMEOUT = 5.0  # seconds; a process records a heartbeat every second
 STOP_TIMEOUT = 90.0  # seconds, after the time for draining
 
 
@@ -58,6 +61,8 @@ class SupervisedProcess:
     started_at: float = 0.0
     restart_at: float | None = None  # by the monotonic clock
     restart_delay: float = MIN_RESTART_DELAY
+    heartbeat_count: int = 0  # at the last check
+    silent_seconds: float = 0.0  # since this number has changed
 
 
 def run_processes(settings: Settings, listening_process_count: int) -> None:
@@ -95,6 +100,8 @@ class ProcessSupervisor:
         )
         self._alive_pipe, self._parent_pipe = -1, -1  # both ends of a pipe that is never written to
         self._all_were_up = False  # each process was up once
+        self._notifier = notifier_from_environment()
+        self._checked_at = time.monotonic()
         self._stop_request_count = 0  # counted, since the second one stops at once
         self._kill_at = float("inf")
         self._exit_code = 0
@@ -211,7 +218,10 @@ class ProcessSupervisor:
             for process in self._processes
             if process.restart_at is not None
         ]
-        signal_info = signal.sigtimedwait(HANDLED_SIGNALS, max(0.0, min([1.0, *restart_delays])))
+        max_wait = min(MAX_WAIT, self._notifier.watchdog_interval or MAX_WAIT)
+        signal_info = signal.sigtimedwait(
+            HANDLED_SIGNALS, max(0.0, min([max_wait, *restart_delays]))
+        )
         if signal_info and signal_info.si_signo == signal.SIGHUP:
             self._send_signal(signal.SIGHUP, self._processes)  # each one reads its settings again
         if signal_info and signal_info.si_signo in STOP_SIGNALS:
@@ -224,6 +234,7 @@ class ProcessSupervisor:
                         process, os.waitstatus_to_exitcode(status)
                     )
         now = time.monotonic()
+        self._kill_hanging_processes(now)
         for process in self._processes:
             if (
                 process.restart_at is not None
@@ -231,11 +242,40 @@ class ProcessSupervisor:
                 and not self._stop_request_count
             ):
                 self._start_process(process)
-        self._all_were_up = self._all_were_up or self._status_board.all_up
+        self._notify_service_manager()
         if now > self._kill_at:
             log.error("Processes did not end in time; killing them")
             self._send_signal(signal.SIGKILL, self._processes)
             self._kill_at, self._exit_code = float("inf"), EXIT_FAILURE
+
+    def _notify_service_manager(self) -> None:
+        """Report to systemd that all processes are up once, and from then on that this one runs."""
+        if not self._all_were_up and self._status_board.all_up:
+            self._all_were_up = True
+            self._notifier.notify_ready()
+        if self._all_were_up:
+            self._notifier.notify_watchdog_if_due()
+
+    def _kill_hanging_processes(self, now: float) -> None:
+        """Kill the processes whose event loop didn't run for the time of systemd's watchdog.
+
+        Without a watchdog none is killed. Time in which this process didn't run doesn't count,
+        since the others were suspended too.
+        """
+        seconds, self._checked_at = min(now - self._checked_at, 2 * MAX_WAIT), now
+        if self._notifier.watchdog_interval is None or self._stop_request_count:
+            return
+        hang_timeout = max(MIN_HANG_TIMEOUT, 2 * self._notifier.watchdog_interval)
+        for process in self._processes:
+            count = self._status_board.heartbeat_count(process.index)
+            if count != process.heartbeat_count or not self._status_board.is_up(process.index):
+                process.heartbeat_count, process.silent_seconds = count, 0.0
+                continue
+            process.silent_seconds += seconds
+            if process.silent_seconds > hang_timeout:
+                log.error("Process hangs; killing it", extra={"which": process.name})
+                self._status_board.set_up(process.index, up=False)
+                self._send_signal(signal.SIGKILL, [process])
 
     def _schedule_restart_or_stop_server(self, process: SupervisedProcess, exit_code: int) -> None:
         """Schedule the restart of an ended process, unless the server stops.
@@ -280,6 +320,7 @@ class ProcessSupervisor:
         A second signal is passed on unchanged, so that the processes stop without waiting.
         """
         self._stop_request_count += 1
+        self._notifier.notify_stopping()
         for process in self._processes:
             process.restart_at = None
             _close_sockets(process)

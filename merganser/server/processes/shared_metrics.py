@@ -30,14 +30,16 @@ RECORD_HEADER = struct.Struct("<dII")  # time, length, CRC
 RECORD_SIZE = RECORD_HEADER.size + MAX_METRICS_SIZE
 READ_ATTEMPTS = 3  # a copy is overwritten after two writes, so a slow reader must read again
 NEVER_WRITTEN = 2
+HEARTBEAT_COUNT = struct.Struct("Q")
 
 
 class ProcessStatusBoard:
-    """Which processes are up, in memory that all of them share."""
+    """Which processes are up, and whose event loop runs, in memory that all of them share."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._up_flags = mmap.mmap(-1, size)
+        self._heartbeat_counts = mmap.mmap(-1, size * HEARTBEAT_COUNT.size)
 
     def set_up(self, index: int, *, up: bool) -> None:
         """Store whether a process is up."""
@@ -46,6 +48,16 @@ class ProcessStatusBoard:
     def is_up(self, index: int) -> bool:
         """True if the process is up."""
         return bool(self._up_flags[index])
+
+    def record_heartbeat(self, index: int) -> None:
+        """Record that the event loop of a process runs. Only this process calls it."""
+        count = (self.heartbeat_count(index) + 1) % (1 << 64)
+        HEARTBEAT_COUNT.pack_into(self._heartbeat_counts, index * HEARTBEAT_COUNT.size, count)
+
+    def heartbeat_count(self, index: int) -> int:
+        """A number that changes as long as the event loop of the process runs."""
+        offset = index * HEARTBEAT_COUNT.size
+        return int(HEARTBEAT_COUNT.unpack_from(self._heartbeat_counts, offset)[0])
 
     def up_count(self, processes: int) -> int:
         """The number of the first `processes` processes that are up."""

@@ -4,14 +4,9 @@ Only addresses, paths and the key of the page are replaced.
 """
 
 import asyncio
-import contextlib
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +18,8 @@ import pytest
 from bench.cluster_soak import create_data_folder
 from bench.servers.ports import free_port
 from tests.support.mail_servers.smtp_client import connect_smtp
-from tests.support.run_scope import CI
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
+from tests.support.servers.program_process import require_program, running_program
 from tests.support.stores.store_fixtures import create_database
 from tests.support.time_limits import HANG_SECONDS
 
@@ -129,31 +124,6 @@ def balanced(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterato
     for server in servers:
         if server.is_running:
             server.stop()
-
-
-@contextlib.contextmanager
-def running_program(command: list[str], port: int, log_path: Path) -> Iterator[None]:
-    """Run a program until the end of the block; wait until it accepts connections."""
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + BUSY_MACHINE_SECONDS
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
-                break
-            assert process.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def require_program(name: str) -> None:
-    """Skip the test if a program is missing; in CI it must be there."""
-    if not CI and shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
 
 
 async def test_haproxy_connects_each_user_to_the_same_node(balanced: BalancedServers) -> None:

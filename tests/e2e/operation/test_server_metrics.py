@@ -215,3 +215,12 @@ def test_metrics_are_readable_from_loopback_without_proxy(observed_server: Obser
             f"{observed_server.url}/metrics", headers={name: "127.0.0.1"}, timeout=HANG_SECONDS
         )
         assert proxied.status_code == 401
+
+
+def test_disk_and_event_loop_are_measured(observed_server: ObservedServer) -> None:
+    samples = observed_server.read_metrics()
+    size = metric_value(samples, "merganser_disk_size_bytes")
+    assert 0 < metric_value(samples, "merganser_disk_free_bytes") < size
+    name = "merganser_event_loop_delay_seconds_count"
+    count = metric_value(samples, name)
+    wait_until(lambda: metric_value(observed_server.read_metrics(), name) > count)

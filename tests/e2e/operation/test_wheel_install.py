@@ -95,6 +95,7 @@ def test_wheel_has_only_merganser_at_top_level(installation: WheelInstallation) 
         "packages/graph/static/graphiql.js.gz",
         "migrations/env.py",
         "docs/README.md",
+        "deploy/merganser.service",
         "demo/text_library.py",
     ):
         assert f"merganser/{required_file}" in names

@@ -3,7 +3,12 @@
 import graph.app  # noqa: F401 - imports every module that defines metrics
 import merganser.server.lifecycle
 import merganser.server.observability.logs  # noqa: F401 - as above
-from graph.http.metrics import database_families, own_metric_families, version_info_family
+from graph.http.metrics import (
+    database_families,
+    disk_families,
+    own_metric_families,
+    version_info_family,
+)
 from models.observability.metrics import MetricFamily, MetricKind
 from resolvers.admin.metrics import BacklogFigures
 from tests.support.reference.markdown import cell, table
@@ -25,14 +30,19 @@ WORKER_ROW = (
 )
 
 
-def metrics_page() -> str:
-    """The page with type, labels and meaning of each metric."""
-    families = [
+def exported_families() -> list[MetricFamily]:
+    """The metrics that a server of one process exports."""
+    return [
         *own_metric_families(),
         *database_families(BacklogFigures()),
+        *disk_families(None),
         version_info_family("sqlite"),
     ]
-    rows = sorted([*map(_row, families), WORKER_ROW])
+
+
+def metrics_page() -> str:
+    """The page with type, labels and meaning of each metric."""
+    rows = sorted([*map(_row, exported_families()), WORKER_ROW])
     return "\n".join([INTRODUCTION, *table(("Name", "Type", "Labels", "Meaning"), rows)])
 
 

@@ -1,0 +1,103 @@
+"""Tests of the files that `merganser init --system` creates for the systemd service."""
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from merganser.commands.server import system_files
+from merganser.errors import CommandError
+from merganser.settings.config_file import read_config_file
+from merganser.settings.settings import PREFIX, Settings
+from tests.support.servers.merganser_server import ROOT
+
+HIDDEN = {
+    f"{PREFIX}{name.upper()}"
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden")
+}
+SET_BY_UNIT = {"MERGANSER_DATA", "MERGANSER_CONFIG"}
+SECRETS = {
+    "MERGANSER_BOOTSTRAP_KEY", "MERGANSER_DATABASE_URL", "MERGANSER_METRICS_KEY",
+    "MERGANSER_NEXT_HOP", "MERGANSER_RSPAMD_PASSWORD", "MERGANSER_SIGNING_SECRET",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "etc" / "merganser"
+    created = system_files.create_missing_system_files(path, os.getgid())
+    assert created == [path / "merganser.conf", path / "secrets"]
+    return path
+
+
+def commented_variables(path: Path) -> set[str]:
+    names = re.findall(r"^#(\w+)=", path.read_text(), re.MULTILINE)
+    assert len(names) == len(set(names))
+    return set(names)
+
+
+def test_files_have_every_setting_once(folder: Path) -> None:
+    plain = commented_variables(folder / "merganser.conf")
+    secret = commented_variables(folder / "secrets")
+    assert secret >= SECRETS
+    assert not plain & secret
+    own = {name for name in plain | secret if name.startswith(PREFIX)}
+    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    assert own == settings - HIDDEN - SET_BY_UNIT
+    assert secret - own == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_settings_file_sets_nothing_until_a_line_is_uncommented(folder: Path) -> None:
+    path = folder / "merganser.conf"
+    assert read_config_file(path) == {}
+    text = path.read_text().replace("#MERGANSER_HOSTNAME=", "MERGANSER_HOSTNAME=mx.example.org")
+    path.write_text(text)
+    lines = read_config_file(path)
+    assert {name: line.value for name, line in lines.items()} == {
+        "MERGANSER_HOSTNAME": "mx.example.org"
+    }
+    path.write_text(re.sub(r"^#(\w+=)", r"\1", text, flags=re.MULTILINE))
+    assert set(read_config_file(path)) >= {"MERGANSER_PUBLIC_URL", "MERGANSER_SMTP_LISTEN"}
+
+
+def test_file_of_secrets_is_read_by_a_shell(folder: Path) -> None:
+    path = folder / "secrets"
+    value = "postgresql://merganser:pa$word@db.example.org/merganser"
+    path.write_text(
+        path.read_text().replace("#MERGANSER_DATABASE_URL=''", f"MERGANSER_DATABASE_URL='{value}'")
+    )
+    script = f'set -eua; . "{path}"; printf %s "$MERGANSER_DATABASE_URL"'
+    result = subprocess.run(
+        ["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=True
+    )
+    assert (result.stdout, result.stderr) == (value, "")
+
+
+def test_only_the_owner_reads_the_secrets(folder: Path) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+    assert modes == {"merganser": 0o750, "merganser.conf": 0o640, "secrets": 0o600}
+    assert (folder / "merganser.conf").stat().st_gid == os.getgid()
+
+
+def test_existing_files_are_kept(folder: Path) -> None:
+    (folder / "merganser.conf").write_text("MERGANSER_HOSTNAME=mx.example.org\n")
+    (folder / "secrets").unlink()
+    created = system_files.create_missing_system_files(folder, os.getgid())
+    assert created == [folder / "secrets"]
+    assert (folder / "merganser.conf").read_text() == "MERGANSER_HOSTNAME=mx.example.org\n"
+
+
+def test_folder_that_cannot_be_created_is_named() -> None:
+    with pytest.raises(CommandError, match=r"Cannot create files in /proc/none: .*as root"):
+        system_files.create_missing_system_files(Path("/proc/none"), os.getgid())
+
+
+def test_files_are_those_of_the_unit() -> None:
+    unit = (ROOT / "deploy/merganser.service").read_text()
+    assert f"MERGANSER_CONFIG={system_files.SYSTEM_FOLDER}/merganser.conf" in unit
+    assert f"LoadCredential=secrets:{system_files.SYSTEM_FOLDER}/secrets" in unit
+    assert f"Group={system_files.SERVICE_GROUP}" in unit
