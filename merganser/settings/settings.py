@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -18,6 +18,7 @@ from merganser.settings.http import HttpSettings
 from merganser.settings.identity_providers import IdentityProviderSettings
 from merganser.settings.incoming_mail import IncomingSettings
 from merganser.settings.log_store import LogStoreSettings
+from merganser.settings.observability import ObservabilitySettings
 from merganser.settings.outgoing_mail import OutgoingSettings
 from merganser.settings.retention import RetentionSettings
 from merganser.settings.scanners import ScannerSettings
@@ -75,6 +76,7 @@ class Settings(
     SigningSettings,
     ScannerSettings,
     RetentionSettings,
+    ObservabilitySettings,
     LogStoreSettings,
     BlobCacheSettings,
     IdentityProviderSettings,
@@ -348,44 +350,6 @@ class Settings(
         description="How long the server still answers requests after SIGTERM, while "
         "`/health/ready` returns 503, so that load balancers stop sending requests. 0 "
         "s: not at all.",
-    )
-    metrics_access: Literal["key", "loopback", "off"] = Field(
-        default="key",
-        description="Who can read `/metrics`. key: clients with `MERGANSER_METRICS_KEY` or a "
-        "credential of an ADMIN. loopback: also every client on this machine, so no proxy may "
-        "forward the path. off: nobody.",
-        json_schema_extra={"hint": "write key, loopback or off"},
-    )
-    metrics_key: SecretStr | None = Field(
-        default=None,
-        min_length=16,
-        description="A bearer key only for `/metrics`, at least 16 characters.",
-        json_schema_extra={"hint": "it needs 16 characters at least"},
-    )
-    otlp_endpoint: str | None = Field(
-        default=None,
-        pattern=r"^https?://[^\s@/]+(/[^\s@]*)?$",
-        description="URL of the collector for traces and metrics (OTLP over HTTP), as in "
-        "http://127.0.0.1:4318. Needs the extra `telemetry`. The standard `OTEL_…` variables work "
-        "too.",
-        json_schema_extra={
-            "hint": "write http://host:port, and keys into OTEL_EXPORTER_OTLP_HEADERS"
-        },
-    )
-    trace_sample_ratio: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Fraction of operations that are traced, 0 to 1.",
-    )
-    log_format: Literal["auto", "json", "text"] = Field(
-        default="auto",
-        description="Format of the log on stderr: json or text; auto, text on a terminal and "
-        "else json.",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO",
-        description="Lowest level of log lines that are written.",
     )
     fault: str | None = Field(
         default=None,
