@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import SettingsConfigDict
 
 from merganser.errors import EXIT_USAGE, CommandError
+from merganser.settings.backups import BackupSettings
 from merganser.settings.blob_cache import BlobCacheSettings
 from merganser.settings.config_file import ConfigLine, InvalidConfigFile, read_config_file
 from merganser.settings.http import HttpSettings
@@ -79,6 +80,7 @@ class Settings(
     ObservabilitySettings,
     LogStoreSettings,
     BlobCacheSettings,
+    BackupSettings,
     IdentityProviderSettings,
 ):
     """All settings. Each is the environment variable `MERGANSER_` with the name in capitals."""

@@ -36,6 +36,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Data and keys": (
         "data", "config", "database_url", "object_store_url", "cold_object_store_url", "blob_cache",
         "signing_secret", "encryption_keys_file", "bootstrap_key", "event_bus_url", "disk_reserve",
+        "backup_target", "backup_max_age",
     ),
     "Names, listeners and TLS": (
         "hostname", "node_address", "public_url", "http_listen", "lmtp_listen", "smtp_listen",
