@@ -26,6 +26,7 @@ from merganser.settings.scanners import ScannerSettings
 from merganser.settings.signatures import SigningSettings
 from merganser.settings.smtp import SmtpSettings
 from merganser.settings.suggestions import suggest_settings
+from merganser.settings.toml_config import VARIABLE_PREFIX
 from merganser.settings.users import AccountSettings
 from merganser.settings.value_types import (
     DEFAULT_OPTIONS,
@@ -40,7 +41,7 @@ from models.runtime.options import Options
 from models.runtime.renamed_settings import RENAMED_VARIABLES, rename_message
 from models.store.postgres.address import is_postgres, parse_postgres_address
 
-PREFIX = "MERGANSER_"
+PREFIX = VARIABLE_PREFIX
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 FAULT_PATTERN = r"^[a-z]+:[1-9][0-9]*$"
 DRIVER_BY_SCHEME = {
@@ -95,9 +96,10 @@ class Settings(
 
     config: Path | None = Field(
         default=None,
-        description="File with more settings: lines VARIABLE=value with the names of this list, at "
-        "most 256 KiB. Variables of the environment precede it. `configReload` and SIGHUP read it "
-        "again.",
+        description="File with more settings, at most 256 KiB. A name that ends with .toml means "
+        "TOML: the keys are the names of this list in lower case, without MERGANSER_. Other files "
+        "have lines VARIABLE=value. Variables of the environment precede it. `configReload` and "
+        "SIGHUP read it again.",
     )
     data: Path = Field(
         default=Path("var"),
