@@ -5,7 +5,9 @@ unexport PYTHONDONTWRITEBYTECODE  # without bytecode, each process of tests and 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-schema check-descriptions check-reference collect test test-all test-ranges lock clients schema released reference docs soak conformance bench gate webui clean
+TAG_OPTION = $(if $(TAG),--tag)
+
+.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-schema check-descriptions check-reference collect test test-all test-ranges lock clients schema released release reference docs soak conformance bench gate webui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -89,6 +91,9 @@ schema: .venv/ready  ## print the schema to schema.graphql, with the error codes
 released: .venv/ready  ## at a release, after the version is set: store the schema with which later ones must be compatible
 	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/schema/released.graphql
 	python -m merganser schema >> tests/schema/released.graphql
+
+release: .venv/ready check-schema  ## build and check sdist, wheel and SBOM of the version in dist/; TAG=1 also tags the commit
+	python -m tests.support.release $(TAG_OPTION)
 
 reference: .venv/ready  ## write docs/reference from the schema and the commands
 	WRITE_EXAMPLES=1 STORES=sqlite pytest -q tests/schema/test_reference.py -k mutation_example

@@ -18,7 +18,8 @@ from graphql import OperationType
 from strawberry.schema.exceptions import InvalidOperationTypeError
 
 from models.metrics.usage_recorder import UsageCaller
-from models.observability import metrics, traces
+from models.observability import metrics, statement_counts, traces
+from models.observability.statement_counts import StatementCount
 from models.observability.traces import Span
 from models.users.roles import Role
 from resolvers.admin.trusted_documents import hash_of
@@ -219,8 +220,10 @@ class OperationObserver:
     __slots__ = (
         "_error_codes",
         "_is_counted_as_open",
+        "_outer_statement_count",
         "_span_token",
         "_started_at",
+        "_statement_count",
         "caller",
         "cost",
         "document",
@@ -241,10 +244,15 @@ class OperationObserver:
         self._error_codes: set[str] = set()
         self._is_counted_as_open = False
         self._span_token: Token[Span | None] | None = None
+        self._outer_statement_count: StatementCount | None = None
+        self._statement_count: StatementCount | None = None  # None for a subscription
 
     def __enter__(self) -> "OperationObserver":
         if self.span is not None:
             self._span_token = traces.current.set(self.span)
+        self._outer_statement_count = statement_counts.current.get()
+        self._statement_count = StatementCount()
+        statement_counts.current.set(self._statement_count)
         self._started_at = perf_counter()
         return self
 
@@ -255,6 +263,7 @@ class OperationObserver:
         trace: TracebackType | None,
     ) -> None:
         seconds = perf_counter() - self._started_at
+        statement_counts.current.set(self._outer_statement_count)
         if self._span_token is not None:
             traces.current.reset(self._span_token)
         self._record_metrics_log_and_trace(seconds, error)
@@ -307,20 +316,23 @@ class OperationObserver:
         is_public = self.caller.viewer.role is Role.PUBLIC  # anybody can choose a name
         usage_name = label if is_public or name is None else name
         self._count_usage(usage_name, seconds if self.event_count is None else None)
-        logged = log.isEnabledFor(logging.INFO)
-        if logged or self.span is not None:
-            log_fields = self._log_fields(name, kind, seconds, error)
-            if logged:
-                # log.info would look up the line of code, which takes time and is not logged
-                # `facts` is logged on stderr, and the log store also has the address
-                extra = {"facts": log_fields, "client_ip": getattr(self.caller, "client_ip", None)}
-                record = log.makeRecord(
-                    log.name, logging.INFO, "", 0, "operation", (), None, extra=extra
-                )
-                log.handle(record)
-            if self.span is not None and _sampler is not None:
-                self._end_and_describe_span(self.span, log_fields)
-                _sampler.sink.add_trace(self.span)
+        level = logging.WARNING if self._is_slow(seconds) else logging.INFO
+        if self.span is not None or log.isEnabledFor(level):
+            self._log_and_trace(level, self._log_fields(name, kind, seconds, error))
+
+    def _log_and_trace(self, level: int, log_fields: dict[str, Any]) -> None:
+        """Write the log line, if its level is enabled, and the trace. A slow one is a warning."""
+        if level == logging.WARNING:
+            log_fields |= self._slow_operation_fields()
+        if log.isEnabledFor(level):
+            # log.warning would look up the line of code, which takes time and is not logged
+            # `facts` is logged on stderr, and the log store also has the address
+            extra = {"facts": log_fields, "client_ip": getattr(self.caller, "client_ip", None)}
+            record = log.makeRecord(log.name, level, "", 0, "operation", (), None, extra=extra)
+            log.handle(record)
+        if self.span is not None and _sampler is not None:
+            self._end_and_describe_span(self.span, log_fields)
+            _sampler.sink.add_trace(self.span)
 
     def _count_usage(self, name: str, seconds: float | None) -> None:
         """Count the operation for its user, address, session and name."""
@@ -349,12 +361,28 @@ class OperationObserver:
             "ms": round(seconds * 1000, 3),
             "cost": self.cost,
         }
+        if self._statement_count is not None:
+            facts["statements"] = self._statement_count.total
         if self._error_codes:
             facts["codes"] = sorted(self._error_codes)[:MAX_LOGGED_CODES]
         if self.event_count is not None:
             facts["events"] = self.event_count
         if self.caller.viewer.user_id:
             facts["user"] = self.caller.viewer.user_id
+        return facts
+
+    def _is_slow(self, seconds: float) -> bool:
+        """True if a query or mutation took at least `log_slow_operation_threshold`."""
+        environment = getattr(self.caller, "environment", None)
+        if self._statement_count is None or environment is None:
+            return False
+        threshold: float = environment.options.log_slow_operation_threshold.total_seconds()
+        return 0 < threshold <= seconds
+
+    def _slow_operation_fields(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"slow": True}
+        if self.document_text is not None:
+            facts["document"] = f"sha256:{hash_of(self.document_text).hex()}"
         return facts
 
     def _operation_status(self, error: BaseException | None) -> str:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mail.backup.errors import BackupError
 from mail.backup.manifest import BackupFile, BackupManifest, manifest_from_json
@@ -32,6 +32,14 @@ def backup_id(now: datetime) -> str:
     """The ID of a backup that begins now. IDs are in the order of time."""
     utc = now.astimezone(UTC)
     return f"{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03}Z"
+
+
+def folder_or_url(text: str) -> str:
+    """The path of a folder, or the URL of a bucket as the settings of object stores take it."""
+    parts = urlsplit(text)
+    if parts.scheme == "file" and not parts.netloc:
+        return unquote(parts.path)
+    return text if "://" in text else str(Path(text).absolute())
 
 
 def location_of_objects(target: str) -> str:

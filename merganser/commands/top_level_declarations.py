@@ -188,9 +188,9 @@ def print_settings_page() -> None:
 def run_doctor(
     as_json: JsonOption = False,
 ) -> None:
-    """Check the database, disk, permissions, ports and DNS, and print what to do.
+    """Check the database, disk, clock, permissions, ports, DNS, certificates and backups.
 
-    The exit code is 1 if something must be done.
+    For each problem it prints what to do. The exit code is 1 if something must be done.
 
     Example: merganser doctor
     """

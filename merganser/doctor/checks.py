@@ -1,14 +1,12 @@
-"""The checks of `merganser doctor`: versions, files, database, ports and DNS."""
+"""The checks of `merganser doctor`: versions, files, database, ports, DNS and backups."""
 
 import asyncio
 import os
-import shutil
 import socket
 import sqlite3
 import stat
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import dns.exception
@@ -19,7 +17,10 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import ascii_domain
 from mail.network.dns_resolver import create_resolver as resolver_at
+from merganser.doctor.backups import check_backups
 from merganser.doctor.certificates import check_certificates
+from merganser.doctor.clock import check_clock
+from merganser.doctor.disk import check_disk_space
 from merganser.doctor.findings import (
     CheckName,
     Finding,
@@ -28,22 +29,21 @@ from merganser.doctor.findings import (
     hint_finding,
     ok_finding,
 )
+from merganser.doctor.reverse_dns import (
+    NETWORK_TIMEOUT,
+    RESERVED_TOP_LEVEL_DOMAINS,
+    check_reverse_dns,
+)
 from merganser.errors import CommandError
 from merganser.server import arc_keys, environment_factory, key_file, sockets
 from merganser.server.store import store_lock
 from merganser.server.store.migration import load_missing_revisions
 from merganser.settings.settings import PREFIX, Settings
 from models.domains.tables import Domain
-from models.quantities import format_size
 from models.store.database import Database
 
-NETWORK_TIMEOUT = 3.0  # seconds
 MAX_DOMAINS = 20  # checked in DNS
-LOW_DISK_SPACE = 1 << 30  # bytes; a hint below
-FULL_DISK_SPACE = 200 << 20  # bytes; an action below
-RESERVED_TOP_LEVEL_DOMAINS = ("example", "test", "invalid", "localhost")  # RFC 6761
 OTHERS_PERMISSIONS = 0o077
-EARLIEST_VALID_TIME = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 Check = Callable[[Settings], Awaitable[list[Finding]]]
@@ -53,10 +53,10 @@ async def run_checks(settings: Settings) -> list[Finding]:
     """Run all checks and return their findings. A check that raises becomes a finding."""
     checks: dict[CheckName, Check] = {
         CheckName.PROGRAMS: _check_versions,
-        CheckName.CLOCK: _check_clock,
+        CheckName.CLOCK: check_clock,
         CheckName.DATA_FOLDER: _check_data_folder,
         CheckName.SECRET: _check_secret_file,
-        CheckName.DISK: _check_disk_space,
+        CheckName.DISK: check_disk_space,
         CheckName.DATABASE: _check_database,
         CheckName.KEY_FILE: _check_key_file,
         CheckName.ARC_KEYS: _check_arc_keys,
@@ -64,6 +64,8 @@ async def run_checks(settings: Settings) -> list[Finding]:
         CheckName.OBJECT_STORE: _check_object_stores,
         CheckName.PORT: _check_ports,
         CheckName.DNS: _check_dns,
+        CheckName.REVERSE_DNS: check_reverse_dns,
+        CheckName.BACKUP: check_backups,
     }
     findings: list[Finding] = []
     try:
@@ -85,13 +87,6 @@ async def _check_versions(_settings: Settings) -> list[Finding]:
             CheckName.PROGRAMS, versions, "use a Python with SQLite 3.35 or newer"
         )
     return ok_finding(CheckName.PROGRAMS, versions)
-
-
-async def _check_clock(_settings: Settings) -> list[Finding]:
-    now = datetime.now(UTC)
-    if now < EARLIEST_VALID_TIME:
-        return action_finding(CheckName.CLOCK, now.isoformat(), "set the clock of this machine")
-    return ok_finding(CheckName.CLOCK, now.isoformat(timespec="seconds"))
 
 
 async def _check_data_folder(settings: Settings) -> list[Finding]:
@@ -127,43 +122,6 @@ async def _check_secret_file(settings: Settings) -> list[Finding]:
         )
     environment_factory.load_or_create_signing_secret(settings)
     return ok_finding(CheckName.SECRET, str(path))
-
-
-async def _check_disk_space(settings: Settings) -> list[Finding]:
-    findings: list[Finding] = []
-    for folder in _folders_on_different_disks(settings):
-        free_bytes = shutil.disk_usage(_folder_or_first_existing_parent(folder)).free
-        free_space = f"{format_size(free_bytes)} free for {folder}"
-        if free_bytes < FULL_DISK_SPACE:
-            findings += action_finding(
-                CheckName.DISK, free_space, "free space: mail will soon be rejected with 452"
-            )
-        elif free_bytes < LOW_DISK_SPACE:
-            findings += hint_finding(CheckName.DISK, free_space, "free space soon")
-        else:
-            findings += ok_finding(CheckName.DISK, free_space)
-    return findings
-
-
-def _folders_on_different_disks(settings: Settings) -> list[Path]:
-    url = environment_factory.checked_database_url_without_password(settings)
-    folders = [settings.data]
-    if url.get_backend_name() == "sqlite" and url.database:
-        folders.append(Path(url.database).parent)
-    urls = (settings.object_store_url, settings.cold_object_store_url)
-    folders += [Path(url) for url in urls if url and "://" not in url]
-    devices: dict[int, Path] = {}
-    for folder in folders:
-        devices.setdefault(_folder_or_first_existing_parent(folder).stat().st_dev, folder)
-    return list(devices.values())
-
-
-def _folder_or_first_existing_parent(folder: Path) -> Path:
-    return next(
-        folder_path
-        for folder_path in (folder.absolute(), *folder.absolute().parents)
-        if folder_path.exists()
-    )
 
 
 async def _check_database(settings: Settings) -> list[Finding]:

@@ -30,6 +30,8 @@ class CheckName(StrEnum):
     OBJECT_STORE = "object store"
     PORT = "port"
     DNS = "DNS"
+    REVERSE_DNS = "reverse DNS"
+    BACKUP = "backup"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
-"""The settings file: lines `VARIABLE=value`, whose variables the environment overrides."""
+"""The settings file: TOML, or lines `VARIABLE=value`. The environment overrides its settings."""
 
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from merganser.settings.toml_config import InvalidToml, TextOrTexts, parse_toml
+
+TOML_SUFFIX = ".toml"
 MAX_SIZE = 256 << 10  # bytes
 MAX_LINE_LENGTH = 64 << 10  # characters
 QUOTES = "\"'"
@@ -16,14 +19,17 @@ class InvalidConfigFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConfigLine:
-    """The value of a variable in the settings file."""
+    """The value of a variable in the settings file. Only TOML has lists of texts."""
 
-    value: str
+    value: TextOrTexts
     line_number: int
 
 
 def read_config_file(path: Path) -> dict[str, ConfigLine]:
-    """Read the values of a settings file by variable. Raises InvalidConfigFile."""
+    """Read the values of a settings file by variable. Raises InvalidConfigFile.
+
+    A file whose name ends with .toml is TOML.
+    """
     try:
         # a FIFO without a writer would block
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -36,7 +42,18 @@ def read_config_file(path: Path) -> dict[str, ConfigLine]:
         raise InvalidConfigFile(f"Cannot read {path}: {problem.strerror}.") from problem
     if len(raw) > MAX_SIZE:
         raise InvalidConfigFile(f"{path} is larger than {MAX_SIZE >> 10} KiB.")
-    return _parse_lines(path, raw)
+    return _parse_toml(path, raw) if path.suffix == TOML_SUFFIX else _parse_lines(path, raw)
+
+
+def _parse_toml(path: Path, raw: bytes) -> dict[str, ConfigLine]:
+    try:
+        values = parse_toml(raw.decode())
+    except UnicodeDecodeError as problem:
+        line_number = raw.count(b"\n", 0, problem.start) + 1
+        raise InvalidConfigFile(f"{path}, line {line_number}: the text is not UTF-8.") from problem
+    except InvalidToml as problem:
+        raise InvalidConfigFile(f"{path}, line {problem.line_number}: {problem}") from problem
+    return {variable: ConfigLine(value, number) for variable, (value, number) in values.items()}
 
 
 def _parse_lines(path: Path, raw: bytes) -> dict[str, ConfigLine]:

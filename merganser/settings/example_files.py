@@ -1,18 +1,27 @@
 """Commented examples of the settings file and of the file of secrets, made from the settings."""
 
+import json
+import re
 import textwrap
 from typing import get_args
 
 from pydantic import SecretStr
 
 from merganser.settings.settings import PREFIX, Settings
-from merganser.settings.settings_page import SettingDescription, describe_settings_by_topic
+from merganser.settings.settings_page import (
+    SettingDescription,
+    describe_settings_by_topic,
+    format_setting_value,
+    schema_extra,
+)
 
 LINE_WIDTH = 98
 SETTINGS_HEADING = """\
-Settings of Merganser: lines VARIABLE=value. A line without a sign # sets a value. Write no \
-secrets into this file: see the file `secrets` beside it. `systemctl reload merganser` reads it \
-again."""
+Settings of Merganser in TOML. The key of the variable MERGANSER_HOSTNAME is hostname. Remove the \
+sign # before a key to set its value. Each line shows the default, or "" if there is no fixed one. \
+An empty value has the same effect as no line. Write no secrets into this file: see the file \
+`secrets` beside it. Variables of the environment precede this file. `systemctl reload merganser` \
+reads it again."""
 SECRETS_HEADING = """\
 Settings of Merganser with secrets: lines VARIABLE='value' of a shell. Only root can read this \
 file, and systemd passes it to the server. `systemctl restart merganser` reads it again."""
@@ -30,7 +39,8 @@ def example_settings_file() -> str:
         if described:
             lines += ["", f"## {topic}"]
         for setting in described:
-            lines += ["", *_setting_lines(setting), f"#{setting.variable}="]
+            name = _setting_name(setting)
+            lines += ["", *_setting_lines(setting), f"#{name} = {_default_as_toml(name)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -50,10 +60,31 @@ def _is_in_another_file(setting: SettingDescription) -> bool:
 
 
 def _is_secret(setting: SettingDescription) -> bool:
-    name = setting.variable.removeprefix(PREFIX).lower()
-    annotation = Settings.model_fields[name].annotation
+    annotation = Settings.model_fields[_setting_name(setting)].annotation
     is_secret_type = SecretStr in (annotation, *get_args(annotation))
     return is_secret_type or setting.variable in URLS_WITH_PASSWORDS
+
+
+def _setting_name(setting: SettingDescription) -> str:
+    return setting.variable.removeprefix(PREFIX).lower()
+
+
+def _default_as_toml(name: str) -> str:
+    """Write the default of a setting as TOML: "" if it depends on other settings or files."""
+    field_info = Settings.model_fields[name]
+    default = field_info.default
+    if isinstance(default, bool):
+        return "true" if default else "false"
+    if "default" in schema_extra(field_info) or default is None:
+        return '""'
+    if isinstance(default, tuple):
+        return f"[{', '.join(_toml_value(format_setting_value(v, field_info)) for v in default)}]"
+    return _toml_value(format_setting_value(default, field_info))
+
+
+def _toml_value(text: str) -> str:
+    is_number = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text)
+    return text if is_number else json.dumps(text, ensure_ascii=False)  # also a string of TOML
 
 
 def _setting_lines(setting: SettingDescription) -> list[str]:

@@ -6,24 +6,27 @@ from dataclasses import fields
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from merganser.errors import EXIT_USAGE, CommandError
+from merganser.settings.backups import BackupSettings
 from merganser.settings.blob_cache import BlobCacheSettings
 from merganser.settings.config_file import ConfigLine, InvalidConfigFile, read_config_file
 from merganser.settings.http import HttpSettings
 from merganser.settings.identity_providers import IdentityProviderSettings
 from merganser.settings.incoming_mail import IncomingSettings
 from merganser.settings.log_store import LogStoreSettings
+from merganser.settings.observability import ObservabilitySettings
 from merganser.settings.outgoing_mail import OutgoingSettings
 from merganser.settings.retention import RetentionSettings
 from merganser.settings.scanners import ScannerSettings
 from merganser.settings.signatures import SigningSettings
 from merganser.settings.smtp import SmtpSettings
 from merganser.settings.suggestions import suggest_settings
+from merganser.settings.toml_config import VARIABLE_PREFIX
 from merganser.settings.users import AccountSettings
 from merganser.settings.value_types import (
     DEFAULT_OPTIONS,
@@ -38,7 +41,7 @@ from models.runtime.options import Options
 from models.runtime.renamed_settings import RENAMED_VARIABLES, rename_message
 from models.store.postgres.address import is_postgres, parse_postgres_address
 
-PREFIX = "MERGANSER_"
+PREFIX = VARIABLE_PREFIX
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 FAULT_PATTERN = r"^[a-z]+:[1-9][0-9]*$"
 DRIVER_BY_SCHEME = {
@@ -75,8 +78,10 @@ class Settings(
     SigningSettings,
     ScannerSettings,
     RetentionSettings,
+    ObservabilitySettings,
     LogStoreSettings,
     BlobCacheSettings,
+    BackupSettings,
     IdentityProviderSettings,
 ):
     """All settings. Each is the environment variable `MERGANSER_` with the name in capitals."""
@@ -91,9 +96,10 @@ class Settings(
 
     config: Path | None = Field(
         default=None,
-        description="File with more settings: lines VARIABLE=value with the names of this list, at "
-        "most 256 KiB. Variables of the environment precede it. `configReload` and SIGHUP read it "
-        "again.",
+        description="File with more settings, at most 256 KiB. A name that ends with .toml means "
+        "TOML: the keys are the names of this list in lower case, without MERGANSER_. Other files "
+        "have lines VARIABLE=value. Variables of the environment precede it. `configReload` and "
+        "SIGHUP read it again.",
     )
     data: Path = Field(
         default=Path("var"),
@@ -348,44 +354,6 @@ class Settings(
         description="How long the server still answers requests after SIGTERM, while "
         "`/health/ready` returns 503, so that load balancers stop sending requests. 0 "
         "s: not at all.",
-    )
-    metrics_access: Literal["key", "loopback", "off"] = Field(
-        default="key",
-        description="Who can read `/metrics`. key: clients with `MERGANSER_METRICS_KEY` or a "
-        "credential of an ADMIN. loopback: also every client on this machine, so no proxy may "
-        "forward the path. off: nobody.",
-        json_schema_extra={"hint": "write key, loopback or off"},
-    )
-    metrics_key: SecretStr | None = Field(
-        default=None,
-        min_length=16,
-        description="A bearer key only for `/metrics`, at least 16 characters.",
-        json_schema_extra={"hint": "it needs 16 characters at least"},
-    )
-    otlp_endpoint: str | None = Field(
-        default=None,
-        pattern=r"^https?://[^\s@/]+(/[^\s@]*)?$",
-        description="URL of the collector for traces and metrics (OTLP over HTTP), as in "
-        "http://127.0.0.1:4318. Needs the extra `telemetry`. The standard `OTEL_…` variables work "
-        "too.",
-        json_schema_extra={
-            "hint": "write http://host:port, and keys into OTEL_EXPORTER_OTLP_HEADERS"
-        },
-    )
-    trace_sample_ratio: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Fraction of operations that are traced, 0 to 1.",
-    )
-    log_format: Literal["auto", "json", "text"] = Field(
-        default="auto",
-        description="Format of the log on stderr: json or text; auto, text on a terminal and "
-        "else json.",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO",
-        description="Lowest level of log lines that are written.",
     )
     fault: str | None = Field(
         default=None,

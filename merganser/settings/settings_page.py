@@ -36,6 +36,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Data and keys": (
         "data", "config", "database_url", "object_store_url", "cold_object_store_url", "blob_cache",
         "signing_secret", "encryption_keys_file", "bootstrap_key", "event_bus_url", "disk_reserve",
+        "backup_target", "backup_max_age",
     ),
     "Names, listeners and TLS": (
         "hostname", "node_address", "public_url", "http_listen", "lmtp_listen", "smtp_listen",
@@ -125,7 +126,7 @@ def describe_settings_by_topic(
     names = [
         name
         for name, field_info in settings_class.model_fields.items()
-        if not _schema_extra(field_info).get("hidden")
+        if not schema_extra(field_info).get("hidden")
     ]
     prefix_by_name = {name: _longest_prefix(name) for name in names}
     names.sort(key=lambda name: PREFIX_ORDER.index(prefix_by_name[name]))  # stable
@@ -145,7 +146,7 @@ def _describe_setting(name: str, field_info: FieldInfo) -> SettingDescription:
     return SettingDescription(
         variable=(PREFIX + name).upper(),
         values=_allowed_values_text(field_info),
-        default=_schema_extra(field_info).get("default") or _default_text(field_info),
+        default=schema_extra(field_info).get("default") or _default_text(field_info),
         meaning=field_info.description or "",
         key=KEY_BY_SETTING.get(name),
     )
@@ -157,7 +158,8 @@ def _table_row(setting: SettingDescription) -> str:
     return f"| `{setting.variable}` | {setting.values} | {setting.default} | {meaning} |"
 
 
-def _schema_extra(field_info: FieldInfo) -> dict[str, Any]:
+def schema_extra(field_info: FieldInfo) -> dict[str, Any]:
+    """Return the additions of a setting to its declaration, such as the text of its default."""
     extra = field_info.json_schema_extra
     return extra if isinstance(extra, dict) else {}
 
@@ -167,11 +169,11 @@ def _default_text(field_info: FieldInfo) -> str:
     if value in (None, "", ()) and not isinstance(value, bool):
         return "none"
     if isinstance(value, tuple):
-        return ", ".join(_format_value(item, field_info) for item in value)
-    return _format_value(value, field_info)
+        return ", ".join(format_setting_value(item, field_info) for item in value)
+    return format_setting_value(value, field_info)
 
 
-def _format_value(value: object, field_info: FieldInfo) -> str:
+def format_setting_value(value: object, field_info: FieldInfo) -> str:
     """Format a value or a bound of a setting with its unit."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -228,5 +230,6 @@ def _range_text(field_info: FieldInfo) -> str:
     min_level: Any = max(minima, default=None)  # type: ignore[type-var]
     most: Any = min(maxima, default=None)  # type: ignore[type-var]
     if most is not None:
-        return f"{_format_value(min_level, field_info)} to {_format_value(most, field_info)}"
-    return f"at least {_format_value(min_level, field_info)}" if min_level else ""
+        first, last = (format_setting_value(level, field_info) for level in (min_level, most))
+        return f"{first} to {last}"
+    return f"at least {format_setting_value(min_level, field_info)}" if min_level else ""

@@ -198,6 +198,8 @@ class Options:
     message_trace_retention: timedelta = timedelta(days=7)
     audit_log_retention: timedelta = timedelta(days=365)
     cluster_node_retention: timedelta = timedelta(days=7)  # of the node of a stopped server
+    # duration from which a query or mutation is logged as slow; 0: never
+    log_slow_operation_threshold: timedelta = timedelta(seconds=2)
     # lowest level of stored log entries, then exceptions: models/logs/levels.py
     logs_levels: str = "INFO"
     logs_retention: timedelta = timedelta(days=14)

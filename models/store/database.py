@@ -21,6 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.observability import metrics
+from models.observability.statement_counts import (
+    count_statements_of_engine,
+    keep_count_in_thread,
+)
 from models.observability.traces import TimedBlock
 from models.store import cancel_safety, text_folding
 from models.store.committed_transactions import commit_even_if_cancelled, is_committed, note_commit
@@ -155,6 +159,7 @@ class Database:
 
         for engine in self.engines:
             make_engine_raise_generated_id_collisions(engine)
+            count_statements_of_engine(engine)
 
     @property
     def engines(self) -> list[Engine]:
@@ -257,7 +262,7 @@ class Database:
         """
         with TimedBlock(DURATION, "database statement", "statement"), _outage_guard:
             if self._write_queue:
-                outcome = await self._write_queue.run_transaction(work)
+                outcome = await self._write_queue.run_transaction(keep_count_in_thread(work))
             else:
                 async with self.engine.begin() as connection:
                     outcome = await connection.run_sync(work)

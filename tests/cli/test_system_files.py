@@ -11,7 +11,7 @@ import pytest
 from merganser.commands.server import system_files
 from merganser.errors import CommandError
 from merganser.settings.config_file import read_config_file
-from merganser.settings.settings import PREFIX, Settings
+from merganser.settings.settings import PREFIX, Settings, read_settings
 from tests.support.servers.merganser_server import ROOT
 
 HIDDEN = {
@@ -30,18 +30,25 @@ SECRETS = {
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "etc" / "merganser"
     created = system_files.create_missing_system_files(path, os.getgid())
-    assert created == [path / "merganser.conf", path / "secrets"]
+    assert created == [path / "merganser.toml", path / "secrets"]
     return path
 
 
 def commented_variables(path: Path) -> set[str]:
+    """The variables of the commented lines: `KEY = value` of TOML, or `VARIABLE=value`."""
+    keys = re.findall(r"^#([a-z0-9_]+) = ", path.read_text(), re.MULTILINE)
     names = re.findall(r"^#(\w+)=", path.read_text(), re.MULTILINE)
-    assert len(names) == len(set(names))
-    return set(names)
+    variables = [*(f"{PREFIX}{key.upper()}" for key in keys), *names]
+    assert len(variables) == len(set(variables))
+    return set(variables)
+
+
+def uncomment_all_keys(path: Path) -> None:
+    path.write_text(re.sub(r"^#(?=[a-z0-9_]+ = )", "", path.read_text(), flags=re.MULTILINE))
 
 
 def test_files_have_every_setting_once(folder: Path) -> None:
-    plain = commented_variables(folder / "merganser.conf")
+    plain = commented_variables(folder / "merganser.toml")
     secret = commented_variables(folder / "secrets")
     assert secret >= SECRETS
     assert not plain & secret
@@ -52,16 +59,26 @@ def test_files_have_every_setting_once(folder: Path) -> None:
 
 
 def test_settings_file_sets_nothing_until_a_line_is_uncommented(folder: Path) -> None:
-    path = folder / "merganser.conf"
+    path = folder / "merganser.toml"
     assert read_config_file(path) == {}
-    text = path.read_text().replace("#MERGANSER_HOSTNAME=", "MERGANSER_HOSTNAME=mx.example.org")
-    path.write_text(text)
+    text = path.read_text()
+    assert '\n#hostname = "localhost"\n' in text
+    path.write_text(text.replace('\n#hostname = "localhost"\n', '\nhostname = "mx.example.org"\n'))
     lines = read_config_file(path)
     assert {name: line.value for name, line in lines.items()} == {
         "MERGANSER_HOSTNAME": "mx.example.org"
     }
-    path.write_text(re.sub(r"^#(\w+=)", r"\1", text, flags=re.MULTILINE))
-    assert set(read_config_file(path)) >= {"MERGANSER_PUBLIC_URL", "MERGANSER_SMTP_LISTEN"}
+
+
+def test_settings_file_shows_the_defaults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    defaults = read_settings()
+    path = folder / "merganser.toml"
+    uncomment_all_keys(path)
+    assert len(read_config_file(path)) > 100
+    monkeypatch.setenv("MERGANSER_CONFIG", str(path))
+    assert read_settings().model_dump() == {**defaults.model_dump(), "config": path}
 
 
 def test_file_of_secrets_is_read_by_a_shell(folder: Path) -> None:
@@ -79,16 +96,16 @@ def test_file_of_secrets_is_read_by_a_shell(folder: Path) -> None:
 
 def test_only_the_owner_reads_the_secrets(folder: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
-    assert modes == {"merganser": 0o750, "merganser.conf": 0o640, "secrets": 0o600}
-    assert (folder / "merganser.conf").stat().st_gid == os.getgid()
+    assert modes == {"merganser": 0o750, "merganser.toml": 0o640, "secrets": 0o600}
+    assert (folder / "merganser.toml").stat().st_gid == os.getgid()
 
 
 def test_existing_files_are_kept(folder: Path) -> None:
-    (folder / "merganser.conf").write_text("MERGANSER_HOSTNAME=mx.example.org\n")
+    (folder / "merganser.toml").write_text('hostname = "mx.example.org"\n')
     (folder / "secrets").unlink()
     created = system_files.create_missing_system_files(folder, os.getgid())
     assert created == [folder / "secrets"]
-    assert (folder / "merganser.conf").read_text() == "MERGANSER_HOSTNAME=mx.example.org\n"
+    assert (folder / "merganser.toml").read_text() == 'hostname = "mx.example.org"\n'
 
 
 def test_folder_that_cannot_be_created_is_named() -> None:
@@ -98,6 +115,6 @@ def test_folder_that_cannot_be_created_is_named() -> None:
 
 def test_files_are_those_of_the_unit() -> None:
     unit = (ROOT / "deploy/merganser.service").read_text()
-    assert f"MERGANSER_CONFIG={system_files.SYSTEM_FOLDER}/merganser.conf" in unit
+    assert f"MERGANSER_CONFIG={system_files.SYSTEM_FOLDER}/merganser.toml" in unit
     assert f"LoadCredential=secrets:{system_files.SYSTEM_FOLDER}/secrets" in unit
     assert f"Group={system_files.SERVICE_GROUP}" in unit

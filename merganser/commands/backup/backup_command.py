@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import typer
 from obstore.exceptions import BaseError
 
 from mail.backup.backup_run import BackupOrder, BackupSummary, back_up
 from mail.backup.errors import BackupError
-from mail.backup.target import BackupTarget, backup_id
+from mail.backup.target import BackupTarget, backup_id, folder_or_url
 from merganser.commands.backup.key_copies import (
     copy_key_files,
     delete_key_copies,
@@ -100,14 +100,6 @@ def _errors_as_command_errors(written_folder: Path) -> Generator[None]:
             f"The disk of {written_folder} is full: the database and the new objects need room. "
             "The earlier backups are complete."
         ) from problem
-
-
-def folder_or_url(text: str) -> str:
-    """The path of a folder, or the URL of a bucket as the settings of object stores take it."""
-    parts = urlsplit(text)
-    if parts.scheme == "file" and not parts.netloc:
-        return unquote(parts.path)
-    return text if "://" in text else str(Path(text).absolute())
 
 
 def open_target(location: str, argument_name: str) -> BackupTarget:

@@ -8,7 +8,8 @@ import typer
 import uvloop
 
 from mail.backup.errors import BackupError
-from merganser.commands.backup.backup_command import folder_or_url, open_target
+from mail.backup.target import folder_or_url
+from merganser.commands.backup.backup_command import open_target
 from merganser.commands.backup.restore_operations import (
     RestoreOrder,
     RestoreSummary,

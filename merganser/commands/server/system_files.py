@@ -12,7 +12,7 @@ SERVICE_GROUP = "merganser"
 OWNER_ONLY_MODE, GROUP_READABLE_MODE = 0o600, 0o640
 REMAINING_STEPS = """\
 What remains to be done:
-1. Write the host name and the public URL into {folder}/merganser.conf.
+1. Write the host name and the public URL into {folder}/merganser.toml.
 2. Write passwords into {folder}/secrets, if you use PostgreSQL or a bucket.
 3. Install the unit merganser.service, and the program merganser-admin.
 4. Run: merganser-admin init
@@ -39,7 +39,7 @@ def create_missing_system_files(folder: Path, group_id: int) -> list[Path]:
     Raises CommandError if a file can't be created.
     """
     texts_and_modes = {
-        folder / "merganser.conf": (example_settings_file(), GROUP_READABLE_MODE),
+        folder / "merganser.toml": (example_settings_file(), GROUP_READABLE_MODE),
         folder / "secrets": (example_secrets_file(), OWNER_ONLY_MODE),
     }
     try:

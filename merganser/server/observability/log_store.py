@@ -61,7 +61,7 @@ _COMPONENTS_BY_PREFIX: Mapping[str, LogComponent | None] = {
 _THROTTLE_EVENTS = frozenset({"Sign-in failed", "Credential refused"})
 _QUEUE_ID_FIELDS = ("queue", "id")
 OPERATION_LOGGER = "graph.execution.telemetry"
-OPERATION_ENTRY_SIZE = 2000  # bytes in memory: at most eleven short fields
+OPERATION_ENTRY_SIZE = 2000  # bytes in memory: at most 14 short fields
 
 
 def create_log_store(settings: Settings, database: Database) -> LogStore:

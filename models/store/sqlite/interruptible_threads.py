@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from models.observability.statement_counts import keep_count_in_thread
 from models.store.read_slots import ReadSlots, current_read_owner
 
 Result = TypeVar("Result")
@@ -71,7 +72,7 @@ class InterruptibleThreads:
         owner, read = current_read_owner.get(), InterruptibleRead()
         await self._slots.acquire(owner)
         try:
-            future = self._threads.submit(work, read)
+            future = self._threads.submit(keep_count_in_thread(work), read)
         except BaseException:
             self._slots.release(owner)
             raise

@@ -49,6 +49,7 @@ def test_operation_is_one_log_line(observed_server: ObservedServer) -> None:
     assert (line["event"], line["level"], line["kind"]) == ("operation", "info", "query")
     assert (line["operation"], line["status"], line["cost"]) == ("Line", "ok", 1)
     assert 0 < line["ms"] < 10_000
+    assert line["statements"] >= 0
     assert isinstance(line["user"], int)
     assert "codes" not in line
     observed_server.query(
