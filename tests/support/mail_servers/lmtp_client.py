@@ -73,8 +73,12 @@ async def connect_lmtp(port: int, *, greet: bool = True) -> SmtpTestClient:
     """Connect to an LMTP listener, and send LHLO if `greet` is true."""
     client = SmtpTestClient(*await asyncio.open_connection("127.0.0.1", port))
     if greet:
-        await client.read_reply()
-        await client.run_command("LHLO mx.example.net")
+        try:
+            await client.read_reply()
+            await client.run_command("LHLO mx.example.net")
+        except BaseException:  # also if the task is cancelled
+            await client.close()
+            raise
     return client
 
 
