@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = [
     "tests.support.clock_tests",
+    "tests.support.executors",
     "tests.support.hypothesis_profile",
     "tests.support.servers.s3_server",
     "tests.support.servers.session_server_fixture",

@@ -30,15 +30,10 @@ from resolvers.submission.file_attachments import (
 from resolvers.submission.outgoing_messages import MailMergeEntry
 
 
-@strawberry.input(
-    description="Stored file that is sent with a message: attached, or as a link below the text."
-)
-class FileAttachmentInput:
-    file: FileRef = attribute_field("Stored file of the user.")
-    mode: FileAttachmentMode = attribute_field(
-        "Way in which the recipients get the file. Default: ATTACH.",
-        default=FileAttachmentMode.ATTACH,
-    )
+@strawberry.input
+class FileLinkFields:
+    """Input fields of a link to a stored file."""
+
     expires_at: FutureTimeInput | None = attribute_field(
         "Time when the link expires. Default: 100 days after the creation of the link or its "
         "last access.",
@@ -47,26 +42,28 @@ class FileAttachmentInput:
     password: str | None = attribute_field(
         "Password that the link asks for. It is not part of the message. Default: none.",
         default=UNSET,
+    )
+
+
+@strawberry.input(
+    description="Stored file that is sent with a message: attached, or as a link below the text."
+)
+class FileAttachmentInput(FileLinkFields):
+    file: FileRef = attribute_field("Stored file of the user.")
+    mode: FileAttachmentMode = attribute_field(
+        "Way in which the recipients get the file. Default: ATTACH.",
+        default=FileAttachmentMode.ATTACH,
     )
 
 
 @strawberry.input(
     description="Link to a stored file, which is added below the text of a draft. It works at once."
 )
-class DraftFileLinkInput:
+class DraftFileLinkInput(FileLinkFields):
     file: FileRef = attribute_field("Stored file of the user.", metadata=GIVES_ACCESS)
     mode: FileAttachmentMode = attribute_field(
         "Access that the link gives. ATTACH is an error. Default: LINK.",
         default=FileAttachmentMode.LINK,
-    )
-    expires_at: FutureTimeInput | None = attribute_field(
-        "Time when the link expires. Default: 100 days after the creation of the link or its "
-        "last access.",
-        default=UNSET,
-    )
-    password: str | None = attribute_field(
-        "Password that the link asks for. It is not part of the message. Default: none.",
-        default=UNSET,
     )
 
 

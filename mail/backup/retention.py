@@ -27,14 +27,14 @@ async def delete_old_backups(
     anything is deleted, if a manifest, or a list of a kept backup, is missing or damaged.
     """
     manifests = await target.list_manifests()
-    old, kept = manifests[:-keep_count], manifests[-keep_count:]
+    old, newest = manifests[:-keep_count], manifests[-keep_count:]
     lists = [
         await target.fetch_file(manifest.id, OBJECTS_SUFFIX, manifest.objects, work_folder)
-        for manifest in kept
+        for manifest in newest
     ]
     old_ids = [manifest.id for manifest in old]
     await target.delete_backups(old_ids)
-    await target.delete_remains([manifest.id for manifest in kept], now)
+    await target.delete_remains([manifest.id for manifest in newest], now)
     await _delete_unlisted_objects(target, lists, now)
     return old_ids
 

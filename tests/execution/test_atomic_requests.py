@@ -1,14 +1,12 @@
 """`@atomic`: all fields of a request are stored, or none."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from graph.schema import schema
 from graph.types.mutations import MAX_ATOMIC_FIELDS
 from models.admin.settings import SettingValue
 from models.admin.tasks import Task
@@ -30,33 +28,23 @@ from tests.support.servers.live_server import run_live_server, wait_until
 from tests.support.stores.counter_check import assert_store_consistent
 
 
-@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def client_of_each_executor(
-    request: pytest.FixtureRequest, ada: GraphQLClient
-) -> AsyncIterator[GraphQLClient]:
-    """Ada's client, once with each executor."""
-    schema.set_executor_and_clear_documents(is_compiled=request.param)
-    yield ada
-    schema.set_executor_and_clear_documents(is_compiled=True)
-
-
 async def test_atomic_fields_are_stored_in_document_order(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
-    payloads = await client_of_each_executor(
+    payloads = await ada_by_executor(
         f"mutation @atomic {{ {entry_field('a')} {entry_field('b', alias='second')} __typename }}"
     )
     assert payloads.pop("__typename") == "Mutation"
     assert error_codes_by_field(payloads) == {"keyValueSet": [], "second": []}
     assert payloads["second"]["keyValueEntry"] == {"key": "b", "value": "1"}
     assert payloads["keyValueSet"]["journalCursor"] < payloads["second"]["journalCursor"]
-    assert await load_key_values(client_of_each_executor) == {"a": "1", "b": "1"}
+    assert await load_key_values(ada_by_executor) == {"a": "1", "b": "1"}
 
 
 async def test_atomic_field_sees_changes_of_earlier_field(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
-    payloads = await client_of_each_executor(
+    payloads = await ada_by_executor(
         'mutation @atomic { a: mailboxCreate(input: {paths: ["New"]}) { mailboxes { path } }'
         ' b: mailboxRename(input: {mailbox: {path: "New"}, newPath: "Old"})'
         " { mailboxes { path user { mailboxes { nodes { path } } } } } }"
@@ -64,7 +52,7 @@ async def test_atomic_field_sees_changes_of_earlier_field(
     (mailbox,) = payloads["b"]["mailboxes"]
     assert mailbox["path"] == "Old"
     assert "Old" in [user_mailbox["path"] for user_mailbox in mailbox["user"]["mailboxes"]["nodes"]]
-    assert (await client_of_each_executor.load_mailbox("Old")).path == "Old"
+    assert (await ada_by_executor.load_mailbox("Old")).path == "Old"
 
 
 async def test_atomic_field_finds_account_of_the_same_request(admin_client: GraphQLClient) -> None:
@@ -90,87 +78,87 @@ async def test_atomic_field_finds_account_of_the_same_request(admin_client: Grap
 
 
 async def test_first_error_rolls_back_atomic_request(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     document = f"""mutation All @atomic {{
         one: {entry_field("a")} ...Two {FAILING_RENAME} four: {entry_field("c")} }}
       fragment Two on Mutation {{
         two: {entry_field("b")} ... on Mutation {{ deep: {entry_field("e")} }} }}"""
-    payloads = await client_of_each_executor(document)
+    payloads = await ada_by_executor(document)
     aborted = {name: ["ABORTED"] for name in ("one", "two", "deep", "four")}
     assert error_codes_by_field(payloads) == {**aborted, "mailboxRename": ["NOT_FOUND"]}
     assert list(payloads) == ["one", "two", "deep", "mailboxRename", "four"]
     assert payloads["one"]["keyValueEntry"] is None
     assert payloads["one"]["journalCursor"] is None
     assert payloads["one"]["errors"][0]["__typename"] == "UnavailableError"
-    assert await load_key_values(client_of_each_executor) == {}
+    assert await load_key_values(ada_by_executor) == {}
 
 
 async def test_skipped_field_is_not_part_of_atomic_request(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     document = f"""mutation ($on: Boolean!) @atomic {{ one: {entry_field("a")}
       mailboxRename(input: {{mailbox: {{path: "No"}}, newPath: "X"}}) @include(if: $on)
       {{ {PAYLOAD_ERRORS} }} }}"""
-    assert error_codes_by_field(await client_of_each_executor(document, on=False)) == {"one": []}
-    assert error_codes_by_field(await client_of_each_executor(document, on=True)) == {
+    assert error_codes_by_field(await ada_by_executor(document, on=False)) == {"one": []}
+    assert error_codes_by_field(await ada_by_executor(document, on=True)) == {
         "one": ["ABORTED"], "mailboxRename": ["NOT_FOUND"],
     }  # fmt: skip
-    assert await load_key_values(client_of_each_executor) == {"a": "1"}
+    assert await load_key_values(ada_by_executor) == {"a": "1"}
 
 
 async def test_unresolvable_nested_payload_rolls_back_atomic_request(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     failing_field = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path user { messages(first: 999) { nodes { id } } } } errors { code } }"""
-    answer = await client_of_each_executor.execute(
+    answer = await ada_by_executor.execute(
         f"mutation @atomic {{ {entry_field('a', alias='a')} {failing_field} }}"
     )
     assert error_codes_by_field(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
     (error,) = answer["errors"]
     assert error["extensions"]["code"] == "BAD_PAGINATION"
     assert error["path"][0] == "mailboxCreate"
-    assert await load_key_values(client_of_each_executor) == {}
+    assert await load_key_values(ada_by_executor) == {}
     new_mailbox = select(col(Mailbox.id)).where(col(Mailbox.path) == "New")
-    assert not await client_of_each_executor.environment.database.read(new_mailbox)
+    assert not await ada_by_executor.environment.database.read(new_mailbox)
 
 
 async def test_forbidden_field_rolls_back_atomic_request(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     second = f'settingSet(input: {{key: "custom.x", value: 1}}) {{ {PAYLOAD_ERRORS} }}'
-    payloads = await client_of_each_executor(
+    payloads = await ada_by_executor(
         f"mutation @atomic {{ {entry_field('a', alias='a')} {second} }}"
     )
     assert error_codes_by_field(payloads) == {"a": ["ABORTED"], "settingSet": ["FORBIDDEN"]}
-    assert await load_key_values(client_of_each_executor) == {}
+    assert await load_key_values(ada_by_executor) == {}
 
 
 async def test_unresolvable_payload_rolls_back_atomic_request(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     failing_field = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
-    answer = await client_of_each_executor.execute(
+    answer = await ada_by_executor.execute(
         f"mutation @atomic {{ {entry_field('a', alias='a')} {failing_field} }}"
     )
     assert error_codes_by_field(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_PAGINATION"]
-    assert await load_key_values(client_of_each_executor) == {}
+    assert await load_key_values(ada_by_executor) == {}
 
 
 async def test_invalid_null_variable_is_refused_before_any_field_runs(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     invalid_field = "userUpdate(input: {set: {active: $nothing}}) { errors { code } }"
-    answer = await client_of_each_executor.execute(
+    answer = await ada_by_executor.execute(
         f"mutation ($nothing: Boolean) @atomic {{ {entry_field('a', alias='a')} {invalid_field} }}",
         nothing=None,
     )
     assert answer["data"] is None
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
-    assert await load_key_values(client_of_each_executor) == {}
+    assert await load_key_values(ada_by_executor) == {}
 
 
 async def test_anonymous_atomic_request_stores_nothing(ada: GraphQLClient) -> None:
@@ -245,17 +233,17 @@ async def test_field_not_allowed_in_atomic_is_refused_before_any_runs(
 
 
 async def test_validate_only_of_one_field_applies_to_the_whole_request(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     dry_run_field = entry_field("b", alias="b", options="validateOnly: true")
-    payloads = await client_of_each_executor(
+    payloads = await ada_by_executor(
         f"mutation @atomic {{ {entry_field('a', alias='a')} {dry_run_field} }}"
     )
     assert error_codes_by_field(payloads) == {"a": [], "b": []}
     assert [payload["keyValueEntry"]["key"] for payload in payloads.values()] == ["a", "b"]
     assert [payload["journalCursor"] for payload in payloads.values()] == [None, None]
-    assert await load_key_values(client_of_each_executor) == {}
-    payloads = await client_of_each_executor(
+    assert await load_key_values(ada_by_executor) == {}
+    payloads = await ada_by_executor(
         f"mutation @atomic {{ {entry_field('a', alias='a')} {dry_run_field} {FAILING_RENAME} }}"
     )
     assert error_codes_by_field(payloads) == {
@@ -263,33 +251,30 @@ async def test_validate_only_of_one_field_applies_to_the_whole_request(
         "b": ["ABORTED"],
         "mailboxRename": ["NOT_FOUND"],
     }
-    assert await load_key_values(client_of_each_executor) == {}
+    assert await load_key_values(ada_by_executor) == {}
 
 
 async def test_repeated_idempotency_keys_return_the_first_payloads(
-    client_of_each_executor: GraphQLClient,
+    ada_by_executor: GraphQLClient,
 ) -> None:
     first_field, second_field = (
         entry_field(n, alias=n, options=f'idempotencyKey: "k-{n}"') for n in "ab"
     )
-    failed = await client_of_each_executor(
+    failed = await ada_by_executor(
         f"mutation @atomic {{ {first_field} {second_field} {FAILING_RENAME} }}"
     )
     assert error_codes_by_field(failed)["a"] == ["ABORTED"]
-    assert (
-        await client_of_each_executor.environment.database.read(select(col(IdempotentPayload.key)))
-        == []
-    )
-    first = await client_of_each_executor(f"mutation @atomic {{ {first_field} {second_field} }}")
+    assert await ada_by_executor.environment.database.read(select(col(IdempotentPayload.key))) == []
+    first = await ada_by_executor(f"mutation @atomic {{ {first_field} {second_field} }}")
     assert [result["replayed"] for result in first.values()] == [False, False]
-    repeated = await client_of_each_executor(f"mutation @atomic {{ {first_field} {second_field} }}")
+    repeated = await ada_by_executor(f"mutation @atomic {{ {first_field} {second_field} }}")
     assert repeated == {name: {**result, "replayed": True} for name, result in first.items()}
     conflicting_field = entry_field("c", alias="c", options='idempotencyKey: "k-a"')
-    result = await client_of_each_executor(
+    result = await ada_by_executor(
         f"mutation @atomic {{ {entry_field('d', alias='d')} {conflicting_field} }}"
     )
     assert error_codes_by_field(result) == {"d": ["ABORTED"], "c": ["CONFLICT"]}
-    assert set(await load_key_values(client_of_each_executor)) == {"a", "b"}
+    assert set(await load_key_values(ada_by_executor)) == {"a", "b"}
 
 
 async def test_idempotency_key_used_twice_in_one_request_has_one_effect(ada: GraphQLClient) -> None:

@@ -1,21 +1,10 @@
 """A field that fails is null, and the other fields of the request have their values."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from graph.schema import schema
 from tests.conftest import GraphQLClient
 
 pytestmark = pytest.mark.usefixtures("each_executor")
-
-
-@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-def each_executor(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each of the executors."""
-    schema.set_executor_and_clear_documents(is_compiled=request.param)
-    yield
-    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,15 +60,13 @@ class BlockedStore(FolderStore):
             yield part
 
 
-@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def each_executor(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[None]:
+@pytest.fixture(name="each_executor")
+def each_executor_with_deadline(
+    each_executor: None,  # noqa: ARG001 - only its effect counts
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each of the executors, with a deadline that only the test reaches."""
-    schema.set_executor_and_clear_documents(is_compiled=request.param)
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=DEADLINE))
-    yield
-    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 @asynccontextmanager

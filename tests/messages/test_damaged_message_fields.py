@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from graphql import (
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from graph.schema import schema
 from graph.types import global_ids
 from mail.search import index_worker
 from models.files.blobs import Blob
@@ -130,16 +129,6 @@ async def damage_message(environment: Environment, message_id: int) -> None:
     blobs = select(*select_columns(Blob)).join(Message, col(Message.blob_id) == col(Blob.id))
     (row,) = await environment.database.read(blobs.where(col(Message.id) == message_id))
     await damage_row(environment, row, DAMAGE_FUNCTIONS["flipped"])
-
-
-@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def ada_by_executor(
-    request: pytest.FixtureRequest, ada: GraphQLClient
-) -> AsyncIterator[GraphQLClient]:
-    """Ada, by compiled and by plain execution."""
-    schema.set_executor_and_clear_documents(is_compiled=request.param)
-    yield ada
-    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 class LogWarnings:

@@ -1,11 +1,9 @@
 """`Message.imap` reads columns of the message's row, in a list without another statement."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from graph.schema import schema
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
@@ -14,16 +12,6 @@ LIST = '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages(first: 50) { %
 MESSAGE = "query ($id: ID!) { message(by: {id: $id}) { imap { uid modseq flags deleted } } }"
 ROW_FIELDS = "nodes { imap { uid modseq flags deleted } }"
 EXECUTIONS = 3  # parsed, then compiled, then from the cached plan
-
-
-@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def ada_by_executor(
-    request: pytest.FixtureRequest, ada: GraphQLClient
-) -> AsyncIterator[GraphQLClient]:
-    """Ada, by compiled and by plain execution."""
-    schema.set_executor_and_clear_documents(is_compiled=request.param)
-    yield ada
-    schema.set_executor_and_clear_documents(is_compiled=True)
 
 
 def message_columns(statements: list[str]) -> set[str]:

@@ -97,7 +97,7 @@ ERROR_CODES_BY_MUTATION: dict[str, tuple[str, ...]] = {
     "identityCreate": ("CONFLICT", "FORBIDDEN_OPERATION", "LIMIT_REACHED"),
     "identityDelete": ("CONFLICT", "LIMIT_REACHED"),
     "identityLinkDelete": ("CONFLICT", "LIMIT_REACHED"),
-    "identityProviderDelete": ("CONFLICT", "LIMIT_REACHED"),
+    "identityProviderDelete": ("LIMIT_REACHED",),
     "identityProviderSet": ("LIMIT_REACHED",),
     "identityProviderTest": ("LIMIT_REACHED", "RATE_LIMITED"),
     "identityUpdate": ("LIMIT_REACHED",),
