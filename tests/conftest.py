@@ -63,12 +63,12 @@ TEST_OPTIONS = Options(
     argon2_time_cost=1,
     auto_create_domains=True,
     hostname="mx.example.org",
+    log_slow_operation_threshold=timedelta(0),  # a busy machine is slow too
     mx_allow_private_networks=True,  # the servers of tests are on loopback
     backup_restore_window=timedelta(0),  # garbage collection removes objects at once
     webauthn_rp_id="mail.example.org",
     webauthn_origins=("https://mail.example.org",),
 )
-
 
 # By fixture name: the columns of the user's row, and the secret of the user's API key
 PreparedAccounts = dict[str, tuple[dict[str, Any], str]]
