@@ -44,7 +44,7 @@ from graph.filters import (
     sieve_script_mutations,
     sieve_scripts,
 )
-from graph.filters import types as filter_types
+from graph.filters import operations as filter_operations
 from graph.health import mutations as health_mutations
 from graph.health import queries as health_queries
 from graph.identity_providers import mutations as identity_provider_mutations
@@ -142,7 +142,7 @@ Query = merge_types(
         change_queries.ChangeQuery,
         admin_settings.SettingQuery,
         key_values.KeyValueQuery,
-        filter_types.FilterRootQuery,
+        filter_operations.FilterRootQuery,
         sender_rules.SenderRuleQuery,
         webhooks.WebhookQuery,
         bcc_rules.BccRuleQuery,
@@ -211,7 +211,7 @@ Mutation = merge_types(
         tasks.TaskMutation,
         admin_settings.SettingMutation,
         key_values.KeyValueMutation,
-        filter_types.FilterMutation,
+        filter_operations.FilterMutation,
         bulk_mutations.FiltersCreateMutation,
         sieve_import_mutations.FilterImportMutation,
         sender_rules.SenderRuleMutation,

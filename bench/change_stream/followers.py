@@ -94,7 +94,8 @@ class StreamWatcher:
                     self._saved = replica.copy_replica()
                 if self.random.random() < LEAVE_CHANCE:
                     break
-        if self._saved and self.random.random() < RESTART_CHANCE:
+        # closing the stream took time, in which the end of the proof can have begun
+        if self._saved and not self.stays_connected and self.random.random() < RESTART_CHANCE:
             self._keep_problems()
             self.restart_count += 1
             self.replica = self._saved.copy_replica()

@@ -9,6 +9,7 @@ import strawberry
 import graph.users.types
 from graph.auth.app_passwords import AppPassword
 from graph.domains.domain_lists import DomainListRequest, load_viewer_domain_page
+from graph.domains.filters import DomainFilter
 from graph.domains.types import Domain
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import MutationPayload, attribute_field
@@ -32,7 +33,6 @@ from resolvers.list_orders import OwnerPageKey
 from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
-    from graph.domains.queries import DomainFilter
     from graph.users.types import User
 
 
@@ -228,9 +228,7 @@ class Viewer:
     async def administers(
         self,
         info: Info,
-        filter: Annotated["DomainFilter", strawberry.lazy("graph.domains.queries")] | None = (
-            strawberry.UNSET
-        ),
+        filter: DomainFilter | None = (strawberry.UNSET),
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = strawberry.UNSET,
         after: str | None = strawberry.UNSET,

@@ -4,8 +4,9 @@ The GraphQL type is an argument, since the module of `Domain` imports those of i
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from graph.domains.filters import DomainFilter
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.fields import Info
 from graph.types.row_mapping import NodeView, selected_columns
@@ -17,9 +18,6 @@ from resolvers.domains.domain_lists import DomainListPageKey
 from resolvers.domains.loaders import LIST_ORDERS, DomainOrder
 from resolvers.list_orders import OwnerPageKey
 
-if TYPE_CHECKING:
-    from graph.domains.queries import DomainFilter
-
 DomainView = TypeVar("DomainView", bound=NodeView)
 OwnedPageKey = TypeVar("OwnedPageKey", bound=OwnerPageKey)
 ListView = TypeVar("ListView", bound=NodeView)
@@ -30,7 +28,7 @@ class DomainListRequest(Generic[DomainView]):
     """The arguments of a list of domains, and the GraphQL type of its items."""
 
     view: type[DomainView]
-    filter: "DomainFilter | None"
+    filter: DomainFilter | None
     order: DomainOrder
     page_arguments: PageArguments
 

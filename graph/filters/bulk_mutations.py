@@ -4,7 +4,8 @@ import strawberry
 
 from graph.admin.tasks import Task, TaskPayload
 from graph.filters.inputs import FiltersCreateFromFileInput, FiltersCreateInput, NewFilterInput
-from graph.filters.types import Filter, FiltersPayload
+from graph.filters.operations import FiltersPayload
+from graph.filters.types import Filter
 from graph.types import global_ids
 from graph.types.fields import Info
 from graph.types.list_inputs import convert_list_items

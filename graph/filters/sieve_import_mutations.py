@@ -3,7 +3,8 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.filters.types import Filter, FiltersPayload
+from graph.filters.operations import FiltersPayload
+from graph.filters.types import Filter
 from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import Options, Warning, attribute_field  # noqa: A004 - the outline's word
 from graph.types.fields import Info

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import strawberry
 from strawberry import UNSET
 
 from graph.domains.domain_lists import DomainListRequest, load_relay_host_domain_page
+from graph.domains.filters import DomainFilter
 from graph.domains.types import Domain
 from graph.types.connections import (
     Connection,
@@ -44,9 +45,6 @@ from resolvers.routing.loaders import (
     TransportOrder,
 )
 
-if TYPE_CHECKING:
-    from graph.domains.queries import DomainFilter
-
 ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN}
 READ_GUARD: dict[str, Any] = {**ADMIN_GUARD, "scope": Scope.READ}
 
@@ -81,7 +79,7 @@ class RelayHost(NodeView):
     async def used_by_domains(
         self,
         info: Info,
-        filter: Annotated["DomainFilter", strawberry.lazy("graph.domains.queries")] | None = UNSET,
+        filter: DomainFilter | None = UNSET,
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import strawberry
 from strawberry import UNSET
@@ -22,6 +22,7 @@ from graph.auth.password_policy import PasswordPolicy
 from graph.auth.second_factors import TwoFactor, WebauthnKey
 from graph.auth.security_log import SecurityEvent, SecurityLogFilter, load_event_page_of_user
 from graph.domains.domain_lists import DomainListRequest, load_administered_domain_page
+from graph.domains.filters import DomainFilter
 from graph.domains.types import Domain
 from graph.notifications.push_channels import PushChannel
 from graph.queue.rate_limits import RateLimit
@@ -59,9 +60,6 @@ from resolvers.transfer.exports import UserExportOrder
 from resolvers.users import loaders as user_loaders
 from resolvers.users import service_settings
 from resolvers.users.quota import limits as quota_limits
-
-if TYPE_CHECKING:
-    from graph.domains.queries import DomainFilter
 
 
 @strawberry.type(description="Account of a user.")
@@ -224,7 +222,7 @@ class User(UserCredentialFields):
     async def administers(
         self,
         info: Info,
-        filter: Annotated["DomainFilter", strawberry.lazy("graph.domains.queries")] | None = UNSET,
+        filter: DomainFilter | None = UNSET,
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
