@@ -1,0 +1,1 @@
+"""Lists of users and of deleted users."""

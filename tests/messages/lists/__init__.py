@@ -1,0 +1,1 @@
+"""Tests of lists of messages: orders, filters, pages and their cost."""
