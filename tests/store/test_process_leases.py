@@ -229,7 +229,7 @@ async def test_deregistered_process_claims_and_writes_nothing(
 
 
 async def test_deregistered_process_leases_its_recipients_again(
-    ada: GraphQLClient, environment: Environment
+    ada: GraphQLClient, environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Other processes can't send to these recipients again."""
     slow = make_other_process(environment, name="slow")
@@ -245,8 +245,11 @@ async def test_deregistered_process_leases_its_recipients_again(
             await leases.delete_server_registrations_and_free_leases(
                 environment, slow.process.server_id
             )
-            rows = await load_queue_entries(environment, submission_id)
-            assert {row.lease for row in rows.values()} <= {None}
+
+            async def is_loss_logged() -> bool:  # at the next heartbeat
+                return "This process lost its leases" in caplog.text
+
+            await poll_until(is_loss_logged)
 
             async def are_leased_again() -> bool:
                 rows = await load_queue_entries(environment, submission_id)
