@@ -51,8 +51,8 @@ from resolvers.submission.identities.pages import IdentityOrder
 from resolvers.submission.loaders import SubmissionOrder
 from resolvers.throttling.loaders import LoginPenaltyOrder, NetworkBanOrder
 from resolvers.transfer.exports import UserExportOrder
-from resolvers.users.lists.deleted_users import DeletedUserOrder
-from resolvers.users.lists.users import UserOrder
+from resolvers.users.deleted_listing import DeletedUserOrder
+from resolvers.users.listing import UserOrder
 
 # The objects of each list, and the order of those that are equal; empty if none are equal.
 _LISTS = {

@@ -34,10 +34,10 @@ from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
+from resolvers.users import deleted_listing
 from resolvers.users import restore as user_restore
 from resolvers.users.delete import UserDeletion
-from resolvers.users.lists import deleted_users as deleted_listing
-from resolvers.users.lists.deleted_users import DeletedUserConditions, DeletedUserOrder
+from resolvers.users.deleted_listing import DeletedUserConditions, DeletedUserOrder
 from resolvers.users.restore import DeletedUserRef
 
 

@@ -25,8 +25,8 @@ from graph.users.types import User
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.changes import stream_reader
-from resolvers.users.lists import users as user_listing
-from resolvers.users.lists.users import UserConditions, UserOrder
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserConditions, UserOrder
 
 
 @strawberry.input(description="Conditions on accounts. All must hold.")

@@ -32,8 +32,8 @@ from resolvers.domains.loaders import (
     is_administered_domain,
     reference_text,
 )
-from resolvers.users.lists import users as user_listing
-from resolvers.users.lists.users import UserConditions
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserConditions
 
 EventTypes = frozenset[EventType]
 

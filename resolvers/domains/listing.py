@@ -19,8 +19,8 @@ from resolvers.addresses.loaders import AddressConditions, visible_and_filtered_
 from resolvers.context import Context
 from resolvers.domains.loaders import is_in_administered_domain
 from resolvers.list_orders import OwnerPageKey, SortColumn, list_orders, read_list_pages
-from resolvers.users.lists import users as user_listing
-from resolvers.users.lists.users import UserConditions
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserConditions
 
 DomainSelect = Select[*tuple[Any, ...]]
 

@@ -19,8 +19,8 @@ from resolvers.filters.loaders import FilterOrder
 from resolvers.queue.loaders import QueueEntryOrder
 from resolvers.spam.quarantine import QuarantineOrder
 from resolvers.throttling.loaders import LoginPenaltyOrder, NetworkBanOrder
-from resolvers.users.lists import deleted_users as deleted_listing
-from resolvers.users.lists.deleted_users import DeletedUserConditions, DeletedUserOrder
+from resolvers.users import deleted_listing
+from resolvers.users.deleted_listing import DeletedUserConditions, DeletedUserOrder
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.lists.list_orders import ORDERED_LISTS

@@ -18,7 +18,7 @@ from resolvers.addresses.loaders import AddressConditions
 from resolvers.context import Context
 from resolvers.domains import listing as domain_listing
 from resolvers.domains.listing import DomainPageKey
-from resolvers.users.lists.users import UserConditions
+from resolvers.users.listing import UserConditions
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, make_user
 from tests.support.case_loop import each_case

@@ -10,7 +10,7 @@ from sqlmodel import col
 from models.domains.tables import Domain
 from models.runtime.environment import Environment
 from models.users.tables import User
-from resolvers.users.lists.users import UserOrder
+from resolvers.users.listing import UserOrder
 from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.case_loop import each_case

@@ -17,8 +17,8 @@ from models.users.tables import User
 from resolvers.access import is_visible_user
 from resolvers.context import Context
 from resolvers.domains.loaders import DomainIdOrName
-from resolvers.users.lists import users as user_listing
-from resolvers.users.lists.users import UserConditions, UserOrder
+from resolvers.users import listing as user_listing
+from resolvers.users.listing import UserConditions, UserOrder
 from resolvers.viewer import Viewer
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 

@@ -14,12 +14,12 @@ from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
+from resolvers.users import listing as user_listing
 from resolvers.users import loaders as user_loaders
 from resolvers.users import restore as user_restore
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from resolvers.users.lists import users as user_listing
-from resolvers.users.lists.users import UserConditions
+from resolvers.users.listing import UserConditions
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.viewer import Viewer

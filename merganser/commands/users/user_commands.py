@@ -15,7 +15,7 @@ from models.users.roles import Role
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.users.creation.create import NewUser
 from resolvers.users.limit_values import Unlimited
-from resolvers.users.lists.users import UserConditions
+from resolvers.users.listing import UserConditions
 
 
 def add_user(

@@ -27,13 +27,13 @@ from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context
 from resolvers.users import delete as user_delete
+from resolvers.users import listing as user_listing
 from resolvers.users import restore as user_restore
 from resolvers.users import update as user_update
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.limit_values import limit_or_none
-from resolvers.users.lists import users as user_listing
-from resolvers.users.lists.users import UserConditions
+from resolvers.users.listing import UserConditions
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector
 from resolvers.users.update import UserChanges

@@ -33,7 +33,7 @@ from resolvers.list_orders import SortColumn, list_orders
 from resolvers.pagination import PageForm
 from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 from resolvers.sql_text import any_item_fits_sql as any_holding
-from resolvers.users.lists.user_conditions import (
+from resolvers.users.listing_conditions import (
     has_not_signed_in_since_sql,
     has_second_factor_sql,
     is_quota_full_sql,

@@ -1,1 +1,0 @@
-"""Lists of users and of deleted users."""

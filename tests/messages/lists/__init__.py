@@ -1,1 +1,0 @@
-"""Tests of lists of messages: orders, filters, pages and their cost."""

@@ -1,1 +1,0 @@
-"""ACME servers for tests."""
