@@ -15,7 +15,7 @@ from tests.support.operations.platform.certificate_operations import (
     SERVER_NAME,
     set_certificate,
 )
-from tests.support.servers.acme_platforms import run_acme_platform
+from tests.support.servers.acme.acme_platforms import run_acme_platform
 from tests.support.stores.counter_check import select_rows
 
 KEY_ID, HMAC = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"

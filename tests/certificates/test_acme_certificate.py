@@ -32,12 +32,12 @@ from tests.support.operations.platform.certificate_operations import (
     CertificateSigner,
     set_certificate,
 )
-from tests.support.servers.acme_platforms import (
+from tests.support.servers.acme.acme_platforms import (
     RECORDS,
     configure_unreachable_authority,
     run_acme_platform,
 )
-from tests.support.servers.acme_proxy import run_acme_proxy
+from tests.support.servers.acme.acme_proxy import run_acme_proxy
 from tests.support.stores.counter_check import select_rows
 from tests.support.time_limits import HANG_SECONDS
 

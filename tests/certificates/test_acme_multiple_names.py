@@ -22,7 +22,10 @@ from tests.support.operations.platform.certificate_operations import (
     set_certificate,
 )
 from tests.support.schema.error_paths import field_path, item_index
-from tests.support.servers.acme_platforms import configure_unreachable_authority, run_acme_platform
+from tests.support.servers.acme.acme_platforms import (
+    configure_unreachable_authority,
+    run_acme_platform,
+)
 from tests.support.stores.counter_check import select_rows
 from tests.support.time_limits import HANG_SECONDS
 

@@ -28,8 +28,13 @@ from tests.support.operations.platform.certificate_operations import (
     certificate_pem,
     set_certificate,
 )
-from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
-from tests.support.servers.acme_proxy import NEW_ORDER_PATH, AcmeProxy, AcmeReply, run_acme_proxy
+from tests.support.servers.acme.acme_platforms import AcmePlatform, run_acme_platform
+from tests.support.servers.acme.acme_proxy import (
+    NEW_ORDER_PATH,
+    AcmeProxy,
+    AcmeReply,
+    run_acme_proxy,
+)
 from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 HOUR = timedelta(hours=1)

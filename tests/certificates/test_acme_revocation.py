@@ -27,8 +27,8 @@ from tests.support.operations.platform.certificate_operations import (
     store_certificate,
 )
 from tests.support.schema.error_paths import field_path, item_index
-from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
-from tests.support.servers.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
+from tests.support.servers.acme.acme_platforms import AcmePlatform, run_acme_platform
+from tests.support.servers.acme.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
 from tests.support.stores.counter_check import select_rows
 
 OTHER_NAME = "imap.example.org"

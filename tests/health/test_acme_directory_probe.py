@@ -16,8 +16,8 @@ from resolvers.health.prober import FOLLOW_SECONDS, stop_probing
 from tests.conftest import GraphQLClient
 from tests.support.operations.platform.certificate_operations import store_certificate
 from tests.support.operations.platform.cluster_operations import register_server
-from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
-from tests.support.servers.acme_proxy import AcmeProxy, AcmeReply, run_acme_proxy
+from tests.support.servers.acme.acme_platforms import AcmePlatform, run_acme_platform
+from tests.support.servers.acme.acme_proxy import AcmeProxy, AcmeReply, run_acme_proxy
 
 BUSY_MACHINE_SECONDS = 60.0
 ACME_DIRECTORY = """{ components(filter: { names: ["acmeDirectory"] }) {

@@ -12,8 +12,8 @@ from cryptography import x509
 from bench.servers.ports import free_port
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.platform.certificate_operations import SERVER_NAME, CertificateSigner
+from tests.support.servers.acme.pebble_server import run_pebble
 from tests.support.servers.merganser_server import MerganserProcess
-from tests.support.servers.pebble_server import run_pebble
 
 CONNECTION_COUNT = 8  # enough to reach every process
 

@@ -17,8 +17,8 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.platform.certificate_operations import CERTIFICATE_QUERY, SERVER_NAME
+from tests.support.servers.acme.pebble_server import PebbleServer, run_pebble
 from tests.support.servers.live_server import run_live_server
-from tests.support.servers.pebble_server import PebbleServer, run_pebble
 
 RECORDS = {(SERVER_NAME, "A"): ["127.0.0.1"]}
 

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tests.support.servers.acme.pebble_server import PebbleServer
 from tests.support.servers.http_server import run_http_server
-from tests.support.servers.pebble_server import PebbleServer
 
 NEW_ORDER_PATH, REVOKE_PATH = "/order-plz", "/revoke-cert"  # of pebble
 

@@ -1,0 +1,1 @@
+"""ACME servers for tests."""
