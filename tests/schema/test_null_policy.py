@@ -7,8 +7,14 @@ import httpx
 from graphql import GraphQLField, GraphQLNonNull, GraphQLObjectType
 
 from graph.app import create_app
-from graph.execution.strawberry_definitions import python_class_of_type, strawberry_definition
+from graph.execution.strawberry_definitions import (
+    link_of_field_or_none,
+    python_class_of_type,
+    strawberry_definition,
+)
 from graph.schema import schema
+from graph.types.object_views import NestedViewField
+from models.errors import Forbidden, Unauthenticated
 from models.runtime.environment import Environment
 from resolvers.files import stored_files
 from resolvers.messages import content_access
@@ -26,6 +32,7 @@ from tests.support.schema.access_matrix import (
 from tests.support.schema.printed_schema import SDL
 from tests.support.schema.resolver_names import names_used_by_resolver
 
+SCHEMA_TYPES: Any = schema._schema.type_map  # noqa: SLF001 - with the resolvers of the fields
 SIBLING = "sibling: viewer { role }"
 SIGNED_IN_CALLERS = ("user", "bare", "domain-bare", "admin-reader", "submit", "root-key")
 PUBLIC_FIELD = "Query.viewer"
@@ -35,12 +42,15 @@ NON_NULL_READERS = {
     "Blob.refCount",  # only compares the name of the object store
     "DkimKey.dnsState",  # UNKNOWN if no name server responds
 }  # fmt: skip
-GUARDS = {  # names by which resolvers refuse a viewer
+GUARDS = {  # names by which resolvers refuse a viewer: `Viewer.require`, and the errors
     "require",
-    *(name for name in vars(content_access) if name.startswith("require_readable")),
+    *(error.__name__ for error in (Forbidden, Unauthenticated)),
+    *(error.__name__ for error in Forbidden.__subclasses__() + Unauthenticated.__subclasses__()),
 }
-NON_NULL_GUARDED = {  # a viewer who can load their object has the right that the resolver needs
-    "BanPolicy.hosts", "BanPolicy.permanentBans", "UserAffinity.sessionNodes",
+NON_NULL_GUARDED = {
+    "AttachedMessage.attachments",  # made of the parts that its parent has read
+    # A viewer who can load their object has the right that the resolver needs.
+    "BanPolicy.hosts", "BanPolicy.permanentBans", "Mailbox.shares", "UserAffinity.sessionNodes",
 }  # fmt: skip
 WITHHOLDER = content_access.withhold_content_or_log_read.__name__
 WITHHELD_COLUMNS = content_access.CONTENT_COLUMNS | stored_files.WITHHELD_COLUMNS
@@ -58,18 +68,32 @@ def read_fields() -> list[tuple[str, str, GraphQLField]]:
     ]
 
 
+def functions_of_field(kind: str, name: str) -> list[Any]:
+    """Return the functions that compute a field: its resolver, or those of its row or link."""
+    object_type = SCHEMA_TYPES[kind]
+    definition = strawberry_definition(object_type.fields[name])
+    if definition.base_resolver:
+        return [definition.base_resolver.wrapped_func]
+    link = link_of_field_or_none(object_type.fields[name])
+    if link:
+        return [link.key_of_row, link.load_batch, link.object_from_row]
+    derived_fields = getattr(python_class_of_type(object_type), "derived_fields", {})
+    derived_field = derived_fields.get(definition.python_name)
+    if isinstance(derived_field, NestedViewField):
+        return [derived_field.sources_from_columns]
+    return [derived_field.derive] if derived_field else []
+
+
 def names_used_by_field(kind: str, name: str) -> frozenset[str]:
-    """Return the names that the resolver of a field uses; none if it has no resolver."""
-    object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its resolvers
-    resolver = strawberry_definition(object_type.fields[name]).base_resolver
-    if not resolver:
-        return frozenset()
-    return names_used_by_resolver(resolver.wrapped_func, python_class_of_type(object_type))
+    """Return the names that the functions of a field use; none if it is read from its row."""
+    view = python_class_of_type(SCHEMA_TYPES[kind])
+    names = (names_used_by_resolver(function, view) for function in functions_of_field(kind, name))
+    return frozenset().union(*names)
 
 
 def columns_of_field(kind: str, name: str) -> frozenset[str]:
     """Return the columns of the row that a field reads."""
-    object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its resolvers
+    object_type = SCHEMA_TYPES[kind]
     definition = strawberry_definition(object_type.fields[name])
     if definition.base_resolver:
         return frozenset(definition.metadata.get("columns", ()))
@@ -80,9 +104,8 @@ def columns_of_field(kind: str, name: str) -> frozenset[str]:
 
 def withholds_columns(kind: str) -> bool:
     """True if the rows of a type are without the content of mail that the viewer can't read."""
-    object_type: Any = schema._schema.type_map[kind]  # noqa: SLF001 - with its Python class
-    view = python_class_of_type(object_type)
-    load_batch = getattr(view, "load_batch", None)
+    view = python_class_of_type(SCHEMA_TYPES[kind])
+    load_batch: Any = getattr(view, "load_batch", None)
     return bool(load_batch) and WITHHOLDER in names_used_by_resolver(load_batch, view)
 
 
