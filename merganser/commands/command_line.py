@@ -7,7 +7,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from merganser.commands import top_level_declarations
-from merganser.commands.lazy_commands import LazyCommandGroup
+from merganser.commands.lazy_commands import LazyCommandGroup, join_wrapped_lines
 
 # Name, module with the declarations, and help text, in the order of the help
 COMMAND_GROUPS = (
@@ -66,7 +66,7 @@ def create_command_line() -> TyperGroup:
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(main_command)
+    app.callback(help=join_wrapped_lines(main_command.__doc__ or ""))(main_command)
     app.add_typer(top_level_declarations.declarations)
     command_line = get_group(app)
     for name, module, help_text in COMMAND_GROUPS:

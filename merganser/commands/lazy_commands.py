@@ -7,6 +7,7 @@ A group of commands imports its declarations only if it is named on the command 
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,12 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 
+def join_wrapped_lines(text: str) -> str:
+    """Join the lines of each paragraph of a docstring. typer would keep them in a narrow window."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 class LazyImplementation:
     """The implementation of a declared command, which is imported at the first call."""
 
@@ -23,6 +30,7 @@ class LazyImplementation:
 
     def __init__(self, declaration: Callable[..., None], module_name: str) -> None:
         functools.update_wrapper(self, declaration)  # typer reads signature and docstring
+        self.__doc__ = join_wrapped_lines(declaration.__doc__ or "")
         self._module_name = module_name
 
     def load(self) -> Callable[..., None]:

@@ -13,7 +13,7 @@ async def check_backups(settings: Settings) -> list[Finding]:
     if settings.backup_target is None:
         return hint_finding(
             CheckName.BACKUP,
-            "it isn't known where backups are",
+            "the place of the backups is not configured",
             f"run `merganser backup` by a timer, and set {PREFIX}BACKUP_TARGET to its target",
         )
     location = folder_or_url(settings.backup_target)
@@ -53,7 +53,7 @@ async def _check_newest_backup(location: str, settings: Settings) -> list[Findin
     found = f"the newest backup, {manifest.id}, is {age.total_seconds() / 3600:.1f} h old"
     if age > settings.backup_max_age:
         return action_finding(
-            CheckName.BACKUP, found, "look why the timer of `merganser backup` fails"
+            CheckName.BACKUP, found, "find out why `merganser backup` did not run or failed"
         )
     if manifest.missing_objects:
         return hint_finding(

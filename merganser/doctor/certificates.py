@@ -82,7 +82,7 @@ def _can_database_exist(settings: Settings) -> bool:
 
 
 def _check_stored_certificate(certificate_row: Any, now: datetime) -> list[Finding]:
-    advice = "replace it by certificateSet"
+    advice = "replace it with `merganser certificate set`"
     if certificate_row.acme:
         error = f": {certificate_row.acme_error}" if certificate_row.acme_error else ""
         advice = f"ACME state {certificate_row.acme_state}{error}"
@@ -90,7 +90,7 @@ def _check_stored_certificate(certificate_row: Any, now: datetime) -> list[Findi
         return action_finding(
             CheckName.CERTIFICATE,
             f"{certificate_row.server_name} is revoked",
-            "run merganser certificate delete again",
+            "run `merganser certificate delete` again",
         )
     if certificate_row.not_after is None:
         return hint_finding(

@@ -76,7 +76,9 @@ async def run_checks(settings: Settings) -> list[Finding]:
         try:
             findings += await check(settings)
         except CommandError as trouble:
-            findings += action_finding(name, trouble.message, "see there")
+            findings += action_finding(
+                name, trouble.message, "correct this, and run the check again"
+            )
     return findings
 
 
@@ -97,7 +99,9 @@ async def _check_data_folder(settings: Settings) -> list[Finding]:
         )
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         return action_finding(
-            CheckName.DATA_FOLDER, f"no permission to write to {data}", "chown it to this user"
+            CheckName.DATA_FOLDER,
+            f"this user can't read and write {data}",
+            "run this command as the user of the server, or give the folder to this user by chown",
         )
     mode = stat.S_IMODE(data.stat().st_mode)
     if mode & OTHERS_PERMISSIONS:

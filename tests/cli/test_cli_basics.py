@@ -106,6 +106,11 @@ def test_missing_subcommand_shows_help(
     assert result.err == ""
 
 
+def test_help_joins_wrapped_lines_of_paragraphs(shell_without_store: CommandLine) -> None:
+    assert "The exit code is 1 if a" in shell_without_store("check", "--help").out
+    assert "can be changed while a server" in shell_without_store("--help").out
+
+
 @pytest.mark.parametrize("arguments", [("nonsense",), ("user", "add"), ("serve", "--fast")])
 def test_invalid_command_line_is_reported_in_one_line(
     shell_without_store: CommandLine, arguments: tuple[str, ...]

@@ -154,7 +154,7 @@ def test_doctor_and_list_show_state_and_error_of_acme(shell: CommandLine, tmp_pa
     assert failure in row
     shell.change_store("UPDATE certificates SET acme_state = 'REVOKED', acme_error = NULL")
     assert certificate_findings() == [
-        ("action", f"{name} is revoked", "run merganser certificate delete again")
+        ("action", f"{name} is revoked", "run `merganser certificate delete` again")
         for name in ("new.example", "old.example")
     ]
 

@@ -21,8 +21,8 @@ def add_documents(
 ) -> None:
     """Add trusted documents, all or none. Clients name them by their SHA-256.
 
-    Each document is validated against the schema. A document that is already trusted is no error.
-    Supported manifests are those of relay-compiler, graphql-codegen (persistedDocuments) and
+    Each document is validated against the schema. A document that is already trusted isn't an
+    error. Supported manifests are those of relay-compiler, graphql-codegen (persistedDocuments) and
     Apollo's generate-persisted-query-manifest, with SHA-256. A running server accepts new
     documents at once.
 
