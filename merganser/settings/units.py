@@ -5,8 +5,10 @@ from datetime import timedelta
 
 from models.quantities import BINARY_UNITS
 
-_BYTES_BY_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_BYTES_BY_UNIT = {"": 1, "b": 1, "byte": 1, "bytes": 1}
+_BYTES_BY_UNIT |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES_BY_UNIT |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_DECIMAL_UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6))
 _SECONDS_BY_UNIT = {
     "s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600,
     "d": 86400, "day": 86400, "w": 604800, "week": 604800,
@@ -47,8 +49,8 @@ def parse_duration_if_text(text: object) -> object:
 
 
 def format_size_in_whole_units(byte_count: int) -> str:
-    """Format a size in the largest unit that divides it: "1 GiB", "1500 bytes"."""
-    for name, unit in BINARY_UNITS:
+    """Format a size in the largest unit that divides it: "1 GiB", "5 GB", "1500 bytes"."""
+    for name, unit in (*BINARY_UNITS, *_DECIMAL_UNITS):
         if byte_count and byte_count % unit == 0:
             return f"{byte_count // unit} {name}"
     return f"{byte_count} bytes"

@@ -12,6 +12,7 @@ from merganser.commands.server import system_files
 from merganser.errors import CommandError
 from merganser.settings.config_file import read_config_file
 from merganser.settings.settings import PREFIX, Settings, read_settings
+from merganser.settings.units import format_size_in_whole_units, parse_size_if_text
 from tests.support.servers.merganser_server import ROOT
 
 HIDDEN = {
@@ -118,3 +119,8 @@ def test_files_are_those_of_the_unit() -> None:
     assert f"MERGANSER_CONFIG={system_files.SYSTEM_FOLDER}/merganser.toml" in unit
     assert f"LoadCredential=secrets:{system_files.SYSTEM_FOLDER}/secrets" in unit
     assert f"Group={system_files.SERVICE_GROUP}" in unit
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 10, 1500, 5 * 10**9, 1 << 30, 3 << 40])
+def test_sizes_are_read_as_they_are_shown(size: int) -> None:
+    assert parse_size_if_text(format_size_in_whole_units(size)) == size

@@ -32,7 +32,12 @@ from tests.support.servers.merganser_server import (
     MerganserProcess,
     WebsocketClient,
 )
-from tests.support.servers.program_process import require_program, running_program
+from tests.support.servers.observed_server import wait_until
+from tests.support.servers.program_process import (
+    BUSY_MACHINE_SECONDS,
+    require_program,
+    running_program,
+)
 from tests.support.time_limits import HANG_SECONDS
 
 DEPLOY = ROOT / "deploy"
@@ -103,20 +108,30 @@ class ProxiedServer:
             yield websocket
 
     async def status_of_body(self, path: str, size: int) -> int:
-        """Send a request with a body of this size. Return the status, also before its end."""
+        """Send a request with a body of this size, if the proxy asks for it. Return the status."""
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.https_port, ssl=unverified_context(), server_hostname=NAME
         )
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {size}\r\n"
             f"Authorization: Bearer {self.server.secrets['ada']}\r\n"
-            "Content-Type: application/json\r\n\r\n"
+            "Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n"
         )
-        writer.write(head.encode() + bytes(size))
+        writer.write(head.encode())
         async with asyncio.timeout(HANG_SECONDS):
-            status_line = await reader.readline()
+            status = await read_status(reader)
+            if status == 100:
+                # not in chunks: a write to a connection that was closed would discard the response
+                writer.write(bytes(size))
+                status = await read_status(reader)
         writer.transport.abort()
-        return int(status_line.split()[1])
+        return status
+
+
+async def read_status(reader: asyncio.StreamReader) -> int:
+    """Read the head of a response."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    return int(head.split()[1])
 
 
 def unique_message() -> bytes:
@@ -213,23 +228,31 @@ def run_nginx(proxied: ProxiedServer, folder: Path) -> AbstractContextManager[No
 PROXIES = {"caddy": run_caddy, "haproxy": run_haproxy, "nginx": run_nginx}
 
 
-@pytest.fixture(params=sorted(PROXIES))
-async def proxied(
-    request: pytest.FixtureRequest, upstream_server: MerganserProcess, tmp_path: Path
-) -> AsyncIterator[ProxiedServer]:
+@pytest.fixture(scope="module", params=sorted(PROXIES))
+def proxied(
+    request: pytest.FixtureRequest,
+    upstream_server: MerganserProcess,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ProxiedServer]:
     require_program(request.param)
     behind_proxy = ProxiedServer(upstream_server, free_port(), free_port())
-    with PROXIES[request.param](behind_proxy, tmp_path):
-        async with behind_proxy.open_client() as client, asyncio.timeout(HANG_SECONDS):
-            while not await answers(client):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.1)
+    with PROXIES[request.param](behind_proxy, tmp_path_factory.mktemp(request.param)):
+        wait_until(lambda: passes_requests_on(behind_proxy), BUSY_MACHINE_SECONDS)
         yield behind_proxy
 
 
-async def answers(client: HttpClient) -> bool:
-    """True if the proxy passes requests on. Caddy first creates its certificate."""
-    with contextlib.suppress(httpx.TransportError):
-        return (await client.http.get("/health/ready")).is_success
+def passes_requests_on(proxied: ProxiedServer) -> bool:
+    """True if the proxy answers. Caddy first creates its certificate."""
+    with (
+        contextlib.suppress(httpx.TransportError),
+        httpx.Client(verify=False, timeout=HANG_SECONDS) as http,  # noqa: S501
+    ):
+        response = http.get(
+            f"https://127.0.0.1:{proxied.https_port}/health/ready",
+            headers={"Host": NAME},
+            extensions={"sni_hostname": NAME},
+        )
+        return response.is_success
     return False
 
 
