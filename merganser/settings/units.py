@@ -7,6 +7,7 @@ from models.quantities import BINARY_UNITS
 
 _BYTES_BY_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES_BY_UNIT |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_BYTES_BY_UNIT |= {"byte": 1, "bytes": 1}  # as sizes are printed
 _SECONDS_BY_UNIT = {
     "s": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600,
     "d": 86400, "day": 86400, "w": 604800, "week": 604800,
