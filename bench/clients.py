@@ -137,7 +137,7 @@ async def _create_account(
         first_block = range(first_id, first_id + min(message_count, BLOCK_SIZE))
         await _insert_block(connection, user.id, target_ids, first_block)
         if message_count > BLOCK_SIZE:
-            for table in map(core_table, (Thread, Message, MessageSortKey)):
+            for table in (core_table(Thread), core_table(Message), core_table(MessageSortKey)):
                 await _copy_block(connection, table, first_id, message_count // BLOCK_SIZE)
         for statement in _COUNTERS:
             await connection.execute(text(statement), {"user": user.id})

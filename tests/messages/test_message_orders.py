@@ -128,7 +128,8 @@ async def test_filters_can_be_combined_with_orders(reader: GraphQLClient, order:
     added = {"addFlags": ["Blue"], "flagged": True}
     await run_message_mutation(reader, "messageUpdate", select=inbox_selection("2:4"), set=added)
     expected = "".join(c for c in SORTED_LETTERS[order] if c in "bcd")
-    for conditions in ({"keyword": "blue"}, {"flagged": True}, {"uids": "2,3,4"}):
+    in_inbox: dict[str, Any] = {"uids": "2,3,4", **IN_INBOX}
+    for conditions in ({"keyword": "blue"}, {"flagged": True}, in_inbox):
         page = await load_page(reader, f"{order}_ASC", filter=conditions)
         assert (letters_of(page), page["totalCount"]) == (expected, 3)
         filtered = await reader(
@@ -273,8 +274,8 @@ async def test_delivery_writes_one_row_and_flags_write_none(
 
 async def test_sort_keys_are_deleted_with_the_message(reader: GraphQLClient) -> None:
     async with reader.environment.database.engine.begin() as connection:
-        rows = await connection.execute(text("SELECT min(id) FROM messages"))
-        message_id = rows.scalar_one()
+        result = await connection.execute(text("SELECT min(id) FROM messages"))
+        message_id = result.scalar_one()
     node_id = global_ids.encode("Message", message_id)
     payload = await run_message_mutation(
         reader, "messageDelete", select={"ids": [node_id]}, permanent=True
