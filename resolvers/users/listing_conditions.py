@@ -3,7 +3,17 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, false, select, text, true, union_all
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    false,
+    literal_column,
+    select,
+    text,
+    true,
+    union_all,
+)
 from sqlmodel import col
 
 from models.domains.tables import Domain
@@ -45,8 +55,10 @@ def _full_user_ids(environment: Environment) -> CompoundSelect[Any]:
 def _ids_by_quota_of_domain(dialect: str) -> Select[Any]:
     """Select the IDs of users that reach the default quota of their domain."""
     quota = col(Domain.default_user_quota)
+    # the sign keeps SQLite from reading all users and looking up the domain of each
+    domain_id: Any = literal_column("+domains.id") if dialect == "sqlite" else col(Domain.id)
     user_ids = select(col(User.id)).where(
-        col(User.domain_id) == col(Domain.id), col(User.quota).is_(None), col(User.used) >= quota
+        col(User.domain_id) == domain_id, col(User.quota).is_(None), col(User.used) >= quota
     )
     if dialect == "sqlite":
         return user_ids.where(quota > 0).correlate(None)

@@ -1,7 +1,8 @@
 """Plans of ordered lists of large tables: each order reads its index and sorts nothing."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +20,8 @@ from models.resources.tables import Resource
 from models.routing.tables import RelayHost
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
-from models.store.keyset_pages import Cursor, PageRequest
+from models.store.columns import ColumnRow
+from models.store.keyset_pages import Cursor, Page, PageRequest
 from models.submission.tables import Submission, SubmissionState
 from models.throttling.tables import NetworkBan
 from models.users.roles import Role, Scope
@@ -29,10 +31,11 @@ from resolvers.context import Context
 from resolvers.domains import domain_lists
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.listing import DomainAddressOrder
+from resolvers.domains.domain_lists import DomainListPageKey
+from resolvers.domains.listing import DomainAddressOrder, DomainPageKey
 from resolvers.domains.loaders import DomainOrder
 from resolvers.filters.loaders import FilterListConditions
-from resolvers.list_orders import OwnerPageKey
+from resolvers.list_orders import ListOrder, OwnerPageKey
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.lists.list_orders import ORDERED_LISTS
@@ -179,6 +182,21 @@ async def test_orders_of_large_lists_read_their_indexes(
                 require_index_order(environment, plan, ordered.table, ordered.index_of(order))
 
 
+@dataclass(frozen=True)
+class OwnedList:
+    """A list of the rows of one owner, in one order."""
+
+    load_pages: Callable[[Context, list[Any]], Awaitable[list[Page[ColumnRow]]]]
+    key_type: type[OwnerPageKey]
+    owner_id: int
+    order: ListOrder
+
+    def load_page(
+        self, ctx: Context, page_request: PageRequest
+    ) -> Awaitable[list[Page[ColumnRow]]]:
+        return self.load_pages(ctx, [self.key_type(self.owner_id, page_request, self.order)])
+
+
 async def test_lists_of_one_owner_read_their_indexes(
     plans: QueryPlanRecorder, ada: GraphQLClient
 ) -> None:
@@ -194,18 +212,20 @@ async def test_lists_of_one_owner_read_their_indexes(
     by_name = domain_loaders.LIST_ORDERS[DomainOrder.NAME_ASC]
     by_age = access_tokens.LIST_ORDERS[AccessTokenOrder.CREATED_AT_DESC]
     by_address = domain_listing.ADDRESS_LIST_ORDERS[DomainAddressOrder.LOCAL_PART_DESC]
-    for ctx, load_pages, table, owner_id, order, index in (
-        (root, domain_lists.load_pages_by_relay_host, "domains", relay_host.id, by_name,
-         "domains_by_relay_host"),
-        (own, access_tokens.load_own_token_pages, "access_tokens", ada.user.id, by_age,
-         "access_tokens_of_user"),
-        (root, domain_listing.load_address_pages_by_domain, "addresses", domain.id, by_address,
-         "ix_addresses_domain_id_local"),
-    ):  # fmt: skip
-        (page,) = await load_pages(ctx, [OwnerPageKey(owner_id, PageRequest("x", 250), order)])
+    domains_of_host = OwnedList(
+        domain_lists.load_pages_by_relay_host, DomainListPageKey, relay_host.id, by_name
+    )
+    own_tokens = OwnedList(access_tokens.load_own_token_pages, OwnerPageKey, ada.user.id, by_age)
+    addresses = OwnedList(
+        domain_listing.load_address_pages_by_domain, DomainPageKey, domain.id, by_address
+    )
+    for ctx, owned, table, index in (
+        (root, domains_of_host, "domains", "domains_by_relay_host"),
+        (own, own_tokens, "access_tokens", "access_tokens_of_user"),
+        (root, addresses, "addresses", "ix_addresses_domain_id_local"),
+    ):
+        (page,) = await owned.load_page(ctx, PageRequest("x", 250))
         assert len(page.rows) == 250
-        for page_request in page_requests(order.cursor_of_row(page.rows[-1], "x")):
-            plan = await plans.explain_select(
-                load_pages(ctx, [OwnerPageKey(owner_id, page_request, order)]), table
-            )
+        for page_request in page_requests(owned.order.cursor_of_row(page.rows[-1], "x")):
+            plan = await plans.explain_select(owned.load_page(ctx, page_request), table)
             require_index_order(environment, plan, table, index)

@@ -257,9 +257,9 @@ async def test_accounts_without_sign_in_are_read_by_an_index(many_users: ManyUse
     sign_ins = ("search_users_logins",)
     for time, order, indexes in (
         (few, UserOrder.USERNAME_ASC, sign_ins),
-        (few, UserOrder.LAST_LOGIN_DESC, sign_ins),
+        (few, UserOrder.LAST_LOGIN_AT_DESC, sign_ins),
         (many, UserOrder.USERNAME_ASC, usernames),
-        (many, UserOrder.LAST_LOGIN_ASC, sign_ins),
+        (many, UserOrder.LAST_LOGIN_AT_ASC, sign_ins),
     ):
         conditions, page_request = UserConditions(not_signed_in_since=time), PageRequest("x")
         plan = await many_users.explain_users(
