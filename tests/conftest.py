@@ -63,7 +63,7 @@ TEST_OPTIONS = Options(
     argon2_time_cost=1,
     auto_create_domains=True,
     hostname="mx.example.org",
-    log_slow_operation_threshold=timedelta(0),  # a busy machine is slow too
+    log_slow_operation_threshold=timedelta(0),  # any operation is slow on a busy machine
     mx_allow_private_networks=True,  # the servers of tests are on loopback
     backup_restore_window=timedelta(0),  # garbage collection removes objects at once
     webauthn_rp_id="mail.example.org",
@@ -464,10 +464,8 @@ def client_with_small_bulk_limit(client: GraphQLClient, spool: Path) -> GraphQLC
     """A client of the same user, on a server with a bulk limit of two messages."""
     options = replace(client.environment.options, bulk_max_items=2)
     app = create_app(replace(client.environment, options=options), spool_folder=spool)
-    return replace(
-        client,
-        http=httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://few"),
-    )
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://few")
+    return replace(client, http=http)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 // Bundles GraphiQL into ../graph/static: scripts and styles as .gz, examples and licences as text.
 
+import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -72,10 +73,32 @@ function examples() {
   return { examples: shown, page: Object.fromEntries(operations('page')) };
 }
 
+// The files of a folder and its subfolders, without those of npm, in the order of their paths.
+function filesBelow(folder) {
+  return readdirSync(folder, { withFileTypes: true })
+    .filter(({ name }) => name !== 'node_modules')
+    .flatMap((entry) => {
+      const path = join(folder, entry.name);
+      return entry.isDirectory() ? filesBelow(path) : [path];
+    })
+    .sort();
+}
+
+// A digest of the paths and contents of webui/. It is the first line of every script and style, and
+// tests/http/test_graphiql_build.py compares it with webui/.
+function sourcesDigest() {
+  const digests = filesBelow('.').map((path) => {
+    const digest = createHash('sha256').update(readFileSync(path)).digest('hex');
+    return `${digest}  ${path}\n`;
+  });
+  return createHash('sha256').update(digests.join('')).digest('hex');
+}
+
 mkdirSync(OUT, { recursive: true });
 readdirSync(OUT).forEach((file) => rmSync(join(OUT, file)));
 writeFileSync(join(OUT, 'examples.json'), `${JSON.stringify(examples(), null, 2)}\n`);
 
+const comment = `/* webui sha256:${sourcesDigest()} */`;
 const { outputFiles, metafile } = await build({
   entryPoints: { graphiql: 'main.jsx', ...WORKERS },
   outdir: OUT,
@@ -87,6 +110,7 @@ const { outputFiles, metafile } = await build({
   target: 'es2022',
   jsx: 'automatic',
   legalComments: 'none', // LICENSES.txt has them whole
+  banner: { js: comment, css: comment },
   loader: { '.ttf': 'dataurl' },
   define: { 'process.env.NODE_ENV': '"production"' },
   plugins: [styles, search],

@@ -288,15 +288,7 @@ async def _run_writers_and_watchers(
         result.change_count = sum(targets) - initial_event_count
         for follower in followers:
             follower.stays_connected = True
-        target_by_user = dict(
-            zip((endpoint.user_id for endpoint in endpoints), targets, strict=True)
-        )
-        await _wait_until(
-            lambda: all(
-                watcher.event_number >= target_by_user[watcher.endpoint.user_id]
-                for watcher in result.watchers
-            )
-        )
+        await _wait_until(lambda: _have_all_events(proof_server, result.watchers))
         result.differences += await _find_differences(
             proof_server, result.watchers, counter_watchers
         )
@@ -401,6 +393,16 @@ async def _wait_until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
         if found if isinstance(found, bool) else await found:
             return
         await asyncio.sleep(0.05)
+
+
+async def _have_all_events(proof_server: ProofServer, watchers: Iterable[StreamWatcher]) -> bool:
+    """True if the watchers have the newest events.
+
+    The numbers are read anew, since a busy server can commit a request of a stopped writer late.
+    """
+    user_ids = [encode("User", user_id) for user_id in proof_server.user_ids]
+    numbers = dict(zip(user_ids, await proof_server.read_event_numbers(), strict=True))
+    return all(watcher.event_number >= numbers[watcher.endpoint.user_id] for watcher in watchers)
 
 
 async def _find_differences(

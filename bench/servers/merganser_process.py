@@ -68,6 +68,7 @@ class MerganserServer:
             "MERGANSER_LIMITS_RECEIVED_PER_HOUR": "0",  # and receives all messages
             "MERGANSER_LIMITS_RECIPIENTS_PER_DAY": "0",
             "MERGANSER_AUTO_CREATE_DOMAINS": "on",
+            "MERGANSER_LOG_SLOW_OPERATION_THRESHOLD": "0 s",  # any is slow on a busy machine
         }
         if self.database_url:
             own["MERGANSER_DATABASE_URL"] = self.database_url
