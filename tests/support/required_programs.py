@@ -7,6 +7,7 @@ It needs only the standard library, since `.ci/run` calls it before anything is 
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 # sbin, where Debian installs servers, is not in the PATH of all users
@@ -34,7 +35,8 @@ PACKAGES_BY_PROGRAM = {
     "systemd-analyze": ("systemd",),
     "glewlwyd": ("glewlwyd", "dbconfig-no-thanks"),  # alone, it wants a MariaDB client
 }
-PYTHON_TESTS_PACKAGE = "libpython3.11-testsuite"  # the messages of Python's own tests
+# The messages of the tests of this Python
+PYTHON_TESTS_PACKAGE = f"libpython{sys.version_info.major}.{sys.version_info.minor}-testsuite"
 
 
 def _is_installed(program: str) -> bool:

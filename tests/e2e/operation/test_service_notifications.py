@@ -86,9 +86,10 @@ def child_pids(server: MerganserProcess) -> list[int]:
     return sorted(map(int, children.split()))
 
 
-@pytest.fixture(params=["path", "abstract"])
+@pytest.fixture
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NotifiedService]:
-    if request.param == "path":
+    """A service manager with a socket at a path, or with the parameter "abstract" without one."""
+    if getattr(request, "param", "path") == "path":
         address = name = str(tmp_path / "notify")
     else:
         name = f"@merganser-test-{secrets.token_hex(8)}"
@@ -107,6 +108,7 @@ def notifying_server(manager: NotifiedService, tmp_path: Path) -> Iterator[Notif
         process.kill()
 
 
+@pytest.mark.parametrize("manager", ["path", "abstract"], indirect=True)
 def test_server_reports_start_and_stop(
     manager: NotifiedService, notifying_server: NotifyingProcess
 ) -> None:
