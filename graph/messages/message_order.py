@@ -7,9 +7,9 @@ import strawberry
 
 @strawberry.enum(
     description="Order of a list of messages. A message that returned from a snooze counts as "
-    "received at its return, except in `Thread.messages`. Only a list of one mailbox can be "
-    "sorted by DATE, FROM, SIZE and SUBJECT. Such lists are `Mailbox.messages`, and lists of one "
-    "user with a filter by `mailbox`. In other lists these orders are an error."
+    "received at its return, except in `Thread.messages`. DATE, FROM, SIZE and SUBJECT require a "
+    "list of one mailbox: `Mailbox.messages`, or a list of one user with a filter by `mailbox`. "
+    "In other lists these orders are an error."
 )
 class MessageOrder(StrEnum):
     RECEIVED_AT_DESC = "RECEIVED_AT_DESC"

@@ -25,6 +25,11 @@ INBOX_PAGE = """query ($after: String) { viewer { user { mailbox(by: {path: "INB
 ALL_MESSAGES_PAGE = """query ($after: String) { viewer { user {
   messages(first: 50, after: $after) { nodes { id subject } pageInfo { endCursor } } } } }"""
 
+PAGES_IN_ORDERS = [
+    INBOX_PAGE.replace("after: $after", f"after: $after, orderBy: {order}")
+    for order in ("DATE_ASC", "FROM_DESC", "SIZE_DESC", "SUBJECT_ASC")
+]
+
 
 @pytest.fixture(
     params=[store_name for store_name in store_fixtures.STORES if store_name == "postgres"]
@@ -71,7 +76,7 @@ async def explain_prepared(database: Database, sql: str, values: Any) -> str:
     return "\n".join(row[0] for row in plan_rows)
 
 
-@pytest.mark.parametrize("document", [INBOX_PAGE, ALL_MESSAGES_PAGE])
+@pytest.mark.parametrize("document", [INBOX_PAGE, ALL_MESSAGES_PAGE, *PAGES_IN_ORDERS])
 async def test_prepared_page_uses_its_index(large_account: GraphQLClient, document: str) -> None:
     database, statements_sent = large_account.environment.database, list[tuple[str, Any]]()
 

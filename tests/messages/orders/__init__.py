@@ -1,0 +1,1 @@
+"""Tests of mutations that change many messages at once."""
