@@ -4,7 +4,7 @@ The GraphQL type is an argument, since the module of `Domain` imports those of i
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.fields import Info
@@ -14,15 +14,19 @@ from models.store.keyset_pages import Page, ordering_name
 from resolvers.context import BatchFunction
 from resolvers.domains import domain_lists
 from resolvers.domains.domain_lists import DomainListPageKey
-from resolvers.domains.loaders import LIST_ORDERS, DomainOrder
+from resolvers.domains.loaders import LIST_ORDERS, DomainConditions, DomainOrder
 from resolvers.list_orders import OwnerPageKey
-
-if TYPE_CHECKING:
-    from graph.domains.queries import DomainFilter
 
 DomainView = TypeVar("DomainView", bound=NodeView)
 OwnedPageKey = TypeVar("OwnedPageKey", bound=OwnerPageKey)
 ListView = TypeVar("ListView", bound=NodeView)
+
+
+class DomainConditionsInput(Protocol):
+    """The input with the filter of a list of domains. The types of its module import this one."""
+
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> DomainConditions:
+        """Convert the filter. An unknown user selects no domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class DomainListRequest(Generic[DomainView]):
     """The arguments of a list of domains, and the GraphQL type of its items."""
 
     view: type[DomainView]
-    filter: "DomainFilter | None"
+    filter: DomainConditionsInput | None
     order: DomainOrder
     page_arguments: PageArguments
 
