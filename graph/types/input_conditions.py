@@ -22,6 +22,7 @@ from strawberry.extensions import FieldExtension
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
+from strawberry.types.lazy_type import StrawberryLazyReference
 from strawberry.types.nodes import get_variable_values
 from strawberry.utils.str_converters import to_camel_case
 
@@ -297,4 +298,6 @@ def _nested_types(annotation: Any) -> Iterator[Any]:
 
 
 def _is_conditions_input(kind: Any) -> bool:
+    if isinstance(kind, StrawberryLazyReference):  # its module may not be loaded yet
+        return True
     return isinstance(kind, type) and issubclass(kind, ConditionsInput)

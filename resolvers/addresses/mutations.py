@@ -51,9 +51,9 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.users.custom_data_quota import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.limit_values import limit_or_none
+from resolvers.users.quota.custom_data import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.selection import require_managed_user
 from resolvers.users.validation import schema_name
 from resolvers.viewer import GuardRule

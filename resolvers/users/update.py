@@ -32,13 +32,13 @@ from resolvers.users.access_loss import (
     delete_marks_of_scim_suspension,
     end_access_of_suspended_users,
 )
-from resolvers.users.custom_data_quota import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.existing_password import (
     has_password,
     require_existing_password_count_failure,
     wrong_existing_password,
 )
 from resolvers.users.quota import user_usage_reset
+from resolvers.users.quota.custom_data import CustomDataChange, require_quota_for_custom_data
 from resolvers.users.quota.quota_allocation import update_domain_allocations_for_new_quota
 from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
