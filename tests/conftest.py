@@ -59,7 +59,6 @@ pytest_plugins = [
 ]
 
 TEST_OPTIONS = Options(
-    log_slow_operation_threshold=timedelta(0),  # any operation can be slow on a busy machine
     argon2_memory_cost=8,
     argon2_time_cost=1,
     auto_create_domains=True,
