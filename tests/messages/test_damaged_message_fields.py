@@ -88,7 +88,8 @@ CONTENT_MUTATIONS = {  # mutations whose sample calls read stored bytes
 }  # fmt: skip
 ADMIN_FIELDS = {"storage"}  # of Message
 PAGE_QUERY = (
-    "{{ viewer {{ user {{ messages(first: 2, orderBy: RECEIVED_ASC) {{ nodes {{ {} }} }} }} }} }}"
+    "{{ viewer {{ user {{ messages(first: 2, orderBy: RECEIVED_AT_ASC) "
+    "{{ nodes {{ {} }} }} }} }} }}"
 )
 OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",
