@@ -148,7 +148,7 @@ async def test_messages_of_thread_have_a_filter(
         ({"mailbox": {"path": "Sent"}}, ""),
         ({"subject": "Other"}, ""),
     ):
-        for order in ("RECEIVED_ASC", "RECEIVED_DESC"):
+        for order in ("RECEIVED_AT_ASC", "RECEIVED_AT_DESC"):
             found, after, has_next = "", None, True
             while has_next:
                 page = (
@@ -160,8 +160,10 @@ async def test_messages_of_thread_have_a_filter(
                 found += "".join(node["from"]["address"][0] for node in page["nodes"])
                 has_next, after = page["pageInfo"]["hasNextPage"], page["pageInfo"]["endCursor"]
                 assert page["totalCount"] == len(names)
-            assert found == (names if order == "RECEIVED_ASC" else names[::-1]), condition
-        hidden = await bob(THREAD_MESSAGES_QUERY, by=by, filter=condition, orderBy="RECEIVED_ASC")
+            assert found == (names if order == "RECEIVED_AT_ASC" else names[::-1]), condition
+        hidden = await bob(
+            THREAD_MESSAGES_QUERY, by=by, filter=condition, orderBy="RECEIVED_AT_ASC"
+        )
         assert hidden == {"thread": None}
 
 
