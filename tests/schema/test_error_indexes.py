@@ -11,12 +11,6 @@ WHOLE_LIST_ERRORS = {
     ("resolvers/addresses/bulk_insert.py", "_insert_rows_and_return_errors", "address"),
     # the streams to lock changed, whichever address it was
     ("resolvers/addresses/update.py", "_set_main_addresses", "addresses"),
-    # the limit of an account, which all mailboxes of the request exceed together
-    (
-        "resolvers/mailboxes/subscription_mutations.py",
-        "_write_folderless_subscriptions",
-        "mailboxes",
-    ),
 }
 
 
