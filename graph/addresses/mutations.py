@@ -42,8 +42,8 @@ from resolvers.transfer import record_tasks
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 FORWARD_TO_DESCRIPTION = (
     "Targets of a FORWARD address, at most 100: mail addresses, URLs of relay servers (smtp:// "
-    "or smtps://), and URLs that receive the message by POST (http:// or https://). Required if "
-    "the kind changes to FORWARD, not allowed for other kinds."
+    "or smtps://), and URLs that receive the message by POST (http:// or https://). The kind "
+    "FORWARD must have at least one, other kinds none."
 )
 AUTOREPLY_DESCRIPTION = (
     "Automatic reply of a FORWARD address. The field `addresses` is not allowed in it."

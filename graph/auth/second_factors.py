@@ -70,6 +70,11 @@ class TwoFactorProofInput:
     )
 
 
+EXTERNAL_USER_DESCRIPTION = (
+    "User whose factor EXTERNAL is turned on or off. Default: the signed-in user."
+)
+
+
 @strawberry.input
 class _OptionalUserInput(Options):
     user: UserRef | None = attribute_field(
@@ -150,12 +155,12 @@ class TotpDisableInput(_OptionalProofInput):
 
 @strawberry.input(description="Input of externalTwoFactorEnable.")
 class ExternalTwoFactorEnableInput(_OptionalUserInput):
-    pass
+    user: UserRef | None = attribute_field(EXTERNAL_USER_DESCRIPTION, default=UNSET)
 
 
 @strawberry.input(description="Input of externalTwoFactorDisable.")
 class ExternalTwoFactorDisableInput(_OptionalProofInput):
-    pass
+    user: UserRef | None = attribute_field(EXTERNAL_USER_DESCRIPTION, default=UNSET)
 
 
 @strawberry.input(description="Input of twoFactorDisable.")

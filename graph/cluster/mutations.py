@@ -110,11 +110,12 @@ class ClusterMutation:
         return ClusterNodePayload(cluster_node=node)
 
     @mutation(
-        "Changes nodes, all or none. A server applies a new state within a second. On a DRAINING "
-        "or DOWN node, `/health/ready` returns 503, new sessions are refused, and workers stop. "
-        "On a DRAINING node, open sessions end one after another during `drainTime`; on a DOWN "
-        "node all end at once. Each session first finishes its running message or operation. UP "
-        "ends both states. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes state, weight and tags of nodes, all or none. A server applies a new state "
+        "within a second. On a DRAINING or DOWN node, `/health/ready` returns 503, new sessions "
+        "are refused, and workers stop. On a DRAINING node, open sessions end one after another "
+        "during `drainTime`; on a DOWN node all end at once. Each session first finishes its "
+        "running message or operation. UP ends both states. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
     )
     async def cluster_node_update(

@@ -75,9 +75,7 @@ class FolderRewrite(View):
 @strawberry.type(description="Custom option of a connector.")
 class ConnectorOption(View):
     name: OptionName = attribute_field("Name of the custom option.")
-    value: str = attribute_field(
-        "Value of the option. Empty: true, for an option that is on or off."
-    )
+    value: str = attribute_field("Value of the option. An empty value turns a Boolean option on.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "name": DerivedField((), lambda one: OptionName(one["name"])),

@@ -10,7 +10,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import ConditionsInput
-from graph.types.object_access import OVERSEEN
+from graph.types.object_access import OVERSEEN_MAIL
 from graph.types.object_views import View
 from graph.types.references import value_or_none
 from graph.types.row_mapping import lazy_view_factory
@@ -119,7 +119,7 @@ class DeliveryTraceQuery:
         "kept for 7 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
-        access=OVERSEEN,
+        access=OVERSEEN_MAIL,
     )
     async def delivery_trace(
         self,

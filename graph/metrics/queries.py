@@ -75,8 +75,8 @@ class MetricQuery:
         type: Annotated[
             MetricSetKind,
             strawberry.argument(
-                description="What each returned set counts, such as one user or one domain. "
-                "Default: GLOBAL, which is one set for the platform."
+                description="Kind of the returned sets: one for each user, each domain, or another "
+                "kind. Default: GLOBAL, which is one set for the platform."
             ),
         ] = MetricSetKind.GLOBAL,
         filter: MetricFilter | None = UNSET,

@@ -307,9 +307,10 @@ class DraftSendInput(Options):
 class DraftMutation:
     @mutation(
         "Creates a draft, or changes the given fields of a draft. The draft keeps its ID and "
-        "Message-ID, and gets a new UID. A message that is no draft is a CONFLICT. Fails with "
-        "STALE if another client changes the draft during the save. FORBIDDEN_OPERATION if the "
-        "user can't send as `from`, or the draft would move to another user's mailbox. "
+        "Message-ID, and gets a new UID. A message that is no draft is a CONFLICT. STALE if "
+        "another client changes the draft during the save, or changed it after "
+        "`ifUnchangedSince`. FORBIDDEN_OPERATION if the user can't send as `from`, or the draft "
+        "would move to another user's mailbox. "
         "UNAVAILABLE if the draft must be encrypted, but the OpenPGP key is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

@@ -52,9 +52,9 @@ class MessageRedirectMutation:
         "other addresses. The envelope sender is the main address of the owner, or of the "
         "signed-in user for a message in a shared mailbox. The message gets the keyword "
         "$Forwarded, unless its mailbox is shared by another user. No copy is stored. CONFLICT "
-        "for a draft and for a mail loop. Only the owner can use the original targets: for other "
-        "users they are FORBIDDEN_OPERATION. They are a CONFLICT if the stored password of a "
-        "relay server (smtp:// target) is gone. The same applies if the account encrypts "
+        "for a draft and for a mail loop. For a message in a mailbox that another user shares, "
+        "the original targets are FORBIDDEN_OPERATION. They are a CONFLICT if the stored "
+        "password of a relay server (smtp:// target) is gone, or if the account encrypts "
         "forwards and the message is unencrypted. FORBIDDEN_OPERATION too if the account is "
         "inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if a scanner "
         "does not respond.",

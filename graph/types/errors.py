@@ -111,8 +111,8 @@ class LimitReachedError(MutationError, of=errors.LimitReached):
 @strawberry.type(description="Error: the storage of the account is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
     limit: BigInt = attribute_field(
-        "Quota of the account in bytes. 0 if the account belongs to another user, whose "
-        "figures are hidden."
+        "Quota of the account in bytes. 0 if another user owns the full mailbox, whose figures "
+        "are hidden."
     )
     used: BigInt = attribute_field(
         "Bytes that the account uses. 0 if another user owns the full mailbox, whose figures are "

@@ -37,6 +37,9 @@ class Reach(Enum):
     OVERSEEN = auto()
     """The users that the caller oversees (`resolvers.access.is_overseen_user`)."""
 
+    OVERSEEN_MAIL = auto()
+    """Mail of users that the caller oversees and of administered domains; all for an ADMIN."""
+
     OVERSEEN_OR_DOMAINS = auto()
     """The users that the caller oversees, and administered domains; all for an ADMIN."""
 
@@ -76,6 +79,7 @@ OWN_OR_OVERSEEN = ObjectAccess(Reach.OWN_OR_OVERSEEN)
 MANAGED = ObjectAccess(Reach.MANAGED)
 MANAGED_OR_DOMAINS = ObjectAccess(Reach.MANAGED_OR_DOMAINS)
 OVERSEEN = ObjectAccess(Reach.OVERSEEN)
+OVERSEEN_MAIL = ObjectAccess(Reach.OVERSEEN_MAIL)
 OVERSEEN_OR_DOMAINS = ObjectAccess(Reach.OVERSEEN_OR_DOMAINS)
 ACCOUNTS = ObjectAccess(Reach.ACCOUNTS)
 DOMAINS = ObjectAccess(Reach.DOMAINS)
@@ -97,6 +101,7 @@ _ADMINISTERED_TEXTS = {
         "any domain, and any user without the role ROOT",
     ),
     Reach.OVERSEEN: ("a USER of an administered domain", "any user"),
+    Reach.OVERSEEN_MAIL: ("mail of administered domains and of their users", "all mail"),
     Reach.OVERSEEN_OR_DOMAINS: (
         "an administered domain and a USER of it",
         "any domain and any user",

@@ -428,9 +428,10 @@ class UserUpdateMutation:
 
     @mutation(
         "Gives an account a temporary password in addition to its password, and ends its access "
-        "tokens with their open connections. An earlier temporary password is replaced. With the "
-        "temporary password the user can only set a new password, within 24 hours from "
-        "`startsAt`. API keys, application passwords and second factors stay. "
+        "tokens with their open connections. An earlier temporary password is replaced. The "
+        "field `passwordChangeRequired` of the account becomes true at once. With the temporary "
+        "password the user can only set a new password, within 24 hours from `startsAt`. "
+        "API keys, application passwords and second factors stay. "
         "FORBIDDEN_OPERATION for the signed-in user. CONFLICT if a user moves to another domain "
         "at the same time: retry.",
         role=Role.DOMAIN_ADMIN,

@@ -368,6 +368,66 @@ def test_block_that_calls_its_function_is_followed_once(find_errors: FindErrors)
     assert {("ADDRESS", "address"), ("ADDRESS", "text")} <= rules_and_paths(errors)
 
 
+def test_dropped_error_is_no_error_of_the_caller(find_errors: FindErrors) -> None:
+    errors = find_errors("""
+        from contextlib import suppress
+
+        def validate_title(text):
+            validate_name(text)
+            raise NotFound(text, path=["title"])
+
+        def is_address(text):
+            try:
+                validate_address(text)
+            except InvalidInput:
+                return False
+            return True
+
+        def change(text):
+            with suppress(InvalidInput):
+                validate_title(text)
+            return is_address(text)
+    """)
+    assert rules_and_paths(errors) == {("NOT_FOUND", "title")}
+
+
+def test_error_that_only_one_caller_drops_remains(find_errors: FindErrors) -> None:
+    errors = find_errors("""
+        def change(text):
+            try:
+                validate_address(text)
+            except InvalidInput:
+                validate_address(text.strip())
+    """)
+    assert rules_and_paths(errors) == {("ADDRESS", "address")}
+
+
+def test_error_that_is_raised_again_unchanged_remains(find_errors: FindErrors) -> None:
+    errors = find_errors("""
+        def change(text):
+            try:
+                validate_address(text)
+            except InvalidInput:
+                text.close()
+                raise
+    """)
+    assert rules_and_paths(errors) == {("ADDRESS", "address")}
+
+
+def test_message_of_caught_error_is_the_condition(find_errors: FindErrors) -> None:
+    errors = find_errors("""
+        def cancel(ids):
+            raise Conflict("Already sent.", path=["submissions"])
+
+        def change(ids):
+            try:
+                cancel(ids)
+            except Conflict as late:
+                raise Conflict(late.message, path=["token"]) from late
+    """)
+    assert ErrorSite("CONFLICT", "", "token", "Already sent.") in errors
+
+
 def rules_and_paths_of_mutation(mutation: str) -> set[tuple[str, str]]:
     (root_field,) = [field for field in iter_root_fields(SDL) if field.name == mutation]
     return rules_and_paths(errors_of_root_field(root_field))

@@ -47,6 +47,8 @@ class Reference:
     target: str
     call: ast.Call | None = None
     node: ast.expr | None = None  # the name or attribute
+    # Classes of errors that never leave the function if the definition raises them here.
+    handled: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -172,10 +174,43 @@ def _iter_references(index: CodeIndex, definition: Definition) -> Iterator[Refer
     calls = {
         id(node.func): node for node in ast.walk(definition.node) if isinstance(node, ast.Call)
     }
+    handled = _handled_classes(definition.node)
     for node in _iter_run_nodes(definition.node):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             for target in _targets(index, definition, classes, node, id(node) in calls):
-                yield Reference(target, calls.get(id(node)), node)
+                names = handled.get(id(node), frozenset())
+                yield Reference(target, calls.get(id(node)), node, names)
+
+
+def _handled_classes(function: ast.AST) -> dict[int, frozenset[str]]:
+    """Return the error classes that a function catches and drops, by node inside the block."""
+    handled: dict[int, frozenset[str]] = {}
+    for statement in ast.walk(function):
+        if isinstance(statement, ast.Try):
+            types = [one.type for one in statement.handlers if one.type and _drops_error(one)]
+        elif isinstance(statement, ast.With):
+            calls = [item.context_expr for item in statement.items]
+            types = [type_ for call in calls for type_ in _suppressed_types(call)]
+        else:
+            continue
+        nodes = [node for type_ in types for node in ast.walk(type_)]
+        names = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
+        for part in statement.body if names else ():
+            for node in ast.walk(part):
+                handled[id(node)] = handled.get(id(node), frozenset()) | names
+    return handled
+
+
+def _drops_error(handler: ast.ExceptHandler) -> bool:
+    """True if a handler neither binds the error nor raises it again."""
+    raises = [node for node in ast.walk(handler) if isinstance(node, ast.Raise)]
+    return handler.name is None and all(one.exc is not None for one in raises)
+
+
+def _suppressed_types(call: ast.expr) -> list[ast.expr]:
+    """Return the arguments of `suppress` or `contextlib.suppress`."""
+    is_suppress = isinstance(call, ast.Call) and ast.unparse(call.func).endswith("suppress")
+    return call.args if isinstance(call, ast.Call) and is_suppress else []
 
 
 def _iter_run_nodes(node: ast.AST) -> Iterator[ast.AST]:

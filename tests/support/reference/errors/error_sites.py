@@ -3,7 +3,7 @@
 import ast
 import builtins
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -11,6 +11,7 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
+import models.errors
 from models.errors import ErrorCode, Forbidden, RequestError, ServiceUnavailable
 from models.quantities import describe_duration
 from tests.support.reference.errors.code_index import (
@@ -64,12 +65,23 @@ def error_sites(reach: Reach) -> set[ErrorSite]:
         if name in _error_classes():
             continue
         definition = index.definitions[name]
+        own_sites = set[ErrorSite]()
         for reference in references_of(name):
-            if reference.call is not None and (error := error_class(reference.target)):
-                sites |= set(_sites_of_call(reach, definition, reference.call, error))
+            error = error_class(reference.target)
+            if reference.call and error and error.__name__ not in reference.handled:
+                own_sites |= set(_sites_of_call(reach, definition, reference.call, error))
         for change in path_changes_of(name):
-            sites |= set(_sites_of_path_change(reach, definition, change))
+            own_sites |= set(_sites_of_path_change(reach, definition, change))
+        handled = _codes_of_classes(reach.handled[name])
+        sites |= {site for site in own_sites if site.code not in handled}
     return sites
+
+
+def _codes_of_classes(names: Iterable[str]) -> frozenset[str]:
+    """Return the codes of the errors with these class names."""
+    classes = [getattr(models.errors, name) for name in names if hasattr(models.errors, name)]
+    codes = [CODES_BY_CLASS.get(cls, frozenset({cls.code})) for cls in classes]
+    return frozenset[str]().union(*codes)
 
 
 def _error_sites_of_block(outer: Reach, block: CodeLines) -> set[ErrorSite]:
@@ -116,9 +128,8 @@ def _sites_of_call(
     code = _code(error, arguments)
     constraint = arguments.get("constraint")
     message, path = arguments.get("message"), arguments.get("path")
-    scopes = _scopes(reach, definition) if constraint is not None else [Scope(reach, definition)]
-    for scope in scopes:
-        rules = scope.rules(constraint) if constraint is not None else []
+    for scope in _scopes(reach, definition):
+        rules = scope.rules(constraint) if constraint is not None else scope.errors_in(message)
         for rule in rules or [ErrorRule("")]:
             bound = scope.with_caught_error(rule)
             messages = bound.texts(message) if message is not None else [""]
@@ -216,6 +227,14 @@ class Scope:
                 return [ErrorRule(str(value))]
         name = _last_name(node)
         return [ErrorRule(name)] if name else []
+
+    def errors_in(self, message: ast.expr | None) -> list[ErrorRule]:
+        """Return the caught errors of a message such as `error.message`, without their rules."""
+        match message:
+            case ast.Attribute(value=ast.Name(id=name) as error, attr="message"):
+                errors = sorted(self.caught_errors(error))
+                return [ErrorRule("", site, name, self.definition) for site in errors]
+        return []
 
     def caught_errors(self, node: ast.expr) -> set[ErrorSite]:
         """Return the errors that a variable can have in an exception handler or in a function.

@@ -49,6 +49,8 @@ class Reach:
 
     names: list[str] = field(default_factory=list)
     callers: dict[str, list[Caller]] = field(default_factory=dict)
+    # By function: the classes of its errors that every caller catches and drops.
+    handled: dict[str, frozenset[str]] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
     blocks: frozenset[CodeLines] = frozenset()  # whose reach this is, with those that contain them
     # By block: its errors. A reach shares them with the reaches of blocks in its functions.
@@ -113,16 +115,26 @@ def references_in_block(block: CodeLines) -> Iterator[Reference]:
 
 
 def _add_functions(reach: Reach, names: Iterable[str]) -> None:
-    index, todo = code_index(), deque(names)
-    seen = {*todo, *reach.without}
+    index, todo, followed = code_index(), deque(names), set[str]()
+    reach.handled |= dict.fromkeys(todo, frozenset[str]())
     while todo:
         name = todo.popleft()
-        reach.names.append(name)
+        is_first = name not in followed
+        if is_first:
+            followed.add(name)
+            reach.names.append(name)
         for reference in references_of(name):
-            _add_caller(reach, index.definitions[name], reference)
-            if reference.target not in seen:
-                seen.add(reference.target)
+            if is_first:
+                _add_caller(reach, index.definitions[name], reference)
+            if reference.target not in reach.without and _add_handled(reach, name, reference):
                 todo.append(reference.target)
+
+
+def _add_handled(reach: Reach, name: str, reference: Reference) -> bool:
+    """Add the error classes that this way to a function drops. True if the others drop more."""
+    classes, before = reach.handled[name] | reference.handled, reach.handled.get(reference.target)
+    reach.handled[reference.target] = classes if before is None else before & classes
+    return before is None or not before <= classes
 
 
 def _add_caller(reach: Reach, definition: Definition, reference: Reference) -> None:

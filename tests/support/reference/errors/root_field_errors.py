@@ -67,6 +67,8 @@ UNUSED_FUNCTIONS = {
     "messageDelete": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
     "messageMove": SNOOZE_STEPS,
     "messageUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS),
+    # The allowed senders are of users, not of a tag.
+    "quarantineRelease": ("resolvers.sql_text.validated_distinct_tags",),
     "threadUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS, *FILTER_STEPS),
     "tlsPolicyDelete": RELAY_HOST_STEPS,
     "transportDelete": RELAY_HOST_STEPS,
