@@ -401,7 +401,7 @@ async def _have_all_events(proof_server: ProofServer, watchers: Iterable[StreamW
     The numbers are read anew, since a busy server can commit a request of a stopped writer late.
     """
     user_ids = [encode("User", user_id) for user_id in proof_server.user_ids]
-    numbers = dict(zip(user_ids, await proof_server.read_event_numbers(), strict=True))
+    numbers = dict[str, int](zip(user_ids, await proof_server.read_event_numbers(), strict=True))
     return all(watcher.event_number >= numbers[watcher.endpoint.user_id] for watcher in watchers)
 
 

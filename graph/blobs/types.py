@@ -155,9 +155,9 @@ class BlobQuery:
 
     @query(
         "Returns the objects of one object store (`filter.store`, by default `hot`), sorted by "
-        "path in byte order. In a bucket (S3), a page is slower in descending order, or with "
-        "`last` in ascending order, since it reads up to 1/256 of all objects. `totalCount` "
-        "counts at most 10,000 objects.",
+        "path in byte order. In a bucket (S3), reading backward is slower: in descending "
+        "order, or with `last` in ascending order. Such a page reads up to 1/256 of all objects. "
+        "`totalCount` counts at most 10,000 objects.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

@@ -54,10 +54,10 @@ class MessageRedirectMutation:
         "$Forwarded, unless its mailbox is shared by another user. No copy is stored. CONFLICT "
         "for a draft and for a mail loop. For a message in a mailbox that another user shares, "
         "the original targets are FORBIDDEN_OPERATION. They are a CONFLICT if the stored "
-        "password of a relay server (smtp:// target) is gone, or if the account encrypts "
-        "forwards and the message is unencrypted. FORBIDDEN_OPERATION too if the account is "
-        "inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if a scanner "
-        "does not respond.",
+        "password of a relay server (smtp:// target) is gone. They are a CONFLICT, too, if the "
+        "account encrypts forwards and the message is unencrypted. FORBIDDEN_OPERATION if the "
+        "account is inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if "
+        "a scanner does not respond.",
         scope=Scope.SUBMIT,
         further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

@@ -79,12 +79,12 @@ class UserFilter(ConditionsInput):
         "accounts that never signed in.",
         default=UNSET,
     )
-    over_quota: bool | None = attribute_field(
+    quota_reached: bool | None = attribute_field(
         "True returns only accounts whose messages take at least as many bytes as the quota "
         "allows, false only the others. Accounts with unlimited storage are among the others.",
         default=UNSET,
     )
-    two_factor: bool | None = attribute_field(
+    has_second_factor: bool | None = attribute_field(
         "True returns only accounts with a second factor (2FA, MFA), false only accounts without "
         "one.",
         default=UNSET,
@@ -105,8 +105,8 @@ class UserFilter(ConditionsInput):
             created_since=self.created_since or None,
             created_before=self.created_before or None,
             not_signed_in_since=self.not_signed_in_since or None,
-            is_quota_full=value_or_none(self.over_quota),
-            has_second_factor=value_or_none(self.two_factor),
+            is_quota_full=value_or_none(self.quota_reached),
+            has_second_factor=value_or_none(self.has_second_factor),
         )
 
 

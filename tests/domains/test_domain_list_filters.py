@@ -64,8 +64,8 @@ async def test_users_and_admins_of_a_domain_have_filters(
         ({"tags": ["X"]}, ["carl"]),
         ({"active": False}, ["carl"]),
         ({"query": "bob"}, ["bob"]),
-        ({"overQuota": True}, ["ada"]),
-        ({"twoFactor": True}, ["bob"]),
+        ({"quotaReached": True}, ["ada"]),
+        ({"hasSecondFactor": True}, ["bob"]),
         (
             {"notSignedInSince": (now - timedelta(days=1)).isoformat()},
             ["ada", "adm", "carl"],

@@ -118,8 +118,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Health.ok": "the usual name in reports of health",
         "Address.wildcard": ESTABLISHED_NAME,
         "AddressFilter.wildcard": ESTABLISHED_NAME,
-        "UserFilter.overQuota": ESTABLISHED_NAME,
-        "UserFilter.twoFactor": ESTABLISHED_NAME,
         "Mailbox.annotations(prependPrefix:)": "a verb of reading",
         **dict.fromkeys(
             ("FilterAction.delete", "FilterAction.flag", "FilterAction.stop"), ESTABLISHED_NAME

@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
+from graphql import GraphQLInputObjectType, GraphQLObjectType
 
+from graph.schema import schema
+from graph.types.input_conditions import ConditionsInput, optional_condition_arguments
 from tests.conftest import GraphQLClient, deliver_to
 
 MESSAGES_QUERY = """query ($seen: Boolean, $subject: String, $ids: [ID!]) {
@@ -96,3 +99,24 @@ async def test_missing_condition_names_only_fields_of_the_input(
         "At least one condition is required. Omit the input for no condition.",
         "At least one condition is required. To select everything, set `all: true`.",
     ]
+
+
+def test_conditions_with_absent_variables_are_omitted_from_every_list() -> None:
+    """Also from lists whose filter is a lazy type."""
+    wrong, count = set[str](), 0
+    for kind in schema._schema.type_map.values():  # noqa: SLF001 - the schema of graphql-core
+        for name, field in kind.fields.items() if isinstance(kind, GraphQLObjectType) else ():
+            definition = field.extensions.get("strawberry-definition")
+            conditions = {
+                argument_name
+                for argument_name, argument in field.args.items()
+                if isinstance(argument.type, GraphQLInputObjectType)
+                and issubclass(
+                    argument.type.extensions["strawberry-definition"].origin, ConditionsInput
+                )
+            }
+            if conditions and set(optional_condition_arguments(definition)) != conditions:
+                wrong.add(f"{kind.name}.{name}")
+            count += len(conditions)
+    assert count > 50
+    assert not wrong

@@ -68,15 +68,15 @@ def cases(environment: Environment) -> dict[str, tuple[dict[str, Any], list[str]
         return {"notSignedInSince": (environment.now() - timedelta(days=days)).isoformat()}
 
     return {
-        "full": ({"overQuota": True}, full),
-        "not full": ({"overQuota": False}, [n for n in ALL_USERNAMES if n not in full]),
-        "factor": ({"twoFactor": True}, factors),
-        "no factor": ({"twoFactor": False}, [n for n in ALL_USERNAMES if n not in factors]),
+        "full": ({"quotaReached": True}, full),
+        "not full": ({"quotaReached": False}, [n for n in ALL_USERNAMES if n not in full]),
+        "factor": ({"hasSecondFactor": True}, factors),
+        "no factor": ({"hasSecondFactor": False}, [n for n in ALL_USERNAMES if n not in factors]),
         "never": (since(99), never),
         "ten days": (since(9.5), sorted([*never, "below", "domain", "full"])),
         "exact": (since(10), never),
         "now": (since(0), ALL_USERNAMES),
-        "together": ({"overQuota": True, "twoFactor": False, **since(8)}, full),
+        "together": ({"quotaReached": True, "hasSecondFactor": False, **since(8)}, full),
     }
 
 

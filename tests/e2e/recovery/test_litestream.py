@@ -22,6 +22,7 @@ from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.restored_clients import (
     PATIENCE,
+    ClientState,
     assert_clients_must_resync,
     deliver,
     read_state,
@@ -133,7 +134,7 @@ async def wait_for_replica(replica: LitestreamReplica, folder: Path, subjects: S
 def test_replica_restores_a_killed_server_without_difference(
     sqlite_server: MerganserProcess, replica: LitestreamReplica, tmp_path: Path
 ) -> None:
-    async def deliver_and_kill() -> tuple[object, Subjects, datetime]:
+    async def deliver_and_kill() -> tuple[ClientState, Subjects, datetime]:
         await deliver(sqlite_server, *(f"early {number}" for number in range(20)))
         early = read_subjects(replica.database)
         await wait_for_replica(replica, tmp_path, early)
