@@ -42,6 +42,7 @@ from merganser.settings.settings import PREFIX, Settings
 from models.domains.tables import Domain
 from models.store.database import Database
 
+MIN_SQLITE_VERSION = (3, 39)  # the first one with IS DISTINCT FROM, which triggers use
 MAX_DOMAINS = 20  # checked in DNS
 OTHERS_PERMISSIONS = 0o077
 
@@ -79,14 +80,19 @@ async def run_checks(settings: Settings) -> list[Finding]:
             findings += action_finding(
                 name, trouble.message, "correct this, and run the check again"
             )
+        except OSError as problem:  # such as a folder above that this user can't search
+            findings += action_finding(
+                name, str(problem), "correct the permissions, and run the check again"
+            )
     return findings
 
 
 async def _check_versions(_settings: Settings) -> list[Finding]:
     versions = f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}"
-    if sqlite3.sqlite_version_info < (3, 35):
+    if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
+        minimum = ".".join(map(str, MIN_SQLITE_VERSION))
         return action_finding(
-            CheckName.PROGRAMS, versions, "use a Python with SQLite 3.35 or newer"
+            CheckName.PROGRAMS, versions, f"use a Python with SQLite {minimum} or newer"
         )
     return ok_finding(CheckName.PROGRAMS, versions)
 

@@ -27,6 +27,10 @@ def parse_toml(text: str) -> dict[str, tuple[TextOrTexts, int]]:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
         raise _syntax_error(text, str(problem)) from None
+    except ValueError:  # Python's limit of digits
+        raise InvalidToml(1, "a number has too many digits.") from None
+    except RecursionError:
+        raise InvalidToml(1, "lists or tables are nested too deeply.") from None
     values: dict[str, tuple[TextOrTexts, int]] = {}
     for key, value in table.items():
         line_number = _line_number_of_key(text, key)

@@ -29,6 +29,8 @@ INDEXED_COLUMNS = {
 
 def upgrade() -> None:
     connection = op.get_bind()
+    if connection.dialect.name == "postgresql":  # a running server of an older version
+        connection.exec_driver_sql("LOCK TABLE messages IN SHARE ROW EXCLUSIVE MODE")
     keys_table = op.create_table(
         "message_sort_keys",
         sa.Column("id", BIG_INTEGER, autoincrement=False, nullable=False),

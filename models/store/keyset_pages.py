@@ -84,7 +84,7 @@ def _decode_sort_value(text: str) -> SortValue:
         return _int64_from_text(value)
     if kind == "f" and math.isfinite(number := float(value)):
         return number
-    if kind == "s":
+    if kind == "s" and "\0" not in value:  # PostgreSQL has no texts with NUL
         return value
     raise ValueError(text)
 

@@ -151,7 +151,7 @@ async def load_visible_message_pages(
         ]
     if not is_own:
         columns |= {"user_id", "mailbox_id"}
-    listings = await _narrow_to_required_mailboxes(ctx, listings)
+    listings = await narrow_to_required_mailboxes(ctx, listings)
     scans = [
         _page_scan(ctx, key, filter_sql, columns)
         for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True)
@@ -168,7 +168,7 @@ async def load_visible_message_pages(
     ]
 
 
-async def _narrow_to_required_mailboxes(
+async def narrow_to_required_mailboxes(
     ctx: Context, listings: list[MessageListing]
 ) -> list[MessageListing]:
     """Replace the mailbox that a filter requires by that of the listing, which has an index.
@@ -380,7 +380,7 @@ async def count_visible_messages_of_listings(
 
     All messages, and all unseen ones, are counted by the counters of the mailboxes.
     """
-    listings = await _narrow_to_required_mailboxes(ctx, listings)
+    listings = await narrow_to_required_mailboxes(ctx, listings)
     counts = await _read_counters(ctx, [key for key in listings if key.counter_name])
     filtered_keys = [key for key in listings if key not in counts]
     if filtered_keys:

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from models.users.roles import Role
 from resolvers.access import can_see_managed_mail_records
 from resolvers.context import Context
-from resolvers.messages.content_access import content_refusal, load_content_readability
+from resolvers.messages.content_access import (
+    content_refusal,
+    load_content_readability,
+    write_content_read_to_security_log,
+)
 from resolvers.messages.filters.indexed_conditions import required_mailboxes
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.loaders import MessageListing, narrow_to_required_mailboxes
 from resolvers.messages.message_orders import CONTENT_SORT_COLUMNS, one_mailbox_required
 
 
@@ -27,14 +31,22 @@ async def require_sortable(ctx: Context, listings: Sequence[MessageListing]) -> 
     if len(listings) > 1 or listing.thread_id is not None or not is_of_one_mailbox:
         raise one_mailbox_required()
     listing.page_request.cursor_sort_value(sort_column.value_type)
-    if (
-        sort_column.name in CONTENT_SORT_COLUMNS
-        and listing.user_id != ctx.viewer.user_id
-        and ctx.viewer.role is not Role.ROOT
-        and can_see_managed_mail_records(ctx)
-        and (
-            listing.mailbox_id is None
-            or not await ctx.load(load_content_readability, listing.mailbox_id)
-        )
+    if sort_column.name in CONTENT_SORT_COLUMNS and listing.user_id != ctx.viewer.user_id:
+        await _require_readable_content_or_log_read(ctx, listing)
+
+
+async def _require_readable_content_or_log_read(ctx: Context, listing: MessageListing) -> None:
+    """Raise Forbidden if the viewer can't read the content of the mailbox of a listing.
+
+    For ROOT the read is logged, since a page without rows can have a cursor with a subject.
+    """
+    if not can_see_managed_mail_records(ctx):  # then the viewer sees only shared mailboxes
+        return
+    (narrowed,) = await narrow_to_required_mailboxes(ctx, [listing])
+    if narrowed.mailbox_id is not None and await ctx.load(
+        load_content_readability, narrowed.mailbox_id
     ):
+        return
+    if ctx.viewer.role is not Role.ROOT:
         raise content_refusal()
+    await write_content_read_to_security_log(ctx, {listing.user_id})

@@ -1,6 +1,6 @@
 """SQL conditions of user lists by quota, last sign-in and second factor."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -18,6 +18,7 @@ from sqlmodel import col
 
 from models.domains.tables import Domain
 from models.runtime.environment import Environment
+from models.store.keyset_pages import EPOCH
 from models.users.search_index import last_login_column, unindexed_last_login_column
 from models.users.tables import User
 from resolvers.context import Context
@@ -76,8 +77,13 @@ def has_second_factor_sql(*, is_wanted: bool) -> ColumnElement[bool]:
 
 def has_not_signed_in_since_sql(dialect: str, time: datetime) -> ColumnElement[bool]:
     """SQL: users whose last sign-in is before this time, and users who never signed in."""
-    condition: ColumnElement[bool] = last_login_column(dialect).element < time
+    condition: ColumnElement[bool] = last_login_column(dialect).element < _after_epoch(time)
     return condition
+
+
+def _after_epoch(time: datetime) -> datetime:
+    """Return the time, or the first one after EPOCH, the value of users who never signed in."""
+    return max(time, EPOCH + timedelta(microseconds=1))
 
 
 async def not_signed_in_condition_of_page(ctx: Context, time: datetime) -> ColumnElement[bool]:
@@ -88,6 +94,6 @@ async def not_signed_in_condition_of_page(ctx: Context, time: datetime) -> Colum
     dialect = ctx.environment.database.dialect
     matching_ids = select(col(User.id)).where(has_not_signed_in_since_sql(dialect, time))
     if await ctx.read(matching_ids.offset(MAX_SORTED_USERS).limit(1)):
-        condition: ColumnElement[bool] = unindexed_last_login_column(dialect) < time
+        condition: ColumnElement[bool] = unindexed_last_login_column(dialect) < _after_epoch(time)
         return condition
     return col(User.id).in_(matching_ids.correlate(None))

@@ -105,6 +105,10 @@ def test_doctor_reports_the_age_of_the_newest_backup(ada: CommandLine, tmp_path:
     assert not target.exists()
     target.mkdir()
     assert findings_of(ada, "backup") == [("action", f"{target} has no complete backup")]
+    ada.set_settings(backup_target=str(tmp_path / ("x" * 300)))  # the system refuses to look
+    ((verdict, text),) = findings_of(ada, "backup")
+    assert (verdict, "File name too long" in text) == ("action", True)
+    ada.set_settings(backup_target=str(target))
     result = ada("backup", target, "--json")
     assert result.code == 0, result.err
     id_ = result.json["id"]

@@ -78,6 +78,8 @@ def test_environment_precedes_toml(toml_file: Path, monkeypatch: pytest.MonkeyPa
         (b'trusted_proxies = [["a"]]', "line 1: write a text such as"),
         (b'hostname = "a\\u0000b"', "line 1: the value has a control character."),
         (b'# a\nhostname = "\xff\xfe"', "line 2: the text is not UTF-8."),
+        (b"bulk_max_items = " + b"9" * 5000, "line 1: a number has too many digits."),
+        (b"cors_origins = " + b"[" * 9000, "line 1: lists or tables are nested too deeply."),
         (b'config = "/etc/other"', "line 1: MERGANSER_CONFIG must be a variable"),
     ],
 )

@@ -73,6 +73,7 @@ def cases(environment: Environment) -> dict[str, tuple[dict[str, Any], list[str]
         "factor": ({"hasSecondFactor": True}, factors),
         "no factor": ({"hasSecondFactor": False}, [n for n in ALL_USERNAMES if n not in factors]),
         "never": (since(99), never),
+        "epoch": ({"notSignedInSince": "1970-01-01T00:00:00+00:00"}, never),
         "ten days": (since(9.5), sorted([*never, "below", "domain", "full"])),
         "exact": (since(10), never),
         "now": (since(0), ALL_USERNAMES),

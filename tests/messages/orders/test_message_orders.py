@@ -244,6 +244,36 @@ async def test_only_root_sorts_mail_of_others_by_subject(
     assert len(mailbox["messages"]["nodes"]) == 4
 
 
+async def test_root_leaves_an_entry_even_if_a_sorted_page_is_empty(
+    reader: GraphQLClient, root: GraphQLClient
+) -> None:
+    """The cursor of a search that ends without a match can have the beginning of a subject."""
+    inbox_id = mailbox_global_id((await reader.load_mailbox()).id)
+    users = {"ids": [reader.user_id]}
+    filtered = {"mailbox": {"id": inbox_id}, "subject": "unknown"}
+    answer = await root(FILTERED_LIST, order="SUBJECT_ASC", filter=filtered, users=users)
+    assert answer["messages"]["nodes"] == []
+    log = await reader("{ viewer { user { securityLog { nodes { action } } } } }")
+    assert {"action": "MESSAGES_READ"} in log["viewer"]["user"]["securityLog"]["nodes"]
+
+
+async def test_administrator_with_the_right_read_sorts_a_shared_mailbox_by_subject(
+    reader: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    chief = await make_domain_admin(environment, http, "chief", [AdminPermission.IMPERSONATE])
+    inbox_id = mailbox_global_id((await reader.load_mailbox()).id)
+    arguments: dict[str, Any] = {
+        "order": "SUBJECT_ASC",
+        "filter": {"mailbox": {"id": inbox_id}},
+        "users": {"ids": [reader.user_id]},
+    }
+    answer = await chief.execute(FILTERED_LIST, **arguments)
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
+    assert await share_mailbox(reader, chief, "READ", path="INBOX") == []
+    nodes = (await chief(FILTERED_LIST, **arguments))["messages"]["nodes"]
+    assert len(nodes) == 4
+
+
 async def test_statement_count_does_not_depend_on_message_count(
     ada: GraphQLClient, statements: list[str]
 ) -> None:
