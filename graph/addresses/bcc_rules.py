@@ -188,7 +188,8 @@ class BccRuleMutation:
         "domain to another address. Sender and recipients don't see it. Mail of other accounts "
         "that the caller's role can't administer is not copied. CONFLICT if a rule with the same "
         "match and direction exists. NOT_FOUND if the caller does not administer the domain. A "
-        "rule that copies an address to itself is refused. A domain has at most 1,000 rules.",
+        "rule that copies an address to itself is the error VALIDATION. A domain has at most "
+        "1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -198,11 +199,11 @@ class BccRuleMutation:
         return BccRulePayload(bcc_rule=rule)
 
     @mutation(
-        "Changes BCC rules, all or none. The caller becomes the author of each rule: it does not "
-        "copy mail of accounts, except the author's own, that the author's role can't "
-        "administer. CONFLICT if another rule has the same `match` and `direction`. A rule that "
-        "copies an address to itself is refused. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "Changes BCC rules, all or none. The caller becomes the author of each rule. Mail of "
+        "other accounts that the author's role can't administer is not copied. CONFLICT if "
+        "another rule has the same `match` and `direction`. A rule that copies an address to "
+        "itself is the error VALIDATION. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -347,9 +347,10 @@ class AddressMutation:
 
     @mutation(
         "Creates addresses from a CSV or JSON Lines file in a background task, in the order of "
-        "the file. The rules are those of `addressCreate`. A refused line does not stop the "
+        "the file. A DOMAIN_ADMIN can create addresses in the administered domains, an ADMIN in "
+        "any domain. The rules are those of `addressCreate`. A refused line does not stop the "
         "task. A caller has at most 2 unfinished tasks of this kind. A credential without a user "
-        "is refused. `Task.result` has the counts `createdCount` and `refusedCount`, and "
+        "is FORBIDDEN. `Task.result` has the counts `createdCount` and `refusedCount`, and "
         "`errors` with line, code, path and message of the first 1,000 errors. After a crash the "
         "task continues where it was.",
         **WRITE_GUARD,

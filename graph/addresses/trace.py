@@ -71,7 +71,8 @@ class AddressTraceQuery:
     @query(
         "Returns the decisions that the server would make about mail for an address, step by "
         "step, without sending anything. Records that the caller can't see are treated as "
-        "missing. At most the first 1,000 decisions are returned.",
+        "missing. For an address that the caller can't see, the only step is ADDRESS without "
+        "output. At most the first 1,000 decisions are returned.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

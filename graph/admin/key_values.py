@@ -325,10 +325,12 @@ class KeyValueMutation:
         return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation(
-        "Adds an integer to the integer value of an entry atomically. The expiry is "
-        "unchanged. A missing entry is the error NOT_FOUND, unless `createMissing` is "
-        "true. A value that is no integer is an error. "
-        "The result must be between -(2^53-1) and 2^53-1.",
+        "Adds an integer to the integer value of an entry atomically. The expiry is unchanged. A "
+        "missing entry is the error NOT_FOUND, unless `createMissing` is true. VALIDATION if the "
+        "value is no integer, or if the result is not between -(2^53-1) and 2^53-1. Shared "
+        "entries require the role ADMIN and the scope FULL. LIMIT_REACHED above 1,000 entries or "
+        "1 MiB of a user, or of all shared entries together (by default). QUOTA_EXCEEDED if the "
+        "storage of the account is full.",
         scope=Scope.SETTINGS,
         access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )

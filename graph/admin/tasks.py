@@ -179,8 +179,10 @@ class UndoPayload(MutationPayload):
 @strawberry.type
 class TaskQuery:
     @query(
-        "Returns a background task by ID. Null if it does not exist or the caller can't "
-        "see it. A task is deleted 7 days after its end.",
+        "Returns a background task by ID: one of the signed-in user's account, or one that the "
+        "caller started. An ADMIN sees all tasks except legal hold tasks that others started, a "
+        "ROOT sees all. Null if it does not exist or the caller can't see it. A task is deleted 7 "
+        "days after its end.",
         scope=Scope.MAIL_READ,
     )
     async def task(self, info: Info, by: TaskRef) -> Task | None:

@@ -68,8 +68,8 @@ class AuthMutation:
         "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
         "password or second factor, or a disabled or suspended user, is the error "
         "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an "
-        "identity provider, is FORBIDDEN. So is a temporary password if `scopes` has neither "
-        "SETTINGS nor FULL. Before the start of its validity, a temporary password is "
+        "identity provider, is FORBIDDEN. A temporary password is FORBIDDEN if `scopes` has "
+        "neither SETTINGS nor FULL. Before the start of its validity, a temporary password is "
         "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
         "server has no public URL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,

@@ -188,10 +188,11 @@ class TwoFactorMutation:
         return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
-        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor; "
-        "an administrator proves one of the user's or gives `options.reason`. Recovery codes are "
-        "deleted unless a WebAuthn key is on. CONFLICT if TOTP is off. UNAVAILABLE if `proof` "
-        "has a response of a security key, but the server has no public URL.",
+        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor. An "
+        "administrator proves a factor of the other user, or gives `options.reason` instead. "
+        "Recovery codes are deleted unless a WebAuthn key is on. CONFLICT if TOTP is off. "
+        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
+        "URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -243,11 +244,11 @@ class TwoFactorMutation:
 
     @mutation(
         "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
-        "WebAuthn keys and recovery codes. The signed-in user must prove a factor; an "
-        "administrator proves one of the user's or gives `options.reason`. CONFLICT if no factor "
-        "is on. FORBIDDEN if the signed-in user's only factor is EXTERNAL and no proof is given. "
-        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
-        "URL.",
+        "WebAuthn keys and recovery codes. The signed-in user must prove a factor. An "
+        "administrator proves a factor of the other user, or gives `options.reason` instead. "
+        "CONFLICT if no factor is on. FORBIDDEN, a code of every mutation, if the signed-in "
+        "user's only factor is EXTERNAL and no proof is given. UNAVAILABLE if `proof` has a "
+        "response of a security key, but the server has no public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

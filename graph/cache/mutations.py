@@ -248,8 +248,9 @@ class CacheMutation:
 
     @mutation(
         "Verifies the files of the blob caches of all nodes: it removes damaged, foreign and old "
-        "files, and corrects the size. With `validateOnly` nothing is read. It can't be part of "
-        "an `@atomic` request, and can't have an idempotency key.",
+        "files, and corrects the recorded size of the caches. With `validateOnly` nothing is "
+        "read, and the counts are 0. It can't be part of an `@atomic` request, and can't have an "
+        "idempotency key.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -267,10 +268,11 @@ class CacheMutation:
         )
 
     @mutation(
-        "Unpacks the file of a userExport below `admin/` of an object store, to inspect or "
-        "recover an account, and returns its mailboxes. Either all objects are stored or none. "
-        "The upload is deleted. It can't be part of an `@atomic` request, and can't have an "
-        "idempotency key. CONFLICT if the folder of the bundle already has objects.",
+        "Unpacks a bundle, the file of a userExport, to inspect or recover an account, and "
+        "returns its mailboxes. The objects are stored in a new folder below `admin/` of an "
+        "object store, all or none. The upload is deleted. It can't be part of an `@atomic` "
+        "request, and can't have an idempotency key. CONFLICT if the folder already has objects. "
+        "LIMIT_REACHED if the bundle has more than 10,000 messages or 1 GiB.",
         atomic_exclusion=UNPACK_NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

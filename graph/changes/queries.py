@@ -306,10 +306,10 @@ class ChangeSubscription:
                 return
 
     @subscription(
-        "Returns events of users and of addresses, also of addresses without a user, in "
-        "the domains that the caller administers. For an ADMIN these are all users and "
-        "addresses. Refused without a domain in the filter if the caller "
-        "administers more than 99 domains.",
+        "Returns events of users and of addresses, also of addresses without a user, in the "
+        "domains that the caller administers. For an ADMIN these are all users and addresses. A "
+        "caller who administers more than 99 domains must name one in the filter. An ADMIN "
+        "administers all domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -321,8 +321,8 @@ class ChangeSubscription:
             UserFilter | None,
             strawberry.argument(
                 description=(
-                    "Conditions on the users whose events are returned. Events of deleted "
-                    "users and of addresses without a user are returned in any case. "
+                    "Conditions on the users whose events are returned. Of deleted users, and of "
+                    "addresses without a user, all events in the selected domain are returned. "
                     "Default: all users."
                 )
             ),
@@ -348,12 +348,11 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of users, addresses, sender rules, resources and the domain "
-        "itself, of one domain or of all domains that the caller administers. "
-        "DOMAIN_UPDATED also reports changes of alias "
-        "domains, BCC rules, recipient rewrites and rate limits of the domain. Without `domain`, "
-        "a caller who administers "
-        "more than 99 domains is refused.",
+        "Returns events of users, addresses, sender rules, resources and the domain itself, of "
+        "one domain or of all domains that the caller administers. DOMAIN_UPDATED also reports "
+        "changes of alias domains, BCC rules, recipient rewrites and rate limits of the domain. A "
+        "caller who administers more than 99 domains must give `domain`. An ADMIN administers all "
+        "domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

@@ -395,12 +395,12 @@ class DkimMutation:
         )
 
     @mutation(
-        "Makes DKIM keys sign at once, all or none, without a check of their DNS records. A key "
-        "of `*` signs for each domain that has no active key of its own and has published the "
-        "record. Each replaces the active and pending keys of the same domain and algorithm, "
-        "which are retired. CONFLICT for two keys of one domain and algorithm. A retired key can "
-        "be activated again; an active one is unchanged. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Makes DKIM keys sign at once, all or none. A key of a domain signs even if DNS has no "
+        "record for it. A key of `*` signs for each domain that has no active key of its own and "
+        "has published the record. The other active and pending keys of the same domain and "
+        "algorithm are retired. CONFLICT if two of the given keys have the same domain and "
+        "algorithm. A retired key can be activated again; an active one is unchanged. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
     )

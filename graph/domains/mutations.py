@@ -125,7 +125,7 @@ class DomainCreateInput(Options):
     )
     default_user_quota: ByteSize | None = attribute_field(
         f"{DEFAULT_QUOTA_DESCRIPTION} Default: the setting "
-        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, or else inherited from the platform.",
+        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, or the default quota of the platform without it.",
         default=UNSET,
     )
     inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)

@@ -46,9 +46,9 @@ class FiltersCreateMutation:
         "order of the file. As with `filterCreate`, a DOMAIN_ADMIN with the permission FILTERS "
         "can name a USER of an administered domain. An ADMIN can name any user without the role "
         "ROOT. A refused line does not stop the task. A caller has at most 2 unfinished tasks of "
-        "this kind. A credential without a user is refused. `Task.result` has the counts "
-        "`createdCount` and `refusedCount`, and `errors` with line, code, path and message of "
-        "the first 1,000 errors. After a crash the task continues where it was.",
+        "this kind. A credential without a user is FORBIDDEN. `Task.result` has the counts "
+        "`createdCount` and `refusedCount`, and `errors` with line, code, path and message of the "
+        "first 1,000 errors. After a crash the task continues where it was.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )

@@ -204,8 +204,10 @@ class FilterMutation:
         "Starts a task that runs filters of the signed-in user on stored messages. The filters "
         "move, copy, mark or delete messages; they send no messages, replies or webhooks. Only "
         "the action `spam: false` (no spam) moves messages out of Junk. Copies above the quota "
-        "are skipped. Deleted messages can be restored. UNAVAILABLE if `select` searches for "
-        "words while more than 5,000 messages are not indexed yet: retry later.",
+        "are skipped. Messages that a filter deletes can be restored with "
+        "`deletedMessageRestore`. LIMIT_REACHED for more than 1,000 references (by default). "
+        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not "
+        "indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

@@ -30,8 +30,8 @@ CONTENT_ARGUMENT = strawberry.argument(description="Sieve script (RFC 5228) to c
 USER_ARGUMENT = strawberry.argument(description="User to test for. Default: the signed-in user.")
 MESSAGE_ARGUMENT = strawberry.argument(
     description="Message to run the script on. A stored message must belong to the user that the "
-    "script is tested for, and the caller must be able to read it. Default: the script is only "
-    "compiled."
+    "script is tested for. It must be the caller's own, or in a mailbox that is shared with the "
+    "caller. Default: the script is only compiled."
 )
 
 

@@ -31,9 +31,9 @@ class MailboxShareSetInput(Options):
         "MERGANSER_SHARE_ACROSS_DOMAINS is on: any user."
     )
     rights: list[ShareRight] = attribute_field(
-        "All rights that the user has from now on; they replace the previous ones. Every right "
-        "includes LOOKUP. An empty list ends the share. An administrator who acts as the user "
-        "can only end shares.",
+        "All rights that `user` has from now on; they replace the previous ones. Every right "
+        "includes LOOKUP. An empty list ends the share. An administrator who acts as the "
+        "signed-in user (`userImpersonate`) can only end shares.",
         metadata=GIVES_ACCESS,
     )
 

@@ -123,10 +123,10 @@ class MailboxUnsubscribeInput(Options):
 @strawberry.type
 class MailboxUpdateMutation:
     @mutation(
-        "Changes the visibility, retention, subscription, special use or encryption of "
-        "mailboxes, for each selected user: all or none. FORBIDDEN_OPERATION to hide INBOX, or "
-        "to set or remove its special use. So is the removal of another special use that the "
-        "server needs: set it on another mailbox instead.",
+        "Changes the visibility, retention, subscription, special use or encryption of mailboxes, "
+        "for each selected user: all or none. FORBIDDEN_OPERATION to hide INBOX, or to set or "
+        "remove its special use. FORBIDDEN_OPERATION also to remove the special use DRAFTS, JUNK, "
+        "SENT or TRASH: set it on another mailbox instead.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
         cost=LONG_MUTATION_COST,

@@ -67,7 +67,9 @@ class BodyPart:
         "Section number of the part in IMAP notation (RFC 9051), such as `1.2`."
     )
     content_type: str = attribute_field("Media type of the part: `text/html` or `text/plain`.")
-    content: str = attribute_field("Decoded text of the part. HTML is sanitized.")
+    content: str = attribute_field(
+        "Decoded text of the whole part. HTML is sanitized, without images of other servers."
+    )
 
 
 @strawberry.type(

@@ -73,7 +73,9 @@ class LabelCreateInput(Options):
         "Name of the label as clients show it, at most 128 characters. Default: the keyword.",
         default=UNSET,
     )
-    color: str | None = attribute_field("Color as `#rrggbb`. Default: none.", default=UNSET)
+    color: str | None = attribute_field(
+        "Color of the label in clients, as `#rrggbb`. Default: none.", default=UNSET
+    )
 
 
 @strawberry.input(description="Changes to labels. An omitted field is unchanged.")
@@ -82,7 +84,7 @@ class LabelPatch:
         "Name of the label as clients show it, at most 128 characters."
     )
     color: strawberry.Maybe[str | None] = attribute_field(
-        "Color as `#rrggbb`. Null removes the color."
+        "Color of the label in clients, as `#rrggbb`. Null removes the color."
     )
 
 

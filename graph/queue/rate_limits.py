@@ -344,9 +344,11 @@ class RateLimitQuery:
 @strawberry.type
 class RateLimitMutation:
     @mutation(
-        "Sets the rate limits of users and domains, or removes them, so that the limits of the "
-        "settings apply: all or none. Messages of the current window still count, unless `per` "
-        "changes. CONFLICT if a user moves to another domain at the same time: retry.",
+        "Sets or removes the rate limits of users and domains for sending, all or none. Without "
+        "them the limits of the settings apply, which they can exceed. The limit of the platform "
+        "applies in any case. LIMIT_REACHED for more than 1,000 users (by default). Messages of "
+        "the current window still count, unless `per` changes. CONFLICT if a user moves to "
+        "another domain at the same time: retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,

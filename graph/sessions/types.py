@@ -178,8 +178,9 @@ def _ordering(name: str, conditions: SessionConditions) -> str:
 class SessionQuery:
     @query(
         "Returns the open connections of clients (SMTP, submission, LMTP, WebSocket, event "
-        "stream) to all processes and nodes. Those of processes that don't answer within a "
-        "second are missing. An ADMIN also sees sessions without a user.",
+        "stream) to all processes and nodes. Those of processes that don't answer within a second "
+        "are missing: `unresponsiveNodes` has their nodes. An ADMIN also sees sessions without a "
+        "user.",
         scope=Scope.READ,
         access=OVERSEEN,
         cost=SESSION_COST,
@@ -215,9 +216,9 @@ class SessionQuery:
         )
 
     @query(
-        "Returns the numbers of open sessions of all processes and nodes by user and "
-        "service. Those of processes that don't answer within a second are missing. An "
-        "ADMIN also sees sessions without a user.",
+        "Returns the numbers of open sessions of all processes and nodes by user and service. "
+        "Those of processes that don't answer within a second are missing: `unresponsiveNodes` "
+        "has their nodes. An ADMIN also sees sessions without a user.",
         scope=Scope.READ,
         access=OVERSEEN,
         cost=SESSION_COST,

@@ -283,11 +283,11 @@ class SenderRuleQuery:
 @strawberry.type
 class SenderRuleMutation:
     @mutation(
-        "Creates sender rules, which allow or block senders: one for each pattern, all or none. A "
-        "rule of the same user, tag, domain or platform with the pattern is changed instead. "
-        "Rules of domains also require the scope FULL; rules of tags and of the platform require "
-        "the role ADMIN and the scope FULL. A user, tag or domain can have 1,000 rules, the "
-        "platform 10,000.",
+        "Creates sender rules, which allow or block senders: one for each pattern, all or none. "
+        "If the user, tag, domain or platform already has a rule with the pattern, that rule is "
+        "changed. Rules of domains also require the scope FULL; rules of tags and of the platform "
+        "require the role ADMIN and the scope FULL. A user, tag or domain can have 1,000 rules, "
+        "the platform 10,000.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

@@ -377,14 +377,12 @@ class UserCreateMutation:
         return UsersPayload(users=[User.from_row(user) for user in users])
 
     @mutation(
-        "Creates accounts from a CSV or JSON Lines file in a background task, in the order of "
-        "the file. A DOMAIN_ADMIN can create accounts in the administered domains. A "
-        "refused line does not stop the task. A caller has at most 2 unfinished tasks of "
-        "this kind. A credential without a user is refused. `Task.result` has the counts "
-        "`createdCount` and "
-        "`refusedCount`, and `errors` with line, code, path and message of the first 1,000 "
-        "errors. After a crash "
-        "the task continues where it was.",
+        "Creates accounts from a CSV or JSON Lines file in a background task, in the order of the "
+        "file. A DOMAIN_ADMIN can create accounts in the administered domains, an ADMIN in any "
+        "domain. A refused line does not stop the task. A caller has at most 2 unfinished tasks "
+        "of this kind. A credential without a user is FORBIDDEN. `Task.result` has the counts "
+        "`createdCount` and `refusedCount`, and `errors` with line, code, path and message of the "
+        "first 1,000 errors. After a crash the task continues where it was.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )

@@ -370,7 +370,9 @@ class UserUpdateMutation:
         "the connections that were opened with them. API keys and application passwords stay "
         "valid. CONFLICT if the username is taken, or if a user moves to another domain at the "
         "same time. Also CONFLICT if an OpenPGP key is removed while the account or a mailbox "
-        "encrypts with it.",
+        "encrypts with it. AUTHENTICATION_FAILED if `existingPassword` is wrong, RATE_LIMITED "
+        "after too many wrong ones. LIMIT_REACHED if a quota exceeds what the domain has left. "
+        "QUOTA_EXCEEDED if new metadata exceed the storage quota of the account.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords", _needs_separate_transaction

@@ -19,7 +19,9 @@ DEFAULT_SENTENCE = re.compile(r" Default: [^.]+\.")
 ROOT_TYPE_DESCRIPTIONS = {
     "Query": "Operations that read data.",
     "Mutation": "Operations that change data. The fields of a request run one after another, each "
-    "in its own transaction. With `@atomic` all fields run in one transaction.",
+    "in its own transaction. With `@atomic` all fields run in one transaction. The description of "
+    "a field lists its own error codes. Each field can also return VALIDATION, NOT_FOUND, "
+    "FORBIDDEN, DAMAGED and ABORTED.",
     "Subscription": "Operations that stream events.",
 }
 ARGUMENT_DESCRIPTIONS = {
@@ -33,8 +35,8 @@ ARGUMENT_DESCRIPTIONS = {
     "allowed with `last`.",
     "debounce": "Least time between two batches, at most PT1M. Default: PT0.05S. The first batch "
     "is sent at once, and so is a batch after one with `hasMore`.",
-    "before": "Returns items before this cursor (`pageInfo.startCursor` of the next page). "
-    "Requires `last`.",
+    "before": "Returns items before this cursor (`pageInfo.startCursor` of the page after "
+    "them). Requires `last`.",
     "by": "Reference to the object that is returned.",
     "expand": "Template with `%{user}`, `%{local}`, `%{domain}` and `%%`, at most 1,000 "
     "characters. `%{user}` is the username, `%{local}` and `%{domain}` are the parts "

@@ -139,6 +139,7 @@ EXAMPLES_BY_NAME = {
 _REMOTE_SERVER_INPUTS = ("RemoteHostInput", "RemoteServerInput", "RemoteServerPatch")
 EXAMPLES_BY_COORDINATE = {
     "Autoreply.preview(sender:)": '"bob@example.com"',
+    "AutoreplyPatch.interval": '"P1D"',
     "BanAddInput.duration": '"P1D"',
     "BanPolicyPatch.banTime": '"PT30M"',
     "BanPolicyPatch.retryWindow": '"PT10M"',
@@ -227,6 +228,7 @@ EXAMPLES_BY_COORDINATE = {
     "SettingSetInput.value": "90",
     "SieveScriptRef.name": '"holiday"',
     "SieveScriptSetInput.name": '"holiday"',
+    "Subscription.metrics(interval:)": '"PT10S"',
     "TotpImportInput.secret": '"JBSWY3DPEHPK3PXP"',
     "TotpEnableInput.token": '"123456"',
     "TotpVerifyInput.token": '"123456"',
@@ -234,6 +236,7 @@ EXAMPLES_BY_COORDINATE = {
     "User.sieveScript(name:)": '"holiday"',
     "UserAffinitySetInput.duration": '"P30D"',
     "UserFilter.patterns": '"ann*"',
+    "UserImpersonateInput.ttl": '"PT30M"',
     "UserImportInput.path": '"ann.tar"',
     "UserSelection.patterns": '"ann*"',
     **{f"{name}.host": '"imap.example.com"' for name in _REMOTE_SERVER_INPUTS},
