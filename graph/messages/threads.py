@@ -62,9 +62,9 @@ class Thread(NodeView):
         "Time when the newest message of the thread that the caller can see was received."
     )
     muted: bool = attribute_field(
-        "True if new messages of the thread are stored with the flag \\Seen: messages that are "
-        "delivered, fetched by a connector or released from the quarantine. Messages that "
-        "clients and imports store keep their flags."
+        "True if new messages of the thread are stored with the flag \\Seen. New messages are "
+        "those delivered, fetched by a connector as new mail, or released from the quarantine. "
+        "Messages that clients and imports store keep their flags."
     )
 
     load_batch = staticmethod(thread_loaders.load_visible_threads_by_ids)
@@ -138,8 +138,9 @@ class Thread(NodeView):
 )
 class ThreadPatch(MessagePatch):
     muted: strawberry.Maybe[bool] = attribute_field(
-        "True: from now on, messages of the threads that are delivered, fetched by a connector or "
-        "released from the quarantine are stored with the flag \\Seen. False: without it."
+        "True: new messages of the threads are stored with the flag \\Seen. False: without it. New "
+        "messages are those delivered, fetched by a connector as new mail, or released from the "
+        "quarantine."
     )
 
 
