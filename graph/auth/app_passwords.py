@@ -174,7 +174,8 @@ class AppPasswordCreateInput(Options):
     hashed_password: bool = attribute_field(
         "True: `password` is the hash that another mail server has stored of an application "
         "password, in one of the formats of `UserCreateInput.hashedPassword`. The role ROOT is "
-        "required. The password has 16 characters from a to z. For another user all scopes are "
+        "required. The hashed password must have 16 characters from a to z: the server can't check "
+        "this, but refuses any other password at sign-in. For another user all scopes are "
         "then allowed, and any `ttl`. A user has at most 10 imported application passwords.",
         default=False,
     )

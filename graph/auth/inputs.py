@@ -109,9 +109,8 @@ class ApiKeyPatch(RestrictionsInput):
     expires_at: datetime | None = attribute_field(
         "Time in the future when the API keys expire. Null: never. If an API key with an "
         "expiry makes the request, null and a later time are FORBIDDEN. A key that an "
-        "administrator "
-        "created for another user expires at most 4 hours after its creation, so that null is "
-        "refused.",
+        "administrator created for another user expires at most 4 hours after the key was "
+        "created: null and a later time are refused (VALIDATION). Default: unchanged.",
         default=strawberry.UNSET,
     )
 

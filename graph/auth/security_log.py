@@ -122,10 +122,14 @@ class SecurityLogFilter(ConditionsInput):
         default=UNSET,
     )
     since: datetime | None = attribute_field(
-        "Returns only entries whose first event was at this time or later.", default=UNSET
+        "Returns only entries of the security log whose `createdAt`, the time of the first of "
+        "the equal events, is this time or later. Default: no such condition.",
+        default=UNSET,
     )
     before: datetime | None = attribute_field(
-        "Returns only entries whose first event was before this time.", default=UNSET
+        "Returns only entries of the security log whose `createdAt`, the time of the first of "
+        "the equal events, is before this time. Default: no such condition.",
+        default=UNSET,
     )
 
     def to_conditions(self) -> SecurityEventFilter:

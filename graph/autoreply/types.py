@@ -59,7 +59,8 @@ class AutoreplyPreview:
         "Reason why no reply would be sent. Null: a reply would be sent."
     )
     internal: bool = attribute_field(
-        "True if the sender is in the domain of the user or address, or in an alias of it."
+        "True if the sender's address is in the domain of the autoreply's user or address, or in "
+        "an active alias domain of that domain."
     )
     from_: EmailAddress | None = attribute_field(
         "Address in the header field From of the automatic reply. Null: there is no address or no "

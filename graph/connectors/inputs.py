@@ -370,9 +370,9 @@ class ConnectorPatch:
     )
     delete_source: strawberry.Maybe[bool] = attribute_field(
         "True sets `sourceRetention` to PT0S: the run that fetches a message also deletes it on "
-        "the remote server. False changes nothing; null in `sourceRetention` ends the deletion. "
-        "Not allowed with another `sourceRetention` or with "
-        "`mirrorDeletes`."
+        "the remote server. True is not allowed with another `sourceRetention` or with "
+        "`mirrorDeletes`. False changes nothing, so that it does not end the deletion. To end it, "
+        "set `sourceRetention` to null."
     )
     mirror_deletes: strawberry.Maybe[bool] = attribute_field(
         "True: a run deletes local messages that were deleted on the remote server. They can be "

@@ -213,10 +213,9 @@ class FilterActionInput:
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox of the filter's owner that the message is stored in, but not that with "
-        "the special use SNOOZED or SCHEDULED. Default: other filters or the Sieve "
-        "script "
-        "decide, otherwise INBOX, or Junk for spam.",
+        "Mailbox of the filter's owner that the message is stored in. One with the special use "
+        "SNOOZED or SCHEDULED is refused. Spam is stored in Junk instead, unless `spam` is false. "
+        "Default: other filters or the Sieve script decide, otherwise INBOX, or Junk for spam.",
         default=UNSET,
     )
     copy_to: list[MailboxRef] | None = attribute_field(
@@ -361,8 +360,8 @@ class FilterPatch:
         "Name of the filters, at most 255 characters. Null: empty.", default=UNSET
     )
     query: FilterQueryInput | None = attribute_field(
-        "Tests to set. A test that is null is removed, an omitted test is unchanged. Null "
-        "instead of the object changes nothing.",
+        "Tests to set. A test that is null is removed, an omitted test is unchanged. Without "
+        "tests every message matches. Null instead of the object changes nothing.",
         default=UNSET,
     )
     action: FilterActionInput | None = attribute_field(

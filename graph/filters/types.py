@@ -87,7 +87,7 @@ class FilterAction(View):
         Mailbox.from_row_or_none,
         description=(
             "Mailbox that the message is stored in, unless an earlier filter decides that, "
-            "or a filter deletes the message or stores it in Junk."
+            "or a filter deletes the message. Spam is stored in Junk instead."
         ),
     )
     forward_to: list[str] = attribute_field(
@@ -160,7 +160,7 @@ class Filter(NodeView):
         "by default. Null: there is none."
     )
     match_count: BigInt = attribute_field(
-        "Number of messages that the filter has acted on since it was created."
+        "Number of messages that matched the filter when it ran, since it was created."
     )
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)

@@ -115,7 +115,12 @@ class Health(View):
     version: str = attribute_field("Version of Merganser.")
     uptime: Duration = attribute_field("Time since the start of the process.")
 
-    @field("Components of the process, ordered by name.", role=Role.ADMIN, scope=Scope.READ)
+    @field(
+        "State of the listeners and workers of the process, and of its dependencies such as the "
+        "database, ordered by name.",
+        role=Role.ADMIN,
+        scope=Scope.READ,
+    )
     def checks(self) -> list[Component]:
         return [Component.from_row(row) for row in self.row.checks]
 

@@ -111,7 +111,10 @@ class IdentityProviderTestStep:
     kind: IdentityProviderTestStepKind = attribute_field(
         "Part of the provider that the step tested."
     )
-    succeeded: bool = attribute_field("True if the step succeeded.")
+    succeeded: bool = attribute_field(
+        "True if the identity provider passed this step of the test. Steps that were not reached "
+        "are not listed."
+    )
     message: str | None = attribute_field("Reason of the failure. Null: the step succeeded.")
 
 

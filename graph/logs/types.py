@@ -84,7 +84,7 @@ class LogEntry(View):
         "can't see the user.",
     )
     queue_id: str | None = attribute_field(
-        "Queue ID of the message that the entry is about. Null: the entry is about no message, or "
+        "Queue ID of the message that the log entry is about. Null: it is about no message, or "
         "about one that has no queue ID, such as a message that a limit refused."
     )
     message_id_header: str | None = attribute_field(

@@ -39,9 +39,9 @@ class MailboxRepairInput(Options):
 class RepairResult:
     mailbox: Mailbox = attribute_field("Mailbox with the problems, in its state after the repair.")
     findings: list[str] = attribute_field(
-        "One English sentence for each problem, with the value found and the value expected. "
-        "Problems of the account itself are listed with the first of its checked mailboxes. At "
-        "most the first 250."
+        "One English sentence for each problem of the mailbox, with the value found and the "
+        "value expected: at most the first 250. Problems of the whole account are in the "
+        "result of one of its checked mailboxes."
     )
     fixed: bool = attribute_field(
         "True if all problems of the mailbox are repaired. Lost messages can't be repaired."

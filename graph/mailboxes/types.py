@@ -321,8 +321,8 @@ class MailboxQuery:
         user: Annotated[
             UserRef | None,
             strawberry.argument(
-                description="Owner of the mailbox. Default: the signed-in user, or the owner of "
-                "the mailbox that an ID names."
+                description="Owner of the mailbox. If another user owns it, the result is null. "
+                "Default: the signed-in user, or the owner of the mailbox that an ID names."
             ),
         ] = UNSET,
     ) -> Mailbox | None:

@@ -18,7 +18,7 @@ class CalendarEvent:
     )
     uid: str | None = attribute_field("UID of the event. Null if it has none.")
     summary: str | None = attribute_field(
-        "Title of the event, at most 1,000 characters. Null if it has none."
+        "Title of the event, cut to 1,000 characters. Null if it has none."
     )
     starts_at: datetime | None = attribute_field(
         "Time when the event starts. Null if it is missing or in an unknown time zone. For an "
@@ -30,7 +30,7 @@ class CalendarEvent:
     )
     all_day: bool = attribute_field("True if the event has dates without times.")
     location: str | None = attribute_field(
-        "Place of the event, at most 1,000 characters. Null if it has none."
+        "Place of the event, cut to 1,000 characters. Null if it has none."
     )
     organizer: MailAddress | None = attribute_field(
         "Person who organizes the event. Null if the event names none."

@@ -39,7 +39,9 @@ class MovedMessage:
     old_uid: BigInt = attribute_field(
         "UID of the original in the mailbox that it was moved or copied from."
     )
-    new_uid: BigInt = attribute_field("UID in the new mailbox.")
+    new_uid: BigInt = attribute_field(
+        "UID of the message in the mailbox that it was moved to, or of the copy in its mailbox."
+    )
     message: Message | None = attribute_field(
         "Message in its new mailbox, or the copy. Null if the caller can't see it."
     )

@@ -62,8 +62,9 @@ class Thread(NodeView):
         "Time when the newest message of the thread that the caller can see was received."
     )
     muted: bool = attribute_field(
-        "True if messages of the thread that are received from outside are stored with "
-        "the flag \\Seen."
+        "True if new messages of the thread are stored with the flag \\Seen. New messages are "
+        "those delivered, fetched by a connector as new mail, or released from the quarantine. "
+        "Messages that clients and imports store keep their flags."
     )
 
     load_batch = staticmethod(thread_loaders.load_visible_threads_by_ids)
@@ -80,7 +81,10 @@ class Thread(NodeView):
     async def participant_count(self, info: Info) -> int:
         return len(await info.context.load(thread_loaders.load_senders_of_threads, self.row.id))
 
-    @field("Mailboxes that contain messages of the thread, oldest mailbox first.")
+    @field(
+        "Mailboxes that contain messages of the thread. The mailbox that was created first is the "
+        "first item."
+    )
     async def mailboxes(
         self,
         info: Info,
@@ -134,8 +138,9 @@ class Thread(NodeView):
 )
 class ThreadPatch(MessagePatch):
     muted: strawberry.Maybe[bool] = attribute_field(
-        "True: messages of the threads that are received from outside from now on are "
-        "stored with the flag \\Seen. False: without it."
+        "True: new messages of the threads are stored with the flag \\Seen. False: without it. New "
+        "messages are those delivered, fetched by a connector as new mail, or released from the "
+        "quarantine."
     )
 
 

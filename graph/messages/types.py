@@ -434,7 +434,8 @@ class MessageQuery:
             UserRef | None,
             strawberry.argument(
                 description=(
-                    "User who owns the message. Default: the signed-in user, or the owner of "
+                    "User who owns the message. If another user owns it, the result is null. "
+                    "Default: the signed-in user, or the owner of "
                     "the message or mailbox that an ID or EMAILID names."
                 )
             ),

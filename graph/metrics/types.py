@@ -102,8 +102,9 @@ class MetricSetConnection(Connection[MetricSet]):
 @strawberry.input(description="Conditions on sets of usage counters. All must hold.")
 class MetricFilter(ConditionsInput):
     key: str | None = attribute_field(
-        "Returns only the set with this key, as `MetricSet.key` shows it. At most 320 characters. "
-        "GLOBAL has no key.",
+        "Returns only the set of this domain, user, IP address, session or command, as "
+        "`MetricSet.key` shows it. At most 320 characters. With the type GLOBAL a key is an "
+        "error. Default: all sets.",
         default=UNSET,
     )
     names: list[MetricName] | None = attribute_field(

@@ -158,8 +158,8 @@ class QueueDeleteInput(Options):
     )
     notify_sender: bool = attribute_field(
         "True sends a delivery report (DSN, RFC 3464) to each sender, except the null "
-        "sender and senders that asked for none. The deliveries then end as BOUNCED "
-        "instead of CANCELLED. Default: false.",
+        "sender and senders that asked for none. All deleted deliveries, also those of these "
+        "senders, then end as BOUNCED instead of CANCELLED. Default: false.",
         default=False,
     )
 

@@ -33,7 +33,7 @@ class Booking(View):
         "organizes the event or administers the domain."
     )
     summary: str | None = attribute_field(
-        "Title of the event, at most 1,000 characters. Null if it has none, or unless the caller "
+        "Title of the event, cut to 1,000 characters. Null if it has none, or unless the caller "
         "organizes the event or administers the domain."
     )
 

@@ -101,7 +101,7 @@ class SourceAttachmentsInput:
         "True selects all attachments except the images that the HTML shows, false selects none."
     )
     selected: strawberry.Maybe[list[AttachmentRef]] = attribute_field(
-        "Selects these attachments of the original message."
+        "Attachments of the original message to copy to the new message. Use it instead of `all`."
     )
 
 
@@ -160,8 +160,9 @@ class MessageContentInput(Options):
         "Addresses of the header field Reply-To. Default: that of the identity.", default=UNSET
     )
     subject: str | None = attribute_field(
-        "Subject of the message, at most 2,048 bytes. Default: derived from the subject of "
-        "`original`.",
+        "Subject of the message, at most 2,048 bytes. Default: the subject of `original`. "
+        "`Re: ` or, for a forward, `Fwd: ` is put before it, unless it begins with a word and a "
+        "colon such as `Re:`. Without `original` the default is empty.",
         default=UNSET,
     )
     text: str | None = attribute_field(

@@ -182,8 +182,9 @@ class ComposeRequestCreateInput(Options):
         "Addresses for the header field Reply-To of the new message. Default: none.", default=UNSET
     )
     subject: str | None = attribute_field(
-        "Subject of the new message, at most 2,048 bytes. Default: derived from the subject of "
-        "`original`.",
+        "Subject of the new message, at most 2,048 bytes. Default: the subject of `original`. "
+        "`Re: ` or, for a forward, `Fwd: ` is put before it, unless it begins with a word and a "
+        "colon such as `Re:`. Without `original` the default is empty.",
         default=UNSET,
     )
     text: str | None = attribute_field(

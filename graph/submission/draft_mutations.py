@@ -102,7 +102,8 @@ class DraftPatch:
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
         "Subject of the draft, at most 2,048 bytes. Default for a new draft with an `original`: "
-        "derived from the subject of that message."
+        "its subject. `Re: ` or, for a forward, `Fwd: ` is put before it, unless it begins with a "
+        "word and a colon such as `Re:`."
     )
     text: strawberry.Maybe[str | None] = attribute_field(
         "Plain text of the draft, at most 1 MiB. If only `html` is given, the text is made from it."
@@ -127,7 +128,8 @@ class DraftPatch:
         "refused with STALE. Null is refused."
     )
     add_files: strawberry.Maybe[list[FileRef]] = attribute_field(
-        "Stored files to attach. The draft remembers them, so that `draftSend` can delete them. "
+        "Stored files to attach after the existing attachments. The draft remembers them: "
+        "`draftSend` with `deleteFiles` deletes them. "
         "Requires the scope MAIL_READ. Null is refused."
     )
     add_file_links: strawberry.Maybe[list[DraftFileLinkInput]] = attribute_field(

@@ -83,10 +83,12 @@ class ConnectionSource:
 @strawberry.type(description="Cursors of a page of a list, and whether other pages follow.")
 class PageInfo(View):
     has_next_page: bool = attribute_field(
-        "True if items follow the page. With `last`: true if `before` was given."
+        "True if items follow the page. A request with `last` does not check this: the value is "
+        "true if it has `before`, else false."
     )
     has_previous_page: bool = attribute_field(
-        "True if items precede the page. With `first`: true if `after` was given."
+        "True if items precede the page. A request without `last` does not check this: the value "
+        "is true if it has `after`, else false."
     )
     start_cursor: str | None = attribute_field(
         "Cursor of the first item, or with `last` the one at which a limited search ended. Null: "

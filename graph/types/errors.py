@@ -188,7 +188,8 @@ class MutationPayload:
     errors: list[MutationError] = attribute_field(
         "Expected errors. Empty if the mutation succeeded. The description of the mutation lists "
         "their codes, except those of every mutation: VALIDATION, NOT_FOUND, FORBIDDEN, DAMAGED "
-        "and ABORTED.",
+        "and ABORTED. ABORTED means that the mutation was rolled back, because another mutation "
+        "of its `@atomic` request failed.",
         default_factory=list,
     )
     warnings: list[Warning] = attribute_field(
@@ -201,8 +202,8 @@ class MutationPayload:
     )
     journal_cursor: Cursor | None = attribute_field(
         "Position in the event journal after the events of this mutation, for the argument "
-        "`after` of `changes`. Null if the mutation caused no event, or events of more than 100 "
-        "users and domains together.",
+        "`after` of `changes`. Null if the mutation caused no event. Also null if the number of "
+        "users plus the number of domains with events exceeds 100.",
         default=None,
     )
 

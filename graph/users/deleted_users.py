@@ -48,7 +48,9 @@ from resolvers.users.restore import DeletedUserRef
 class DeletedUser(NodeView):
     user_id: strawberry.ID = attribute_field("Global ID that the account had.")
     username: str = attribute_field("Username that the account had.")
-    storage_used: ByteSize = attribute_field("Bytes that the account still stores.")
+    storage_used: ByteSize = attribute_field(
+        "Bytes of the messages and custom data that are still stored of the deleted account."
+    )
     tags: list[str] = attribute_field("Tags that the account had. At most 100.")
     deleted_at: datetime = attribute_field("Time when the account was deleted.")
     purge_at: datetime | None = attribute_field(

@@ -27,8 +27,12 @@ Limit = TypeVar("Limit")
     "begins at 0 after it. Storage, which has no period, is a QuotaUsage."
 )
 class Usage:
-    limit: BigInt | None = attribute_field("Highest count in a period. Null: unlimited.")
-    used: BigInt = attribute_field("Count in the running period.")
+    limit: BigInt | None = attribute_field(
+        "Highest number of messages, recipients or forwards in a period. Null: unlimited."
+    )
+    used: BigInt = attribute_field(
+        "Number of messages, recipients or forwards in the running period."
+    )
     resets_at: datetime | None = attribute_field(
         "End of the running period, when the count begins at 0 again. Null: no period is running."
     )

@@ -98,9 +98,10 @@ class User(UserCredentialFields):
     created_at: datetime = attribute_field("Time when the account was created.")
     updated_at: datetime = attribute_field("Time of the last change of the account.")
     last_login_at: datetime | None = attribute_field(
-        "Time of the last successful sign-in with a password. Uses of access tokens and "
-        "API keys don't count. HTTP Basic authentication counts only with the account "
-        "password, and at most once an hour. Null: there was none."
+        "Time of the last successful sign-in with a password or at an identity provider. SMTP "
+        "sign-ins with a password, also an application password, count. HTTP Basic "
+        "authentication counts only with the account password, and at most once an hour. Uses "
+        "of access tokens and API keys don't count. Null: there was none."
     )
     activated: bool = attribute_field(
         "True if the account has a password or a temporary password, even an expired "
