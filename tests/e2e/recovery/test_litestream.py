@@ -26,6 +26,7 @@ from tests.support.stores.restored_clients import (
     assert_clients_must_resync,
     deliver,
     read_state,
+    wait_for_incarnation_mark,
 )
 from tests.support.time_limits import HANG_SECONDS
 
@@ -145,6 +146,7 @@ def test_replica_restores_a_killed_server_without_difference(
         async with sqlite_server.open_client("ada") as client:
             client_state = await read_state(client)
         await wait_for_replica(replica, tmp_path, read_subjects(replica.database))
+        await wait_for_incarnation_mark(sqlite_server)
         return client_state, early, moment
 
     with replica.replicate():

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from graph.types import global_ids
+from graph.types.global_ids import encode
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
@@ -249,7 +250,7 @@ async def test_root_leaves_an_entry_even_if_a_sorted_page_is_empty(
 ) -> None:
     """The cursor of a search that ends without a match can have the beginning of a subject."""
     inbox_id = mailbox_global_id((await reader.load_mailbox()).id)
-    users = {"ids": [reader.user_id]}
+    users = {"ids": [encode("User", reader.user.id)]}
     filtered = {"mailbox": {"id": inbox_id}, "subject": "unknown"}
     answer = await root(FILTERED_LIST, order="SUBJECT_ASC", filter=filtered, users=users)
     assert answer["messages"]["nodes"] == []
@@ -265,7 +266,7 @@ async def test_administrator_with_the_right_read_sorts_a_shared_mailbox_by_subje
     arguments: dict[str, Any] = {
         "order": "SUBJECT_ASC",
         "filter": {"mailbox": {"id": inbox_id}},
-        "users": {"ids": [reader.user_id]},
+        "users": {"ids": [encode("User", reader.user.id)]},
     }
     answer = await chief.execute(FILTERED_LIST, **arguments)
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
