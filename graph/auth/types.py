@@ -228,7 +228,7 @@ class Viewer:
     async def administers(
         self,
         info: Info,
-        filter: DomainFilter | None = (strawberry.UNSET),
+        filter: DomainFilter | None = strawberry.UNSET,
         order_by: DomainOrder = DomainOrder.NAME_ASC,
         first: int | None = strawberry.UNSET,
         after: str | None = strawberry.UNSET,

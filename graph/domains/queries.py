@@ -15,9 +15,7 @@ from graph.types.references import (
     domain_selector_from_ref,
     maybe_value,
 )
-from graph.types.row_mapping import (
-    selected_columns,
-)
+from graph.types.row_mapping import selected_columns
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
 from resolvers.domains import aliases

@@ -28,9 +28,7 @@ from graph.types.references import (
     load_visible_user_id_or_viewer_id,
     require_visible_user_id_if_named,
 )
-from graph.types.row_mapping import (
-    selected_columns,
-)
+from graph.types.row_mapping import selected_columns
 from models.errors import require_found
 from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Role, Scope
