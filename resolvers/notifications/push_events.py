@@ -159,7 +159,10 @@ async def _read_existing_mailbox_ids(
 def _message_filter(
     channel: ColumnRow, existing_mailbox_ids: Collection[int]
 ) -> Callable[[ColumnRow], bool]:
-    """Return a predicate for messages that match the mailboxes and senders of a channel."""
+    """Return a predicate for messages that match the mailboxes and senders of a channel.
+
+    If no mailbox of the channel exists, only messages in the INBOX match.
+    """
     mailbox_ids = set(channel.mailboxes).intersection(existing_mailbox_ids)
     regex = BoundedRegex(channel.senders_regex) if channel.senders_regex else None
     accepts_all_senders = not channel.senders and regex is None
