@@ -229,6 +229,10 @@ async def _read_message_groups(
 
 
 async def _source_message_from_row(row: ColumnRow, stored: StoredMessage) -> SourceMessage | None:
+    """Return a stored message of the source account with its bytes; None if it was deleted.
+
+    A damaged message has a skip reason instead of bytes.
+    """
     message_without_bytes = SourceMessage(
         f"message {row.id} of {row.path}", row.path, str(row.id), 0
     )
