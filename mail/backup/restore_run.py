@@ -150,7 +150,7 @@ async def restore_objects(
     return restored
 
 
-async def count_waiting_recipients(environment: Environment) -> int:
+async def count_waiting_unheld_recipients(environment: Environment) -> int:
     """Count the recipients in the queue that are not held. Each may have got its mail already."""
     statement = select(func.count()).select_from(QueueEntry).where(*IS_WAITING)
     return int((await environment.database.read(statement))[0][0])

@@ -372,7 +372,9 @@ async def _read_next_batch(
     )
     position_after_gap = _position_after_pruned_changes(change_rows, from_position)
     if position_after_gap is None and len(change_rows) <= limit:
-        position_after_gap = await _position_after_silent_gap(ctx, change_rows, from_position)
+        position_after_gap = await _position_after_pruned_changes_of_unread_streams(
+            ctx, change_rows, from_position
+        )
     if position_after_gap:
         return _NextBatch(
             EventBatch(
@@ -427,7 +429,7 @@ def _position_after_pruned_changes(
     return {**position, **gaps} if gaps else None
 
 
-async def _position_after_silent_gap(
+async def _position_after_pruned_changes_of_unread_streams(
     ctx: Context, changes: Sequence[ColumnRow], position: StreamPositions
 ) -> StreamPositions | None:
     """Return the position after the deleted changes of streams that have grown without a change.
