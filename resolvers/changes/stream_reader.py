@@ -337,6 +337,7 @@ def _record_batch_metrics(ctx: Context, batch: EventBatch, *, is_live: bool) -> 
 def _resync_reason(
     start_position: StreamPositions, streams_by_id: dict[int, ColumnRow], incarnation_base: int
 ) -> ResyncReason | None:
+    """Return why a client can't continue at its position and must load its data again, or None."""
     if any(
         position_number < incarnation_base <= streams_by_id[stream_id].pruned_position
         for stream_id, position_number in start_position.items()

@@ -159,6 +159,7 @@ async def _import_archive(state: OneTimeImportState) -> None:
 
 
 def _open_archive(file: Any, environment: Environment) -> MailSource:
+    """Open an archive of messages. Raises RemoteFailure if it can't be read."""
     try:
         return inspect_mail_source(file, environment.options.message_max_size)
     except (UnusableMessageError, OSError) as problem:

@@ -205,6 +205,8 @@ async def read_urgent_message_ids(
 
 
 def _urgency_reader(structure: mime.ParsedPart) -> Callable[[mime.ByteSource], bool]:
+    """Return a predicate that reads from the header fields whether the message is urgent."""
+
     def is_urgent(source: mime.ByteSource) -> bool:
         fields = mime.decoded_fields(source, structure)
         values = {field.name.lower(): field.value.strip().lower() for field in fields}

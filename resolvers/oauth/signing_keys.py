@@ -124,6 +124,7 @@ def _active_row(rows: Sequence[ColumnRow], now: datetime) -> ColumnRow | None:
 
 
 def _is_new_key_due(rows: Sequence[ColumnRow], now: datetime) -> bool:
+    """True if no key is active, or if the successor of the newest key must be published."""
     if _active_row(rows, now) is None:
         return True
     return bool(now >= rows[0].activates_at + ROTATION_INTERVAL - PUBLICATION_LEAD)
