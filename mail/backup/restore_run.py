@@ -95,6 +95,7 @@ async def claim_object_stores(
 async def _require_empty_or_own(
     store: BrowsableObjectStore, store_name: str, mark: str | None, *, keeps_objects: bool
 ) -> None:
+    """Raise BackupError unless the store is empty, or has `mark` and its objects are kept."""
     try:
         found_mark = (await store.get(OWNER_MARK)).decode(errors="replace").strip()
     except KeyError:

@@ -200,6 +200,7 @@ def _former_ban_count(former: ColumnRow | None, now: datetime) -> int:
 def _end_oldest_bans_above_limit(
     transaction: DatabaseTransaction, change_number: int, now: datetime
 ) -> None:
+    """End the oldest bans in force beyond MAX_BANS."""
     in_force = col(NetworkBan.ends_at) > now
     count = transaction.connection.execute(
         select(func.count()).select_from(NetworkBan).where(in_force)
