@@ -138,6 +138,11 @@ class InputFieldPlan(NamedTuple):
 
 
 def _object_coercion_function(input_type: GraphQLInputObjectType) -> CoerceFunction:
+    """Return the function that coerces values of an input object.
+
+    The function raises NeedsGraphqlCoreCoercion for a value that is invalid or too deep, so that
+    graphql-core coerces it again and reports the error.
+    """
     fields: list[InputFieldPlan] = []
 
     def coerce_object(value: Any, depth: int) -> Any:

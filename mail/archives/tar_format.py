@@ -127,6 +127,7 @@ def _computed_checksum(head: bytes) -> int:
 
 
 def _stored_checksum(head: bytes) -> int:
+    """Return the checksum of a tar header; -1 if it is missing or no octal number."""
     try:
         return int(head[148:156].strip(b" \0") or b"-1", 8)
     except ValueError:

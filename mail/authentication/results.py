@@ -89,6 +89,10 @@ class AuthenticationFindings:
 
 
 def _result_text(method: str, result: AuthResult, reason: str, properties: dict[str, str]) -> str:
+    """Return one result in the form of Authentication-Results (RFC 8601).
+
+    Properties whose value does not look like a domain are omitted.
+    """
     result_words = [f"{method}={result.value}", f"({reason})" if reason else ""]
     result_words += [
         f"{name}={value}" for name, value in properties.items() if _DOMAIN.fullmatch(value)

@@ -95,6 +95,7 @@ async def claim_object_stores(
 async def _require_empty_or_own(
     store: BrowsableObjectStore, store_name: str, mark: str | None, *, keeps_objects: bool
 ) -> None:
+    """Raise BackupError unless the store is empty, or has `mark` and its objects are kept."""
     try:
         found_mark = (await store.get(OWNER_MARK)).decode(errors="replace").strip()
     except KeyError:
@@ -150,7 +151,7 @@ async def restore_objects(
     return restored
 
 
-async def count_waiting_recipients(environment: Environment) -> int:
+async def count_waiting_unheld_recipients(environment: Environment) -> int:
     """Count the recipients in the queue that are not held. Each may have got its mail already."""
     statement = select(func.count()).select_from(QueueEntry).where(*IS_WAITING)
     return int((await environment.database.read(statement))[0][0])

@@ -385,7 +385,7 @@ async def _answer_invitation_or_return_error(
         answer = await answer_invitation_and_return_trace_text(environment, incoming, resource)
     except Exception as error:  # noqa: BLE001 - the error is the result of this recipient
         return error
-    trace_steps.record_invitation(environment, incoming.trace, resource, answer)
+    trace_steps.record_invitation_answer(environment, incoming.trace, resource, answer)
     return answer
 
 

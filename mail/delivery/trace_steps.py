@@ -214,10 +214,14 @@ def new_trace_of_released(
     return trace
 
 
-def record_invitation(
+def record_invitation_answer(
     environment: Environment, trace: TraceRecorder, resource: AcceptedResource, answer: str
 ) -> None:
-    """Record how a resource answered an invitation. A cancellation gets no reply."""
+    """Record how a resource answered a message with an invitation.
+
+    The event is AUTOREPLY_SENT if `answer` begins with ACCEPTED or DECLINED. Otherwise, as for a
+    cancellation, it is AUTOREPLY_NOT_SENT.
+    """
     recipient_and_domain = resource.given_address, resource.domain_id
     event = (
         DeliveryTraceEventKind.AUTOREPLY_SENT

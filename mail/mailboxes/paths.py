@@ -91,6 +91,7 @@ def modified_utf7(path: str) -> str:
 
 
 def _encode_run(match: re.Match[str]) -> str:
+    """Return a run of characters in modified UTF-7 (RFC 3501, section 5.1.3)."""
     if match[0] == "&":
         return "&-"
     packed = b64encode(match[0].encode("utf-16-be")).decode().rstrip("=").replace("/", ",")

@@ -226,6 +226,7 @@ def _apply_content_fields(node: _PartBuilder, header_fields: list[RawField]) -> 
 
 
 def _apply_content_type(node: _PartBuilder, value: str) -> None:
+    """Set type, parameters and boundary of a part. An invalid type leaves the default type."""
     kind, node.params = parse_value_and_parameters(value)
     if _MEDIA_TYPE.fullmatch(kind):
         node.content_type = kind
@@ -341,6 +342,7 @@ def _close_parts_inside(state: _ParserState, delimiter: _Delimiter) -> None:
 
 
 def _remove_boundary(state: _ParserState, stack_index: int) -> None:
+    """Forget the boundary of a multipart that ends."""
     boundary = state.open_nodes[stack_index].boundary
     indexes = state.open_boundaries.get(boundary)
     if indexes and indexes[-1] == stack_index:

@@ -101,6 +101,7 @@ def _read_all(descriptor: int) -> bytes:
 
 
 def _line_from_results(lease: int, results: ResultsByDeliveryId) -> bytes:
+    """Return the line of JSON that records the results of a lease."""
     rows = [
         [
             delivery_id, result.state, result.reply_code, result.reply_text, result.mx,

@@ -15,7 +15,11 @@ INLINE_MAX_BYTES = 100_000  # larger messages are converted in a thread
 
 
 async def load_wire_message(environment: Environment, job: DeliveryJob) -> WireMessage:
-    """Load the wire message of a job. Large messages are streamed to SMTP servers."""
+    """Load the message of a job as it is sent: without Bcc.
+
+    An SRS sender that can't be sent is replaced by its short form. Large messages are streamed to
+    SMTP servers.
+    """
     sender = srs.sendable_sender(environment, job.sender, job.queue_id)
     stored_message = await message_body.open_message(environment, job)
     if stored_message.size < INLINE_MAX_BYTES:  # a thread would take longer than the work

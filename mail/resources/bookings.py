@@ -182,6 +182,7 @@ def _require_active_resource(transaction: DatabaseTransaction, resource_id: int)
 
 
 def _rows_of_series(transaction: DatabaseTransaction, event: BookingEvent) -> Sequence[Any]:
+    """Return the bookings of the resource for the series of the event."""
     statement = select(*select_columns(Booking)).where(
         col(Booking.resource_id) == event.resource_id, col(Booking.series_key) == event.series_key
     )

@@ -346,6 +346,10 @@ async def _decide_and_enqueue_reply_once(
     def decide_and_enqueue(
         transaction: DatabaseTransaction, stored_blobs: Sequence[StoredMessageBlobs]
     ) -> BookingDecision:
+        """Make the change and queue its reply; `stored_blobs` are those of `replies`, in order.
+
+        Returns REPEATED without a change if the receipt was recorded before.
+        """
         if not record_receipt_if_new(transaction, receipt_text):
             return BookingDecision(BookingResult.REPEATED)
         decision = decide(transaction)

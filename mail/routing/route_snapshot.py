@@ -163,6 +163,7 @@ def destinations_of_domain(domain: str) -> tuple[str, ...]:
 
 
 def _ascii_forms(domain: str) -> list[str]:
+    """Return the domain in ASCII; an empty list if it is invalid."""
     try:
         return [ascii_domain(domain)]
     except idna.IDNAError:

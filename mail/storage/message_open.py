@@ -150,6 +150,7 @@ def layout_of_row(
 async def _open_layout(
     store: ObjectStoreProtocol, blob: ColumnRow, semaphore: asyncio.Semaphore
 ) -> MessageLayout | CorruptBlob:
+    """Read the layout of a message. Damage is returned as CorruptBlob, not raised."""
     try:
         async with semaphore:
             if blob.size > MAX_LAYOUT_IN_MEMORY:

@@ -193,6 +193,7 @@ def submission_step_statements(
 
 
 def _enqueue_or_drop_steps(environment: Environment, rows: Sequence[dict[str, Any]]) -> None:
+    """Queue steps to be written soon. Steps beyond MAX_WAITING are counted and dropped."""
     if not (environment.options.message_trace_retention and rows):
         return
     waiting = _pending_steps(environment.database)
@@ -216,6 +217,7 @@ def _start_writing_pending(environment: Environment, pending: _PendingSteps) -> 
 
 
 async def _write_pending_or_log_loss(environment: Environment, pending: _PendingSteps) -> None:
+    """Write the queued steps. If that fails, they are lost, counted and logged."""
     rows, pending.rows = pending.rows, []
     if not rows:
         return

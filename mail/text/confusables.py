@@ -43,6 +43,7 @@ def is_confusable_with(name: str, names: tuple[str, ...]) -> bool:
 
 
 def _refuse_confusable(name: str, domain: str, path: str) -> None:
+    """Raise InvalidInput if a part of the name mixes scripts with letters that look alike."""
     has_ascii_tld = domain.rpartition(".")[2].isascii()
     if any(_is_confusable_part(part, latin_context=has_ascii_tld) for part in name.split(".")):
         text = "The text mixes letters of several scripts that look alike: use one script."

@@ -89,6 +89,7 @@ async def refresh_refused_networks_from_database(environment: Environment) -> No
 
 
 def _set_bans(environment: Environment, rows: Sequence[Any]) -> None:
+    """Apply changed bans to the networks that this process refuses."""
     now = environment.now()
     for row in rows:
         environment.refused_networks.set_or_remove_ban(row.network, row.ends_at, now)

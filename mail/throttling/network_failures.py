@@ -147,8 +147,9 @@ def insert_or_replace_bans(
 ) -> list[StoredNetworkBan]:
     """Store bans in a transaction that locks the PLATFORM stream. The caller journals them.
 
-    A ban in force of the same network is replaced. The failures of the networks are deleted. If
-    there are more than `MAX_BANS` bans, the oldest are ended.
+    The former ban of a network is replaced, also a past one. A recent former ban makes the new one
+    longer, unless the new one has a duration. The failures of the networks are deleted. If there
+    are more than `MAX_BANS` bans in force, the oldest are ended.
     """
     now, policy = transaction.environment.now(), transaction.environment.refused_networks.policy
     networks = [new_ban.network for new_ban in new_bans]
@@ -199,6 +200,7 @@ def _former_ban_count(former: ColumnRow | None, now: datetime) -> int:
 def _end_oldest_bans_above_limit(
     transaction: DatabaseTransaction, change_number: int, now: datetime
 ) -> None:
+    """End the oldest bans in force beyond MAX_BANS."""
     in_force = col(NetworkBan.ends_at) > now
     count = transaction.connection.execute(
         select(func.count()).select_from(NetworkBan).where(in_force)

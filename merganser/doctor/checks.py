@@ -271,7 +271,7 @@ async def _check_ports(settings: Settings) -> list[Finding]:
             for connection in sockets.open_listening_sockets(name, setting):
                 connection.close()
         except CommandError as trouble:
-            greeting = await asyncio.to_thread(_is_served_by_merganser, name, setting)
+            greeting = await asyncio.to_thread(_answers_like_merganser, name, setting)
             if greeting:
                 served = f" by this server (pid {server_pid})" if server_pid else ""
                 findings += ok_finding(subject, f"{setting} is in use{served}")
@@ -288,8 +288,11 @@ async def _check_ports(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _is_served_by_merganser(listener_name: str, address: str) -> bool:
-    """True if a listener of Merganser answers at the address."""
+def _answers_like_merganser(listener_name: str, address: str) -> bool:
+    """True if the answer at the address has the form of the answer of this listener.
+
+    Other mail servers answer in the same form. For SUBMISSION_TLS, each open port is accepted.
+    """
     host, port = sockets.split_host_port(address)
     try:
         with socket.create_connection((host, port), NETWORK_TIMEOUT) as connection:

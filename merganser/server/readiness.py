@@ -42,7 +42,8 @@ async def readiness_checks(
     async def is_migration_unchanged() -> bool:
         return await load_migration_versions(environment.database) == versions_at_start
 
-    async def are_workers_running() -> bool:
+    async def has_workers_and_none_failed() -> bool:
+        """True also while workers are held, stopped or starting."""
         workers = [
             component
             for component in environment.components
@@ -69,7 +70,7 @@ async def readiness_checks(
 
     checks_by_name = {
         "migrations": is_migration_unchanged,
-        "workers": are_workers_running,
+        "workers": has_workers_and_none_failed,
         "spool": is_spool_writable,
         "serving": is_not_stopping,
         "node": is_node_up,

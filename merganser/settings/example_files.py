@@ -40,7 +40,7 @@ def example_settings_file() -> str:
             lines += ["", f"## {topic}"]
         for setting in described:
             name = _setting_name(setting)
-            lines += ["", *_setting_lines(setting), f"#{name} = {_default_as_toml(name)}"]
+            lines += ["", *_setting_comment_lines(setting), f"#{name} = {_default_as_toml(name)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -49,7 +49,7 @@ def example_secrets_file() -> str:
     lines = _comment_lines(SECRETS_HEADING)
     for settings in describe_settings_by_topic().values():
         for setting in filter(_is_secret, settings):
-            lines += ["", *_setting_lines(setting), f"#{setting.variable}=''"]
+            lines += ["", *_setting_comment_lines(setting), f"#{setting.variable}=''"]
     lines += ["", "# Keys of an S3 bucket in the URL of an object store."]
     lines += [f"#{variable}=''" for variable in KEYS_OF_BUCKETS]
     return "\n".join(lines) + "\n"
@@ -87,7 +87,7 @@ def _toml_value(text: str) -> str:
     return text if is_number else json.dumps(text, ensure_ascii=False)  # also a string of TOML
 
 
-def _setting_lines(setting: SettingDescription) -> list[str]:
+def _setting_comment_lines(setting: SettingDescription) -> list[str]:
     return [
         *_comment_lines(setting.meaning),
         *_comment_lines(f"Value: {setting.values}. Default: {setting.default}."),

@@ -11,7 +11,7 @@ down_revision = "0102"
 def upgrade() -> None:
     connection = op.get_bind()
     dialect = connection.dialect.name
-    connection.exec_driver_sql(custom_data_usage.count_stored_data_sql(dialect))
+    connection.exec_driver_sql(custom_data_usage.add_stored_data_to_usage_sql(dialect))
     for statement in custom_data_usage.create_triggers_sql(dialect):
         connection.exec_driver_sql(statement)
 

@@ -139,8 +139,8 @@ class Component:
         self.hold_reasons.discard(reason)
         return self._begin_change()
 
-    async def close(self) -> None:
-        """Ignore later holds and releases, since the process ends. Subclasses end the work."""
+    def ignore_holds(self) -> None:
+        """Ignore later holds and releases, since the process ends."""
         self._is_closed = True
 
     def _begin_change(self) -> asyncio.Task[None]:

@@ -175,7 +175,7 @@ def _change_statements(table: CountedTable, dialect: str) -> _ChangeStatements:
     )
 
 
-def count_stored_data_sql(dialect: str) -> str:
+def add_stored_data_to_usage_sql(dialect: str) -> str:
     """Return the statement that adds the custom data of all rows to the storage of the users."""
     parts = " UNION ALL ".join(
         f"SELECT {table.owner.format(row=table.name)} AS user_id,"  # noqa: S608

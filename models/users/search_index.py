@@ -37,7 +37,7 @@ _LAST_LOGIN_SQL = {  # the epoch for users who never signed in: null has no orde
 }
 
 
-def _create_login_index_sql(dialect: str) -> str:
+def _create_last_login_index_sql(dialect: str) -> str:
     expression = _LAST_LOGIN_SQL[dialect].replace("users.", "")
     return f"CREATE INDEX search_users_logins ON users ({expression}, id)"
 
@@ -57,7 +57,7 @@ CREATE_INDEXES = {
         " INSERT INTO search_users (search_users, rowid, words)"
         " VALUES ('delete', old.id, old.words);"
         " INSERT INTO search_users (rowid, words) VALUES (new.id, new.words); END",
-        _create_login_index_sql("sqlite"),
+        _create_last_login_index_sql("sqlite"),
     ),
     "postgresql": (
         "CREATE FUNCTION trigrams_of(words text) RETURNS text[] LANGUAGE sql IMMUTABLE"
@@ -68,7 +68,7 @@ CREATE_INDEXES = {
         " WITH (fastupdate = off)",
         'CREATE INDEX search_users_names ON users (username_key COLLATE "C")',
         'CREATE INDEX search_users_mains ON addresses (local COLLATE "C") WHERE main',
-        _create_login_index_sql("postgresql"),
+        _create_last_login_index_sql("postgresql"),
     ),
 }
 DROP_INDEXES = {

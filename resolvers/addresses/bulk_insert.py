@@ -67,6 +67,7 @@ class _KnownOwnersAndDomains:
 async def _load_known_owners_and_domains(
     ctx: Context, prepared: Iterable[PreparedAddress]
 ) -> _KnownOwnersAndDomains:
+    """Load which of the named users have a main address, and which of the named domains exist."""
     prepared = list(prepared)
     user_ids = {item.address.user_id for item in prepared} - {None}
     domain_names = {item.domain_name for item in prepared}

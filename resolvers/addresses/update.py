@@ -278,6 +278,10 @@ async def _validate_and_set_new_values(
 def _check_kind_and_clear_targets(
     address_row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
+    """Clear the targets if the new kind is not FORWARD.
+
+    Raises InvalidInput if the kind would change to or from MAILBOX.
+    """
     kind = patch.columns.get("kind", address_row.kind)
     if kind is None or (kind is AddressKind.MAILBOX) is not (
         address_row.kind is AddressKind.MAILBOX
@@ -335,6 +339,7 @@ def _set_or_delete_autoreply(
 def _set_main_and_check_expiry(
     ctx: Context, address_row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
+    """Set the main address. Raises InvalidInput if it is unset or if the expiry has passed."""
     if patch.main is False and address_row.main:
         message = "The main address can't be unset: set another address as main address."
         raise InvalidInput(

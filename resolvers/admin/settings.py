@@ -133,6 +133,7 @@ def _values_by_key(rows: Sequence[ColumnRow]) -> dict[str, Any]:
 def _current_setting(
     environment: Environment, key: str, stored_values: Mapping[str, Any]
 ) -> CurrentSetting:
+    """Return a setting with its default. A stored value that is invalid now counts as not set."""
     definition = DEFINITIONS.get(key)
     if definition is None:
         return CurrentSetting(

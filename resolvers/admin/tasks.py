@@ -238,6 +238,7 @@ async def run_next_task(environment: Environment, turns: TaskTurns | None = None
 async def _run_task_or_end_lease_later(
     environment: Environment, task: ColumnRow, turns: TaskTurns
 ) -> None:
+    """Run a task. After an error, end its lease later, so that a worker tries again, and raise."""
     try:
         with leases.protect_leases_in_use(environment, task.lease):
             await _run_task(environment, task, turns)
@@ -298,6 +299,7 @@ async def _open_planner_and_run_steps(ctx: Context, task: ColumnRow, turns: Task
 async def _run_task_steps_and_store_result(
     ctx: Context, task: ColumnRow, plan_step: TaskStepPlanner, turns: TaskTurns
 ) -> None:
+    """Run steps until the task ends, is cancelled, or must yield to another worker or task."""
     checkpoint, done_count, has_more = task.checkpoint or {}, task.done_count, True
     begun_at = asyncio.get_running_loop().time()
     while has_more:

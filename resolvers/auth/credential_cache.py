@@ -307,6 +307,7 @@ async def get_cached_if_still_valid(
 async def _reread_changes_and_get_cached(
     environment: Environment, digest: str
 ) -> CachedCredential | None:
+    """Return a cached credential. If it is not recent, first apply the changes of the database."""
     cache, now = cache_of_database(environment.database), environment.now()
     if cache.tokens_max_age != environment.options.tokens_max_age:
         cache.clear_and_count()

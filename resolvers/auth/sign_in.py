@@ -46,7 +46,7 @@ from resolvers.context import Context
 from resolvers.identity_providers.provider_records import (
     ACCESS_ENDED_COLUMN,
     PASSWORD_SIGN_IN_COLUMN,
-    columns_with_password_rule,
+    user_columns_with_password_rule,
 )
 from resolvers.throttling import client_failures
 
@@ -58,7 +58,7 @@ REQUIRED_PROVIDER = "the identity provider of the domain"
 MAX_LOGGED_NAME_LENGTH = 128  # characters
 
 _SELECT_USER_BY_LOGIN = PreparedStatement(
-    select(*columns_with_password_rule()).where(col(User.id) == SIGN_IN_USER_ID)
+    select(*user_columns_with_password_rule()).where(col(User.id) == SIGN_IN_USER_ID)
 )
 
 

@@ -145,6 +145,7 @@ async def load_visible_autoreplies_by_forward_address(
 def _autoreply_state(
     ctx: Context, owner_id: int, autoreply_row: Any, address_text_by_id: Mapping[int, str]
 ) -> AutoreplyState:
+    """Return the autoreply of an owner with its interval; without a row, the default rule."""
     rule = (
         AutoreplyRule()
         if autoreply_row.created_at is None

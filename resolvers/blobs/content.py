@@ -88,6 +88,7 @@ def audit_values(blob: StoredBlob) -> dict[str, Any]:
 async def _load_owner_ids(
     ctx: Context, blobs: Sequence[StoredBlob], facts: Sequence[BlobFacts]
 ) -> set[int]:
+    """Load the users who own messages, exports, uploads or other rows with one of these blobs."""
     blob_ids = [fact.row.id for fact in facts if fact.row is not None]
     upload_names = [
         blob.path

@@ -198,6 +198,7 @@ def _facts_of_blob(
     upload_sizes: dict[str, int],
     counts: dict[int, int],
 ) -> BlobFacts:
+    """Return size, compression and number of references; no facts if nothing refers to the blob."""
     if (row := blob_rows.get(blob.path)) is not None:
         compression = COMPRESSION_BY_CODEC.get(row.codec)
         return BlobFacts(row.size, compression, counts.get(row.id, 0), row)

@@ -120,6 +120,7 @@ def require_expected_digest(digest: str, expected_digest: str | None) -> None:
 
 
 def _require_short(text: str, path: Sequence[str], index: int | None) -> None:
+    """Raise InvalidInput if a path has too many characters or parts."""
     if len(text) > MAX_NAME_LENGTH:
         raise InvalidInput(
             f"A path has at most {MAX_NAME_LENGTH} characters.",

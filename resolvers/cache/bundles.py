@@ -305,6 +305,7 @@ async def _store_all_or_none(
 
 
 def _take_next_message_batch(messages: Iterator[tuple[str, SourceMessage]]) -> dict[str, bytes]:
+    """Return the bytes of the next messages by path; empty at the end of the archive."""
     batch: dict[str, bytes] = {}
     byte_count = 0
     for path, message in messages:

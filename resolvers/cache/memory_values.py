@@ -60,6 +60,7 @@ def _credential_name(credential: CachedCredential) -> str:
 
 
 def _credentials(environment: Environment) -> Iterable[MemoryValue]:
+    """Yield the cached credentials of this process, each with the function that drops it."""
     cache = cache_of_database(environment.database)
     for digest, credential in list(cache.credentials.items()):
         row = entry_of_process(
@@ -74,6 +75,7 @@ def _credentials(environment: Environment) -> Iterable[MemoryValue]:
 
 
 def _password_checks(environment: Environment) -> Iterable[MemoryValue]:
+    """Yield the cached password checks of this process, each with the function that drops it."""
     checks_by_digest = cache_of_database(environment.database).password_checks
     for digest, checks in list(checks_by_digest.items()):
         row = entry_of_process(
@@ -92,6 +94,7 @@ def _time_from_seconds(seconds: float) -> datetime:
 
 
 def _dns_answers(_environment: Environment) -> Iterable[MemoryValue]:
+    """Yield the cached DNS answers of this process, each with the function that drops it."""
     for number, cache in enumerate(list(dns_cache.ANSWER_CACHES)):
         for key, cached in cache.list_answers():
             row = entry_of_process(

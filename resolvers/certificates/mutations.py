@@ -191,7 +191,7 @@ def _validated_certificate_settings(
         raise InvalidInput(
             NO_CERTIFICATE_TEXT, constraint=ValidationConstraint.REQUIRED, path=["cert"]
         )
-    names = _acme_names(new_values, certificate_row)
+    names = _additional_acme_names(new_values, certificate_row)
     values: dict[str, Any] = {
         "acme": new_values.acme,
         "acme_names": names,
@@ -244,7 +244,9 @@ def _due_order_columns(environment: Environment) -> dict[str, Any]:
     }
 
 
-def _acme_names(new_values: CertificateValues, certificate_row: ColumnRow | None) -> list[str]:
+def _additional_acme_names(
+    new_values: CertificateValues, certificate_row: ColumnRow | None
+) -> list[str]:
     """Return the names that ACME is to add to the server name."""
     if new_values.acme and new_values.acme_names is None and certificate_row:
         return list(certificate_row.acme_names)

@@ -337,6 +337,7 @@ def _record_batch_metrics(ctx: Context, batch: EventBatch, *, is_live: bool) -> 
 def _resync_reason(
     start_position: StreamPositions, streams_by_id: dict[int, ColumnRow], incarnation_base: int
 ) -> ResyncReason | None:
+    """Return why a client can't continue at its position and must load its data again, or None."""
     if any(
         position_number < incarnation_base <= streams_by_id[stream_id].pruned_position
         for stream_id, position_number in start_position.items()
@@ -372,7 +373,9 @@ async def _read_next_batch(
     )
     position_after_gap = _position_after_pruned_changes(change_rows, from_position)
     if position_after_gap is None and len(change_rows) <= limit:
-        position_after_gap = await _position_after_silent_gap(ctx, change_rows, from_position)
+        position_after_gap = await _position_after_pruned_changes_of_unread_streams(
+            ctx, change_rows, from_position
+        )
     if position_after_gap:
         return _NextBatch(
             EventBatch(
@@ -427,7 +430,7 @@ def _position_after_pruned_changes(
     return {**position, **gaps} if gaps else None
 
 
-async def _position_after_silent_gap(
+async def _position_after_pruned_changes_of_unread_streams(
     ctx: Context, changes: Sequence[ColumnRow], position: StreamPositions
 ) -> StreamPositions | None:
     """Return the position after the deleted changes of streams that have grown without a change.

@@ -119,6 +119,7 @@ class NodeTable:
 
 
 def _serves_users(row: ColumnRow) -> bool:
+    """True if the node is a backend that is up and reachable."""
     return bool(
         row.kind == NodeKind.BACKEND
         and row.state == AdministrativeNodeState.UP

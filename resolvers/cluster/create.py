@@ -84,6 +84,7 @@ async def _load_registered_node_or_raise_conflict(
 
 
 async def _require_room(ctx: Context) -> None:
+    """Raise LimitReached if the cluster has its maximum of nodes."""
     (row,) = await ctx.read(select(func.count()).select_from(ClusterNode))
     if row[0] >= MAX_NODES:
         text = f"At most {MAX_NODES:,} nodes are allowed."

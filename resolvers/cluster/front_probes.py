@@ -97,6 +97,7 @@ async def _store_probe_results(
 
 
 def _probe_values(row: ColumnRow, result: ProbeResult, now: Any) -> dict[str, Any]:
+    """Return the columns to store after a probe. If DNS fails, the last addresses stay."""
     values: dict[str, Any] = {}
     usable = [text for text in result.addresses if _is_host_address(text)]
     if usable and usable != row.ip_addresses:  # the last addresses stay if DNS fails

@@ -129,7 +129,7 @@ def _store_registration_if_unchanged(
         connection.execute(
             update(ClusterNode).where(col(ClusterNode.id) == node_id).values(**values)
         )
-    types_by_id = _remove_other_nodes_of_server(transaction, node_id)
+    types_by_id = _delete_or_detach_other_nodes_of_server(transaction, node_id)
     is_new = current is None
     types_by_id[node_id] = (
         EventType.CLUSTER_NODE_CREATED if is_new else EventType.CLUSTER_NODE_UPDATED
@@ -139,7 +139,7 @@ def _store_registration_if_unchanged(
     return node_id
 
 
-def _remove_other_nodes_of_server(
+def _delete_or_detach_other_nodes_of_server(
     transaction: DatabaseTransaction, node_id: int
 ) -> dict[int, EventType]:
     """Remove the server from its nodes with other names; return the types of their events by id.

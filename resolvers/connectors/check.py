@@ -147,6 +147,7 @@ def _server_from_fields(fields: Mapping[str, Any], credential: str) -> RemoteSer
 async def _open_and_list_mailboxes(
     opening: AbstractAsyncContextManager[ThreadedSession], stages: list[ConnectorStage]
 ) -> ConnectorTestResult:
+    """Open a session and list its mailboxes. A RemoteFailure becomes the failure of the result."""
     try:
         async with opening as session:
             mailboxes = await session.run_in_thread(session.remote.list_mailboxes)
@@ -181,6 +182,7 @@ def _expected_stages(connector: Mapping[str, Any]) -> list[ConnectorStage]:
 def _stages_until_failure(
     stages: list[ConnectorStage], failure: RemoteFailure
 ) -> list[StageResult]:
+    """Return the stages that passed, and the failed one with its error."""
     if isinstance(failure, credentials.CredentialFailure):  # raised before a connection was opened
         return [StageResult(failure.stage, ok=False, error=failure.message)]
     failed_index = stages.index(failure.stage) if failure.stage in stages else len(stages) - 1

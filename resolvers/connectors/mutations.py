@@ -243,6 +243,7 @@ def _require_password_to_activate(
 
 
 def _next_run_at(connector_row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any:
+    """Return when the connector runs next after a change; None if it doesn't run by itself."""
     active = new_values.get("active", connector_row.active)
     interval = new_values.get("interval", connector_row.interval)
     if connector_row.run_id is not None:

@@ -159,6 +159,7 @@ async def _import_archive(state: OneTimeImportState) -> None:
 
 
 def _open_archive(file: Any, environment: Environment) -> MailSource:
+    """Open an archive of messages. Raises RemoteFailure if it can't be read."""
     try:
         return inspect_mail_source(file, environment.options.message_max_size)
     except (UnusableMessageError, OSError) as problem:
@@ -229,6 +230,10 @@ async def _read_message_groups(
 
 
 async def _source_message_from_row(row: ColumnRow, stored: StoredMessage) -> SourceMessage | None:
+    """Return a stored message of the source account with its bytes; None if it was deleted.
+
+    A damaged message has a skip reason instead of bytes.
+    """
     message_without_bytes = SourceMessage(
         f"message {row.id} of {row.path}", row.path, str(row.id), 0
     )

@@ -150,7 +150,7 @@ def validate_connections(
     for account in accounts:
         problems, password, values = ErrorCollector(), "", dict[str, Any]()
         with problems.collecting():
-            password = _require_password(account, administrator)
+            password = _require_one_password(account, administrator)
         with problems.collecting():
             if not account.username:
                 connector_validation.validate_connector_fields(
@@ -172,7 +172,7 @@ def validate_connections(
     return connections
 
 
-def _require_password(
+def _require_one_password(
     account: RemoteAccountOfUser, administrator: RemoteAdministrator | None
 ) -> str:
     """Return the password to sign in with. Raises InvalidInput if there are two, or none."""

@@ -156,6 +156,7 @@ async def import_connectors(
 def _decrypt_file_secret(
     record: ConnectorRecord, lock: ArchiveCipher | None, missing_reason: str
 ) -> _FileSecret:
+    """Decrypt the secret of a record, or return why it is missing."""
     if "secret" not in record:
         return _FileSecret(missing_reason="The archive contains no password.")
     if lock is None:
@@ -201,6 +202,7 @@ async def _import_connector_and_return_has_password(
 
 
 async def _find_same_connector(ctx: Context, values: ConnectorRecord) -> ColumnRow | None:
+    """Return the viewer's connector with the same protocol, host, port and username, or None."""
     is_same = [col(getattr(Connector, name)) == values[name]
             for name in ("protocol", "host", "port", "username")]  # fmt: skip
     is_own = col(Connector.user_id) == require_user_id(ctx), col(Connector.is_one_time).is_(False)

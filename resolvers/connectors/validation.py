@@ -37,6 +37,9 @@ def validate_connector_fields(
 ) -> ColumnValues:
     """Return the given columns in stored form, checked together with the stored ones.
 
+    Columns that depend on others are returned too: `custom_options` always, `port` if it is missing
+    or if protocol or security change, and `name` if it is empty.
+
     Raises InvalidInput. The path of errors of the connection begins with `server`, as in inputs.
     """
     values: ColumnValues = {}

@@ -74,6 +74,7 @@ def failure_text(problem: Exception, timeout: float) -> str:
 
 
 async def _probe_database(environment: Environment) -> str | None:
+    """Return the product and version of the database."""
     is_sqlite = environment.database.dialect == "sqlite"
     version = func.sqlite_version() if is_sqlite else func.current_setting("server_version")
     (row,) = await environment.database.read(select(version.label("version"), literal_column("1")))
@@ -90,6 +91,7 @@ def _database_address(environment: Environment) -> str:
 
 
 async def _probe_event_bus(environment: Environment) -> str | None:
+    """Check the event bus. Returns None, since it has no version."""
     await environment.wakeups.check_bus()
     return None
 
@@ -105,11 +107,16 @@ def _cold_store(environment: Environment) -> ObjectStoreProtocol | None:
 
 
 async def _probe_hot_store(environment: Environment) -> str | None:
+    """Probe the hot store or the only one. Returns None, since object stores have no version."""
     await _probe_object_store(_hot_store(environment))
     return None
 
 
 async def _probe_cold_store(environment: Environment) -> str | None:
+    """Probe the cold store, if there is one. Returns None, since object stores have no version.
+
+    Raises the error of the store, or ProbeFailed.
+    """
     store = _cold_store(environment)
     if store is not None:
         await _probe_object_store(store)
@@ -117,6 +124,7 @@ async def _probe_cold_store(environment: Environment) -> str | None:
 
 
 async def _probe_object_store(store: ObjectStoreProtocol) -> None:
+    """Ask the store for an object. Raises ProbeFailed if its folder is missing."""
     if isinstance(store, FolderStore) and not await asyncio.to_thread(store.folder.is_dir):
         raise ProbeFailed("The folder does not exist.")
     await store.size(PROBED_OBJECT)

@@ -25,7 +25,7 @@ async def delete_links_and_sign_out(ctx: Context, selection: UserSelector) -> li
         for row in locked_users.rows:
             if row.id in subjects:
                 locked_users.report_change(row, "identity_link", subjects[row.id], None)
-                locked_users.sign_out(row)
+                locked_users.sign_out_when_stored(row)
         statement = delete(IdentityLink).where(col(IdentityLink.user_id).in_(linked_ids))
         await (await locked_users.session.connection()).execute(statement)
         await delete_tokens_of_users(locked_users.session, linked_ids)

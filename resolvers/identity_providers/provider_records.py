@@ -189,7 +189,7 @@ async def has_any_provider(environment: Environment) -> bool:
     return bool(await environment.database.read(statement))
 
 
-def columns_with_password_rule(columns: Collection[str] | None = None) -> list[Any]:
+def user_columns_with_password_rule(columns: Collection[str] | None = None) -> list[Any]:
     """Return columns of users, and what decides whether their own passwords are accepted."""
     user_columns = select_columns(User) if columns is None else select_columns(User, columns)
     is_ended = is_access_ended_sql().label(ACCESS_ENDED_COLUMN)

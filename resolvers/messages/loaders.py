@@ -196,6 +196,7 @@ async def narrow_to_required_mailboxes(
 def _narrowed_to_mailbox(
     listing: MessageListing, selector: MailboxSelector, mailbox_ids: Sequence[int]
 ) -> MessageListing:
+    """Return the listing of one mailbox. Without a matching mailbox, the listing has no message."""
     if not mailbox_ids or (
         listing.mailbox_id is not None and listing.mailbox_id not in mailbox_ids
     ):

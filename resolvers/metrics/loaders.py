@@ -167,6 +167,7 @@ class _ClockOffset:
 
 
 def _platform_set(environment: Environment, names: Sequence[MetricName]) -> list[Any]:
+    """Return the set of the platform in this process: key None, time in ms, values of `names`."""
     totals = environment.usage.totals
     counters = process_counters_since_reset(environment)
     values = [_value(totals, name) if name in POSITIONS else counters.get(name) for name in names]

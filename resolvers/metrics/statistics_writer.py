@@ -100,6 +100,7 @@ def _values_of_both_steps(rows: Mapping[StepKey, UsageRow]) -> list[dict[str, in
 
 @cache
 def _add_statement(dialect: str) -> Any:
+    """Return the statement that inserts steps or adds their sums to stored ones."""
     insert = insert_with_conflict(dialect, StatisticStep)
     columns = core_table(StatisticStep).c
     return insert.on_conflict_do_update(

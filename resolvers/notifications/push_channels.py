@@ -180,6 +180,7 @@ def _validated_columns_and_target_parts(
 
 
 def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) -> Any:
+    """Return a valid part of a push target. Raises InvalidInput."""
     private = ctx.environment.options.push_allow_private_networks
     if name != "endpoint":
         if (

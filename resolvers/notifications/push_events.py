@@ -159,7 +159,10 @@ async def _read_existing_mailbox_ids(
 def _message_filter(
     channel: ColumnRow, existing_mailbox_ids: Collection[int]
 ) -> Callable[[ColumnRow], bool]:
-    """Return a predicate for messages that match the mailboxes and senders of a channel."""
+    """Return a predicate for messages that match the mailboxes and senders of a channel.
+
+    If no mailbox of the channel exists, only messages in the INBOX match.
+    """
     mailbox_ids = set(channel.mailboxes).intersection(existing_mailbox_ids)
     regex = BoundedRegex(channel.senders_regex) if channel.senders_regex else None
     accepts_all_senders = not channel.senders and regex is None
@@ -202,6 +205,8 @@ async def read_urgent_message_ids(
 
 
 def _urgency_reader(structure: mime.ParsedPart) -> Callable[[mime.ByteSource], bool]:
+    """Return a predicate that reads from the header fields whether the message is urgent."""
+
     def is_urgent(source: mime.ByteSource) -> bool:
         fields = mime.decoded_fields(source, structure)
         values = {field.name.lower(): field.value.strip().lower() for field in fields}

@@ -65,6 +65,7 @@ def webhook_event_of_change_or_none(
 
 
 def _object_facts(change: ColumnRow) -> list[dict[str, Any]]:
+    """Return id and facts of each object of a change. Values in lists belong to one object each."""
     names = next(
         (names for begin, names in FACT_NAMES.items() if change.type.startswith(begin)), ()
     )

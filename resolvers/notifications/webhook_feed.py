@@ -278,6 +278,7 @@ def _covers_stream(hook: ColumnRow, stream_id: int, owner: StreamOwner) -> bool:
 def _missed_event_row(
     environment: Environment, webhook_id: int, stream: GrownStream, owner: StreamOwner
 ) -> dict[str, Any]:
+    """Return the delivery that reports changes that were deleted before they were read."""
     user_facts = owner.user and {"id": owner.user.id, "username": owner.user.username}
     facts: dict[str, Any] = {
         "user": user_facts,
@@ -366,6 +367,7 @@ def _event_for_target(
 def _event_about_object(
     event: WebhookEvent, event_types: Collection[EventType], object_id: int | None
 ) -> WebhookEvent | None:
+    """Return the event with this object only; None if it has another type or other objects."""
     matching_objects = [object_ for object_ in event.objects if object_["id"] == object_id]
     return (
         replace(event, objects=matching_objects)

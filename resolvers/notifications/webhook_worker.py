@@ -106,6 +106,7 @@ async def _post_deliveries_until_worker_stops(worker: WebhookWorker) -> None:
 async def _create_deliveries_and_start_lanes(
     worker: WebhookWorker, stream_ids: set[int] | None
 ) -> float:
+    """Create deliveries and start lanes, log errors, and return the pause in seconds."""
     try:
         if stream_ids is None or stream_ids:
             worker.has_webhooks = await create_deliveries_if_webhooks_active(

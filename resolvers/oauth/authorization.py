@@ -203,6 +203,7 @@ async def require_unchanged_signed_in_user(ctx: Context, signed_in: SignedInUser
 
 
 def _unchanged_user_clauses(ctx: Context, signed_in: SignedInUser) -> tuple[Any, ...]:
+    """Return conditions: the user is enabled and unchanged, and the sign-in is recent enough."""
     is_valid_token = exists().where(
         col(AccessToken.digest) == signed_in.token_digest,
         col(AccessToken.user_id) == signed_in.user_id,

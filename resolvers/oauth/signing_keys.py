@@ -64,7 +64,7 @@ async def load_or_create_signing_key(environment: Environment) -> SigningKey:
     Creates the first key, and the next key if the present one is due for rotation. Raises
     DecryptionError if the encryption key of the stored key is missing.
     """
-    cache = await _refresh_signing_keys_and_create_if_due(environment)
+    cache = await _load_cached_or_stored_signing_keys(environment)
     if cache.signing_key is None:
         raise RuntimeError("No signing key is active.")
     return cache.signing_key
@@ -75,7 +75,7 @@ async def load_published_keys(environment: Environment) -> list[dict[str, Any]]:
 
     Creates a key if one is due.
     """
-    return (await _refresh_signing_keys_and_create_if_due(environment)).public_keys
+    return (await _load_cached_or_stored_signing_keys(environment)).public_keys
 
 
 async def load_public_key(environment: Environment, kid: str) -> dict[str, Any] | None:
@@ -88,7 +88,11 @@ async def load_public_key(environment: Environment, kid: str) -> dict[str, Any] 
     return None
 
 
-async def _refresh_signing_keys_and_create_if_due(environment: Environment) -> CachedSigningKeys:
+async def _load_cached_or_stored_signing_keys(environment: Environment) -> CachedSigningKeys:
+    """Return the cached keys. After CACHE_LIFETIME, read them again and create a key if one is due.
+
+    Raises DecryptionError.
+    """
     cache, now = _cache_of_database(environment.database), environment.now()
     if cache.read_at and cache.read_at <= now < cache.read_at + CACHE_LIFETIME:
         return cache
@@ -120,6 +124,7 @@ def _active_row(rows: Sequence[ColumnRow], now: datetime) -> ColumnRow | None:
 
 
 def _is_new_key_due(rows: Sequence[ColumnRow], now: datetime) -> bool:
+    """True if no key is active, or if the successor of the newest key must be published."""
     if _active_row(rows, now) is None:
         return True
     return bool(now >= rows[0].activates_at + ROTATION_INTERVAL - PUBLICATION_LEAD)

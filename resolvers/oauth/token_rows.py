@@ -192,6 +192,7 @@ def _access_token_sql() -> Select[*tuple[Any, ...]]:
 
 
 def _user_of_family_sql() -> Select[*tuple[Any, ...]]:
+    """Select the enabled user with this authentication version, with the columns of claims."""
     columns = select_columns(User, ("webmail_access", "role"))
     statement = select(*columns, *user_claims.CLAIM_COLUMNS)
     return user_claims.join_main_address(statement).where(

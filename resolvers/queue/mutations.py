@@ -119,7 +119,7 @@ async def _change_entries_or_queue_task(
                 ctx, task_kind, rows, notifies_sender=needs_task
             )
         )
-    stream_ids = [*_owner_stream_ids(rows), *await _platform_stream_if_copied(ctx, ids)]
+    stream_ids = [*_owner_stream_ids(rows), *await _platform_stream_if_bcc_copies_exist(ctx, ids)]
     async with ctx.write_session(*stream_ids) as session:
         change_entries = (
             held_messages.cancel_and_make_drafts
@@ -177,7 +177,11 @@ def _owner_stream_ids(rows: Sequence[ColumnRow]) -> list[int]:
     return sorted({PLATFORM if row.user_id is None else row.user_id for row in rows})
 
 
-async def _platform_stream_if_copied(ctx: Context, entry_ids: Sequence[int]) -> list[int]:
+async def _platform_stream_if_bcc_copies_exist(ctx: Context, entry_ids: Sequence[int]) -> list[int]:
+    """Return the PLATFORM stream if an entry has BCC copies, else nothing.
+
+    A change of the entries must lock it.
+    """
     statement = select(col(Submission.id)).where(col(Submission.copy_of).in_(entry_ids)).limit(1)
     return [PLATFORM] if await ctx.read(statement) else []
 
@@ -253,7 +257,8 @@ async def plan_or_bounce_next_entries(
     statement = select(col(Submission.user_id)).where(col(Submission.id).in_(entry_ids))
     rows = await ctx.read(statement.distinct())
     return TaskStepPlan(
-        [*_owner_stream_ids(rows), *await _platform_stream_if_copied(ctx, entry_ids)], entry_ids
+        [*_owner_stream_ids(rows), *await _platform_stream_if_bcc_copies_exist(ctx, entry_ids)],
+        entry_ids,
     )
 
 

@@ -113,6 +113,7 @@ def _time_before_longest_booking(at: datetime) -> datetime:
 
 
 def _visible_booking_columns(ctx: Context) -> list[Any]:
+    """Return the columns of bookings. Private ones are null unless the viewer may see them."""
     can_see_details: ColumnElement[bool] = is_in_administered_domain(ctx, col(Resource.domain_id))
     if ctx.viewer.user_id:
         can_see_details |= col(Booking.organizer_user_id) == ctx.viewer.user_id

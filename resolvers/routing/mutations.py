@@ -216,6 +216,7 @@ def _mutation_prefix(routing_table: RoutingTable) -> str:
 async def _domain_ids_using_relay_hosts(
     ctx: Context, routing_table: RoutingTable, ids: Sequence[int]
 ) -> list[int]:
+    """Return the domains that use these relay hosts; none for other tables."""
     if routing_table is not RELAYS:
         return []
     statement = select(col(Domain.id)).where(col(Domain.relay_host_id).in_(ids))

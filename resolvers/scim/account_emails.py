@@ -104,6 +104,7 @@ def _invalid_emails(text: str, constraint: ValidationConstraint) -> InvalidInput
 
 
 def _wanted_email(email: AccountEmailAttribute, index: int) -> WantedEmail:
+    """Return the email with its normalized address. Raises InvalidInput with its index."""
     try:
         address = normalize_and_validate_address(email.value or "")
     except InvalidInput as error:

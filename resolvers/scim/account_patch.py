@@ -129,6 +129,7 @@ def _attribute_name(path: str) -> str:
 
 
 def _require_writable(name: str) -> None:
+    """Raise MutabilityException if the attribute is read-only, InvalidPathException if unknown."""
     if name in READ_ONLY_ATTRIBUTES:
         raise MutabilityException(detail=f"The attribute {name} is read-only.")
     if name not in STORED_ATTRIBUTES | IGNORED_ATTRIBUTES | {ENTERPRISE_SCHEMA}:

@@ -356,6 +356,7 @@ async def _load_requests_committed_after(
 
 
 async def _read_own_open_requests(ctx: Context) -> Sequence[ColumnRow]:
+    """Read the viewer's compose requests that have not expired, the oldest first."""
     statement = select(*select_columns(ComposeRequest)).where(
         is_own_or_shared(ctx, ComposeRequest),
         col(ComposeRequest.expires_at) > ctx.environment.now(),

@@ -86,6 +86,7 @@ def _is_own_address(address_row: ColumnRow, user_id: int) -> bool:
 
 
 async def _has_right_of_other_address(ctx: Context, user_id: int, address_row: ColumnRow) -> bool:
+    """True if the user may send from the address of a forward or of another user's account."""
     if address_row.kind is AddressKind.FORWARD:
         return bool(await read_sendable_forwards(ctx, [user_id], [address_row.id]))
     is_mailbox = address_row.kind is AddressKind.MAILBOX

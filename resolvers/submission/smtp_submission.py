@@ -24,7 +24,7 @@ from models.users.tables import User
 from resolvers.auth import authentication, credential_status, sign_in
 from resolvers.auth.sign_in import PasswordKind, PasswordProof, SignInRequest
 from resolvers.context import Context
-from resolvers.identity_providers.provider_records import columns_with_password_rule
+from resolvers.identity_providers.provider_records import user_columns_with_password_rule
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.oauth import smtp_sign_in
 from resolvers.submission import create as submission_create
@@ -179,7 +179,8 @@ async def _require_account_that_may_sign_in(ctx: Context, submitter: SmtpSubmitt
     else:
         raise AuthenticationFailed
     row: ColumnRow | None = next(
-        iter(await ctx.read(select(*columns_with_password_rule(columns)).where(*conditions))), None
+        iter(await ctx.read(select(*user_columns_with_password_rule(columns)).where(*conditions))),
+        None,
     )
     if row is None:
         raise AuthenticationFailed

@@ -128,6 +128,7 @@ def _select_bans_in_force(ctx: Context, conditions: NetworkConditions, *columns:
 
 
 def _select_waits(ctx: Context, conditions: NetworkConditions, *columns: Any) -> Any:
+    """Select the names and networks that must wait now, since a limit was reached."""
     return select(*columns).where(
         col(Throttle.wait_since).is_not(None),
         col(Throttle.until) > ctx.environment.now(),

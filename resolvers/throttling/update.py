@@ -120,6 +120,7 @@ async def _query_new_hosts(ctx: Context, changes: Mapping[str, Any]) -> HostAnsw
 def _require_caller_accepted(
     ctx: Context, new_policy: BanPolicyValues, changes: Mapping[str, Any], answers: HostAnswers
 ) -> None:
+    """Raise an error if the new policy would refuse the network of the caller."""
     before = ctx.environment.refused_networks
     after = before.copy()
     new_addresses = {

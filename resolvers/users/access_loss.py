@@ -25,7 +25,7 @@ async def end_access_of_suspended_users(
     """
     rows = [row for row in locked_users.rows if _loses_access(changed_columns[row.id], values)]
     for row in rows:
-        locked_users.sign_out(row)
+        locked_users.sign_out_when_stored(row)
     await grant_end.end_all_grants_of_users(ctx, rows)
 
 

@@ -345,7 +345,7 @@ async def _sign_out_users_without_access(
     await end_access_of_suspended_users(ctx, locked_users, values, changed_columns)
     for row in locked_users.rows:
         if patch.changes_password:
-            locked_users.sign_out(row)
+            locked_users.sign_out_when_stored(row)
 
 
 async def _write_changes_to_security_log(

@@ -71,8 +71,8 @@ class LockedUsers:
         self.before.setdefault(user_row.id, {})[name] = before
         self.after.setdefault(user_row.id, {})[name] = after
 
-    def sign_out(self, user_row: ColumnRow) -> None:
-        """End the tokens of this user."""
+    def sign_out_when_stored(self, user_row: ColumnRow) -> None:
+        """Mark the user: the tokens end when the changes are stored."""
         self.user_ids_to_sign_out.add(user_row.id)
 
     @property

@@ -63,7 +63,7 @@ class _HtmlWriter:
             self.tables[-1][1][name] += 1
 
     def close_innermost(self) -> str:
-        """Close the innermost element and return its tag."""
+        """Write the end tag of the innermost open element and return the name of the element."""
         name = self.open_tags.pop()
         if name == "table":
             self.tables.pop()

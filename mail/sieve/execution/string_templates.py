@@ -99,6 +99,7 @@ def parse_variable_name(text: str, *, allow_globals: bool) -> str:
 
 
 def _decoded_pieces(text: str) -> list[bytes]:
+    """Return the text in pieces with `${hex:}` and `${unicode:}` decoded. Raises ValueError."""
     out: list[bytes] = []
     end = 0
     for match in _ENCODED.finditer(text):

@@ -109,6 +109,7 @@ def _whole_value_if(value: str, matches: bool) -> MatchGroups | None:
 def _wildcard_groups_finder(
     run: ScriptRun, call: SieveCall, key: str, comparator: str
 ) -> _KeyFinder:
+    """Return a function that matches values with the wildcards of `key`, and counts its steps."""
     run.count_steps(call, comparators.comparison_steps(len(key), 8))
     finders = call.cache.setdefault("wild", {})
     pattern: comparators.WildcardPattern | None = finders.get(key)
@@ -127,6 +128,7 @@ def _wildcard_groups_finder(
 def _regex_groups_finder(
     run: ScriptRun, call: SieveCall, key: str, *, ignore_case: bool
 ) -> _KeyFinder:
+    """Return a function that matches values with the expression `key`, and counts its steps."""
     try:
         pattern = regex_groups.compile_regex(key, ignore_case=ignore_case)
     except InvalidInput as problem:

@@ -89,9 +89,10 @@ class CacheFileWriter:
                 self._written_size += len(step)
                 view = view[len(step) :]
                 if self._written_size % CHUNK_SIZE == 0:
-                    self._end_chunk()
+                    self._append_chunk_digest()
 
-    def _end_chunk(self) -> None:
+    def _append_chunk_digest(self) -> None:
+        """Keep the digest of the finished chunk for the header, and begin the next chunk."""
         self._digests += self._chunk_digest.digest()
         self._chunk_digest = hashlib.sha256()
 
@@ -101,7 +102,7 @@ class CacheFileWriter:
             if self._is_closed or self._written_size != self.facts.size:
                 return False
             if self._written_size % CHUNK_SIZE:
-                self._end_chunk()
+                self._append_chunk_digest()
             facts = self.facts
             header = _HEADER.pack(_MAGIC, CHUNK_SIZE, facts.size, facts.stored_at, facts.is_whole)
             header += self._digests

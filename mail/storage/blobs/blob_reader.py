@@ -61,6 +61,7 @@ async def _require_object_bytes(store: ObjectStoreProtocol, blob: ColumnRow) -> 
 
 
 def _verified_content(blob: ColumnRow, stored_bytes: bytes) -> bytes:
+    """Decompress the bytes and verify their digest. Raises the error of a damaged blob."""
     try:
         return verify_digest(blob.digest, decompress(blob.codec, stored_bytes, blob.size))
     except CorruptBlob as problem:

@@ -201,6 +201,7 @@ async def find_intact_and_damaged_blobs(
 
 
 async def _is_intact(environment: Environment, blob_row: Any) -> bool:
+    """True if the blob is not known to be damaged and its object has the stored size."""
     if blob_row.damaged_at is not None:
         return False
     store, name = environment.object_store, blob_row.name

@@ -177,6 +177,7 @@ async def _collect_batch(
 
 
 def _is_unused(since: datetime) -> ColumnElement[bool]:
+    """SQL: the blob was created before `since` and no row refers to it."""
     return and_(
         col(Blob.created_at) < since,
         *(

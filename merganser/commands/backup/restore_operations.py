@@ -94,7 +94,7 @@ async def restore_store(
             await begin_incarnation_after_consistent_restore(environment, REASON)
             if order.holds_queue:
                 await restore_run.hold_queue(environment)
-            waiting_recipient_count = await restore_run.count_waiting_recipients(environment)
+            waiting_recipient_count = await restore_run.count_waiting_unheld_recipients(environment)
             report = await check_consistency(
                 environment, reads_blobs=not order.is_quick, progress=report_progress
             )

@@ -13,7 +13,11 @@ from models.runtime.environment import Environment
 
 
 def check_store(repair: bool, quick: bool, restored: bool) -> None:
-    """Print the report of a consistency check. The exit code is 1 if a difference is left."""
+    """Check the store and print the report. The exit code is 1 if a difference is left.
+
+    `repair` repairs the differences. `restored` first begins a new incarnation. Both require that
+    no other process uses the database.
+    """
 
     async def run_check(environment: Environment, _settings: Settings) -> dict[str, object]:
         if restored:

@@ -85,7 +85,7 @@ class ListenerComponent(Component):
 
     async def close(self) -> None:
         """Close the listener and its sockets, since the server ends."""
-        await super().close()
+        self.ignore_holds()
         for bound_socket in self._sockets:
             bound_socket.close()
         if self._listener is not None:

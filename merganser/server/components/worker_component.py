@@ -77,7 +77,7 @@ class WorkerComponent(Component):
 
     async def close(self) -> None:
         """Stop the worker, since the server ends. Its leases end with the registration."""
-        await super().close()
+        self.ignore_holds()
         self._stop.set()
         if self.task is None:
             return

@@ -47,7 +47,7 @@ async def set_temporary_password_and_sign_out(
                 temporary_until=valid_from + TEMPORARY_LIFETIME,
                 password_change_required=True,
             )
-            locked_users.sign_out(user)
+            locked_users.sign_out_when_stored(user)
             await security_log.log_event_and_queue_notice(
                 ctx,
                 locked_users.session,

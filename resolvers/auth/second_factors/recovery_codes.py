@@ -28,8 +28,8 @@ def normalize_recovery_code_or_none(code: str) -> str | None:
     return code if len(code) == CODE_LENGTH and code.isascii() and code.isalnum() else None
 
 
-def _code_digest(code: str) -> str:
-    return hashlib.sha256(code.encode()).hexdigest()
+def _code_digest(normalized_code: str) -> str:
+    return hashlib.sha256(normalized_code.encode()).hexdigest()
 
 
 async def replace_recovery_codes(

@@ -175,6 +175,7 @@ def states_for_undo(rows: Sequence[ColumnRow]) -> list[list[Any]]:
 
 
 def _flags_after(message: ColumnRow, changes: FlagChanges) -> FlagsAfter:
+    """Return the flags of a message after the change. Raises InvalidInput for too many keywords."""
     system = {name: changes.flags.get(name, getattr(message, name)) for name in SYSTEM_FLAGS}
     keywords = _keywords_after(message.keywords, changes)
     if len(keywords) > MAX_KEYWORDS:
@@ -253,6 +254,7 @@ def _lock_stream_and_plan_journal_statements(
 
 @prepare_cached
 def _update_query(dialect: str, column_names: frozenset[str]) -> Update:
+    """Return the update that sets these columns and the modseq of the messages in `ids`."""
     table = core_table(Message)
     column_parameters = {
         name: bindparam(f"its_{name}", type_=table.c[name].type) for name in sorted(column_names)

@@ -66,6 +66,7 @@ async def change_threads(ctx: Context, request: ThreadChangeRequest) -> BulkOutc
 
 
 async def _require_threads(ctx: Context, thread_ids: Sequence[int]) -> Sequence[ColumnRow]:
+    """Load visible threads that have a message that is not deleted. Raises NotFound."""
     message_query = select(col(Message.id)).where(
         col(Message.thread_id) == col(Thread.id), is_not_deleted_sql()
     )

@@ -97,6 +97,7 @@ def iterate_nested_conditions_requiring_limits(
 
 
 def _conditions_requiring_read(conditions: MessageConditions) -> set[ReadCondition]:
+    """Return name and value of each nested condition that needs the message to be read."""
     return {
         (name, value)
         for condition in iterate_nested_conditions_requiring_limits(conditions)

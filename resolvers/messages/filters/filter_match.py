@@ -75,6 +75,7 @@ def _text_fields_with_value(conditions: MessageConditions) -> Iterator[str]:
 
 
 def _unsupported_fields(conditions: MessageConditions) -> Iterator[str]:
+    """Yield the input fields that can't be matched against a message that is not stored."""
     for name, input_name in STORED_ONLY_FIELDS.items():
         if getattr(conditions, name) is not None:
             yield input_name

@@ -94,6 +94,7 @@ def split_ordered_conditions(conditions: MessageConditions) -> IndexedConditions
 
 
 def _required_states(parts: Sequence[MessageConditions]) -> list[tuple[str, Any]]:
+    """Return the states that these conditions require, such as `seen` False, the rarest first."""
     return [
         (name, value)
         for name, value in ORDERED_STATES

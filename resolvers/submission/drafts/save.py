@@ -333,6 +333,7 @@ def _translate_error_paths_to_patch(kept_attachment_count: int = 0) -> Generator
 
 
 def _path_in_patch(path: list[str], kept_attachment_count: int) -> list[str]:
+    """Return the path of an error in the input of a change, from its path in the whole draft."""
     match path:
         case ["attachments", number, *rest] if number.isdecimal():
             return [*_ADDED_PATH, str(int(number) - kept_attachment_count), *rest]

@@ -443,6 +443,7 @@ async def require_default_identity(ctx: Context, account: ColumnRow) -> SenderId
 
 
 async def _with_sending_columns(ctx: Context, identity: SenderIdentity) -> SenderIdentity:
+    """Return the identity with its stored Reply-To, BCC and mailbox."""
     identity_columns = await read_identity_columns_by_id(
         ctx, [identity], {"reply_to", "bcc", "mailbox_id"}
     )

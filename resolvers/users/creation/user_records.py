@@ -85,6 +85,7 @@ def _parse_mailbox_paths(name: str, value: Any) -> dict[SpecialUse, str]:
 
 
 def _parser_of_field(name: str) -> FieldParser:
+    """Return the parser for a field of a user in an imported file."""
     special_parsers: dict[str, FieldParser] = {
         "role": record_files.enum_parser(Role),
         "admin_permissions": record_files.enum_list_parser(AdminPermission),
