@@ -205,7 +205,7 @@ class AddressFilter(ConditionsInput):
     )
     user: UserRef | None = attribute_field(
         "Returns only addresses whose mail this user gets. The list is empty if the caller can't "
-        "see such a user. `User.addresses` refuses this "
+        "see such a user. `User.addresses` and `User.temporaryAddresses` refuse this "
         "condition.",
         default=UNSET,
     )
@@ -252,12 +252,7 @@ async def load_address_page_of_user(
 
     Raises InvalidInput if the filter names a user.
     """
-    if filter and filter.user:
-        text = "This list has the addresses of one account only."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
-    conditions = (
-        await filter.resolve_conditions_or_match_nothing(info) if filter else AddressConditions()
-    )
+    conditions = await _conditions_of_one_account(info, filter)
     list_ordering = ordering_name(
         f"user-addresses-{order_by}", None if conditions == AddressConditions() else conditions
     )
@@ -271,15 +266,36 @@ async def load_address_page_of_user(
     return await _load_address_page(info, page_key)
 
 
+async def _conditions_of_one_account(info: Info, filter: AddressFilter | None) -> AddressConditions:
+    """Return the conditions of a filter. Raises InvalidInput if the filter names a user."""
+    if filter and filter.user:
+        text = "This list has the addresses of one account only."
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+    return await filter.resolve_conditions_or_match_nothing(info) if filter else AddressConditions()
+
+
 async def load_temporary_address_page(
-    info: Info, user_id: int, order_by: AddressOrder, page_arguments: PageArguments
+    info: Info,
+    user_id: int,
+    filter: AddressFilter | None,
+    order_by: AddressOrder,
+    page_arguments: PageArguments,
 ) -> Connection[Address]:
-    """Load a page of the temporary addresses of an account that have not expired."""
+    """Load a page of the temporary addresses of an account that have not expired.
+
+    Raises InvalidInput if the filter names a user.
+    """
+    conditions = await _conditions_of_one_account(info, filter)
+    list_ordering = ordering_name(
+        f"temporary-addresses-{order_by}",
+        None if conditions == AddressConditions() else conditions,
+    )
     page_key = AddressPageKey(
         user_id,
-        page_request(f"temporary-addresses-{order_by}", *page_arguments),
+        page_request(list_ordering, *page_arguments),
         address_loaders.LIST_ORDERS[order_by],
         selected_columns(info, Address),
+        conditions,
         is_temporary=True,
     )
     return await _load_address_page(info, page_key)

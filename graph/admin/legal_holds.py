@@ -22,7 +22,9 @@ from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
     load_visible_user_or_require_viewer,
+    optional_tuple,
     require_visible_user_id_if_named,
+    value_or_none,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -39,13 +41,18 @@ from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.admin import legal_holds
 from resolvers.admin.audit_log import NO_USER_ID
+from resolvers.admin.legal_hold_conditions import (
+    HeldCopyConditions,
+    HeldCopyPageKey,
+    LegalHoldAccessConditions,
+    LegalHoldAccessPageKey,
+)
 from resolvers.admin.legal_holds import (
     HeldCopyOrder,
     LegalHoldAccessOrder,
     LegalHoldOrder,
     NewLegalHold,
 )
-from resolvers.list_orders import OwnerPageKey
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -53,6 +60,69 @@ if TYPE_CHECKING:
 
 ADMIN_GUARD = Auth(role=Role.ADMIN, scope=Scope.READ)
 MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "preview", "has_attachments")
+
+
+@strawberry.input(
+    description="Conditions on copies of a legal hold. All must hold. They are tested on at most "
+    "10,000 copies for each page. The page can then have fewer copies than requested, or none, "
+    "while `pageInfo.hasNextPage` is true."
+)
+class HeldCopyFilter(ConditionsInput):
+    from_: str | None = attribute_field(
+        "Returns only copies with this text in the name or address of the author (case is "
+        "ignored). At most 1,000 characters.",
+        name="from",
+        default=UNSET,
+    )
+    subject: str | None = attribute_field(
+        "Returns only copies with this text in the subject (case is ignored). At most 1,000 "
+        "characters.",
+        default=UNSET,
+    )
+    received_since: datetime | None = attribute_field(
+        "Returns only copies of messages that were received at this time or later.", default=UNSET
+    )
+    received_before: datetime | None = attribute_field(
+        "Returns only copies of messages that were received before this time.", default=UNSET
+    )
+    origins: list[CopyOrigin] | None = attribute_field(
+        "Returns only copies that were made for one of these reasons. An empty list returns no "
+        "copy.",
+        default=UNSET,
+    )
+
+    def to_conditions(self) -> HeldCopyConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return HeldCopyConditions(
+            sender=value_or_none(self.from_),
+            subject=value_or_none(self.subject),
+            received_since=value_or_none(self.received_since),
+            received_before=value_or_none(self.received_before),
+            origins=optional_tuple(self.origins),
+        )
+
+
+@strawberry.input(
+    description="Conditions on accesses to the copies of a legal hold. All must hold."
+)
+class LegalHoldAccessFilter(ConditionsInput):
+    action: LegalHoldAccessAction | None = attribute_field(
+        "Returns only accesses of this kind.", default=UNSET
+    )
+    since: datetime | None = attribute_field(
+        "Returns only accesses at this time or later.", default=UNSET
+    )
+    before: datetime | None = attribute_field(
+        "Returns only accesses before this time.", default=UNSET
+    )
+
+    def to_conditions(self) -> LegalHoldAccessConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return LegalHoldAccessConditions(
+            action=value_or_none(self.action),
+            since=value_or_none(self.since),
+            before=value_or_none(self.before),
+        )
 
 
 @strawberry.type(
@@ -168,6 +238,7 @@ class LegalHold(NodeView):
     async def messages(
         self,
         info: Info,
+        filter: HeldCopyFilter | None = UNSET,
         order_by: HeldCopyOrder = HeldCopyOrder.POSITION_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -175,10 +246,11 @@ class LegalHold(NodeView):
         before: str | None = UNSET,
     ) -> Connection[HeldCopy]:
         list_order = legal_holds.COPY_ORDERS[order_by]
-        requested_page = page_request(f"held-copies-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, HeldCopy)
-        )
+        conditions = filter.to_conditions() if filter else HeldCopyConditions()
+        list_ordering = ordering_name(f"held-copies-{order_by}", conditions if filter else None)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        columns = selected_columns(info, HeldCopy)
+        page_key = HeldCopyPageKey(self.row.id, requested_page, list_order, columns, conditions)
         return await connection_of_page(
             info,
             HeldCopy,
@@ -191,6 +263,7 @@ class LegalHold(NodeView):
     async def access_log(
         self,
         info: Info,
+        filter: LegalHoldAccessFilter | None = UNSET,
         order_by: LegalHoldAccessOrder = LegalHoldAccessOrder.AT_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -198,9 +271,14 @@ class LegalHold(NodeView):
         before: str | None = UNSET,
     ) -> Connection[LegalHoldAccess]:
         list_order = legal_holds.ACCESS_ORDERS[order_by]
-        requested_page = page_request(f"legal-hold-accesses-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, LegalHoldAccess)
+        conditions = filter.to_conditions() if filter else LegalHoldAccessConditions()
+        list_ordering = ordering_name(
+            f"legal-hold-accesses-{order_by}", conditions if filter else None
+        )
+        requested_page = page_request(list_ordering, first, after, last, before)
+        columns = selected_columns(info, LegalHoldAccess)
+        page_key = LegalHoldAccessPageKey(
+            self.row.id, requested_page, list_order, columns, conditions
         )
         return await connection_of_page(
             info,

@@ -12,6 +12,7 @@ from graph.types.references import (
     optional_tuple,
     value_or_none,
 )
+from resolvers.domains.aliases import AliasDomainConditions
 from resolvers.domains.loaders import DomainConditions
 
 
@@ -22,6 +23,10 @@ class AliasDomainFilter(ConditionsInput):
         "(case is ignored).",
         default=UNSET,
     )
+
+    def to_conditions(self) -> AliasDomainConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return AliasDomainConditions(query=self.query or None)
 
 
 @strawberry.input(description="Conditions on domains. All must hold.")

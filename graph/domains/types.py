@@ -11,6 +11,7 @@ from strawberry import UNSET
 from graph.auth.password_policy import PasswordPolicy
 from graph.domains.dkim_keys import DkimKey
 from graph.domains.domain_lists import load_connection_of_owned_rows
+from graph.domains.filters import AliasDomainFilter
 from graph.identity_providers.types import IdentityProvider
 from graph.queue.rate_limits import RateLimit
 from graph.types.connections import Connection, connection_of_page, page_request
@@ -18,9 +19,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.input_conditions import ConditionsInput
 from graph.types.object_views import DerivedField, View
-from graph.types.references import (
-    value_or_none,
-)
+from graph.types.references import value_or_none
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -42,7 +41,6 @@ from resolvers.domains.aliases import AliasDomainOrder
 from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.domains.listing import DomainAddressOrder, DomainPageKey, DomainUserOrder
 from resolvers.identity_providers.loaders import load_visible_providers_by_domain_id
-from resolvers.list_orders import OwnerPageKey
 from resolvers.queue import rate_limits
 from resolvers.routing import loaders as routing_loaders
 from resolvers.spam import sender_rules
@@ -360,6 +358,7 @@ class Domain(NodeView):
     async def aliases(
         self,
         info: Info,
+        filter: AliasDomainFilter | None = UNSET,
         order_by: AliasDomainOrder = AliasDomainOrder.ALIAS_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -367,10 +366,11 @@ class Domain(NodeView):
         before: str | None = UNSET,
     ) -> Connection[Annotated["AliasDomain", strawberry.lazy("graph.domains.types")]]:
         list_order = aliases.LIST_ORDERS[order_by]
-        requested_page = page_request(f"domain-aliases-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, AliasDomain)
-        )
+        conditions = filter.to_conditions() if filter else None
+        list_ordering = ordering_name(f"domain-aliases-{order_by}", conditions)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        columns = selected_columns(info, AliasDomain)
+        page_key = DomainPageKey(self.row.id, requested_page, list_order, columns, conditions)
         return await load_connection_of_owned_rows(
             info,
             AliasDomain,

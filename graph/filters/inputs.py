@@ -431,12 +431,21 @@ class FilterApplyInput(Options):
 
 @strawberry.input(description="Conditions on filters. All of them must hold.")
 class FilterFilter(ConditionsInput):
+    name: str | None = attribute_field(
+        "Returns only filters with this text in the name (case is ignored). At most 1,000 "
+        "characters.",
+        default=UNSET,
+    )
+    active: bool | None = attribute_field(
+        "True returns only active filters, false only the others.", default=UNSET
+    )
     forward: str | None = attribute_field(
         "Returns only filters with this text in a target of `forwardTo` (case is ignored).",
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "Returns only filters of this user. A user that does not exist has none, and is no error.",
+        "Returns only filters of this user. A user that does not exist has none, and is no error. "
+        "`User.filters` refuses this condition.",
         default=UNSET,
     )
 
@@ -449,4 +458,6 @@ class FilterFilter(ConditionsInput):
         return FilterListConditions(
             target_part=self.forward or None,
             user_id=(user.id if user else UNKNOWN_USER_ID) if self.user else None,
+            name_part=self.name or None,
+            active=value_or_none(self.active),
         )

@@ -21,10 +21,14 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import BigInt
+from models.errors import InvalidInput
+from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
+from models.validation_constraints import ValidationConstraint
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters.loaders import (
     FilterActionValues,
+    FilterListConditions,
     FilterListing,
     FilterOrder,
 )
@@ -203,12 +207,28 @@ class Filter(NodeView):
 
 
 async def load_filter_page(
-    info: Info, user_id: int, order: FilterOrder, page_arguments: PageArguments
+    info: Info,
+    user_id: int,
+    conditions: FilterListConditions | None,
+    order: FilterOrder,
+    page_arguments: PageArguments,
 ) -> Connection[Filter]:
-    """Load a page of the filters of an account."""
+    """Load a page of the filters of an account.
+
+    Raises InvalidInput if the conditions name a user.
+    """
+    if conditions and conditions.user_id is not None:
+        text = "This list has the filters of one account only."
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
     ctx, list_order = info.context, filter_loaders.LIST_ORDERS[order]
-    requested_page = page_request(f"filters-{order}", *page_arguments)
-    page_key = FilterListing(user_id, requested_page, selected_columns(info, Filter), order)
+    requested_page = page_request(ordering_name(f"filters-{order}", conditions), *page_arguments)
+    page_key = FilterListing(
+        user_id,
+        requested_page,
+        selected_columns(info, Filter),
+        order,
+        conditions or FilterListConditions(),
+    )
     return await connection_of_page(
         info,
         Filter,

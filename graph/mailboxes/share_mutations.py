@@ -1,6 +1,7 @@
 """Mutation that shares a mailbox, and the list of shared mailboxes."""
 
 import strawberry
+from strawberry import UNSET
 
 from graph.mailboxes.types import Mailbox, MailboxesPayload, mailboxes_payload
 from graph.types import global_ids
@@ -8,15 +9,20 @@ from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import Options, attribute_field
 from graph.types.fields import Info
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_access import OWN_OR_SHARED
 from graph.types.references import MailboxRef, UserRef, mailbox_selector_from_ref, maybe_value
 from graph.types.row_mapping import selected_columns
 from models.mailboxes.shares import ShareRight
-from models.store.keyset_pages import Cursor
+from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Scope
 from resolvers.mailboxes import shares
-from resolvers.mailboxes.shares import Grantee, SharedMailboxListing
+from resolvers.mailboxes.shares import (
+    Grantee,
+    SharedMailboxConditions,
+    SharedMailboxListing,
+)
 
 
 @strawberry.input(description="Input of mailboxShareSet.")
@@ -38,12 +44,56 @@ class MailboxShareSetInput(Options):
     )
 
 
+@strawberry.input(description="Conditions on mailboxes that others share. All must hold.")
+class SharedMailboxFilter(ConditionsInput):
+    owner: UserRef | None = attribute_field(
+        "Returns only mailboxes of this user. The list is empty if the user shares none.",
+        default=UNSET,
+    )
+    query: str | None = attribute_field(
+        "Returns only mailboxes with this text in the path (case is ignored). At most 1,000 "
+        "characters.",
+        default=UNSET,
+    )
+
+    async def resolve_conditions_or_match_nothing(self, info: Info) -> SharedMailboxConditions:
+        """Convert the filter to conditions of the resolvers. An unknown owner shares nothing.
+
+        Raises InvalidInput if the ID is not one of a user.
+        """
+        owner_id = None
+        if self.owner:
+            owner = _grantee_from_ref(self.owner, path="filter")
+            owner_id = (
+                await info.context.load(
+                    shares.load_owner_ids_by_name, owner.username_or_address or ""
+                )
+                if owner.user_id is None
+                else owner.user_id
+            )
+        return SharedMailboxConditions(owner_id=owner_id, path_part=self.query or None)
+
+
 async def load_shared_mailbox_page(
-    info: Info, user_id: int, page_arguments: PageArguments
+    info: Info,
+    user_id: int,
+    filter: SharedMailboxFilter | None,
+    page_arguments: PageArguments,
 ) -> Connection[Mailbox]:
-    """Load a page of the mailboxes that other users share with an account."""
-    ctx, requested_page = info.context, page_request(shares.CURSOR_KIND, *page_arguments)
-    page_key = SharedMailboxListing(user_id, requested_page, selected_columns(info, Mailbox))
+    """Load a page of the mailboxes that other users share with an account.
+
+    Raises InvalidInput if the filter has a malformed ID or a text that is too long.
+    """
+    ctx = info.context
+    conditions = (
+        await filter.resolve_conditions_or_match_nothing(info)
+        if filter
+        else SharedMailboxConditions()
+    )
+    list_ordering = ordering_name(shares.CURSOR_KIND, conditions if filter else None)
+    requested_page = page_request(list_ordering, *page_arguments)
+    columns = selected_columns(info, Mailbox)
+    page_key = SharedMailboxListing(user_id, requested_page, columns, conditions)
     return await connection_of_page(
         info,
         Mailbox,
@@ -53,13 +103,13 @@ async def load_shared_mailbox_page(
     )
 
 
-def _grantee_from_ref(user_ref: UserRef) -> Grantee:
-    """Return the user to share with, by id, username or address.
+def _grantee_from_ref(user_ref: UserRef, *, path: str = "user") -> Grantee:
+    """Return the user or owner of a share, by id, username or address.
 
     Raises InvalidInput if the ID is not one of a user.
     """
     if user_ref.id:
-        return Grantee(global_ids.decode("User", user_ref.id.value, path="user"))
+        return Grantee(global_ids.decode("User", user_ref.id.value, path=path))
     return Grantee(
         username_or_address=maybe_value(user_ref.username) or maybe_value(user_ref.address) or ""
     )

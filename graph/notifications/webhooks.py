@@ -28,6 +28,7 @@ from graph.types.references import (
     UserRef,
     require_administered_domain_ids,
     require_visible_user_id_if_named,
+    value_or_none,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -43,9 +44,13 @@ from models.notifications.webhooks import WebhookDeliveryState
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
 from resolvers.domains import loaders as domain_loaders
-from resolvers.list_orders import OwnerPageKey
 from resolvers.notifications import webhook_lists, webhooks
-from resolvers.notifications.webhook_lists import WebhookDeliveryOrder, WebhookOrder, WebhookWhere
+from resolvers.notifications.webhook_lists import (
+    WebhookDeliveryOrder,
+    WebhookDeliveryPageKey,
+    WebhookOrder,
+    WebhookWhere,
+)
 from resolvers.notifications.webhooks import NewWebhook
 from resolvers.users import loaders as user_loaders
 
@@ -155,6 +160,13 @@ class WebhookDelivery(NodeView):
     }
 
 
+@strawberry.input(description="Conditions on deliveries of a webhook.")
+class WebhookDeliveryFilter(ConditionsInput):
+    state: WebhookDeliveryState | None = attribute_field(
+        "Returns only deliveries in this state.", default=UNSET
+    )
+
+
 @strawberry.type(
     description="Webhook: a URL that gets events by HTTP POST requests.",
     directives=[DOMAIN_ADMIN_GUARD],
@@ -207,6 +219,7 @@ class Webhook(NodeView):
     async def deliveries(
         self,
         info: Info,
+        filter: WebhookDeliveryFilter | None = UNSET,
         order_by: WebhookDeliveryOrder = WebhookDeliveryOrder.CREATED_DESC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -214,10 +227,11 @@ class Webhook(NodeView):
         before: str | None = UNSET,
     ) -> Connection[WebhookDelivery]:
         list_order = webhook_lists.DELIVERY_ORDERS[order_by]
-        requested_page = page_request(f"webhook-deliveries-{order_by}", first, after, last, before)
-        page_key = OwnerPageKey(
-            self.row.id, requested_page, list_order, selected_columns(info, WebhookDelivery)
-        )
+        state = value_or_none(filter.state) if filter else None
+        list_ordering = ordering_name(f"webhook-deliveries-{order_by}", state)
+        requested_page = page_request(list_ordering, first, after, last, before)
+        columns = selected_columns(info, WebhookDelivery)
+        page_key = WebhookDeliveryPageKey(self.row.id, requested_page, list_order, columns, state)
         return await connection_of_page(
             info,
             WebhookDelivery,

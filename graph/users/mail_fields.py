@@ -8,10 +8,11 @@ from strawberry import UNSET
 from graph.autoreply.types import Autoreply
 from graph.connectors.types import Connector, load_connector_page
 from graph.files.types import File, FileFilter, authorize_and_load_file_page
+from graph.filters.inputs import FilterFilter
 from graph.filters.sieve_scripts import SieveScript, find_script_by_name, load_script_page
 from graph.filters.types import Filter, load_filter_page
 from graph.mailboxes.queries import MailboxFilter, load_mailbox_totals, load_mailbox_tree_page
-from graph.mailboxes.share_mutations import load_shared_mailbox_page
+from graph.mailboxes.share_mutations import SharedMailboxFilter, load_shared_mailbox_page
 from graph.mailboxes.types import Mailbox, MailboxTotals
 from graph.messages.deleted_messages import (
     DeletedMessage,
@@ -76,6 +77,7 @@ class UserMailFields(NodeView):
     async def filters(
         self,
         info: Info,
+        filter: FilterFilter | None = UNSET,
         order_by: FilterOrder = FilterOrder.POSITION_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -83,7 +85,8 @@ class UserMailFields(NodeView):
         before: str | None = UNSET,
     ) -> Connection[Filter]:
         page_arguments = PageArguments(first, after, last, before)
-        return await load_filter_page(info, self.row.id, order_by, page_arguments)
+        conditions = await filter.resolve_conditions_or_match_nothing(info) if filter else None
+        return await load_filter_page(info, self.row.id, conditions, order_by, page_arguments)
 
     @field(
         "Connectors that fetch mail from other servers into the account.",
@@ -199,13 +202,14 @@ class UserMailFields(NodeView):
     async def shared_mailboxes(
         self,
         info: Info,
+        filter: SharedMailboxFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Mailbox]:
         return await load_shared_mailbox_page(
-            info, self.row.id, PageArguments(first, after, last, before)
+            info, self.row.id, filter or None, PageArguments(first, after, last, before)
         )
 
     @field(

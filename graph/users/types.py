@@ -328,6 +328,7 @@ class User(UserCredentialFields):
     async def temporary_addresses(
         self,
         info: Info,
+        filter: AddressFilter | None = UNSET,
         order_by: AddressOrder = AddressOrder.LOCAL_PART_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -335,7 +336,9 @@ class User(UserCredentialFields):
         before: str | None = UNSET,
     ) -> Connection[Address]:
         page_arguments = PageArguments(first, after, last, before)
-        return await load_temporary_address_page(info, self.row.id, order_by, page_arguments)
+        return await load_temporary_address_page(
+            info, self.row.id, filter or None, order_by, page_arguments
+        )
 
     @field("Main address and aliases: all addresses whose mail is delivered to the account.")
     async def addresses(

@@ -36,17 +36,22 @@ from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.held_copy_task import TASK_KIND
+from resolvers.admin.legal_hold_conditions import (
+    HeldCopyPageKey,
+    LegalHoldAccessPageKey,
+    access_clauses,
+    copy_clauses,
+)
 from resolvers.admin.task_steps import insert_tasks_and_wake_workers
 from resolvers.auth import log_actors
 from resolvers.context import Context
 from resolvers.list_orders import (
-    OwnerPageKey,
     SortColumn,
     list_orders,
+    read_list_pages,
     read_ordered_page,
-    read_owner_pages,
 )
-from resolvers.pagination import read_by_keys
+from resolvers.pagination import PageScan, read_by_keys
 from resolvers.users.selection import require_managed_user
 
 MAX_ACTIVE_LEGAL_HOLDS = 10  # per user
@@ -296,11 +301,12 @@ def _legal_hold_list_clauses(ctx: Context, user_id: int | None) -> list[ColumnEl
 
 
 async def load_copy_pages_and_log_access(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[HeldCopyPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the copies of legal holds, and log the access in the same transaction.
 
-    Raises InvalidInput for a cursor of another order.
+    The conditions are tested on at most MAX_TESTED_ROWS copies for each page. Raises InvalidInput
+    for a cursor of another order, or if a text of the conditions is too long.
     """
     async with ctx.separate_or_nested_write_session() as (separate_ctx, session):
         await _insert_access_rows_of_legal_holds(
@@ -309,14 +315,33 @@ async def load_copy_pages_and_log_access(
             [key.owner_id for key in page_keys],
             LegalHoldAccessAction.LIST,
         )
-        return await read_owner_pages(separate_ctx, HeldCopy, page_keys, _select_copies)
+        return await pagination.read_pages(separate_ctx, _copy_page_scans(separate_ctx, page_keys))
+
+
+def _copy_page_scans(ctx: Context, page_keys: Sequence[HeldCopyPageKey]) -> list[PageScan]:
+    columns = {"id"}.union(*({key.order.column, *key.columns} for key in page_keys))
+    for key in page_keys:
+        key.order.require_fitting_cursor(key.page_request)
+    return [
+        PageScan(
+            _select_copies(ctx, key.owner_id, columns),
+            key.page_request,
+            key.order.sort_key(HeldCopy),
+            is_descending=key.order.is_descending,
+            tested_conditions=copy_clauses(key.conditions),
+        )
+        for key in page_keys
+    ]
 
 
 async def count_visible_copies_by_legal_hold(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[HeldCopyPageKey]
 ) -> list[int]:
-    """Count the copies of legal holds, in the given order."""
-    statements = [_select_copies(ctx, key.owner_id, ["id"]) for key in page_keys]
+    """Count the copies of each list, in the given order."""
+    statements = [
+        _select_copies(ctx, key.owner_id, ["id"]).where(*copy_clauses(key.conditions))
+        for key in page_keys
+    ]
     return await pagination.count_rows(ctx, statements)
 
 
@@ -348,30 +373,31 @@ async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list
 
 
 async def load_visible_access_pages_by_legal_hold(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[LegalHoldAccessPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the accesses to legal holds.
 
     Raises InvalidInput for a cursor of another order.
     """
-    return await read_owner_pages(ctx, LegalHoldAccess, page_keys, _select_accesses)
+    return await read_list_pages(ctx, LegalHoldAccess, page_keys, _select_accesses)
 
 
 async def count_visible_accesses_by_legal_hold(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[LegalHoldAccessPageKey]
 ) -> list[int]:
-    """Count the accesses to legal holds, in the given order."""
-    statements = [_select_accesses(ctx, key.owner_id, ["id"]) for key in page_keys]
+    """Count the accesses of each list, in the given order."""
+    statements = [_select_accesses(ctx, key, ["id"]) for key in page_keys]
     return await pagination.count_rows(ctx, statements)
 
 
 def _select_accesses(
-    ctx: Context, legal_hold_id: int, columns: Collection[str]
+    ctx: Context, page_key: LegalHoldAccessPageKey, columns: Collection[str]
 ) -> Select[*tuple[Any, ...]]:
     legal_hold_ids = select(col(LegalHold.id)).where(is_visible_legal_hold(ctx))
     return select(*select_columns(LegalHoldAccess, columns)).where(
-        col(LegalHoldAccess.legal_hold_id) == legal_hold_id,
+        col(LegalHoldAccess.legal_hold_id) == page_key.owner_id,
         col(LegalHoldAccess.legal_hold_id).in_(legal_hold_ids),
+        *access_clauses(page_key.conditions),
     )
 
 

@@ -46,6 +46,13 @@ MAX_ALIASES = 1000  # per domain
 
 
 @dataclass(frozen=True, slots=True)
+class AliasDomainConditions:
+    """Conditions of a list of alias domains."""
+
+    query: str | None = None  # a text in the alias or in the name of its domain
+
+
+@dataclass(frozen=True, slots=True)
 class NewAliasDomain:
     """An alias domain to create."""
 
@@ -95,13 +102,19 @@ async def count_aliases(ctx: Context, query: str | None) -> int:
 
 
 def _where_clauses(ctx: Context, query: str | None) -> list[ColumnElement[bool]]:
+    return [_is_visible_alias(ctx), *condition_clauses(AliasDomainConditions(query))]
+
+
+def condition_clauses(conditions: AliasDomainConditions) -> list[ColumnElement[bool]]:
+    """Return the WHERE clauses of the conditions. Raises InvalidInput if the text is too long."""
+    query = conditions.query
     if not query:
-        return [_is_visible_alias(ctx)]
+        return []
     domain_ids = select(col(Domain.id)).where(contains_text_sql(col(Domain.name), query))
     matches = contains_text_sql(col(DomainAlias.alias), query) | col(DomainAlias.domain_id).in_(
         domain_ids
     )
-    return [_is_visible_alias(ctx), matches]
+    return [matches]
 
 
 async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> DomainAlias:

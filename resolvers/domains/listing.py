@@ -17,6 +17,8 @@ from resolvers import pagination
 from resolvers.access import is_visible_user
 from resolvers.addresses.loaders import AddressConditions, visible_and_filtered_address_clauses
 from resolvers.context import Context
+from resolvers.domains import aliases
+from resolvers.domains.aliases import AliasDomainConditions
 from resolvers.domains.loaders import is_in_administered_domain
 from resolvers.list_orders import OwnerPageKey, SortColumn, list_orders, read_list_pages
 from resolvers.users import listing as user_listing
@@ -75,9 +77,9 @@ async def load_storage_of_administered_domains(
 
 @dataclass(frozen=True, slots=True)
 class DomainPageKey(OwnerPageKey):
-    """A page of the users or addresses of a domain that meet the conditions."""
+    """A page of the users, addresses or alias domains of a domain that meet the conditions."""
 
-    conditions: UserConditions | AddressConditions | None = None
+    conditions: UserConditions | AddressConditions | AliasDomainConditions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class _MemberTable:
             return statement.where(*user_listing.validated_conditions(ctx, conditions))
         if isinstance(conditions, AddressConditions):
             return statement.where(*visible_and_filtered_address_clauses(ctx, conditions))
+        if isinstance(conditions, AliasDomainConditions):
+            return statement.where(*aliases.condition_clauses(conditions))
         return statement
 
     def _select_of_domain(
@@ -151,13 +155,13 @@ async def count_admins_by_domain(ctx: Context, page_keys: list[DomainPageKey]) -
 
 
 async def load_alias_pages_by_domain(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[DomainPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the alias domains of domains."""
     return await _ALIASES.load_pages(ctx, page_keys)
 
 
-async def count_aliases_by_domain(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
+async def count_aliases_by_domain(ctx: Context, page_keys: list[DomainPageKey]) -> list[int]:
     """Count the alias domains of domains, in the given order."""
     return await _ALIASES.count_of_domains(ctx, page_keys)
 

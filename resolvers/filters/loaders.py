@@ -53,21 +53,24 @@ LIST_ORDERS = list_orders(FilterOrder, _SORT_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class FilterListing:
-    """A page of the filters of a user."""
-
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
-    order: FilterOrder = FilterOrder.POSITION_ASC
-
-
-@dataclass(frozen=True, slots=True)
 class FilterListConditions:
     """Conditions of a list of filters; all must hold. A user ID of 0 matches no filter."""
 
     target_part: str | None = None  # matches targets that contain it
     user_id: int | None = None
+    name_part: str | None = None  # matches names that contain it
+    active: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FilterListing:
+    """A page of the filters of a user that meet the conditions."""
+
+    user_id: int
+    page_request: PageRequest
+    columns: frozenset[str]
+    order: FilterOrder = FilterOrder.POSITION_ASC
+    conditions: FilterListConditions = FilterListConditions()
 
 
 def is_visible_filter_sql(ctx: Context) -> ColumnElement[bool]:
@@ -110,7 +113,9 @@ async def load_visible_filter_pages(
     scans = []
     for key, order in zip(listings, orders, strict=True):
         order.require_fitting_cursor(key.page_request)
-        of_user = statement.where(col(Filter.user_id) == key.user_id)
+        of_user = statement.where(
+            col(Filter.user_id) == key.user_id, *_condition_clauses(ctx, key.conditions)
+        )
         scans.append(
             PageScan(
                 of_user, key.page_request, order.sort_key(Filter), is_descending=order.is_descending
@@ -126,14 +131,27 @@ async def count_visible_filters_of_listings(
     statement = (
         select(func.count().label("many")).select_from(Filter).where(is_visible_filter_sql(ctx))
     )
-    scans = [statement.where(col(Filter.user_id) == key.user_id) for key in listings]
+    scans = [
+        statement.where(
+            col(Filter.user_id) == key.user_id, *_condition_clauses(ctx, key.conditions)
+        )
+        for key in listings
+    ]
     return [row.many for (row,) in await read_union(ctx, scans)]
 
 
 def _list_conditions(ctx: Context, conditions: FilterListConditions) -> list[ColumnElement[bool]]:
-    terms = [is_visible_filter_sql(ctx)]
+    return [is_visible_filter_sql(ctx), *_condition_clauses(ctx, conditions)]
+
+
+def _condition_clauses(ctx: Context, conditions: FilterListConditions) -> list[ColumnElement[bool]]:
+    terms: list[ColumnElement[bool]] = []
     if conditions.user_id is not None:
         terms.append(col(Filter.user_id) == conditions.user_id)
+    if conditions.name_part:
+        terms.append(contains_text_sql(col(Filter.name), conditions.name_part))
+    if conditions.active is not None:
+        terms.append(col(Filter.active).is_(conditions.active))
     if conditions.target_part:
         terms.append(
             any_item_fits_sql(

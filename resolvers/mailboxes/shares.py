@@ -45,6 +45,7 @@ from resolvers.mailboxes.loaders import (
 )
 from resolvers.mailboxes.rights import NO_RIGHTS
 from resolvers.pagination import PageScan, read_union
+from resolvers.sql_text import contains_text_sql
 
 CURSOR_KIND = "shared"
 MAX_GRANTEES = 100  # users that one mailbox is shared with
@@ -64,12 +65,21 @@ class Grantee:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedMailboxConditions:
+    """Conditions of a list of shared mailboxes; all must hold. The owner 0 has no mailbox."""
+
+    owner_id: int | None = None
+    path_part: str | None = None  # matches paths that contain it
+
+
+@dataclass(frozen=True, slots=True)
 class SharedMailboxListing:
-    """A page of the mailboxes that others share with a user."""
+    """A page of the mailboxes that others share with a user and that meet the conditions."""
 
     user_id: int
     page_request: PageRequest
     columns: frozenset[str]
+    conditions: SharedMailboxConditions = SharedMailboxConditions()
 
 
 async def set_or_end_share(
@@ -353,7 +363,22 @@ def _listing_conditions(ctx: Context, listing: SharedMailboxListing) -> list[Col
     is_own = user == ctx.viewer.user_id
     if can_see_managed_mail_records(ctx):
         is_own |= user.in_(select(col(User.id)).where(is_managed_user(ctx)))
-    return [user == listing.user_id, is_own, is_visible_or_managed(ctx, Mailbox)]
+    clauses = [user == listing.user_id, is_own, is_visible_or_managed(ctx, Mailbox)]
+    conditions = listing.conditions
+    if conditions.owner_id is not None:
+        clauses.append(col(MailboxShare.owner_id) == conditions.owner_id)
+    if conditions.path_part:
+        clauses.append(contains_text_sql(col(Mailbox.path), conditions.path_part))
+    return clauses
+
+
+async def load_owner_ids_by_name(ctx: Context, names: list[str]) -> list[int]:
+    """Load the ids of the users with these usernames or addresses; 0 for unknown ones.
+
+    The viewer need not see the users: the ids may only be compared with owners of shared mailboxes.
+    """
+    ids = [await address_resolution.find_sign_in_user_id(ctx.environment, name) for name in names]
+    return [user_id or 0 for user_id in ids]
 
 
 def _shared_mailboxes_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:

@@ -21,19 +21,21 @@ from models.events.event_types import WebhookEventType
 from models.notifications.webhooks import (
     Webhook,
     WebhookDelivery,
+    WebhookDeliveryState,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from models.users.tables import User
+from resolvers import pagination
 from resolvers.access import is_managed_user
 from resolvers.context import Context
 from resolvers.list_orders import (
     OwnerPageKey,
     SortColumn,
     list_orders,
+    read_list_pages,
     read_ordered_page,
-    read_owner_pages,
 )
 from resolvers.pagination import read_by_keys
 
@@ -68,6 +70,13 @@ class WebhookWhere:
 
     type: WebhookEventType | None = None  # webhooks that receive events of this type
     user_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDeliveryPageKey(OwnerPageKey):
+    """A page of the deliveries of a webhook, of all states or only those of one."""
+
+    state: WebhookDeliveryState | None = None
 
 
 def is_visible_webhook(ctx: Context) -> ColumnElement[bool]:
@@ -130,28 +139,29 @@ async def count_visible_webhooks(ctx: Context, where: WebhookWhere) -> int:
 
 
 async def load_delivery_pages_by_webhook(
-    ctx: Context, page_keys: list[OwnerPageKey]
+    ctx: Context, page_keys: list[WebhookDeliveryPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of the deliveries of webhooks, which the viewer is known to see."""
-    return await read_owner_pages(ctx, WebhookDelivery, page_keys, _select_deliveries_of_webhook)
+    return await read_list_pages(ctx, WebhookDelivery, page_keys, _select_deliveries_of_page)
 
 
-def _select_deliveries_of_webhook(
-    _ctx: Context, webhook_id: int, columns: Collection[str]
+def _select_deliveries_of_page(
+    _ctx: Context, page_key: WebhookDeliveryPageKey, columns: Collection[str]
 ) -> Select[*tuple[Any, ...]]:
-    return select(*select_columns(WebhookDelivery, columns)).where(
-        col(WebhookDelivery.webhook_id) == webhook_id
+    statement = select(*select_columns(WebhookDelivery, columns)).where(
+        col(WebhookDelivery.webhook_id) == page_key.owner_id
     )
+    if page_key.state is None:
+        return statement
+    return statement.where(col(WebhookDelivery.state) == page_key.state)
 
 
-async def count_deliveries_by_webhook(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
-    """Count the stored deliveries of each webhook."""
-    webhook_ids = {page_key.owner_id for page_key in page_keys}
-    statement = select(col(WebhookDelivery.webhook_id), func.count().label("many"))
-    statement = statement.where(col(WebhookDelivery.webhook_id).in_(webhook_ids))
-    rows = await ctx.read(statement.group_by(col(WebhookDelivery.webhook_id)))
-    counts = {row.webhook_id: row.many for row in rows}
-    return [counts.get(page_key.owner_id, 0) for page_key in page_keys]
+async def count_deliveries_by_webhook(
+    ctx: Context, page_keys: list[WebhookDeliveryPageKey]
+) -> list[int]:
+    """Count the stored deliveries of each list, in the given order."""
+    statements = [_select_deliveries_of_page(ctx, key, ["id"]) for key in page_keys]
+    return await pagination.count_rows(ctx, statements)
 
 
 async def load_visible_deliveries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:

@@ -24,9 +24,11 @@ from tests.conftest import GraphQLClient, make_user
 from tests.support.case_loop import each_case
 from tests.support.lists.list_rows import add_rows
 from tests.support.operations.domain_operations import (
+    ALIAS_DOMAIN_CREATE,
     create_domain,
     make_admin_of_domains,
     make_domain_user,
+    run_mutation,
 )
 from tests.support.stores.query_plans import record_query_plans
 
@@ -39,6 +41,8 @@ ADDRESSES_QUERY = """query ($filter: AddressFilter, $name: String!, $first: Int,
   domain(by: {name: $name}) {
     addresses(filter: $filter, first: $first, after: $after) {
       totalCount nodes { address } pageInfo { hasNextPage endCursor } } } }"""
+ALIASES_QUERY = """query ($filter: AliasDomainFilter) { domain(by: {name: "example.org"}) {
+  aliases(filter: $filter) { totalCount nodes { alias } } } }"""
 ADMINISTERED_QUERY = """query ($filter: DomainFilter, $user: UserRef!) {
   user(by: $user) { administers(filter: $filter) { totalCount nodes { name } } } }"""
 
@@ -115,6 +119,31 @@ async def test_addresses_of_a_domain_have_filters(
             addresses = [node["address"] for node in page["addresses"]["nodes"]]
             assert (addresses, page["addresses"]["totalCount"]) == (expected, len(expected))
             refused = await bob.execute(ADDRESSES_QUERY, filter=condition, name="example.org")
+            assert refused["errors"]
+
+
+async def test_alias_domains_of_a_domain_have_a_filter(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    admin = await make_admin_of_domains(ada.environment, root.http, "adm", "example.org")
+    for alias in ("red.example", "blue.example"):
+        _, errors = await run_mutation(
+            root, ALIAS_DOMAIN_CREATE, alias=alias, domain={"name": "example.org"}
+        )
+        assert errors == []
+    cases: list[tuple[dict[str, Any] | None, list[str]]] = [
+        (None, ["blue.example", "red.example"]),
+        ({"query": "RED"}, ["red.example"]),
+        ({"query": "example.org"}, ["blue.example", "red.example"]),
+        ({"query": "green"}, []),
+    ]
+    for case in each_case(cases):
+        with case as (condition, expected):
+            for client in (root, admin):
+                domain = (await client(ALIASES_QUERY, filter=condition))["domain"]
+                aliases = [node["alias"] for node in domain["aliases"]["nodes"]]
+                assert (aliases, domain["aliases"]["totalCount"]) == (expected, len(expected))
+            refused = await bob.execute(ALIASES_QUERY, filter=condition)
             assert refused["errors"]
 
 

@@ -9,7 +9,12 @@ from sqlmodel import col
 from graph.types import global_ids
 from models.notifications.webhooks import WebhookDelivery, WebhookDeliveryState
 from models.runtime.environment import Environment
-from resolvers.notifications import webhook_cleanup
+from models.store.keyset_pages import PageRequest
+from models.users.roles import Role, Scope
+from resolvers.context import Context
+from resolvers.notifications import webhook_cleanup, webhook_lists
+from resolvers.notifications.webhook_lists import WebhookDeliveryOrder, WebhookDeliveryPageKey
+from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.servers.webhook_receiver import (
     WebhookReceiver,
@@ -137,3 +142,62 @@ async def test_old_deliveries_are_found_by_index(
     assert "Seq Scan on webhook_deliveries" not in plan, plan
     assert "TEMP B-TREE" not in plan, plan
     assert "Sort" not in plan, plan
+
+
+FILTERED_LOG_QUERY = """query ($id: ID!, $filter: WebhookDeliveryFilter, $first: Int,
+    $after: String) { node(id: $id) { ... on Webhook {
+  deliveries(filter: $filter, first: $first, after: $after) {
+    totalCount nodes { state } pageInfo { hasNextPage endCursor } } } } }"""
+
+
+async def test_log_is_filtered_by_state(
+    root: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
+    let_inward(environment)
+    webhook_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "MESSAGE_ADDED")
+    row_id = global_ids.decode("Webhook", webhook_id)
+    counts = {
+        WebhookDeliveryState.DELIVERED: 5,
+        WebhookDeliveryState.FAILED: 3,
+        WebhookDeliveryState.PENDING: 2,
+    }
+    for state, count in counts.items():
+        await add_deliveries(environment, row_id, state, count)
+    for state, count in counts.items():
+        condition = {"state": state.value}
+        found = await root(FILTERED_LOG_QUERY, id=webhook_id, filter=condition)
+        page = found["node"]["deliveries"]
+        assert [node["state"] for node in page["nodes"]] == [state.value] * count
+        assert page["totalCount"] == count
+        hidden = await bob.execute(FILTERED_LOG_QUERY, id=webhook_id, filter=condition)
+        assert hidden.get("errors") or hidden["data"] == {"node": None}
+    everything = (await root(FILTERED_LOG_QUERY, id=webhook_id))["node"]["deliveries"]
+    assert everything["totalCount"] == 10
+    first = await root(FILTERED_LOG_QUERY, id=webhook_id, filter={"state": "FAILED"}, first=2)
+    after = first["node"]["deliveries"]["pageInfo"]["endCursor"]
+    wrong = await root.execute(FILTERED_LOG_QUERY, id=webhook_id, first=2, after=after)
+    assert wrong["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+
+
+async def test_deliveries_in_a_state_are_read_by_index(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    let_inward(environment)
+    webhook_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "MESSAGE_ADDED")
+    row_id = global_ids.decode("Webhook", webhook_id)
+    await add_deliveries(environment, row_id, WebhookDeliveryState.FAILED, 20)
+    viewer = Viewer(role=Role.ROOT, user_id=0, scopes=frozenset({Scope.FULL}))
+    page_key = WebhookDeliveryPageKey(
+        row_id,
+        PageRequest("x"),
+        webhook_lists.DELIVERY_ORDERS[WebhookDeliveryOrder.CREATED_DESC],
+        state=WebhookDeliveryState.FAILED,
+    )
+    with record_query_plans(environment) as plans:
+        plan = await plans.explain_select(
+            webhook_lists.load_delivery_pages_by_webhook(Context(environment, viewer), [page_key]),
+            "webhook_deliveries",
+        )
+    if environment.database.dialect == "sqlite":  # small tables have other plans
+        assert "webhook_deliveries_ended" in plan, plan
+        assert "TEMP B-TREE" not in plan, plan

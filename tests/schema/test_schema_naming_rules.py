@@ -214,6 +214,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "AuditLogFilter.since": ESTABLISHED_NAME,
         "SecurityLogFilter.before": ESTABLISHED_NAME,
         "SecurityLogFilter.since": ESTABLISHED_NAME,
+        "LegalHoldAccessFilter.before": "named as in AuditLogFilter",
+        "LegalHoldAccessFilter.since": "named as in AuditLogFilter",
         "LogFilter.before": ESTABLISHED_NAME,
         "LogFilter.since": ESTABLISHED_NAME,
         "MailSummary.date": "the header field Date",

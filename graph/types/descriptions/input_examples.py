@@ -129,7 +129,7 @@ _DURATION_EXAMPLES = {
 }
 _FILTERS_BY_TIME = (
     "createdBefore", "createdSince", "deletedBefore", "deletedSince", "notSignedInSince",
-    "receivedAt", "since", "updatedSince",
+    "receivedAt", "receivedBefore", "receivedSince", "since", "updatedSince",
 )  # fmt: skip
 EXAMPLES_BY_NAME = {
     "DateTime": dict.fromkeys(_FILTERS_BY_TIME, '"2026-01-31T00:00:00Z"'),
@@ -169,6 +169,10 @@ EXAMPLES_BY_COORDINATE = {
     "DomainRef.name": '"example.org"',
     "DomainRenameInput.newName": '"example.net"',
     "FilterFilter.forward": '"example.com"',
+    "FilterFilter.name": '"invoices"',
+    "HeldCopyFilter.from": '"bob@example.com"',
+    "HeldCopyFilter.subject": '"contract"',
+    "SharedMailboxFilter.query": '"Projects"',
     "AddressFilter.forward": '"example.com"',
     "UserFilter.forward": '"example.com"',
     "FilterQueryInput.larger": '"5 MiB"',
