@@ -43,7 +43,8 @@ class StoreClient:
             f"{{ {fields} errors {{ code message path }} }} }}"
         )
         payload = (await self.execute(document, input=input_values))[name]
-        assert payload.pop("errors") == [], (name, payload)
+        errors = payload.pop("errors")
+        assert errors == [], (name, errors)
         return payload
 
 

@@ -52,7 +52,7 @@ async def fill_store(writer: StoreWriter) -> dict[str, str]:
     await _create_credentials_and_files(ada, root)
     await _receive_messages(writer)
     await _change_mailboxes_and_messages(ada)
-    await _write_and_send_messages(ada)
+    await _write_and_send_messages(ada, root)
     await _create_legal_hold_and_deleted_user(root)
     while await tasks.run_next_task(writer.environment):
         pass
@@ -173,7 +173,7 @@ async def _change_mailboxes_and_messages(ada: StoreClient) -> None:
     await ada.mutate("messageDelete", select={"ids": ids[7:8]}, permanent=True)
 
 
-async def _write_and_send_messages(ada: StoreClient) -> None:
+async def _write_and_send_messages(ada: StoreClient, root: StoreClient) -> None:
     file = {"content": "RHVja3Mu", "filename": "ducks.txt", "contentType": "text/plain"}
     to = [{"address": "carol@example.com", "name": "Carol"}]
     patch = {"subject": "Draft", "text": "Not yet.", "to": to, "addAttachments": [file]}
@@ -183,7 +183,7 @@ async def _write_and_send_messages(ada: StoreClient) -> None:
     )
     queue_id = payload["submissions"][0]["queueId"]
     await ada.mutate("messageSend", to=[*to, {"address": "bob@example.org"}], text="To two.")
-    await ada.mutate("queueHold", queueEntries=[{"queueId": queue_id}])
+    await root.mutate("queueHold", queueEntries=[{"queueId": queue_id}])
 
 
 async def _create_legal_hold_and_deleted_user(root: StoreClient) -> None:
