@@ -1,0 +1,1 @@
+"""Stores of released versions: an archive of a data folder with the answers to some queries."""
