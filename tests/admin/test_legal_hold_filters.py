@@ -68,7 +68,7 @@ async def test_copies_are_filtered(
     too_long = await admin_client.execute(
         COPIES_QUERY, id=legal_hold_id, filter={"subject": "x" * 1001}
     )
-    assert too_long["errors"][0]["extensions"]["code"] == "VALIDATION"
+    assert too_long["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_filtered_pages_of_copies_are_complete(

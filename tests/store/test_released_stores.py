@@ -22,8 +22,9 @@ from tests.support.servers.merganser_server import MerganserProcess
 
 ARCHIVES = store_archive.archive_paths()
 MAX_BYTES = 5 * 1024 * 1024  # of all files together
-MESSAGE_IDS = """query ($order: MessageOrder!) { viewer { user {
-  messages(first: 200, orderBy: $order) { nodes { id } } } } }"""
+MAILBOX_IDS = "{ viewer { user { mailboxes(first: 200) { nodes { id } } } } }"
+MESSAGE_IDS = """query ($mailbox: ID!, $order: MessageOrder!) { node(id: $mailbox) {
+  ... on Mailbox { messages(first: 200, orderBy: $order) { nodes { id } } } } }"""
 QUEUED_ENTRIES = "{ viewer { user { submissions(first: 200) { nodes { queueId } } } } }"
 RECEIVED_SUBJECTS = "{ viewer { user { messages(first: 200) { nodes { subject text } } } } }"
 
@@ -105,9 +106,12 @@ async def assert_orders_list_all_messages(client: StoreClient, expected: set[str
     assert expected
     order_type = SDL.type_map["MessageOrder"]
     assert isinstance(order_type, GraphQLEnumType)
+    mailboxes = await user_nodes(client, MAILBOX_IDS, "mailboxes")
     for order in order_type.values.keys() - {"RELEVANCE"}:
-        data = await client.execute(MESSAGE_IDS, order=order)
-        ids = [node["id"] for node in data["viewer"]["user"]["messages"]["nodes"]]
+        ids = list[str]()
+        for mailbox in mailboxes:
+            data = await client.execute(MESSAGE_IDS, mailbox=mailbox["id"], order=order)
+            ids += [node["id"] for node in data["node"]["messages"]["nodes"]]
         assert (len(ids), set(ids)) == (len(expected), expected), order
 
 

@@ -56,7 +56,7 @@ async def test_filters_of_a_user_are_filtered(
                 assert (names, page["totalCount"]) == (expected, len(expected))
             assert await bob(FILTERS_QUERY, filter=condition, user=user) == {"user": None}
     refused = await ada.execute(FILTERS_QUERY, filter={"user": user}, user=user)
-    assert refused["errors"][0]["extensions"]["code"] == "VALIDATION"
+    assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     of_all = "query ($filter: FilterFilter) { filters(filter: $filter) { nodes { name } } }"
     found = await root(of_all, filter={"name": "bills", "active": False})
     assert found["filters"]["nodes"] == [{"name": "Old bills"}]
@@ -127,7 +127,7 @@ async def test_temporary_addresses_are_filtered(ada: GraphQLClient, bob: GraphQL
             hidden = (await bob(TEMPORARY_QUERY, filter=condition))["viewer"]["user"]
             assert hidden["temporaryAddresses"] == {"totalCount": 0, "nodes": []}
     refused = await ada.execute(TEMPORARY_QUERY, filter={"user": {"username": "ada"}})
-    assert refused["errors"][0]["extensions"]["code"] == "VALIDATION"
+    assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 @pytest.mark.usefixtures("bob")
