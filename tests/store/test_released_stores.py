@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from graphql import GraphQLEnumType
-from sqlalchemy import text
+from sqlalchemy import String, column, select, table
 
 from merganser.server.store.migration import last_revision, load_missing_revisions
 from models.runtime.environment import Environment
@@ -76,8 +76,9 @@ async def test_released_store_keeps_its_objects(archive: Path, tmp_path: Path) -
     migrate_and_check(process)
     async with open_store(process, manifest) as store:
         assert await load_missing_revisions(store.environment.database) == []
+        version = column("version_num", String)
         (row,) = await store.environment.database.read(
-            text("SELECT version_num FROM alembic_version")
+            select(version).select_from(table("alembic_version"))
         )
         assert row.version_num == last_revision()
         for answer in manifest.answers:
