@@ -32,7 +32,9 @@ from tests.support.lists.large_inputs import (
     input_types_in_values,
     large_requests,
 )
+from tests.support.operations.platform.legal_hold_operations import start_legal_hold
 from tests.support.operations.resource_operations import create_resource
+from tests.support.servers.webhook_receiver import create_webhook
 
 RUN_COUNT = 2  # the first run reads the document
 MAX_RATIO = 20  # of the CPU time per point of a request to the usual one; the highest is about 13
@@ -121,6 +123,8 @@ async def test_cpu_time_per_point_is_limited_for_large_arguments(
 ) -> None:
     """The test takes at most a minute: each request runs twice, and a slow one four times."""
     await create_resource(root, "Room")
+    await create_webhook(root, "https://receiver.example.net/hook")
+    await start_legal_hold(root, ada)
     measured = [
         await measure([ada, root], request)
         for size in sizes

@@ -29,6 +29,8 @@ OBJECT_QUERIES = {
     "Domain": 'domain(by: {name: "example.org"}) { %s }',
     "Resource": 'resource(by: {address: "room@example.org"}) { %s }',
     "BanPolicy": "banPolicy { %s }",
+    "Webhook": "webhooks(first: 1) { nodes { %s } }",
+    "LegalHold": "legalHolds(first: 1) { nodes { %s } }",
 }
 ROOT_TYPES = (*OBJECT_QUERIES, "Mutation")
 SUBSCRIPTION_INPUTS = {"ComposeRequestRef"}  # a subscription has one field

@@ -128,7 +128,7 @@ async def post_until_idle(worker: WebhookWorker) -> None:
     await create_deliveries_if_webhooks_active(worker.environment)
     while True:
         await start_lanes_returning_pause(worker)
-        if not worker.lanes:
+        if not worker.lanes and not worker.lane_freed.is_set():  # else a lane ended meanwhile
             return
         await asyncio.gather(*worker.lanes.values())
 
