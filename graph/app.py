@@ -116,7 +116,7 @@ class RequestAuthenticator:
 
     async def has_viewer_ended(self, viewer: Viewer) -> bool:
         """True if the viewer's credential has ended or lost rights."""
-        return await authentication.record_use_and_return_has_ended_or_narrowed(
+        return await authentication.record_use_and_return_has_ended_or_changed(
             self.environment, viewer
         )
 

@@ -180,7 +180,8 @@ def _type_name_and_key_or_raise(global_id: str) -> tuple[str, int]:
 class NodeQuery:
     @query(
         "Returns any object by its global ID. Null if it does not exist or the caller can't see "
-        "it. A malformed ID is the error BAD_ID.",
+        "it. A malformed ID is the error BAD_ID. FORBIDDEN if the type of the object requires a "
+        "scope that the credential lacks.",
         scope=Scope.MAIL_READ,
     )
     async def node(self, info: Info, id: strawberry.ID) -> NodeView | None:
@@ -188,7 +189,9 @@ class NodeQuery:
 
     @query(
         "Returns objects by their global IDs, in the order of `ids`. A missing or invisible "
-        "object is null. A malformed ID is null, too, with an error at its path. At most 250.",
+        "object is null. A malformed ID is null, with an error at its path. An object whose type "
+        "requires a scope that the credential lacks is null, with the error FORBIDDEN. At most "
+        "250 IDs.",
         scope=Scope.MAIL_READ,
     )
     async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[NodeView | None]:

@@ -407,7 +407,7 @@ class ContextLoader(DataLoader[Any, Any]):
     """
 
     def __init__(self, ctx: Context, batch: BatchFunction[Any, Any]) -> None:
-        super().__init__(self._load_measured, max_batch_size=MAX_BATCH_KEYS)
+        super().__init__(max_batch_size=MAX_BATCH_KEYS)
         self._ctx = ctx
         self._batch = batch
         self._name = _batch_name(batch)
@@ -418,7 +418,7 @@ class ContextLoader(DataLoader[Any, Any]):
         if (transaction := self._ctx._transaction) is not None:  # noqa: SLF001 - the same module
             transaction.expect_load(self)
 
-    async def _load_measured(self, keys: list[Any]) -> list[Any]:
+    async def batch_load_fn(self, keys: list[Any]) -> list[Any]:
         """Run the batch function and measure the number of keys and the time."""
         BATCH_KEYS_METRIC.observe(len(keys), self._name)
         with TimedBlock(BATCH_SECONDS_METRIC, f"load {self._name}", self._name) as timing:

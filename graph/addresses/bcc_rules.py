@@ -185,11 +185,11 @@ class BccRuleQuery:
 class BccRuleMutation:
     @mutation(
         "Creates a BCC rule. The server then sends a copy of mail from or for an address or "
-        "domain to another address. Sender and recipients don't see it. Mail of other accounts "
-        "that the caller's role can't administer is not copied. CONFLICT if a rule with the same "
-        "match and direction exists. NOT_FOUND if the caller does not administer the domain. A "
-        "rule that copies an address to itself is the error VALIDATION. A domain has at most "
-        "1,000 rules.",
+        "domain to another address. Sender and recipients don't see it. A rule copies mail of "
+        "another account only if the role of its author, the caller, can administer that account. "
+        "CONFLICT if a rule with the same match and direction exists. NOT_FOUND if the caller "
+        "does not administer the domain. A rule that copies an address to itself is the error "
+        "VALIDATION. A domain has at most 1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -199,11 +199,11 @@ class BccRuleMutation:
         return BccRulePayload(bcc_rule=rule)
 
     @mutation(
-        "Changes BCC rules, all or none. The caller becomes the author of each rule. Mail of "
-        "other accounts that the author's role can't administer is not copied. CONFLICT if "
-        "another rule has the same `match` and `direction`. A rule that copies an address to "
-        "itself is the error VALIDATION. LIMIT_REACHED for more than 1,000 references (by "
-        "default).",
+        "Changes BCC rules, all or none. The caller becomes the author of each rule. A rule "
+        "copies mail of another account only if the role of its author can administer that "
+        "account. CONFLICT if another rule has the same `match` and `direction`. A rule that "
+        "copies an address to itself is the error VALIDATION. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

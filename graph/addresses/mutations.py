@@ -318,7 +318,9 @@ class AddressMutation:
         "the administered domains. If an ADMIN names an unknown domain and "
         "MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
         "DOMAIN_CREATED. Refused with CONFLICT if the address is taken; case and dots of the "
-        "local part are ignored. LIMIT_REACHED if the domain has no room for another address.",
+        "local part are ignored. LIMIT_REACHED if the domain has no room for another address. "
+        "QUOTA_EXCEEDED if the metadata of the address does not fit in the storage quota of its "
+        "user.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -8,23 +8,18 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
+from graph.addresses.filters import AddressFilter
 from graph.autoreply.types import Autoreply
 from graph.domains.types import Domain
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field, query
-from graph.types.input_conditions import ConditionsInput
 from graph.types.object_access import ACCOUNTS, DOMAINS
 from graph.types.object_views import DerivedField, View, return_unchanged
 from graph.types.references import (
     AddressRef,
-    DomainRef,
-    UserRef,
     address_selector_from_ref,
-    domain_selector_from_ref,
-    load_visible_user_or_require_viewer,
-    optional_tuple,
-    value_or_none,
+    require_no_user_condition,
 )
 from graph.types.row_mapping import (
     NodeView,
@@ -36,10 +31,8 @@ from graph.types.row_mapping import (
 from graph.users.limits import Usage
 from mail.addresses.address_syntax import normalized_address
 from models.addresses.tables import AddressKind
-from models.errors import InvalidInput
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
-from models.validation_constraints import ValidationConstraint
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.loaders import AddressConditions, AddressOrder, AddressPageKey
 from resolvers.autoreply import autoreplies
@@ -180,67 +173,6 @@ class Address(NodeView):
         return private_metadata
 
 
-@strawberry.input(description="Conditions on addresses. All must hold.")
-class AddressFilter(ConditionsInput):
-    query: str | None = attribute_field(
-        "Returns only addresses that contain this text (case is ignored).", default=UNSET
-    )
-    forward: str | None = attribute_field(
-        "Returns only addresses with this text in a forwarding target (case is ignored).",
-        default=UNSET,
-    )
-    tags: list[str] | None = attribute_field(
-        "Returns only addresses with at least one of these tags (case is ignored). At most 100.",
-        default=UNSET,
-    )
-    required_tags: list[str] | None = attribute_field(
-        "Returns only addresses with all of these tags (case is ignored). At most 100.",
-        default=UNSET,
-    )
-    kinds: list[AddressKind] | None = attribute_field(
-        "Returns only addresses of one of these kinds.", default=UNSET
-    )
-    domain: DomainRef | None = attribute_field(
-        "Returns only addresses in this domain.", default=UNSET
-    )
-    user: UserRef | None = attribute_field(
-        "Returns only addresses whose mail this user gets. The list is empty if the caller can't "
-        "see such a user. `User.addresses` and `User.temporaryAddresses` refuse this "
-        "condition.",
-        default=UNSET,
-    )
-    active: bool | None = attribute_field(
-        "True returns only active addresses, false only the others.", default=UNSET
-    )
-    wildcard: bool | None = attribute_field(
-        "True returns only addresses with `*`, false only the others.", default=UNSET
-    )
-    temporary: bool | None = attribute_field(
-        "True returns only temporary addresses, those that expire or that "
-        "`temporaryAddressCreate` made; false only the others.",
-        default=UNSET,
-    )
-
-    async def resolve_conditions_or_match_nothing(self, info: Info) -> AddressConditions:
-        """Convert the filter to conditions of the resolvers.
-
-        An unknown user selects no address.
-        """
-        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
-        return AddressConditions(
-            query=self.query or None,
-            forward=self.forward or None,
-            tags=optional_tuple(self.tags),
-            required_tags=optional_tuple(self.required_tags),
-            kinds=optional_tuple(self.kinds),
-            domain=domain_selector_from_ref(self.domain, path="filter") if self.domain else None,
-            user_id=(user.id if user else 0) if self.user else None,
-            active=value_or_none(self.active),
-            wildcard=value_or_none(self.wildcard),
-            temporary=value_or_none(self.temporary),
-        )
-
-
 async def load_address_page_of_user(
     info: Info,
     user_id: int,
@@ -268,9 +200,8 @@ async def load_address_page_of_user(
 
 async def _conditions_of_one_account(info: Info, filter: AddressFilter | None) -> AddressConditions:
     """Return the conditions of a filter. Raises InvalidInput if the filter names a user."""
-    if filter and filter.user:
-        text = "This list has the addresses of one account only."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+    if filter:
+        require_no_user_condition(filter.user, "addresses")
     return await filter.resolve_conditions_or_match_nothing(info) if filter else AddressConditions()
 
 

@@ -242,8 +242,9 @@ async def _query_namespace_or_empty(
 @strawberry.type
 class KeyValueQuery:
     @query(
-        "Returns an entry of a key-value store. Null if there is none, it has expired, or the "
-        "caller can't see it.",
+        "Returns an entry of a key-value store: one of a user, or a shared one, which every "
+        "signed-in user can read. Null if there is none, it has expired, or the caller can't see "
+        "it.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

@@ -362,8 +362,8 @@ class LegalHoldPayload(MutationPayload):
 @strawberry.type
 class LegalHoldQuery:
     @query(
-        "Returns a legal hold by ID. Null if it does not exist, was ended by "
-        "`legalHoldEnd`, or is about the account of a caller with the role ADMIN.",
+        "Returns a legal hold by ID. Null if it does not exist or was ended by `legalHoldEnd`. An "
+        "ADMIN can't see a legal hold of the own account.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

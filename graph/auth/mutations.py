@@ -118,13 +118,13 @@ class AuthMutation:
         return PasswordVerifyPayload.from_sign_in(sign_in)
 
     @mutation(
-        "Revokes access tokens of the signed-in user: the given tokens (all or none), all "
-        "tokens, or that of this request. The refresh tokens of the same OAuth authorizations "
-        "end too; with `all`, every refresh token. Given tokens and `all` require the scope "
-        "FULL. Without a credential, or without input in a request by API key or application "
-        "password, the mutation succeeds and revokes nothing. A token that lacks its second "
-        "factor can only revoke itself; given tokens and `all` then revoke nothing. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
+        "or that of this request. The refresh tokens of the same OAuth authorizations end too; "
+        "with `all`, every refresh token. Given tokens and `all` require the scope FULL. Without "
+        "a credential, the mutation succeeds and revokes nothing. The same is true without given "
+        "tokens and `all` if no access token authenticates the request. An access token that "
+        "lacks its second factor can only revoke itself; given tokens and `all` then revoke "
+        "nothing. LIMIT_REACHED for more than 1,000 references (by default).",
         role=Role.PUBLIC,
         access=OWN,
     )

@@ -15,7 +15,12 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.logged_ids import security_event_detail_with_global_ids
 from graph.types.object_access import OVERSEEN
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_visible_user_id_or_viewer_id, value_or_none
+from graph.types.references import (
+    UserRef,
+    load_visible_user_id_or_viewer_id,
+    require_no_user_condition,
+    value_or_none,
+)
 from graph.types.row_mapping import (
     NodeView,
     global_id_field,
@@ -25,10 +30,8 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import CIDR, IPAddress
 from models.auth.security_log import AuthProtocol, SecurityEventAction, SecurityEventResult
-from models.errors import InvalidInput
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
-from models.validation_constraints import ValidationConstraint
 from resolvers.auth import security_event_pages
 from resolvers.auth.security_event_pages import (
     SecurityEventFilter,
@@ -150,9 +153,8 @@ async def load_event_page_of_user(
     page_arguments: PageArguments,
 ) -> Connection[SecurityEvent]:
     """Load a page of the events of one account. Raises InvalidInput if the filter names a user."""
-    if filter and filter.user:
-        text = "This list has the events of one account only."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+    if filter:
+        require_no_user_condition(filter.user, "events")
     return await _load_event_page(info, user_id, filter, order_by, page_arguments)
 
 

@@ -22,7 +22,7 @@ from graph.types.references import (
     require_visible_user_id_if_named,
 )
 from graph.types.scalars import Cursor, Duration
-from graph.users.queries import UserFilter
+from graph.users.filters import UserFilter
 from models.errors import InvalidInput, require_found
 from models.events.event_types import ChangeType, EventType
 from models.events.journal import StreamPositions
@@ -54,11 +54,12 @@ MAX_PAGE_SIZE = 1000  # events per page
 ResumeArgument = Annotated[
     Cursor | None,
     strawberry.argument(
-        description="Streams events after this position, first the missed ones. If these are no "
-        "longer kept, or more than 10,000 (by default), one event RESYNC replaces them. "
-        "The header "
-        "Last-Event-ID of SSE has precedence. Default: only events from the time of the request "
-        "on."
+        description=(
+            "Streams events after this position, first the missed ones. One event RESYNC replaces "
+            "the missed events if some are no longer kept, or if there are more than 10,000 (by "
+            "default). The header Last-Event-ID of SSE has precedence. Default: only events from "
+            "the time of the request on."
+        )
     ),
 ]
 
@@ -274,9 +275,10 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of one mailbox and of the messages in it. If another user shares the "
-        "mailbox without the right READ, events of messages are left out. Ends when the mailbox "
-        "is deleted or no longer shared with the signed-in user.",
+        "Returns events of one mailbox and of the messages in it. If the mailbox belongs to "
+        "another user, events of messages require the right READ. Without it, only events of the "
+        "mailbox are returned. Ends when the mailbox is deleted or no longer shared with the "
+        "signed-in user.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=OWN_OR_SHARED,
@@ -350,9 +352,9 @@ class ChangeSubscription:
     @subscription(
         "Returns events of users, addresses, sender rules, resources and the domain itself, of "
         "one domain or of all domains that the caller administers. DOMAIN_UPDATED also reports "
-        "changes of alias domains, BCC rules, recipient rewrites and rate limits of the domain. A "
-        "caller who administers more than 99 domains must give `domain`. An ADMIN administers all "
-        "domains.",
+        "changes of alias domains, the identity provider, BCC rules, recipient rewrites and rate "
+        "limits of the domain. A caller who administers more than 99 domains must give `domain`. "
+        "An ADMIN administers all domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

@@ -126,10 +126,10 @@ class ClusterQuery:
         return UserAffinity.from_row_or_none(affinity)
 
     @query(
-        "Returns the users with the nodes that serve them. With a node in the filter, a page is "
-        "searched in at most 6,000 users. It can have fewer users than requested, or none: the "
-        "next page follows `pageInfo.endCursor` while `hasNextPage` is true. `totalCount` then "
-        "counts the users of the node among the first 100,000 by username.",
+        "Returns the users with the nodes that serve them. With a node in the filter, the server "
+        "searches fewer than 8,000 users for a page. The page can have fewer users than "
+        "requested, or none: the next page follows `pageInfo.endCursor` while `hasNextPage` is "
+        "true. `totalCount` then counts the users of the node among the first 100,000 by username.",
         access=OVERSEEN,
         cost=AFFINITY_LIST_COST,
         **READ_GUARD,

@@ -117,9 +117,9 @@ class ConnectorEditMutation:
 
     @mutation(
         "Connects to a remote account, signs in and lists its mailboxes, without storing "
-        "anything. A failure is a ConnectorFailureError with its stage. With "
-        "`validateOnly` only the input is checked. A process runs at most 8 tests at "
-        "once, else RATE_LIMITED.",
+        "anything. A failure is a ConnectorFailureError with its stage. With `validateOnly` only "
+        "the input is checked. A process runs at most 8 tests at once, else RATE_LIMITED. It "
+        "can't be part of an `@atomic` request.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )

@@ -34,8 +34,8 @@ class ConnectorStartInput(Options):
         "Connectors to start, at most 1,000 by default."
     )
     dry_run: bool = attribute_field(
-        "True runs without storing or deleting anything. A run that is queued or in "
-        "progress already is not changed.",
+        "True runs without storing or deleting anything. If a connector already has a run that is "
+        "queued or in progress, that run is returned unchanged, even if it is no dry run.",
         default=False,
     )
 

@@ -289,8 +289,8 @@ class ConnectorRun(NodeView):
         "Name of the run: `connector-run-` and the number that the server's log shows as `run`."
     )
     dry_run: bool = attribute_field(
-        "True if the run was started with `dryRun`, so that it stores and deletes nothing. False "
-        "also for connectors with the option DRY_RUN."
+        "True if the run was started with `dryRun`, so that it stores and deletes nothing. The "
+        "option DRY_RUN of the connector does not change this value."
     )
     started_at: datetime | None = attribute_field(
         "Time when the run started. Null: it has not started."

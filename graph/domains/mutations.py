@@ -355,8 +355,8 @@ class DomainMutation:
         "Renames a domain in one transaction, with its addresses, its DKIM keys, and the "
         "usernames that are addresses in it. Forwarding targets, allowed senders, recipient "
         "rewrites and BCC targets that name it change too. Other records, such as transports and "
-        "TLS policies, keep the old name. If new names are taken, nothing is renamed, and "
-        "`errors` has a CONFLICT for each, but at most 100 for usernames. `validateOnly` only "
+        "TLS policies, keep the old name. If a new name is taken, nothing is renamed. `errors` "
+        "then has a CONFLICT for each taken name, for at most 100 usernames. `validateOnly` only "
         "returns the conflicts.",
         **ADMIN_GUARD,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import strawberry
 from strawberry import UNSET
 
+from graph.addresses.filters import AddressFilter
 from graph.auth.password_policy import PasswordPolicy
 from graph.domains.dkim_keys import DkimKey
 from graph.domains.domain_lists import load_connection_of_owned_rows
@@ -28,6 +29,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import BigInt, ByteSize
+from graph.users.filters import UserFilter
 from mail.domains.dns_advice import DnsState
 from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.spam.sender_rules import SenderAction
@@ -52,10 +54,9 @@ from resolvers.spam.sender_rules import (
 from resolvers.users.quota.quota_allocation import effective_quota
 
 if TYPE_CHECKING:
-    from graph.addresses.types import Address, AddressFilter
+    from graph.addresses.types import Address
     from graph.routing.types import RelayHost
     from graph.spam.sender_rules import SenderRule
-    from graph.users.queries import UserFilter
     from graph.users.types import User
 
 
@@ -301,7 +302,7 @@ class Domain(NodeView):
     async def users(
         self,
         info: Info,
-        filter: Annotated["UserFilter", strawberry.lazy("graph.users.queries")] | None = UNSET,
+        filter: UserFilter | None = UNSET,
         order_by: DomainUserOrder = DomainUserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -331,7 +332,7 @@ class Domain(NodeView):
     async def addresses(
         self,
         info: Info,
-        filter: Annotated["AddressFilter", strawberry.lazy("graph.addresses.types")] | None = UNSET,
+        filter: AddressFilter | None = UNSET,
         order_by: DomainAddressOrder = DomainAddressOrder.LOCAL_PART_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,
@@ -389,7 +390,7 @@ class Domain(NodeView):
     async def admins(
         self,
         info: Info,
-        filter: Annotated["UserFilter", strawberry.lazy("graph.users.queries")] | None = UNSET,
+        filter: UserFilter | None = UNSET,
         order_by: DomainUserOrder = DomainUserOrder.USERNAME_ASC,
         first: int | None = UNSET,
         after: str | None = UNSET,

@@ -60,17 +60,15 @@ class ArgumentConverters:
     def _value_converter(self, input_type: Any) -> ConvertFunction | None:
         """Return the converter of a type; None if graphql-core's value is used unchanged.
 
-        Raises TypeError for a container that no input of the schema has.
+        Raises TypeError for a container or lazy type, which no input of the schema has.
         """
         if isinstance(input_type, StrawberryMaybe):
             return self._maybe_converter(input_type)
         if isinstance(input_type, StrawberryOptional):
             return self._value_converter(input_type.of_type)
-        if isinstance(input_type, LazyType):
-            return self._value_converter(input_type.resolve_type())
         if isinstance(input_type, StrawberryList):
             return self._list_converter(input_type)
-        if isinstance(input_type, StrawberryContainer):
+        if isinstance(input_type, StrawberryContainer | LazyType):
             raise TypeError(f"not an input type of the schema: {input_type}")
         if isinstance(input_type, type) and has_object_definition(input_type):
             return partial(self._convert_input, input_type)

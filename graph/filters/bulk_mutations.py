@@ -24,8 +24,9 @@ from resolvers.transfer import record_tasks
 class FiltersCreateMutation:
     @mutation(
         "Creates filters in one transaction: all or none. The rules are those of `filterCreate`, "
-        "and each filter sees the ones before it. If one filter has an error, its path begins "
-        "with `filters` and the position of the filter, from 0.",
+        "and the preceding filters of the list count for the limits and for the default position. "
+        "If one filter has an error, its path begins with `filters` and the position of the "
+        "filter, from 0.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )

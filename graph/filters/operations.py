@@ -164,7 +164,8 @@ class FilterRootQuery:
 class FilterMutation:
     @mutation(
         "Creates a filter, which runs on each message that the user receives from now on. By "
-        "default a user has at most 400 filters.",
+        "default a user has at most 400 filters. QUOTA_EXCEEDED if `metadata` does not fit into "
+        "the storage quota of the user.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
@@ -177,7 +178,8 @@ class FilterMutation:
 
     @mutation(
         "Changes filters, all or none. Given tests and actions replace those of the same name; "
-        "others are unchanged. LIMIT_REACHED for more than 1,000 references (by default).",
+        "others are unchanged. QUOTA_EXCEEDED if new `metadata` does not fit into the storage "
+        "quota of the user. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS),
     )
@@ -200,12 +202,12 @@ class FilterMutation:
 
     @mutation(
         "Starts a task that runs filters of the signed-in user on stored messages. The filters "
-        "move, copy, mark or delete messages; they send no messages, replies or webhooks. Only "
-        "the action `spam: false` (no spam) moves messages out of Junk. Copies above the quota "
-        "are skipped. Messages that a filter deletes can be restored with "
-        "`deletedMessageRestore`. LIMIT_REACHED for more than 1,000 references (by default). "
-        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not "
-        "indexed yet: retry later.",
+        "move, copy, mark or delete messages; they send no messages, replies or webhooks. "
+        "Messages in Junk stay there, unless a filter deletes them or has the action `spam: "
+        "false` (no spam). Other actions apply to them too. Copies above the quota are skipped. "
+        "Messages that a filter deletes can be restored with `deletedMessageRestore`. "
+        "LIMIT_REACHED for more than 1,000 references (by default). UNAVAILABLE if `select` "
+        "searches for words while more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

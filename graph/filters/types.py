@@ -21,10 +21,8 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import BigInt
-from models.errors import InvalidInput
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Scope
-from models.validation_constraints import ValidationConstraint
 from resolvers.filters import loaders as filter_loaders
 from resolvers.filters.loaders import (
     FilterActionValues,
@@ -213,13 +211,7 @@ async def load_filter_page(
     order: FilterOrder,
     page_arguments: PageArguments,
 ) -> Connection[Filter]:
-    """Load a page of the filters of an account.
-
-    Raises InvalidInput if the conditions name a user.
-    """
-    if conditions and conditions.user_id is not None:
-        text = "This list has the filters of one account only."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+    """Load a page of the filters of an account."""
     ctx, list_order = info.context, filter_loaders.LIST_ORDERS[order]
     requested_page = page_request(ordering_name(f"filters-{order}", conditions), *page_arguments)
     page_key = FilterListing(

@@ -149,9 +149,9 @@ class HealthMutation:
 
     @mutation(
         "Reloads the settings file MERGANSER_CONFIG and the certificates of one node or of all "
-        "nodes. No connection ends. If a file can't be used, nothing changes on any node, and the "
-        "error VALIDATION names the line. It can't be part of an `@atomic` request, and can't "
-        "have an idempotency key.",
+        "nodes. No connection ends. If a file can't be used, nothing changes on any node. The "
+        "error VALIDATION gives the reason, and for the settings file the line. It can't be part "
+        "of an `@atomic` request, and can't have an idempotency key.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A reload of settings", forbids_idempotency_key=True),
     )

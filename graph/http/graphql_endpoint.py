@@ -248,8 +248,11 @@ class GraphqlEndpoint(GraphQL[OperationContext, None]):
                 graphql_request, context, request.scope
             )
         context.presence = RequestClient(request.receive)
-        result = await self._execute(graphql_request, context, request.method)
-        return await self._result_response(result, media_type, context.answer)
+        try:
+            result = await self._execute(graphql_request, context, request.method)
+            return await self._result_response(result, media_type, context.answer)
+        finally:
+            context.release_results()
 
     async def _parse_request(self, request: Request, headers: Mapping[str, str]) -> GraphqlRequest:
         if request.method == "GET":

@@ -100,7 +100,7 @@ def rest_routes(
         *_change_stream_routes(service, subscription_server),
         *_message_routes(service),
         *_quarantine_routes(service),
-        *_export_routes(service),
+        *_export_and_blob_routes(service),
         *_stored_file_and_share_routes(service),
         *_upload_routes(service),
     ]
@@ -164,7 +164,7 @@ def _quarantine_routes(service: UploadService) -> list[Route]:
     ]
 
 
-def _export_routes(service: UploadService) -> list[Route]:
+def _export_and_blob_routes(service: UploadService) -> list[Route]:
     endpoint = partial(_route_endpoint, service)
     return [
         Route("/rest/users/{id}/export/{export}", endpoint(_authorize_serve_and_log_user_export)),

@@ -256,11 +256,11 @@ class HealthLogEntry(LogEntry):
     )
     level_percent: int = attribute_field("Healthy checks in percent of all checks of the entry.")
     healthy_count: int = attribute_field(
-        "Number of healthy checks: 0 or 1 in the entry of a "
-        "single check, in a summary that of all checks."
+        "Number of healthy checks. The entry of a single check has 0 or 1; a summary counts all "
+        "healthy checks."
     )
     total_count: int = attribute_field(
-        "Number of checks: 1 in the entry of a single check, in a summary that of all checks."
+        "Number of checks. The entry of a single check has 1; a summary counts all checks."
     )
     difference: int = attribute_field(
         "Change of `healthyCount` since the entry before: below 0 if checks have failed."

@@ -46,7 +46,9 @@ class MailboxShare:
         UserSummary.from_row_or_none,
         description="Names of the user who has the rights.",
     )
-    rights: list[ShareRight] = attribute_field("Rights that the user has on the mailbox.")
+    rights: list[ShareRight] = attribute_field(
+        "Rights on the mailbox that its owner has given to the user `grantee`."
+    )
 
     @classmethod
     def from_row(cls, row: Any) -> "MailboxShare":

@@ -373,10 +373,11 @@ class MailboxMutation:
         )
 
     @mutation(
-        "Renames a mailbox of each selected user, or moves it below another one, for all users "
-        "or none. All mailboxes below it and their messages move with it. FORBIDDEN_OPERATION "
-        "for INBOX and hidden mailboxes, and if the mailbox would move below itself. CONFLICT if "
-        "a mailbox has the new path.",
+        "Renames a mailbox of each selected user, or moves it below another one, for all users or "
+        "none. All mailboxes below it and their messages move with it. FORBIDDEN_OPERATION for "
+        "INBOX and hidden mailboxes, and if the mailbox would move below itself. CONFLICT if a "
+        "mailbox has the new path. LIMIT_REACHED for more than 1,000 users (by default), or if a "
+        "user would have too many mailboxes or subscriptions.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -12,7 +12,7 @@ from graph.http import download_urls
 from graph.messages.calendar_events import CalendarEvent
 from graph.messages.mime_parts import (
     HeaderField,
-    require_stored_message_logging_quarantine,
+    require_stored_message_and_log_read,
 )
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
@@ -173,7 +173,7 @@ class MessageContentFields(NodeView):
         can_fail=True,
     )
     async def body_parts(self, info: Info) -> list[BodyPart]:
-        stored = await require_stored_message_logging_quarantine(info, self.row)
+        stored = await require_stored_message_and_log_read(info, self.row)
         parts = await content.body_part_contents(stored, _html_options(info, stored))
         return [
             BodyPart(section=part.section, content_type=part.content_type, content=part.content)
@@ -201,7 +201,7 @@ class MessageContentFields(NodeView):
         self, info: Info, *, sanitize: bool = True, remote_images: bool = False
     ) -> HtmlBodies:
         """Load the HTML bodies of the message, with links to its attachments in place of `cid:`."""
-        stored = await require_stored_message_logging_quarantine(info, self.row)
+        stored = await require_stored_message_and_log_read(info, self.row)
         options = _html_options(info, stored, sanitize=sanitize, remote_images=remote_images)
         return await content.html_bodies(stored, options)
 
@@ -211,9 +211,7 @@ class MessageContentFields(NodeView):
         cost=3,
     )
     async def text(self, info: Info) -> str | None:
-        return await content.plain_text(
-            await require_stored_message_logging_quarantine(info, self.row)
-        )
+        return await content.plain_text(await require_stored_message_and_log_read(info, self.row))
 
     @field(
         "Text around the first word that the list was searched for, about 200 characters. "
@@ -237,7 +235,7 @@ class MessageContentFields(NodeView):
             info.context, _enclosing_paths(info.path)
         )
         snippet = await snippets.extract_snippet_or_none(
-            await require_stored_message_logging_quarantine(info, self.row),
+            await require_stored_message_and_log_read(info, self.row),
             search_terms,
             as_html=marked,
         )
@@ -251,7 +249,7 @@ class MessageContentFields(NodeView):
     )
     async def headers(self, info: Info) -> list[HeaderField]:
         lines = await content.header_fields(
-            await require_stored_message_logging_quarantine(info, self.row)
+            await require_stored_message_and_log_read(info, self.row)
         )
         return [HeaderField.from_row(line) for line in lines]
 
@@ -263,7 +261,7 @@ class MessageContentFields(NodeView):
     )
     async def raw_header(self, info: Info) -> str:
         return await content.header_block_text(
-            await require_stored_message_logging_quarantine(info, self.row)
+            await require_stored_message_and_log_read(info, self.row)
         )
 
     @field(
@@ -274,7 +272,7 @@ class MessageContentFields(NodeView):
     )
     async def priority(self, info: Info) -> Priority:
         return await content.message_priority(
-            await require_stored_message_logging_quarantine(info, self.row)
+            await require_stored_message_and_log_read(info, self.row)
         )
 
     @field(
@@ -290,7 +288,7 @@ class MessageContentFields(NodeView):
         ],
     ) -> list[str]:
         return await content.header_values(
-            await require_stored_message_logging_quarantine(info, self.row), name
+            await require_stored_message_and_log_read(info, self.row), name
         )
 
     @field(
@@ -300,7 +298,7 @@ class MessageContentFields(NodeView):
     )
     async def body(self, info: Info) -> str | None:
         return await message_bytes.imap_body_section_as_text_or_base64(
-            await require_stored_message_logging_quarantine(info, self.row), "TEXT"
+            await require_stored_message_and_log_read(info, self.row), "TEXT"
         )
 
     @field(
@@ -330,7 +328,7 @@ class MessageContentFields(NodeView):
             ),
         ] = UNSET,
     ) -> str | None:
-        stored = await require_stored_message_logging_quarantine(info, self.row)
+        stored = await require_stored_message_and_log_read(info, self.row)
         return await message_bytes.imap_body_section_as_text_or_base64(
             stored, section, offset=offset, max_bytes=max_bytes or None
         )
@@ -342,7 +340,7 @@ class MessageContentFields(NodeView):
     )
     async def binary_part(self, info: Info, section: str) -> str | None:
         return await message_bytes.mime_part_as_base64(
-            await require_stored_message_logging_quarantine(info, self.row), section
+            await require_stored_message_and_log_read(info, self.row), section
         )
 
     @field(
@@ -366,7 +364,7 @@ class MessageContentFields(NodeView):
         ] = 0,
     ) -> str:
         return await message_bytes.message_source_as_text_or_base64(
-            await require_stored_message_logging_quarantine(info, self.row), max_bytes, offset
+            await require_stored_message_and_log_read(info, self.row), max_bytes, offset
         )
 
     @field(
@@ -403,7 +401,7 @@ class MessageContentFields(NodeView):
     )
     async def calendar_events(self, info: Info) -> list[CalendarEvent]:
         events = await computed_fields.calendar_events(
-            await require_stored_message_logging_quarantine(info, self.row)
+            await require_stored_message_and_log_read(info, self.row)
         )
         return [CalendarEvent.from_event(event) for event in events]
 

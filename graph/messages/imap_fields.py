@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import strawberry
 
-from graph.messages.mime_parts import require_stored_message_logging_quarantine
+from graph.messages.mime_parts import require_stored_message_and_log_read
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField, View
@@ -53,7 +53,7 @@ class MessageImap(View):
     async def size(self, info: Info) -> ByteSize:
         return ByteSize(
             await computed_fields.crlf_size(
-                await require_stored_message_logging_quarantine(info, self.row)
+                await require_stored_message_and_log_read(info, self.row)
             )
         )
 
@@ -62,7 +62,7 @@ class MessageImap(View):
     )
     async def envelope(self, info: Info) -> str:
         return await computed_fields.imap_envelope(
-            await require_stored_message_logging_quarantine(info, self.row)
+            await require_stored_message_and_log_read(info, self.row)
         )
 
     @field(
@@ -72,7 +72,7 @@ class MessageImap(View):
     )
     async def body(self, info: Info) -> str:
         return await computed_fields.imap_bodystructure(
-            await require_stored_message_logging_quarantine(info, self.row), is_extended=False
+            await require_stored_message_and_log_read(info, self.row), is_extended=False
         )
 
     @field(
@@ -82,5 +82,5 @@ class MessageImap(View):
     )
     async def body_structure(self, info: Info) -> str:
         return await computed_fields.imap_bodystructure(
-            await require_stored_message_logging_quarantine(info, self.row), is_extended=True
+            await require_stored_message_and_log_read(info, self.row), is_extended=True
         )

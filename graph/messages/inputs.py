@@ -47,14 +47,14 @@ class MessagePatch:
     )
     add_flags: strawberry.Maybe[list[str]] = attribute_field(
         "Flags and keywords to set, such as `\\Flagged` or `work`. A message has at most 64 "
-        "keywords of 128 characters."
+        "keywords of 128 characters. Null is refused."
     )
     remove_flags: strawberry.Maybe[list[str]] = attribute_field(
-        "Flags and keywords to remove, such as `\\Flagged` or `work`."
+        "Flags and keywords to remove, such as `\\Flagged` or `work`. Null is refused."
     )
     flags: strawberry.Maybe[list[str]] = attribute_field(
         "Flags and keywords that replace all existing ones. Not allowed together with `addFlags` "
-        "or `removeFlags`."
+        "or `removeFlags`. Null is refused."
     )
     expires_at: strawberry.Maybe[datetime | None] = attribute_field(
         "Time when the messages are deleted automatically. Null: never."

@@ -173,7 +173,7 @@ class Attachment(NodeView):
         )
 
     async def _load_stored_message(self, info: Info) -> StoredMessage:
-        return await require_stored_message_logging_quarantine(
+        return await require_stored_message_and_log_read(
             info, self.row.message, is_quarantined=self.row.is_quarantined
         )
 
@@ -236,7 +236,7 @@ class MimePart:
     async def message(
         self, info: Info
     ) -> Annotated["AttachedMessage", strawberry.lazy("graph.messages.mime_parts")] | None:
-        stored = await require_stored_message_logging_quarantine(
+        stored = await require_stored_message_and_log_read(
             info, self.row, is_quarantined=self.is_quarantined
         )
         part = message_bytes.find_part_by_section(stored, self.section)
@@ -369,7 +369,7 @@ class AttachedMessage:
         )
 
 
-async def require_stored_message_logging_quarantine(
+async def require_stored_message_and_log_read(
     info: Info, row: Any, *, is_quarantined: bool = False
 ) -> StoredMessage:
     """Load the content of the message of this row.

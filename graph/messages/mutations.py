@@ -40,7 +40,7 @@ class MovedMessage:
         "UID of the original in the mailbox that it was moved or copied from."
     )
     new_uid: BigInt = attribute_field(
-        "UID of the message in the mailbox that it was moved to, or of the copy in its mailbox."
+        "UID of the moved message, or of the copy, in the target mailbox."
     )
     message: Message | None = attribute_field(
         "Message in its new mailbox, or the copy. Null if the caller can't see it."
@@ -265,11 +265,13 @@ class MessageBulkMutation:
     @mutation(
         "Copies messages with their flags and metadata into a mailbox of the same user, or of "
         "another user of the same domain. Copies count for the quota of the owner of the target "
-        "mailbox. In mailboxes that other users share, the source requires the right READ, and "
-        "the target the right INSERT. More than 1,000 messages (by default) are copied by a task "
-        "in the background. Fails with QUOTA_EXCEEDED if the storage of that owner is full. "
+        "mailbox. Copying from a mailbox that another user shares requires the right READ, and "
+        "copying into it the right INSERT. More than 1,000 messages (by default) are copied by a "
+        "task in the background. Fails with QUOTA_EXCEEDED if the storage of that owner is full. "
         "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not "
-        "indexed yet: retry later. CONFLICT if the other user is in another domain.",
+        "indexed yet: retry later. CONFLICT if the other user is in another domain. LIMIT_REACHED "
+        "if `select` searches `text`, `body` or `header` of more than 2,000 messages. "
+        "RATE_LIMITED if this search exceeds the caller's rate limit.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

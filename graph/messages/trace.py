@@ -95,7 +95,7 @@ class DeliveryTraceFilter(ConditionsInput):
         default=UNSET,
     )
     since: datetime | None = attribute_field(
-        "Returns only steps at this time or later.", default=UNSET
+        "Returns only steps of the delivery trace at this time or later.", default=UNSET
     )
     before: datetime | None = attribute_field("Returns only steps before this time.", default=UNSET)
 

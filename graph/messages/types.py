@@ -380,7 +380,7 @@ async def load_message_page(
         MessageListing(user_id, requested_page, column_names, mailbox_id, thread_id, where)
         for user_id in user_ids
     ]
-    await require_sortable(ctx, listings)
+    listings = await require_sortable(ctx, listings)
     if not listings:  # the selection has no user
         page: Page[ColumnRow] = requested_page.page_from_rows([])
     elif order is MessageOrder.RELEVANCE:

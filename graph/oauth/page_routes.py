@@ -181,7 +181,7 @@ async def _begin_authorization(page_request: PageRequest) -> Response:
         page_request.browser_secret = ctx.environment.random_bytes(32).hex()
     state = page_states.new_page_state(ctx.environment, parameters)
     response = await provider_pages.show_sign_in_page(
-        page_request, auth_request, state, username=auth_request.expected_username
+        page_request, auth_request, state, username=auth_request.initial_username
     )
     response.set_cookie(
         _cookie_name(issuer),

@@ -55,8 +55,9 @@ class OauthClient(NodeView):
     grant_types: list[OauthGrantType] = attribute_field("Ways in which the client gets tokens.")
     scopes: list[OauthScope] = attribute_field("Scopes that the client can request.")
     maker: str | None = attribute_field(
-        "Name of the administrator or API key that created the client, or `dynamic registration` "
-        "if the client has registered itself (RFC 7591). Null: not known."
+        "Username of the administrator who created the client, or `key NAME` for an API key of "
+        "the platform. `operator`: a command on the server, or the bootstrap key. `dynamic "
+        "registration`: the client registered itself (RFC 7591). Null: unknown."
     )
     created_at: datetime = attribute_field("Time when the client was created.")
     updated_at: datetime | None = attribute_field(

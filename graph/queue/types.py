@@ -157,9 +157,9 @@ class QueueDeleteInput(Options):
         "True deletes every entry, which requires the role ADMIN. Default: false.", default=False
     )
     notify_sender: bool = attribute_field(
-        "True sends a delivery report (DSN, RFC 3464) to each sender, except the null "
-        "sender and senders that asked for none. All deleted deliveries, also those of these "
-        "senders, then end as BOUNCED instead of CANCELLED. Default: false.",
+        "True sends a delivery report (DSN, RFC 3464) to each sender, except the null sender and "
+        "senders that asked for none. All deleted deliveries then end as BOUNCED instead of "
+        "CANCELLED, even if their sender gets no report. Default: false.",
         default=False,
     )
 

@@ -104,7 +104,7 @@ async def search_all_resources(call: ScimCall) -> Response:
 
 
 async def _refuse_unsupported(call: ScimCall) -> Response:
-    """Raise NotImplementedException."""
+    """Raise NotImplementedException, which is the status 501."""
     raise NotImplementedException(detail=f"{call.request.url.path} is not supported.")
 
 

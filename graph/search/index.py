@@ -280,7 +280,8 @@ class SearchIndexQuery:
 class SearchIndexMutation:
     @mutation(
         "Adds messages to the text index that are not indexed yet, before the background worker "
-        "does. If there are more than 1,000, a task indexes them.",
+        "does. If there are more than 1,000, a task indexes them. LIMIT_REACHED for more than "
+        "1,000 users (by default).",
         **WRITE_GUARD,
         access=MANAGED,
     )

@@ -291,8 +291,8 @@ def _validated_filter_json_to_store(
 @strawberry.type
 class SavedSearchSubscription:
     @subscription(
-        "Returns a saved search with the numbers of its messages at once, and again when it or a "
-        "number changes. Results come at most once a second, and less often if counting takes "
+        "Returns a saved search with its message counts: at once, and again when the saved search "
+        "or a count changes. Results come at most once a second, and less often if counting takes "
         "long. Ends when the saved search is deleted.",
         scope=Scope.MAIL_READ,
         access=OWN,

@@ -239,9 +239,10 @@ class SenderRulesPayload(MutationPayload):
 @strawberry.type
 class SenderRuleQuery:
     @query(
-        "Returns all sender rules (allowed and blocked senders) that the caller can see. A "
-        "DOMAIN_ADMIN also sees the rules of administered domains, and of the tags of users in "
-        "these domains. An ADMIN sees all rules.",
+        "Returns the sender rules (allowed and blocked senders) of the caller. A DOMAIN_ADMIN "
+        "also sees the rules of administered domains, and of tags that users in these domains "
+        "have. Only rules of other users require the permission SENDER_RULES. An ADMIN sees all "
+        "rules.",
         scope=Scope.READ,
         access=ACCOUNTS.with_permissions(AdminPermission.SENDER_RULES),
     )
@@ -285,9 +286,9 @@ class SenderRuleMutation:
     @mutation(
         "Creates sender rules, which allow or block senders: one for each pattern, all or none. "
         "If the user, tag, domain or platform already has a rule with the pattern, that rule is "
-        "changed. Rules of domains also require the scope FULL; rules of tags and of the platform "
-        "require the role ADMIN and the scope FULL. A user, tag or domain can have 1,000 rules, "
-        "the platform 10,000.",
+        "changed. Rules of domains also require the scope FULL. Rules of the platform, and of "
+        "tags of users and addresses, require the role ADMIN and the scope FULL. A user, tag or "
+        "domain can have 1,000 rules, the platform 10,000.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
@@ -304,8 +305,9 @@ class SenderRuleMutation:
 
     @mutation(
         "Deletes sender rules, which allow or block senders, all or none. Rules of domains also "
-        "require the scope FULL; rules of tags and of the platform require the role ADMIN and "
-        "the scope FULL. LIMIT_REACHED for more than 1,000 references (by default).",
+        "require the scope FULL. Rules of the platform, and of tags of users and addresses, "
+        "require the role ADMIN and the scope FULL. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

@@ -53,9 +53,9 @@ class MessageRedirectMutation:
         "signed-in user for a message in a shared mailbox. The message gets the keyword "
         "$Forwarded, unless its mailbox is shared by another user. No copy is stored. CONFLICT "
         "for a draft and for a mail loop. For a message in a mailbox that another user shares, "
-        "the original targets are FORBIDDEN_OPERATION. They are a CONFLICT if the stored "
-        "password of a relay server (smtp:// target) is gone. They are a CONFLICT, too, if the "
-        "account encrypts forwards and the message is unencrypted. FORBIDDEN_OPERATION if the "
+        "the original targets are FORBIDDEN_OPERATION. CONFLICT for the original targets if the "
+        "stored password of a relay server (smtp:// target) is gone. CONFLICT for them, too, if "
+        "the account encrypts forwards and the message is unencrypted. FORBIDDEN_OPERATION if the "
         "account is inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if "
         "a scanner does not respond.",
         scope=Scope.SUBMIT,

@@ -13,7 +13,10 @@ class ForwardTarget:
         "Number of the target, counted from 1: among the original targets of the "
         "message, or among the different addresses in `to` of `messageRedirect`."
     )
-    type: ForwardTargetKind = attribute_field("Kind of the target.")
+    type: ForwardTargetKind = attribute_field(
+        "Kind of the target: email address, relay host, or URL that receives the message by HTTP "
+        "POST."
+    )
     value: str = attribute_field(
         "Email address, or URL of a relay host or webhook. A password in a URL is shown as `***`."
     )

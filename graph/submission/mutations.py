@@ -349,9 +349,9 @@ class SubmissionMutation:
 
     @mutation(
         "Changes the send time of submissions that are scheduled, held for undo, or waiting in "
-        "the queue: all or none. Deliveries that are finished or in progress are unchanged. A "
-        "submission that has no other delivery is a CONFLICT. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "the queue: all or none. Deliveries that are finished or in progress are unchanged. "
+        "CONFLICT if all deliveries of a submission are finished or in progress. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

@@ -153,8 +153,8 @@ class ThrottlingMutation:
     @mutation(
         "Ends bans of networks and their delays after failed sign-ins. Delays that protect an "
         "account against all networks stay. Failures that were counted no longer count. The next "
-        "ban of a network is as long as a first one, also if its last ban has already ended. A "
-        "network without bans and delays is no error.",
+        "ban of each network is as long as a first ban. This is also true of networks whose last "
+        "ban has already ended. A network without bans and delays is no error.",
         cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )

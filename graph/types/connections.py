@@ -91,12 +91,14 @@ class PageInfo(View):
         "is true if it has `after`, else false."
     )
     start_cursor: str | None = attribute_field(
-        "Cursor of the first item, or with `last` the one at which a limited search ended. Null: "
-        "the page is empty."
+        "Cursor of the first item. If a search with `last` stopped at its row limit: the cursor "
+        "of that place, also for an empty page. Null: the page is empty, and the search was "
+        "complete."
     )
     end_cursor: str | None = attribute_field(
-        "Cursor of the last item, or with `first` the one at which a limited search ended. Null: "
-        "the page is empty."
+        "Cursor of the last item. If a search without `last` stopped at its row limit: the cursor "
+        "of that place, also for an empty page. Null: the page is empty, and the search was "
+        "complete."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {

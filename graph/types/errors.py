@@ -111,12 +111,12 @@ class LimitReachedError(MutationError, of=errors.LimitReached):
 @strawberry.type(description="Error: the storage of the account is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
     limit: BigInt = attribute_field(
-        "Quota of the account in bytes. 0 if another user owns the full mailbox, whose figures "
-        "are hidden."
+        "Quota of the account in bytes. 0 if another user owns the full mailbox, since the storage "
+        "of that user is hidden."
     )
     used: BigInt = attribute_field(
-        "Bytes that the account uses. 0 if another user owns the full mailbox, whose figures are "
-        "hidden."
+        "Bytes that the account uses. 0 if another user owns the full mailbox, since the storage "
+        "of that user is hidden."
     )
 
 
@@ -202,8 +202,9 @@ class MutationPayload:
     )
     journal_cursor: Cursor | None = attribute_field(
         "Position in the event journal after the events of this mutation, for the argument "
-        "`after` of `changes`. Null if the mutation caused no event. Also null if the number of "
-        "users plus the number of domains with events exceeds 100.",
+        "`after` of `changes`. Null if the mutation caused no event. Also null if the position "
+        "would name more than 100 users and domains. Users who share mailboxes with the caller "
+        "count too.",
         default=None,
     )
 

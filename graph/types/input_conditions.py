@@ -22,7 +22,6 @@ from strawberry.extensions import FieldExtension
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
-from strawberry.types.lazy_type import LazyType, StrawberryLazyReference
 from strawberry.types.nodes import get_variable_values
 from strawberry.utils.str_converters import to_camel_case
 
@@ -213,12 +212,8 @@ def optional_condition_arguments(field: StrawberryField) -> dict[str, str]:
         argument.graphql_name or to_camel_case(argument.python_name): argument.python_name
         for argument in field.arguments
         if isinstance(argument.type, StrawberryOptional)
-        and _is_conditions_input(_resolve_if_lazy(argument.type.of_type))
+        and _is_conditions_input(argument.type.of_type)
     }
-
-
-def _resolve_if_lazy(kind: Any) -> Any:
-    return kind.resolve_type() if isinstance(kind, LazyType) else kind
 
 
 def _require_no_empty_restrictions(input_value: Any, path: tuple[str, ...]) -> None:
@@ -302,6 +297,4 @@ def _nested_types(annotation: Any) -> Iterator[Any]:
 
 
 def _is_conditions_input(kind: Any) -> bool:
-    if isinstance(kind, StrawberryLazyReference):  # its module may not be loaded yet
-        return True
     return isinstance(kind, type) and issubclass(kind, ConditionsInput)

@@ -245,6 +245,13 @@ async def require_administered_domain_ids(
     ]
 
 
+def require_no_user_condition(user_ref: UserRef | None, listed: str) -> None:
+    """Raise InvalidInput if the filter of a list of one account names a user."""
+    if user_ref:
+        text = f"This list has the {listed} of one account only."
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["filter", "user"])
+
+
 async def load_visible_user_id_or_viewer_id(info: Info, ref: UserRef | None) -> int | None:
     """Return the ID of the named user, or of the viewer; None if the user is not visible."""
     if ref is None or ref is strawberry.UNSET:

@@ -101,9 +101,9 @@ def row_link(definition: Link, *, description: str) -> Any:
 
 
 def lazy_view_factory(module: str, name: str) -> Callable[[Any], Any]:
-    """Return a function that creates a view of a type from a module that imports this one.
+    """Return a function that calls `from_row_or_none` of a type in a module.
 
-    The function returns None for None.
+    The module must be imported when the function is called.
     """
 
     def view_or_none(row: Any) -> Any:

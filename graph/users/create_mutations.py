@@ -215,8 +215,9 @@ class NewUserInput(RestrictionsInput):
         default=False,
     )
     smtp_allowed_networks: list[CIDR] | None = attribute_field(
-        "Networks from which the account can sign in to SMTP submission, at most 100. Null: any "
-        "network. Default: null. A DOMAIN_ADMIN needs the permission SUBMISSION_NETWORKS.",
+        "Networks from which the account can sign in to SMTP submission, at most 100. Null or an "
+        "empty list: any network. Default: null. A DOMAIN_ADMIN needs the permission "
+        "SUBMISSION_NETWORKS.",
         default=UNSET,
     )
     webmail_access: bool = attribute_field(

@@ -30,7 +30,11 @@ from graph.submission.types import Submission, SubmissionFilter, authorize_and_l
 from graph.types.connections import Connection, PageArguments
 from graph.types.fields import Info, field
 from graph.types.object_access import MANAGED, OVERSEEN, OWN
-from graph.types.references import MailboxRef, mailbox_selector_from_ref
+from graph.types.references import (
+    MailboxRef,
+    mailbox_selector_from_ref,
+    require_no_user_condition,
+)
 from graph.types.row_mapping import NodeView, objects_from_rows_with_links
 from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers.autoreply import autoreplies
@@ -85,7 +89,10 @@ class UserMailFields(NodeView):
         before: str | None = UNSET,
     ) -> Connection[Filter]:
         page_arguments = PageArguments(first, after, last, before)
-        conditions = await filter.resolve_conditions_or_match_nothing(info) if filter else None
+        conditions = None
+        if filter:
+            require_no_user_condition(filter.user, "filters")
+            conditions = await filter.resolve_conditions_or_match_nothing(info)
         return await load_filter_page(info, self.row.id, conditions, order_by, page_arguments)
 
     @field(

@@ -10,9 +10,9 @@ from strawberry.scalars import JSON
 
 from graph.addresses import contacts
 from graph.addresses.contacts import ContactSuggestion
+from graph.addresses.filters import AddressFilter
 from graph.addresses.types import (
     Address,
-    AddressFilter,
     load_address_page_of_user,
     load_temporary_address_page,
 )

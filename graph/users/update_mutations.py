@@ -96,11 +96,13 @@ class UserPatch(RestrictionsInput):
         "only with application passwords and API keys. False changes nothing. Requires scope FULL.",
         "password",
     )
-    hashed_password: strawberry.Maybe[bool] = user_patch_field(HASH_DESCRIPTION, "hashed_password")
+    hashed_password: strawberry.Maybe[bool] = user_patch_field(
+        f"{HASH_DESCRIPTION} Default: false. Null is refused.", "hashed_password"
+    )
     allow_unsafe: strawberry.Maybe[bool] = attribute_field(
         "False refuses a `password` that the built-in or configured lists of breached passwords "
-        "contain, and is not allowed with `hashedPassword`. True or absent: the lists are not "
-        "searched."
+        "contain, and is not allowed with `hashedPassword`. True: the lists are not searched. "
+        "Default: true. Null is refused."
     )
     password_change_required: strawberry.Maybe[bool] = user_patch_field(
         "True: `authenticate` reports that the user should set a new password, until the user "
@@ -220,8 +222,8 @@ class UserPatch(RestrictionsInput):
         "require_outbound_tls",
     )
     smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = user_patch_field(
-        "Networks from which the account can sign in to SMTP submission, at most 100. Null: any "
-        "network.",
+        "Networks from which the account can sign in to SMTP submission, at most 100. Null or an "
+        "empty list: any network.",
         "smtp_allowed_networks",
     )
     webmail_access: strawberry.Maybe[bool] = user_patch_field(

@@ -112,9 +112,9 @@ def nested_queries(query: FilterForm) -> list[FilterForm]:
     return [*required_queries(query), *query.get("any", ()), *query.get("not", ())]
 
 
-def nesting_depth(query: FilterForm) -> int:
+def nested_query_levels(query: FilterForm) -> int:
     """Return the levels of nested queries in a query; 0 if there are none."""
-    return max((1 + nesting_depth(query) for query in nested_queries(query)), default=0)
+    return max((1 + nested_query_levels(query) for query in nested_queries(query)), default=0)
 
 
 def test_count(query: FilterForm) -> int:

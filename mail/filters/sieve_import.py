@@ -189,7 +189,8 @@ class _ScriptImporter:
     def adjust_and_check_filters(self) -> list[ImportedFilter]:
         """Return the filters, adjusted so that none overrides the result of the script.
 
-        A message that one filter stores is not deleted by a later filter.
+        A message that one filter stores is not deleted by a later filter. Differences that remain
+        are added to `problems`. Filters without actions are left out.
         """
         kept_filters: list[ImportedFilter] = []
         for nth, block in enumerate(self.blocks):

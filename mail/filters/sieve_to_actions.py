@@ -170,7 +170,7 @@ class _EffectBuilder:
             else {"text": text}
         )
         self.reply = {"subject": subject.strip(), "text": "", "html": "", **texts}
-        if self.reply_interval != _vacation_interval(command):
+        if self.reply_interval != _vacation_interval_seconds(command):
             period = describe_duration(timedelta(seconds=self.reply_interval))
             words = f"Filters reply to a sender once in {period}."
             self.problems.warn(command.position, words)
@@ -229,7 +229,7 @@ def _flags_of_argument(command: SieveCall, argument_name: str) -> dict[str, str]
     }
 
 
-def _vacation_interval(command: SieveCall) -> int:
+def _vacation_interval_seconds(command: SieveCall) -> int:
     """Return the seconds in which a sender gets no second reply."""
     day = 86_400
     if command.has_argument("seconds"):

@@ -44,7 +44,7 @@ async def verify_sender_and_add_authentication_results(
     unless it comes from a forwarding host: then the result has no effect.
     """
     options = environment.options
-    if not _needs_verification(options, client):
+    if not _needs_spf_dkim_dmarc_check(options, client):
         trusted = client is None
         raw_message = await authentication.remove_own_results(
             options, raw_message, from_trusted_server=trusted
@@ -78,7 +78,7 @@ async def verify_sender_and_add_authentication_results(
     )
 
 
-def _needs_verification(options: Options, client: SmtpClientInfo | None) -> bool:
+def _needs_spf_dkim_dmarc_check(options: Options, client: SmtpClientInfo | None) -> bool:
     """Return True if this server must verify messages of the client."""
     if client is not None and client.username is not None:
         return False

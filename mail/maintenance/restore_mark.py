@@ -87,7 +87,10 @@ async def read_mark_or_none(environment: Environment) -> RestoreMark | None:
 
 
 async def write_mark(environment: Environment, restore_mark: RestoreMark) -> None:
-    """Write the mark. Its beat must be in the database already."""
+    """Write the mark to the object store, over the old one.
+
+    Its beat must be in the database already.
+    """
     values = {
         **asdict(restore_mark),
         "streams": {str(key): last for key, last in restore_mark.streams.items()},
@@ -250,7 +253,7 @@ class RestoreGuard:
             else await load_and_enter_incarnation(environment)
         )
         if is_postgres:
-            event.listen(engine, "connect", self._on_connect)
+            event.listen(engine, "connect", self._wake_check_on_connect)
         try:
             with environment.wakeups.follow_all_streams() as wake_ups:
                 written_at = monotonic()
@@ -264,9 +267,10 @@ class RestoreGuard:
                         written_at = monotonic()
         finally:
             if is_postgres:
-                event.remove(engine, "connect", self._on_connect)
+                event.remove(engine, "connect", self._wake_check_on_connect)
 
-    def _on_connect(self, *_: object) -> None:
+    def _wake_check_on_connect(self, *_: object) -> None:
+        """Wake the check, since a new connection may lead to a restored database."""
         self._reconnected.set()
 
     def _take_positions_and_return_has_grown(self, wake_ups: GrowthEvent) -> bool:

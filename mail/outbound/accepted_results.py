@@ -44,7 +44,10 @@ class AcceptedResults:
         self._line_by_delivery_id: dict[int, bytes] = {}  # of results that are not recorded
 
     def add(self, lease: int, results: ResultsByDeliveryId) -> None:
-        """Append the positive results of recipients under a lease."""
+        """Append the positive results of recipients under a lease to the file.
+
+        Other results are ignored.
+        """
         accepted = {
             delivery_id: result
             for delivery_id, result in results.items()

@@ -76,7 +76,7 @@ async def release_held_and_claim_due_jobs(
     when the heartbeat of this process stops.
     """
     await held_messages.release_or_cancel_due_submission_batch(environment)
-    lease, process_id = environment.new_id(), await leases.ensure_registered(environment)
+    lease, process_id = environment.new_id(), await leases.ensure_process_registered(environment)
     capacity = capacity or ClaimCapacity(
         limits.claim_size, limits.max_destinations, limits.max_destinations
     )

@@ -42,7 +42,7 @@ async def _lease_open_entries(
     environment: Environment, submission_ids: Sequence[int], lease: int
 ) -> Sequence[DeliveryJob]:
     """Lease the open entries of these submissions that no process holds. Returns their jobs."""
-    process_id = await leases.ensure_registered(environment)
+    process_id = await leases.ensure_process_registered(environment)
 
     def lease_entries(transaction: DatabaseTransaction) -> Sequence[DeliveryJob]:
         statement = select(col(QueueEntry.id)).where(

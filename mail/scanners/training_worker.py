@@ -171,7 +171,7 @@ async def _lease_training_messages(environment: Environment) -> Sequence[ColumnR
     ).limit(BATCH_SIZE)
     if not await environment.database.read(due_messages):
         return ()  # an idle worker writes nothing
-    process_id = await leases.ensure_registered(environment)
+    process_id = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         connection = await session.connection()
         ids = (

@@ -210,7 +210,10 @@ def pop_parameters_into_transaction(
 def pop_recipient_dsn_request(
     transaction: SmtpTransaction, parameters: dict[str, str]
 ) -> DsnRequest:
-    """Return the DSN request of RCPT. Raises CommandRejected for bad parameters."""
+    """Remove the DSN parameters of RCPT from `parameters` and return the DSN request.
+
+    Raises CommandRejected for invalid parameters, and for parameters that are left over.
+    """
     try:
         dsn_request = dsn_parameters.pop_rcpt_parameters(
             parameters, transaction.dsn_request, allows_utf8=transaction.smtputf8

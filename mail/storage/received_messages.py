@@ -202,7 +202,7 @@ async def store_copies_once(
     `store_once_for_recipient`.
     """
 
-    def insert_copies_unless_received(
+    def insert_copies_or_find_earlier(
         transaction: DatabaseTransaction, stored_blobs: Sequence[StoredMessageBlobs]
     ) -> InsertedMessage | None:
         since = environment.now() - environment.options.duplicate_delivery_retention
@@ -221,7 +221,7 @@ async def store_copies_once(
     streams = [PLATFORM, recipient.user_id] if copies.queued_messages else [recipient.user_id]
     try:
         return await store_all_blobs_and_run_transaction(
-            environment, recipient.tenant_id, messages, insert_copies_unless_received, *streams
+            environment, recipient.tenant_id, messages, insert_copies_or_find_earlier, *streams
         )
     except UserLimitExceeded as refusal:
         await user_limits.report_refusal_once_per_period(

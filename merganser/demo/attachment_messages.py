@@ -284,7 +284,7 @@ def photo_with_long_file_name(state: GeneratorState, message_text: MessageText) 
 def photo_with_encoded_word_name(state: GeneratorState, message_text: MessageText) -> DemoPart:
     """Text and a photograph whose name is an encoded word, which RFC 2047 forbids and many do."""
     name = f"Eiskönigin {state.rng.randint(1, 99)}.png"
-    encoded_name = mime.encode_words(name, "utf-8", "b")
+    encoded_name = mime.encode_words_unless_ascii(name, "utf-8", "b")
     return _photo_with_disposition(
         state, message_text, name, ("inline", (f'filename="{encoded_name}"',))
     )

@@ -83,7 +83,7 @@ def create_fields(
     if routing.cc:
         rows.append(f"Cc: {_address_list(message_text, routing.cc)}")
     charset, style = _encoded_word_charset_and_style(message_text)
-    rows.append(f"Subject: {mime.encode_words(message_text.subject, charset, style)}")
+    rows.append(f"Subject: {mime.encode_words_unless_ascii(message_text.subject, charset, style)}")
     written_at = routing.sent_at - timedelta(
         seconds=0 if routing.is_own else state.rng.randint(2, 90)
     )

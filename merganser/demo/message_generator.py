@@ -163,6 +163,7 @@ def _generate_single_messages(state: GeneratorState, count: int) -> Iterator[Dem
 
 
 def _write_text(state: GeneratorState, key: str, charset: str, number: int) -> MessageText:
+    """Write a text. The owner is the sender of every seventh message of a private genre."""
     is_own = key in ("family", "pond", "club", "team") and number % 7 == 0
     return write_text(state, key, charset, state.owner if is_own else None)
 

@@ -64,8 +64,8 @@ def _encoded_word(content: bytes, charset: str, style: str) -> str:
     return f"=?{charset}?Q?{encoded.replace('=20', '_')}?="
 
 
-def encode_words(text: str, charset: str, style: str = "q") -> str:
-    """Write text as encoded words (RFC 2047) of whole characters; ASCII stays as it is."""
+def encode_words_unless_ascii(text: str, charset: str, style: str = "q") -> str:
+    """Write text as encoded words (RFC 2047) of whole characters; ASCII without `=?` stays."""
     if text.isascii() and "=?" not in text:
         return text
     if style == "q" and charset.startswith("iso-2022"):
@@ -90,7 +90,7 @@ def format_mailbox(name: str, address: str, charset: str = "utf-8", style: str =
     if not name:
         return address
     if not name.isascii():
-        return f"{encode_words(name, charset, style)} <{address}>"
+        return f"{encode_words_unless_ascii(name, charset, style)} <{address}>"
     if _PHRASE.match(name):
         return f"{name} <{address}>"
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')

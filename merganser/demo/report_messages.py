@@ -35,7 +35,7 @@ def embedded_message(
     fields = [
         f"From: {mime.format_mailbox(message_text.sender.name, message_text.sender.address)}",
         f"To: {mime.format_mailbox(recipient.name, recipient.address)}",
-        f"Subject: {mime.encode_words(message_text.subject, 'utf-8')}",
+        f"Subject: {mime.encode_words_unless_ascii(message_text.subject, 'utf-8')}",
         f"Date: {format_datetime(sent_at)}",
         f"Message-ID: <{state.rng.getrandbits(60):x}@{domain}>",
     ]
@@ -55,7 +55,7 @@ def _other_text(state: GeneratorState) -> MessageText:
 
 
 def text_with_message(state: GeneratorState, message_text: MessageText) -> DemoPart:
-    """Text and another message."""
+    """Build a part of the text and an embedded message with another, random text."""
     return mime.multipart_part(
         "mixed",
         text_messages.unencoded_text(state, message_text),

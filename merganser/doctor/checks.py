@@ -37,7 +37,7 @@ from merganser.doctor.reverse_dns import (
 from merganser.errors import CommandError
 from merganser.server import arc_keys, environment_factory, key_file, sockets
 from merganser.server.store import store_lock
-from merganser.server.store.migration import load_missing_revisions
+from merganser.server.store.migration import load_unapplied_revisions
 from merganser.settings.settings import PREFIX, Settings
 from models.domains.tables import Domain
 from models.store.database import Database
@@ -144,7 +144,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
     async with environment_factory.open_database(settings) as store:
         try:
             with environment_factory.database_errors_as_command_errors(settings):
-                missing = await load_missing_revisions(store)
+                missing = await load_unapplied_revisions(store)
                 version = await _postgres_version_text(store)
         except CommandError as trouble:
             return action_finding(

@@ -37,7 +37,7 @@ from merganser.server.store.common_facts import (
     mark_or_compare_object_store,
     register_secret_unless_other_server_differs,
 )
-from merganser.server.store.migration import load_missing_revisions, run_missing_migrations
+from merganser.server.store.migration import load_unapplied_revisions, run_missing_migrations
 from merganser.server.store.spare_file import SpareFile
 from merganser.settings.settings import Settings
 from models.files.damage_marks import wait_for_damage_marks
@@ -98,7 +98,7 @@ async def _open_environment_on_disk_with_room(
                 await run_missing_migrations(store)
                 with skip_if_disk_full():
                     await store.refresh_planner_statistics()
-            elif await load_missing_revisions(store):
+            elif await load_unapplied_revisions(store):
                 raise CommandError(NOT_MIGRATED)
             object_store = open_object_store(settings)
             OUTAGES.use_folders(_folders_by_component(settings, object_store))

@@ -31,7 +31,10 @@ class RendezvousNode(Generic[NodeId]):
         self._inverse_weight = -1.0 / weight
 
     def score(self, hash_of_user: bytes) -> float:
-        """Return the number of this node for a user: exponentially distributed, by weight."""
+        """Return the number of this node for a user: the node with the lowest one has the user.
+
+        The numbers are exponentially distributed, by weight.
+        """
         pair_hash = self._hash.copy()
         pair_hash.update(hash_of_user)
         number = int.from_bytes(pair_hash.digest())

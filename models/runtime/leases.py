@@ -124,7 +124,7 @@ class DatabaseReserved(Exception):
     """
 
 
-async def ensure_registered(environment: Environment) -> int:
+async def ensure_process_registered(environment: Environment) -> int:
     """Register this process unless it is registered, and return its id.
 
     Raises DatabaseReserved if this process must not use the database.
@@ -307,7 +307,7 @@ async def keep_process_registered(environment: Environment) -> AsyncGenerator[No
     try:
         if process.open_blocks == 1:
             try:
-                await ensure_registered(environment)
+                await ensure_process_registered(environment)
             except DatabaseReserved:
                 raise
             except Exception:  # the heartbeats try again
@@ -389,7 +389,7 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
     If another process has deleted the registration, register this process again.
     """
     process = environment.process
-    process_id = await ensure_registered(environment)
+    process_id = await ensure_process_registered(environment)
     due_leases = [lease for lease in process.abandoned_leases if lease.due_at <= time.monotonic()]
     steady = is_clock_steady_or_note_step(environment)
 

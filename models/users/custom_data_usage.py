@@ -193,14 +193,14 @@ def custom_data_bytes_sql() -> ColumnElement[int]:
     """SQL: the bytes of a row of `users` and of its rows in other tables, except its messages."""
     user_id = col(User.id)
     sums: tuple[Select[Any], ...] = (
-        _sum_of_lengths(Filter.public_metadata).where(col(Filter.user_id) == user_id),
-        _sum_of_lengths(Address.public_metadata, Address.private_metadata).where(
+        _select_sum_of_byte_lengths(Filter.public_metadata).where(col(Filter.user_id) == user_id),
+        _select_sum_of_byte_lengths(Address.public_metadata, Address.private_metadata).where(
             col(Address.user_id) == user_id
         ),
-        _sum_of_lengths(MailboxAnnotation.key, MailboxAnnotation.value)
+        _select_sum_of_byte_lengths(MailboxAnnotation.key, MailboxAnnotation.value)
         .join(Mailbox, col(Mailbox.id) == col(MailboxAnnotation.mailbox_id))
         .where(col(Mailbox.user_id) == user_id),
-        _sum_of_lengths(KeyValueEntry.key, KeyValueEntry.value).where(
+        _select_sum_of_byte_lengths(KeyValueEntry.key, KeyValueEntry.value).where(
             col(KeyValueEntry.stream_id) == user_id
         ),
     )
@@ -210,7 +210,8 @@ def custom_data_bytes_sql() -> ColumnElement[int]:
     return total  # type: ignore[no-any-return]
 
 
-def _sum_of_lengths(*columns: Any) -> Select[Any]:
+def _select_sum_of_byte_lengths(*columns: Any) -> Select[Any]:
+    """Return the query for the sum of the bytes of these columns; NULL without rows."""
     lengths: Any = ByteLength(col(columns[0]))
     for column in columns[1:]:
         lengths = lengths + ByteLength(col(column))

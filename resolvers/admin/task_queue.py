@@ -95,7 +95,7 @@ async def lease_next_task(
     other_than_accounts: Collection[int] = (),
 ) -> ColumnRow | None:
     """Lease the first task of the queue, without the tasks of some accounts; None if none waits."""
-    process_id = await leases.ensure_registered(environment)
+    process_id = await leases.ensure_process_registered(environment)
     conditions = [*_is_waiting(environment), col(Task.kind).in_(kinds)]
     if other_than_accounts:
         conditions.append(_account_sql().not_in(list(other_than_accounts)))

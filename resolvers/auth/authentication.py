@@ -132,7 +132,7 @@ def refuse_operation_limited_key(viewer: Viewer) -> Viewer:
     return viewer
 
 
-async def record_use_and_return_has_ended_or_narrowed(
+async def record_use_and_return_has_ended_or_changed(
     environment: Environment, viewer: Viewer
 ) -> bool:
     """True if the viewer's credential has ended or lost rights. The call counts as a use of it."""

@@ -22,8 +22,10 @@ ENGLISH_TEXTS = SecurityMessageTexts(
     subject="Your account was changed by an administrator",
     intro="An administrator changed the security settings of your account {address}.",
     guessing_subject="Someone is trying to guess your password",
-    guessing_intro="There were many wrong passwords for your account {address}. Sign-ins from that "
-    "network are refused for a while. You can still sign in from your usual networks.",
+    guessing_intro=(
+        "There were many wrong passwords for your account {address}. Sign-ins from the network of "
+        "these attempts are refused for a while. You can still sign in from your usual networks."
+    ),
     advice="If you did not expect this, ask your administrator. The security log of your account "
     "lists all such events.",
 )
@@ -32,10 +34,11 @@ TEXTS_BY_LANGUAGE = {
         subject="Ein Administrator hat Ihr Konto geändert",
         intro="Ein Administrator hat Sicherheitseinstellungen Ihres Kontos {address} geändert.",
         guessing_subject="Jemand versucht, Ihr Passwort zu erraten",
-        guessing_intro="Für Ihr Konto {address} wurden viele falsche Passwörter eingegeben. "
-        "Anmeldungen "
-        "aus diesem Netz werden eine Zeit lang abgelehnt. Aus Ihren üblichen Netzen können Sie "
-        "sich weiter anmelden.",
+        guessing_intro=(
+            "Für Ihr Konto {address} wurden viele falsche Passwörter eingegeben. Anmeldungen aus "
+            "dem Netz dieser Versuche werden eine Zeit lang abgelehnt. Aus Ihren üblichen Netzen "
+            "können Sie sich weiter anmelden."
+        ),
         advice="Wenn Sie das nicht erwartet haben, fragen Sie Ihren Administrator. Das "
         "Sicherheitsprotokoll Ihres Kontos zeigt alle solchen Ereignisse.",
         event_label="Ereignis",
@@ -49,10 +52,11 @@ TEXTS_BY_LANGUAGE = {
         intro="Un administrador ha modificado la configuración de seguridad de su cuenta "
         "{address}.",
         guessing_subject="Alguien intenta adivinar su contraseña",
-        guessing_intro="Se han introducido muchas contraseñas incorrectas para su cuenta "
-        "{address}. Los "
-        "inicios de sesión desde esa red se rechazan durante un tiempo. Desde sus redes habituales "
-        "puede seguir iniciando sesión.",
+        guessing_intro=(
+            "Se han introducido muchas contraseñas incorrectas para su cuenta {address}. Los "
+            "inicios de sesión desde la red de estos intentos se rechazan durante un tiempo. "
+            "Desde sus redes habituales puede seguir iniciando sesión."
+        ),
         advice="Si no lo esperaba, pregunte a su administrador. El registro de seguridad de su "
         "cuenta muestra todos estos eventos.",
         event_label="Evento",
@@ -64,10 +68,11 @@ TEXTS_BY_LANGUAGE = {
         subject="Un administrateur a modifié votre compte",
         intro="Un administrateur a modifié les paramètres de sécurité de votre compte {address}.",
         guessing_subject="Quelqu'un essaie de deviner votre mot de passe",
-        guessing_intro="De nombreux mots de passe erronés ont été saisis pour votre compte "
-        "{address}. Les "
-        "connexions depuis ce réseau sont refusées pendant un certain temps. Vous pouvez toujours "
-        "vous connecter depuis vos réseaux habituels.",
+        guessing_intro=(
+            "De nombreux mots de passe erronés ont été saisis pour votre compte {address}. Les "
+            "connexions depuis le réseau de ces tentatives sont refusées pendant un certain "
+            "temps. Vous pouvez toujours vous connecter depuis vos réseaux habituels."
+        ),
         advice="Si vous ne vous y attendiez pas, demandez à votre administrateur. Le journal de "
         "sécurité de votre compte montre tous ces événements.",
         event_label="Événement",
@@ -80,10 +85,11 @@ TEXTS_BY_LANGUAGE = {
         intro="Un amministratore ha modificato le impostazioni di sicurezza del suo account "
         "{address}.",
         guessing_subject="Qualcuno cerca di indovinare la sua password",
-        guessing_intro="Per il suo account {address} sono state inserite molte password errate. "
-        "Gli "
-        "accessi da quella rete sono rifiutati per un certo tempo. Dalle sue reti abituali può "
-        "continuare ad accedere.",
+        guessing_intro=(
+            "Per il suo account {address} sono state inserite molte password errate. Gli accessi "
+            "dalla rete di questi tentativi sono rifiutati per un certo tempo. Dalle sue reti "
+            "abituali può continuare ad accedere."
+        ),
         advice="Se non se lo aspettava, chieda al suo amministratore. Il registro di sicurezza del "
         "suo account mostra tutti questi eventi.",
         event_label="Evento",
@@ -95,9 +101,11 @@ TEXTS_BY_LANGUAGE = {
         subject="Een beheerder heeft uw account gewijzigd",
         intro="Een beheerder heeft de beveiligingsinstellingen van uw account {address} gewijzigd.",
         guessing_subject="Iemand probeert uw wachtwoord te raden",
-        guessing_intro="Voor uw account {address} zijn veel verkeerde wachtwoorden ingevoerd. "
-        "Aanmeldingen vanuit dat netwerk worden een tijdlang geweigerd. Vanuit uw gebruikelijke "
-        "netwerken kunt u zich blijven aanmelden.",
+        guessing_intro=(
+            "Voor uw account {address} zijn veel verkeerde wachtwoorden ingevoerd. Aanmeldingen "
+            "vanuit het netwerk van deze pogingen worden een tijdlang geweigerd. Vanuit uw "
+            "gebruikelijke netwerken kunt u zich blijven aanmelden."
+        ),
         advice="Als u dit niet had verwacht, vraag het dan aan uw beheerder. Het "
         "beveiligingslogboek van uw account toont al zulke gebeurtenissen.",
         event_label="Gebeurtenis",
@@ -109,10 +117,11 @@ TEXTS_BY_LANGUAGE = {
         subject="Um administrador alterou a sua conta",
         intro="Um administrador alterou as definições de segurança da sua conta {address}.",
         guessing_subject="Alguém está a tentar adivinhar a sua palavra-passe",
-        guessing_intro="Foram introduzidas muitas palavras-passe erradas para a sua conta "
-        "{address}. Os "
-        "inícios de sessão a partir dessa rede são recusados durante algum tempo. A partir das "
-        "suas redes habituais pode continuar a iniciar sessão.",
+        guessing_intro=(
+            "Foram introduzidas muitas palavras-passe erradas para a sua conta {address}. Os "
+            "inícios de sessão a partir da rede destas tentativas são recusados durante algum "
+            "tempo. A partir das suas redes habituais pode continuar a iniciar sessão."
+        ),
         advice="Se não esperava isto, pergunte ao seu administrador. O registo de segurança da sua "
         "conta mostra todos estes eventos.",
         event_label="Evento",

@@ -17,7 +17,7 @@ from resolvers.context import Context
 from resolvers.users.quota.quota_warnings import (
     StoredNotice,
     insert_notice_into_inbox,
-    load_warned_user_with_inbox,
+    load_user_of_task_with_inbox,
 )
 
 __all__ = ["KIND", "build_message_and_store_blobs", "insert_notice_into_inbox"]
@@ -33,7 +33,7 @@ async def build_message_and_store_blobs(
 
     Returns an empty plan if the user no longer exists.
     """
-    row = None if checkpoint else await load_warned_user_with_inbox(ctx)
+    row = None if checkpoint else await load_user_of_task_with_inbox(ctx)
     if row is None:
         return TaskStepPlan()
     message_draft = _build_message_draft(ctx.environment, row, order)

@@ -32,7 +32,7 @@ async def lease_next_due_certificate(environment: Environment) -> ColumnRow | No
     due_certificate = next(iter(await environment.database.read(statement)), None)
     if due_certificate is None:
         return None  # an idle worker writes nothing
-    process_id = await leases.ensure_registered(environment)
+    process_id = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         update_statement = update(Certificate).where(
             col(Certificate.id) == due_certificate.id, *is_due

@@ -35,6 +35,7 @@ async def find_served_spki_sha256(environment: Environment, host_name: str) -> s
     now = environment.now()
 
     def rank_for_host(row: ColumnRow) -> Any:
+        """Return the sort key of a certificate for the host; a higher one is better."""
         return certificate_rank(row, host_name, now)
 
     if rows := await environment.database.read(statement.where(matches_host)):

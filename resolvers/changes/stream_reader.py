@@ -328,6 +328,7 @@ async def _skip_changes_of_other_types(
 
 
 def _record_batch_metrics(ctx: Context, batch: EventBatch, *, is_live: bool) -> None:
+    """Count a resync by its reason, or record the lag of a live batch in seconds."""
     if batch.resync_reason:
         RESYNCS_METRIC.add(batch.resync_reason)
     elif is_live and batch.events:

@@ -133,9 +133,9 @@ async def load_node_table(ctx: Context) -> NodeTable:
 
 
 def select_users_with_pins(ctx: Context) -> Select[*tuple[Any, ...]]:
-    """Select `id`, `username` and `username_key` of the visible users.
+    """Select `id`, `username` and `username_key` of all visible users, and their pins in force.
 
-    `node_id` and `expires_at` are those of the pin, or None.
+    `node_id` and `expires_at` are those of the pin, None for a user without one.
     """
     expires_at = col(UserAffinity.expires_at)
     is_in_force = or_(expires_at.is_(None), expires_at > ctx.environment.now())

@@ -41,7 +41,7 @@ async def add_or_adopt_node(ctx: Context, values: Mapping[str, Any]) -> int:
             changes |= {
                 "id": node_id,
                 "unreachable_at": now,
-                "ip_addresses": _addresses_of_host(normalized["host"]),
+                "ip_addresses": _literal_ip_addresses_of_host(normalized["host"]),
                 "created_at": now,
             }
             await connection.execute(insert(ClusterNode), changes)
@@ -91,8 +91,11 @@ async def _require_room(ctx: Context) -> None:
         raise LimitReached(text, limit=MAX_NODES, used=row[0])
 
 
-def _addresses_of_host(host: str) -> list[str]:
-    """Return the address if the host is one. Names are resolved by the first probe."""
+def _literal_ip_addresses_of_host(host: str) -> list[str]:
+    """Return the host if it is an IP address, else no address.
+
+    There is no DNS lookup: the first probe resolves names.
+    """
     try:
         return [str(ip_address(host))]
     except ValueError:

@@ -364,6 +364,7 @@ async def _deliver_fetched_messages(
     semaphore = asyncio.Semaphore(MAX_PARALLEL_DELIVERIES)
 
     async def deliver_one(message: DownloadedMessage) -> object:
+        """Deliver a message when fewer than MAX_PARALLEL_DELIVERIES run; return its outcome."""
         async with semaphore:
             return await _deliver_fetched_message(state, remote_mailbox, message, recipient)
 

@@ -185,7 +185,7 @@ async def _lease_next_due_run(
             return None  # an idle worker writes nothing
         viewer = Viewer(due_connector.user_id, Role.USER, frozenset({Scope.FULL}))
         ctx = Context(environment, viewer)
-        process_id = await leases.ensure_registered(environment)
+        process_id = await leases.ensure_process_registered(environment)
         async with ctx.write_session(due_connector.user_id) as session:
             claim = update(Connector).where(col(Connector.id) == due_connector.id, *conditions)
             claim = claim.where(leases.is_registered(process_id))

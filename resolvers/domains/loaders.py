@@ -140,6 +140,14 @@ async def find_administered_domain(ctx: Context, name: str) -> ColumnRow | None:
     return next(iter(rows), None)
 
 
+async def require_administered_domain_by_ref(ctx: Context, ref: DomainIdOrName) -> ColumnRow:
+    """Load the referenced domain. Raises NotFound if the viewer doesn't administer it."""
+    row = await find_administered_domain_by_ref(ctx, ref)
+    if row is None:
+        raise NotFound(reference_text(ref), path=["domain"])
+    return row
+
+
 async def require_administered_domains_by_ref(
     ctx: Context, refs: Sequence[DomainIdOrName], *, path: str = "domains"
 ) -> list[ColumnRow]:

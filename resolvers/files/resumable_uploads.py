@@ -124,6 +124,7 @@ async def store_part_or_delete_object(ctx: Context, upload_id: int, part: Stored
     environment, progress = ctx.environment, UploadProgress(part.start, part.end)
 
     def try_insert_part_and_advance_offset(transaction: DatabaseTransaction) -> bool:
+        """Return False if the offset has moved. Raises LimitReached for too many parts."""
         if not _advance_offset_if_unchanged(ctx, transaction, upload_id, progress):
             return False
         statement = select(func.count()).where(col(UploadPart.upload_id) == upload_id)

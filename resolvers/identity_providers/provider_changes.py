@@ -34,6 +34,7 @@ from resolvers.context import Context
 from resolvers.domains.loaders import (
     DomainIdOrName,
     reference_text,
+    require_administered_domain_by_ref,
     require_administered_domains_by_ref,
 )
 from resolvers.identity_providers.accounts import withdraw_group_role
@@ -92,7 +93,7 @@ async def set_provider_and_return_domain_id(
     given: a stored secret is never sent to another server. Raises NotFound.
     """
     columns = validated_columns(ctx, values)
-    (domain_row,) = await require_administered_domains_by_ref(ctx, [domain], path="domain")
+    domain_row = await require_administered_domain_by_ref(ctx, domain)
     async with ctx.write_session(PLATFORM, domain_row.id) as session:
         before = await _load_row(ctx, domain_row.id)
         row_id = before.id if before else ctx.environment.new_id()

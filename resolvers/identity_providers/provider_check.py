@@ -11,7 +11,7 @@ from resolvers.context import Context
 from resolvers.domains.loaders import (
     DomainIdOrName,
     reference_text,
-    require_administered_domains_by_ref,
+    require_administered_domain_by_ref,
 )
 from resolvers.identity_providers.errors import ProviderFailure
 from resolvers.identity_providers.provider_metadata import CachedProvider, read_provider
@@ -50,7 +50,7 @@ async def check_provider(ctx: Context, domain: DomainIdOrName) -> Sequence[Provi
 
     Raises NotFound if the domain has no provider, RateLimited if too many tests are running.
     """
-    (row,) = await require_administered_domains_by_ref(ctx, [domain], path="domain")
+    row = await require_administered_domain_by_ref(ctx, domain)
     slot = RUNNING_TESTS.acquire(0)
     if slot is None:
         text = "Too many identity providers are tested at the same time."

@@ -82,6 +82,8 @@ class MessageListing:
     mailbox_id: int | None = None
     thread_id: int | None = None
     conditions: MessageConditions = ALL_MESSAGES
+    is_narrowed: bool = False  # the mailbox that the filter requires was looked up
+    is_read_logged: bool = False  # the user's security log has this read of ROOT
 
     @property
     def is_descending(self) -> bool:
@@ -164,7 +166,10 @@ async def load_visible_message_pages(
     ):
         return pages
     return [
-        replace(page, rows=await withhold_content_or_log_read(ctx, page.rows)) for page in pages
+        page
+        if key.is_read_logged
+        else replace(page, rows=await withhold_content_or_log_read(ctx, page.rows))
+        for key, page in zip(listings, pages, strict=True)
     ]
 
 
@@ -173,12 +178,14 @@ async def narrow_to_required_mailboxes(
 ) -> list[MessageListing]:
     """Replace the mailbox that a filter requires by that of the listing, which has an index.
 
-    A filter that means several mailboxes by one path is kept.
+    A filter that means several mailboxes by one path is kept. A narrowed listing is unchanged.
     """
     mailboxes = {
         index: required[0]
         for index, key in enumerate(listings)
-        if key.thread_id is None and (required := required_mailboxes(key.conditions))
+        if not key.is_narrowed
+        and key.thread_id is None
+        and (required := required_mailboxes(key.conditions))
     }
     if not mailboxes:
         return listings
@@ -189,7 +196,8 @@ async def narrow_to_required_mailboxes(
     rows_of_selects = await read_union(ctx, selects)
     narrowed = list(listings)
     for (index, selector), rows in zip(mailboxes.items(), rows_of_selects, strict=True):
-        narrowed[index] = _narrowed_to_mailbox(listings[index], selector, [row.id for row in rows])
+        listing = _narrowed_to_mailbox(listings[index], selector, [row.id for row in rows])
+        narrowed[index] = replace(listing, is_narrowed=True)
     return narrowed
 
 

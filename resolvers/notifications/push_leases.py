@@ -30,7 +30,7 @@ async def lease_and_read_channel(
     environment: Environment, channel_id: int, lease: int
 ) -> ColumnRow | None:
     """Claim the lease of a channel and read it; None if another process holds the lease."""
-    process_id = await leases.ensure_registered(environment)
+    process_id = await leases.ensure_process_registered(environment)
     statement = update(PushChannel).where(
         col(PushChannel.id) == channel_id,
         leases.is_unleased(PushChannel),

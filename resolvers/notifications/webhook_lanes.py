@@ -99,7 +99,7 @@ async def lease_due_lanes(
     if max_lanes <= 0:
         return []
     now, lease = environment.now(), environment.new_id()
-    process_id = await leases.ensure_registered(environment)
+    process_id = await leases.ensure_process_registered(environment)
     lane_columns = (col(WebhookLane.webhook_id), col(WebhookLane.stream_id))
     statement = (
         select(*lane_columns)

@@ -72,7 +72,7 @@ class AuthorizationRequest:
     conditions: SignInConditions
 
     @property
-    def expected_username(self) -> str:
+    def initial_username(self) -> str:
         """The name that the sign-in page begins with; empty if the client names none."""
         return self.login_hint or self.conditions.username
 

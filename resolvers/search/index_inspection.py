@@ -62,7 +62,10 @@ async def read_index_size(ctx: Context) -> int:
 
 
 async def count_unindexed_messages(ctx: Context) -> int:
-    """Return the number of messages that are not indexed yet."""
+    """Return the number of messages of all users that are not indexed yet.
+
+    Does not check the viewer.
+    """
     ((message_count,),) = await ctx.read(
         select(func.count()).select_from(Message).where(IS_UNINDEXED)
     )

@@ -368,7 +368,7 @@ async def _read_own_open_requests(ctx: Context) -> Sequence[ColumnRow]:
 async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
     """Register a listening client of the viewer in the database until the context ends."""
     environment = ctx.environment
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     row = {"id": environment.new_id(), "user_id": require_user_id(ctx), "holder": holder}
     is_this_listener = col(ComposeListener.id) == row["id"]
 
@@ -381,6 +381,7 @@ async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
         insert_if_missing(transaction)
 
     def insert_if_missing(transaction: DatabaseTransaction) -> None:
+        """Insert the row of the listener if it is missing."""
         if not transaction.connection.execute(
             select(col(ComposeListener.id)).where(is_this_listener)
         ).first():

@@ -185,7 +185,7 @@ async def read_sendable_forwards(
     an index.
     """
     dialect = ctx.environment.database.dialect
-    target_forms: Any = _select_target_parts_of_users(ctx.environment, user_ids).cte("mine")
+    target_forms: Any = _select_mailbox_addresses_of_users(ctx.environment, user_ids).cte("mine")
     address_domain, targets = aliased(Domain), col(Address.forward_to)
     json_elements = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
     target = json_elements(targets).table_valued("value", name="target")
@@ -221,8 +221,11 @@ def is_sendable(
     return and_(is_it, col(Address.active), col(Address.send_as), is_not_expired(environment))
 
 
-def _select_target_parts_of_users(environment: Environment, user_ids: Collection[int]) -> Any:
-    """Return the SQL query for the local parts and domains of targets of these users."""
+def _select_mailbox_addresses_of_users(environment: Environment, user_ids: Collection[int]) -> Any:
+    """Select the active mailbox addresses of users, also those in alias domains.
+
+    The columns are `member` (the user id), `local` and `domain`.
+    """
     conditions = (
         col(Address.user_id).in_(user_ids),
         col(Address.kind) == AddressKind.MAILBOX,

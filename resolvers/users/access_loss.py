@@ -23,13 +23,17 @@ async def end_access_of_suspended_users(
 
     `changed_columns` has the changed columns of each user.
     """
-    rows = [row for row in locked_users.rows if _loses_access(changed_columns[row.id], values)]
+    rows = [
+        row
+        for row in locked_users.rows
+        if _is_disabled_or_suspended(changed_columns[row.id], values)
+    ]
     for row in rows:
         locked_users.sign_out_when_stored(row)
     await grant_end.end_all_grants_of_users(ctx, rows)
 
 
-def _loses_access(changed_columns: Collection[str], values: Mapping[str, Any]) -> bool:
+def _is_disabled_or_suspended(changed_columns: Collection[str], values: Mapping[str, Any]) -> bool:
     """True if a user is disabled or suspended by new values."""
     is_disabled = "active" in changed_columns and not values["active"]
     return bool(is_disabled or ("suspended" in changed_columns and values["suspended"]))

@@ -404,7 +404,7 @@ async def test_key_loses_rights_with_its_demoted_maker(
     sign_in_environment.clock.tick(seconds=5)
     current_viewer = await sign_in_environment.authenticate(secret)
     assert (current_viewer.role, current_viewer.administered_domains) == (Role.USER, frozenset())
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
     assert replace(current_viewer, permissions=frozenset()).scopes == FULL_SCOPES

@@ -50,7 +50,7 @@ async def test_key_has_its_scopes_and_expiry(sign_in_environment: SignInEnvironm
         )
     sign_in_environment.clock.tick(days=1)
     assert await sign_in_environment.is_refused(secret)
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
 

@@ -61,7 +61,7 @@ async def test_app_password_signs_in_with_its_http_scopes(
         is authentication.refuse_operation_limited_key(viewer)
         is viewer
     )
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
 
@@ -87,11 +87,11 @@ async def test_own_password_is_refused_for_graphql_or_with_a_factor(
     assert authentication.refuse_operation_limited_key(viewer) is viewer
     with pytest.raises(Forbidden):
         authentication.refuse_own_password(viewer)
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
     await sign_in_environment.change_user("ada", second_factors=["TOTP"])
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(seconds=5)
@@ -216,7 +216,7 @@ async def test_viewer_ends_with_its_app_password(sign_in_environment: SignInEnvi
     )
     with pytest.raises(Unauthenticated):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
 

@@ -322,22 +322,22 @@ async def test_role_change_ends_credential_of_open_connection(
 ) -> None:
     ctx, _ = await sign_in_by_token(sign_in_environment, "ada")
     viewer = ctx.viewer
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(days=13)
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )  # the check counts as a use
     await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(days=13)
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
     await sign_in_environment.change_user("ada", role=Role.ADMIN)
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, Viewer()
     )

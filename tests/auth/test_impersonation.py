@@ -114,7 +114,7 @@ async def test_impersonation_token_ends_with_rights_of_the_admin(
             sign_in_environment.environment, sign_in_environment.users["rex"]
         )
     assert await sign_in_environment.is_refused(secret)
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
 

@@ -250,7 +250,7 @@ async def test_narrowed_token_is_noticed_by_caches_and_open_connections(
     token = await sign_in_environment.create_token("ada", token_scopes=scopes)
     viewer = await other_process.use_for_30_seconds(token)
     assert viewer.scopes == scopes
-    has_narrowed = authentication.record_use_and_return_has_ended_or_narrowed
+    has_narrowed = authentication.record_use_and_return_has_ended_or_changed
     assert not await has_narrowed(environment, viewer)
     statement = update(AccessToken).values(scopes=[Scope.MAIL_READ.value])
     await commit_statement(sign_in_environment, statement)

@@ -58,7 +58,7 @@ class ProcessStarter:
             wakeups=Wakeups(),  # the processes don't receive each other's wake-ups
             live_sessions=LiveSessionRegistry(),
         )
-        await leases.ensure_registered(other)
+        await leases.ensure_process_registered(other)
         if answers:
             kinds = [replace(kind, answer=self._answer_name) for kind in (NAME, LATE_NAME)]
             task = asyncio.create_task(
@@ -78,7 +78,7 @@ class ProcessStarter:
 @pytest.fixture
 async def processes(environment: Environment) -> AsyncIterator[ProcessStarter]:
     environment.process.name, environment.process.answers_requests = "asking", True
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
     async with AsyncExitStack() as stack:
         yield ProcessStarter(environment, stack)
 

@@ -112,7 +112,7 @@ async def test_restarted_server_continues_its_runs_at_once(
     dovecot_account.save_message(raw_message("One"))
     before, after = make_other_process(ada.environment), make_other_process(ada.environment)
     after.process.server_id = before.process.server_id
-    holder = await leases.ensure_registered(before)
+    holder = await leases.ensure_process_registered(before)
     connector_id = await add_connector(ada, dovecot_account, lease=1, holder=holder)
     policy = NetworkPolicy(allows_private=True)
     assert not await connector_worker.run_connector_if_due(ada.environment, connector_id, policy)

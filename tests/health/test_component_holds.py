@@ -82,7 +82,7 @@ async def test_held_worker_finishes_its_work_and_frees_its_leases(
         environment, WorkerDefinition("tasks", lease_and_work, leased_table=Task)
     )
     async with leases.keep_process_registered(environment):
-        process_id = await leases.ensure_registered(environment)
+        process_id = await leases.ensure_process_registered(environment)
         await insert_leased_task(environment, process_id)
         await worker.start()
         await has_begun.wait()

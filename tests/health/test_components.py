@@ -315,7 +315,7 @@ async def test_other_nodes_cost_no_more_statements(
     root: GraphQLClient, environment: Environment
 ) -> None:
     environment.process.name, environment.process.answers_requests = "asking", True
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
     counts = {}
     async with AsyncExitStack() as stack:
         for node_count in (1, 8):
@@ -344,7 +344,7 @@ async def start_process(environment: Environment, name: str, stack: AsyncExitSta
         wakeups=Wakeups(),
         components=ComponentRegistry(),
     )
-    await leases.ensure_registered(other)
+    await leases.ensure_process_registered(other)
     task = asyncio.create_task(
         process_requests.answer_requests_until_cancelled(other, HEALTH_REQUEST_KINDS)
     )

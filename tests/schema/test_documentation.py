@@ -70,9 +70,10 @@ BUILT_IN = {"ID", "Int", "Float", "String", "Boolean"}
 FENCE_KINDS = {
     "", "text", "json", "yaml", "http", "html", "javascript", "typescript", "python", "sieve",
     "haproxy", "nginx",
+    "toml", "sh company",  # tests/e2e/operation/test_company_tutorial.py uses them
     "graphql", "graphql admin", "graphql root",
     "graphql reference",  # tests/schema/test_reference.py runs them
-    "graphql tutorial",  # tests/clients/test_tutorials.py runs them
+    "graphql tutorial",  # tests/clients/test_tutorials.py and test_company_tutorial.py run them
     "sh", "sh run", "sh backup", "sh restore", "sh first-server", "sh second-server",
 }  # fmt: skip
 NAMES_OUTSIDE_SCHEMA = {

@@ -8,6 +8,7 @@ from graphql import build_schema, parse, print_schema
 from graph.execution.documents.cost_limits import Cost, cost_directive_or_none
 from graph.schema import schema
 from tests.support.schema.naming_rules import RULES, NamingRule, own_types
+from tests.support.schema.node_field_exceptions import NODE_FIELD_EXCEPTIONS
 from tests.support.schema.printed_schema import SDL
 from tests.support.servers.small_schema_server import make_schema
 
@@ -243,6 +244,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         ),
         ALWAYS_IN_MAILBOX,
     ),
+    "find_different_node_fields": NODE_FIELD_EXCEPTIONS,
     "find_mixed_counts": {
         **dict.fromkeys(("HealthLogEntry.totalCount", "Task.totalCount"), DIFFERENT_TOTALS),
     },
@@ -322,7 +324,15 @@ interface Summary implements Node { """d""" id: ID! }
 """d"""
 type Stored implements Summary & Node { """d""" id: ID! """d""" place: ID! """d""" path: String }
 """d"""
-type Removed implements Summary & Node { """d""" id: ID! """d""" place: ID """d""" path: String }
+type Removed implements Summary & Node {
+  """d""" id: ID! """d""" place: ID """d""" path: String """d""" colour: Colour_Enum
+}
+"""d"""
+type Office implements Node {
+  """d""" id: ID! """d""" place: [ID!] """d""" path: Int """d""" colour: Shade
+}
+"""d"""
+enum Shade { """d""" DARK }
 """d"""
 input UserCreate { """d""" name: String = null }
 """d"""
@@ -364,6 +374,9 @@ EXPECTED_VIOLATIONS = {  # by rule: the violations in INVALID_SCHEMA
         "Resync.place",
         "Stored.place",
         "Removed.place",
+    },
+    "find_different_node_fields": {
+        f"{name}.{field}" for name in ("Stored", "Removed", "Office") for field in ("place", "path")
     },
     "find_mixed_counts": {"Room.mailCount", "House.mailCount"},
     "find_bare_ids": {"Query.user(id:)", "UserUpdateInput.ids"},

@@ -181,7 +181,7 @@ async def test_sessions_end_later_only_if_a_process_does_not_answer(
     await wait_until(lambda: len(environment.live_sessions) == 3)
     if not answers:
         silent = ProcessRegistration(name="silent", answers_requests=True)
-        await leases.ensure_registered(replace(environment, process=silent))
+        await leases.ensure_process_registered(replace(environment, process=silent))
     usernames = [one.user.username for one in clients]
     payload = await session_server.terminate(root, users={"usernames": usernames})
     assert (payload["terminatedCount"], payload["errors"]) == (3, [])

@@ -136,7 +136,7 @@ async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
     submission_id = await queue_message(ada)
     clock.time -= step
     async with observe_processes(successor):
-        await leases.ensure_registered(dead)  # without a heartbeat
+        await leases.ensure_process_registered(dead)  # without a heartbeat
         claimed_ids = delivery_ids(
             await recipient_leases.release_held_and_claim_due_jobs(dead, WORKER_LIMITS)
         ) or delivery_ids(
@@ -361,7 +361,7 @@ async def test_lease_of_every_table_ends_with_its_process(
 ) -> None:
     """The lease columns of a sample row are set without foreign key checks."""
     dead, observer = make_other_process(environment, name="dead"), make_other_process(environment)
-    process_id = await leases.ensure_registered(dead)
+    process_id = await leases.ensure_process_registered(dead)
     row = sample_row(table) | {"holder": process_id}
     if "lease" in core_table(table).c:
         row["lease"] = 5

@@ -11,7 +11,7 @@ import pytest
 from graphql import GraphQLEnumType
 from sqlalchemy import String, column, select, table
 
-from merganser.server.store.migration import last_revision, load_missing_revisions
+from merganser.server.store.migration import last_revision, load_unapplied_revisions
 from models.runtime.environment import Environment
 from tests.conftest import raw_message
 from tests.support.released import store_archive, store_queries
@@ -75,7 +75,7 @@ async def test_released_store_keeps_its_objects(archive: Path, tmp_path: Path) -
     process = MerganserProcess(tmp_path)
     migrate_and_check(process)
     async with open_store(process, manifest) as store:
-        assert await load_missing_revisions(store.environment.database) == []
+        assert await load_unapplied_revisions(store.environment.database) == []
         version = column("version_num", String)
         (row,) = await store.environment.database.read(
             select(version).select_from(table("alembic_version"))

@@ -46,7 +46,7 @@ async def database_url(request: pytest.FixtureRequest) -> str:
 async def register_process(environment: Environment, server_id: str) -> None:
     """Register the process of the environment, as a starting server does."""
     environment.process.server_id = server_id
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
 
 
 def copy_to_second(folder: Path, file_name: str) -> None:

@@ -75,7 +75,7 @@ async def test_exclusive_command_waits_for_a_dead_server(
     environment: Environment, tmp_path: Path
 ) -> None:
     dead = make_other_process(environment, name="dead")
-    await leases.ensure_registered(dead)  # without a heartbeat
+    await leases.ensure_process_registered(dead)  # without a heartbeat
     async with use_database_exclusively(
         make_other_process(environment), make_settings(environment, tmp_path), "repair"
     ):
@@ -106,7 +106,7 @@ async def test_resumed_server_stops_beside_an_exclusive_command(environment: Env
         )  # it was suspended for too long
         command = make_other_process(environment, name="command")
         command.process.exclusive_purpose = "repair"
-        await leases.ensure_registered(command)
+        await leases.ensure_process_registered(command)
         async with asyncio.timeout(HANG_SECONDS):
             await reserved.wait()
         assert await registered_names(environment) == ["command"]
@@ -131,7 +131,7 @@ async def test_resumed_server_with_old_keys_stops(environment: Environment) -> N
 async def test_dead_command_does_not_block_servers(environment: Environment) -> None:
     command = make_other_process(environment, name="command")
     command.process.exclusive_purpose = "repair"
-    await leases.ensure_registered(command)  # without a heartbeat
+    await leases.ensure_process_registered(command)  # without a heartbeat
     async with register_process_beside_servers(make_other_process(environment, name="server")):
 
         async def is_only_registration() -> bool:
@@ -156,4 +156,6 @@ def test_restart_keeps_the_server_id_and_a_copy_gets_another(tmp_path: Path) -> 
 async def test_changed_environment_keeps_the_registration(environment: Environment) -> None:
     command = make_other_process(environment)
     changed = replace(command, signing_secret=b"t" * 32)
-    assert await leases.ensure_registered(changed) == await leases.ensure_registered(command)
+    assert await leases.ensure_process_registered(
+        changed
+    ) == await leases.ensure_process_registered(command)

@@ -37,7 +37,7 @@ async def load_holder(environment: Environment, table: Any) -> int | None:
 async def insert_leased_row(environment: Environment, table: Any) -> tuple[Environment, int]:
     """Insert a row that a process leases. Return the process and the key of its work."""
     process = make_other_process(environment)
-    row = sample_row(table) | {"holder": await leases.ensure_registered(process)}
+    row = sample_row(table) | {"holder": await leases.ensure_process_registered(process)}
     if "lease" in core_table(table).c:
         row["lease"] = 5
     await insert_unchecked(environment, table, row)
@@ -48,7 +48,7 @@ async def insert_leased_row(environment: Environment, table: Any) -> tuple[Envir
 async def test_unused_lease_of_every_table_is_freed(environment: Environment, table: Any) -> None:
     process, _ = await insert_leased_row(environment, table)
     other_process = make_other_process(environment, name="another")
-    await leases.ensure_registered(other_process)
+    await leases.ensure_process_registered(other_process)
     assert await free_leases_after_two_looks(other_process) == 0
     assert await load_holder(environment, table) == process.process.id
     assert await free_leases_after_two_looks(process) == 1
@@ -73,7 +73,7 @@ def test_every_module_that_takes_leases_protects_them() -> None:
         path.relative_to(REPOSITORY).as_posix(): text
         for area in ("mail", "resolvers")
         for path in (REPOSITORY / area).rglob("*.py")
-        if "leases.ensure_registered(" in (text := path.read_text())
+        if "leases.ensure_process_registered(" in (text := path.read_text())
     }
     # mail/outbound/worker.py lists its current deliveries
     module_texts.pop("mail/queue/recipient_leases.py")

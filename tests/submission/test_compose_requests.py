@@ -191,7 +191,7 @@ async def test_open_requests_come_once_after_a_resync(
 async def test_listener_of_dead_process_is_not_counted(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     assert (await request_compose(ada, subject="x"))["deliveredCount"] == 1
@@ -206,7 +206,7 @@ async def test_listener_of_dead_process_is_not_counted(
 async def test_compose_request_for_reply_has_quote(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     inserted = await deliver_to(ada, raw_message("Ponds"))
@@ -233,7 +233,7 @@ async def test_compose_request_for_reply_has_quote(
 async def test_invalid_compose_request_is_refused(
     ada: GraphQLClient, environment: Environment, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     assert error_codes_and_paths(await request_compose(ada, **arguments)) == [("VALIDATION", path)]
@@ -242,7 +242,7 @@ async def test_invalid_compose_request_is_refused(
 async def test_open_compose_requests_are_limited(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     for _ in range(compose_requests.MAX_OPEN_REQUESTS):
@@ -255,7 +255,7 @@ async def test_open_compose_requests_are_limited(
 async def test_compose_request_for_other_user_needs_login_as(
     ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     user = {"id": user_global_id(ada)}
@@ -281,7 +281,7 @@ async def test_compose_request_for_other_user_needs_login_as(
 async def test_compose_request_with_foreign_file_or_identity_is_not_found(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=bob.user.id, holder=holder))
     file = await store_file(ada)

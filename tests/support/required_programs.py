@@ -25,6 +25,7 @@ PACKAGES_BY_PROGRAM = {
     "postfix": ("postfix",),
     "pebble": ("pebble",),
     "faketime": ("faketime",),
+    "ip": ("iproute2",),
     "gpg": ("gnupg",),
     "caddy": ("caddy",),
     "haproxy": ("haproxy",),

@@ -38,6 +38,8 @@ def measured_object_store(store_class: Store) -> Store:
 def _measured_method(
     method: Callable[..., Awaitable[Any]], operation: str
 ) -> Callable[..., Awaitable[Any]]:
+    """Return the method with metrics of its seconds, and of the bytes of READ and WRITE."""
+
     @wraps(method)
     async def measured(self: Any, name: Any, *arguments: Any, **options: Any) -> Any:
         started_at = perf_counter()

@@ -77,7 +77,9 @@ async def restore_store(
     reach_fault_point = fault_point_killer(settings.fault)
     with locked_work_folder(_database_folder(settings) / WORK_FOLDER_NAME) as folder:
         async with store_lock.lock_database_exclusively(settings.database_url, PURPOSE):
-            manifest, object_list = await _require_restorable(settings, order, folder)
+            manifest, object_list = await _require_restorable_and_fetch_object_list(
+                settings, order, folder
+            )
             objects = await _restore_keys_and_objects(
                 settings, order, manifest, object_list, report_progress
             )
@@ -123,7 +125,7 @@ def _sqlite_path_or_none(settings: Settings) -> Path | None:
     return Path(str(make_url(settings.database_url).database)).resolve()
 
 
-async def _require_restorable(
+async def _require_restorable_and_fetch_object_list(
     settings: Settings, order: RestoreOrder, folder: Path
 ) -> tuple[BackupManifest, Path]:
     """Return the manifest and the list of objects. Raises CommandError or BackupError."""

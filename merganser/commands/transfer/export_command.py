@@ -36,7 +36,9 @@ def export_account(
     passphrase = read_passphrase(stdin=passphrase_stdin)
     order = ExportOrder(path.absolute(), user, file_format, mailbox, settings, passphrase)
 
-    async def run_export(environment: Environment, _settings: Settings) -> ExportSummary:
+    async def export_account_with_progress(
+        environment: Environment, _settings: Settings
+    ) -> ExportSummary:
         with create_progress_bar() as bar:
 
             def start_progress(total: int) -> Callable[[int], None]:
@@ -46,7 +48,7 @@ def export_account(
             return await user_export.export_account(environment, order, start_progress)
 
     try:
-        summary = run_in_environment(run_export)
+        summary = run_in_environment(export_account_with_progress)
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise CommandError("Export stopped. Nothing was written.", exit_code=130) from None
     typer.echo(f"{summary.messages} messages exported, {summary.bytes} bytes.")

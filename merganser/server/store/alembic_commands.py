@@ -15,7 +15,7 @@ def upgrade_to_head(connection: Connection) -> None:
     command.upgrade(alembic_config(connection), "head")
 
 
-def missing_revisions(connection: Connection) -> list[str]:
+def unapplied_revisions(connection: Connection) -> list[str]:
     """The revisions that the database lacks, oldest first.
 
     Raises CommandError if the database has a revision of a newer version, or of one before 1.0.

@@ -24,7 +24,7 @@ async def run_missing_migrations(database: Database) -> None:
         await connection.run_sync(_migrate_if_revisions_missing)
 
 
-async def load_missing_revisions(database: Database) -> list[str]:
+async def load_unapplied_revisions(database: Database) -> list[str]:
     """Load the missing revisions, oldest first. Raises CommandError as `run_missing_migrations`."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(_missing_revisions)
@@ -51,4 +51,4 @@ def _missing_revisions(connection: Connection) -> list[str]:
     # Alembic is slow to import, and most starts need no migration
     from merganser.server.store import alembic_commands  # noqa: PLC0415
 
-    return alembic_commands.missing_revisions(connection)
+    return alembic_commands.unapplied_revisions(connection)

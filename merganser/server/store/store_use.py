@@ -31,7 +31,7 @@ async def register_process_beside_servers(
     while True:
         try:
             with skip_if_disk_full():  # the heartbeats register it
-                await leases.ensure_registered(environment)
+                await leases.ensure_process_registered(environment)
             break
         except DatabaseReserved as reserved:
             if time.monotonic() >= deadline:
@@ -59,7 +59,7 @@ async def use_database_exclusively(
         process = environment.process
         process.name, process.exclusive_purpose = purpose, purpose
         async with leases.keep_process_registered(environment):
-            await leases.ensure_registered(environment)
+            await leases.ensure_process_registered(environment)
             deadline = _heartbeat_deadline(environment)
             first_heartbeats = {
                 row.id: row.heartbeat_count

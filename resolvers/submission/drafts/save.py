@@ -168,7 +168,7 @@ async def save_draft(
     account = await composition.read_account(ctx, require_user_id(ctx))
     previous = await _require_unchanged_draft_if_given(ctx, request)
     if previous is not None:
-        _require_valid_change(request)
+        _require_valid_draft_update(request)
     mailbox = await _require_mailbox_of_draft(ctx, request, previous)
     file_attachments.require_valid_file_attachments(request.changes.added_files, "addFiles")
     file_attachments.require_valid_file_attachments(
@@ -186,7 +186,7 @@ async def save_draft(
     return SavedDraft(row, dropped)
 
 
-def _require_valid_change(request: DraftSaveRequest) -> None:
+def _require_valid_draft_update(request: DraftSaveRequest) -> None:
     """Raise InvalidInput if a change of a draft has nothing to change, or a source."""
     if request.source is not None:
         text = "The source of a draft can only be set when it is created."
@@ -300,7 +300,7 @@ async def _compose_draft(
         raw,
         mailbox,
         _draft_placement_within_rights(ctx, request, mailbox, share_rights, previous),
-        await _earlier_draft(ctx, changes, previous) if previous else None,
+        await _draft_to_replace_with_index_words(ctx, changes, previous) if previous else None,
         _file_list_changes(changes, previous),
         [link.share for link in links],
     )
@@ -423,9 +423,10 @@ async def _build_with_stored_body(
     return await composition.build_message(draft, await draft_content.read_mime_entity(message))
 
 
-async def _earlier_draft(
+async def _draft_to_replace_with_index_words(
     ctx: Context, changes: DraftChanges, previous: PreviousDraft
 ) -> EarlierDraft:
+    """Return the draft to replace, with its words in the text index."""
     earlier = await message_import.draft_to_replace(ctx, previous.message, DRAFT_PATH)
     return replace(earlier, clears_metadata=changes.clears_metadata)
 

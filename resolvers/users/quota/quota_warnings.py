@@ -54,7 +54,7 @@ async def build_warning_if_due_and_store_blobs(
 
     If storage has passed the next level, only the message about that one is sent.
     """
-    row = None if checkpoint else await load_warned_user_with_inbox(ctx)
+    row = None if checkpoint else await load_user_of_task_with_inbox(ctx)
     if row is None:
         return TaskStepPlan()
     current_level, reported_level = (
@@ -110,8 +110,8 @@ async def insert_notice_into_inbox(
     return TaskStepResult({"written": True}, done_count=1)
 
 
-async def load_warned_user_with_inbox(ctx: Context) -> ColumnRow | None:
-    """Load the user of the task with its INBOX; None if it was deleted."""
+async def load_user_of_task_with_inbox(ctx: Context) -> ColumnRow | None:
+    """Load the user of the task with INBOX. None if one of them was deleted."""
     statement = (
         select(
             *(getattr(User, name) for name in ("id", "tenant_id", "username", "name", "language")),

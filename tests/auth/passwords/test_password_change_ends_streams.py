@@ -52,7 +52,7 @@ async def test_password_change_ends_only_token_streams(
     assert token.ws
     assert token.ws.close_code == 4403
     assert not sockets["key"].end_frame
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         ada.environment, app_password_viewer
     )
     await sockets["key"].unsubscribe()
@@ -83,9 +83,9 @@ async def test_token_that_sets_password_keeps_its_streams(ada: GraphQLClient) ->
     ]
     arguments = {"set": {"password": "correct horse battery"}}
     assert (await token_client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
-    assert not await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert not await authentication.record_use_and_return_has_ended_or_changed(
         ada.environment, viewer
     )
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         ada.environment, other_viewer
     )

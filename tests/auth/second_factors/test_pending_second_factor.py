@@ -101,7 +101,7 @@ async def test_completed_token_has_requested_lifetime(
     assert (
         await sign_in_environment.load_user_row("ada")
     ).last_login_at == sign_in_environment.clock()
-    assert await authentication.record_use_and_return_has_ended_or_narrowed(
+    assert await authentication.record_use_and_return_has_ended_or_changed(
         sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(minutes=59)

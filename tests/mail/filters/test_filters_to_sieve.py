@@ -175,7 +175,7 @@ def nested_queries(
 
 
 QUERY = st.recursive(LEAF_QUERY, nested_queries, max_leaves=6).filter(
-    lambda query: filter_compiler.nesting_depth(query) <= 5
+    lambda query: filter_compiler.nested_query_levels(query) <= 5
 )
 REPLY = st.fixed_dictionaries(
     {"subject": st.sampled_from(WORDS[:3]), "text": st.sampled_from(["", "Hi", "a\n--b--"]),
@@ -273,7 +273,7 @@ def test_deepest_query_compiles_as_script() -> None:
     query: dict[str, Any] = {"from": "a", "to": "b"}
     for _ in range(filter_compiler.MAX_DEPTH):
         query = {"from": "a", "any": [query, {"to": "b", "subject": "c"}], "not": [query]}
-    assert filter_compiler.nesting_depth(query) == filter_compiler.MAX_DEPTH
+    assert filter_compiler.nested_query_levels(query) == filter_compiler.MAX_DEPTH
     sieve.compile_script(
         sieve.print_script(filter_compiler.script_from_filter(5, query, {"mailbox": 1}, NAMES))
     )

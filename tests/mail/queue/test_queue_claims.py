@@ -100,7 +100,7 @@ async def test_busy_destination_is_skipped_without_extra_statements(
     ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     await add_queue_entries(ada, {"a.example": 5, "big.example": 2000, "z.example": 5})
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
     del statements[:]
     claimed = await recipient_leases.release_held_and_claim_due_jobs(
         environment, WORKER_LIMITS, replace(CAPACITY, busy_domains=["big.example"]), LineCursor()
@@ -169,7 +169,7 @@ async def test_entries_due_at_same_time_are_one_job(
 async def test_claim_statement_count_does_not_grow_with_queue(
     ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
 
     async def count_claim_statements() -> int:
         del statements[:]

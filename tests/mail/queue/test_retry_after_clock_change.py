@@ -85,7 +85,7 @@ async def test_retry_committed_after_heartbeat_follows_clock(
 ) -> None:
     server = make_other_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
-    await leases.ensure_registered(server)
+    await leases.ensure_process_registered(server)
     clock.time += HOUR
     await leases.send_heartbeat_or_register_again(server)
     clock.time -= HOUR
@@ -114,7 +114,7 @@ async def test_retry_is_on_time_after_clock_set_back_before_restart(
             monkeypatch.setattr(clock_steps, "boot_id", lambda: boot)
         new_process = make_other_process(environment)
         new_process.process.server_id = old_process.process.server_id
-        await leases.ensure_registered(new_process)
+        await leases.ensure_process_registered(new_process)
         clock.time += BACKOFF
         await wait_for_retry(new_process, key, smtp_server)
 
@@ -144,7 +144,7 @@ async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
 ) -> None:
     server = make_other_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
-    await leases.ensure_registered(server)
+    await leases.ensure_process_registered(server)
     await leases.send_heartbeat_or_register_again(server)
     clock.time += HOUR
     async with deferred_recipient(ada, server) as (key, smtp_server):
@@ -163,7 +163,7 @@ async def test_clocks_of_several_servers_set_back_shorten_waits_once(
     servers[2].process.server_id = servers[1].process.server_id  # a second process of a server
     for server in servers:
         server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
-        await leases.ensure_registered(server)
+        await leases.ensure_process_registered(server)
     clock.time += HOUR
     for server in servers[1:]:
         await leases.send_heartbeat_or_register_again(server)
@@ -185,7 +185,7 @@ async def test_small_or_forward_clock_step_changes_no_wait(
 ) -> None:
     server = make_other_process(environment)
     async with deferred_recipient(ada, server) as (key, _smtp_server):
-        await leases.ensure_registered(server)
+        await leases.ensure_process_registered(server)
         planned = await next_attempt_time(environment, key)
         for step in (HOUR, -timedelta(seconds=20), HOUR):
             clock.time += step
@@ -204,7 +204,7 @@ async def test_scheduled_message_keeps_its_send_at(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server, send_at = make_other_process(environment), clock.time + 3 * HOUR
-    await leases.ensure_registered(server)
+    await leases.ensure_process_registered(server)
     key = await queue_message(ada, NamedAddress("carol@example.net"), send_at=send_at)
     clock.time -= HOUR
     await send_two_heartbeats(server)

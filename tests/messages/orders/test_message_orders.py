@@ -33,6 +33,7 @@ PAGE = """query ($path: String!, $filter: MessageFilter, $order: MessageOrder!, 
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } } } } }"""
 FILTERED_LIST = """query ($filter: MessageFilter, $order: MessageOrder!, $users: UserSelection) {
   messages(filter: $filter, orderBy: $order, users: $users) { nodes { subject } } }"""
+COUNTED_LIST = FILTERED_LIST.replace("nodes {", "totalCount nodes {")
 INBOX_OF_ADA = """query ($order: MessageOrder!) { user(by: {username: "ada"}) {
   mailbox(by: {path: "INBOX"}) {
     messages(orderBy: $order) { nodes { id } edges { cursor } } } } }"""
@@ -256,6 +257,25 @@ async def test_root_leaves_an_entry_even_if_a_sorted_page_is_empty(
     assert answer["messages"]["nodes"] == []
     log = await reader("{ viewer { user { securityLog { nodes { action } } } } }")
     assert {"action": "MESSAGES_READ"} in log["viewer"]["user"]["securityLog"]["nodes"]
+
+
+async def test_page_of_root_by_subject_is_logged_once_and_its_mailbox_looked_up_once(
+    reader: GraphQLClient, root: GraphQLClient, statements: list[str]
+) -> None:
+    event_counts = "SELECT count FROM security_events WHERE user_id = :u AND action = :a"
+    for read_count, order in enumerate(("SUBJECT", "SUBJECT", "DATE"), 1):
+        del statements[:]
+        answer = await root(
+            COUNTED_LIST, order=f"{order}_ASC", filter=IN_INBOX, users=user_selection(reader)
+        )
+        assert letters_of(answer["messages"]) == SORTED_LETTERS[order]
+        assert answer["messages"]["totalCount"] == 4
+        lookups = [s for s in statements if "fold_text(mailboxes.path)" in s]
+        assert order == "DATE" or len(lookups) == 1
+        rows = await select_rows(
+            reader.environment, event_counts, u=reader.user.id, a="MESSAGES_READ"
+        )
+        assert rows == [(read_count,)], order
 
 
 async def test_administrator_with_the_right_read_sorts_a_shared_mailbox_by_subject(

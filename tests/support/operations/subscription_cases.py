@@ -92,7 +92,7 @@ async def prepare_subscription_accounts(
         client_context(ada), None, {**FULL_CONNECTOR, "active": False}, "secret"
     )
     accounts.task_id, accounts.run_id = environment.new_id(), environment.new_id()
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     now = environment.now()
     async with environment.write_session(ada.user.id) as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))

@@ -279,7 +279,7 @@ async def draft_send(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 @register_call
 async def compose_request_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     environment = ada.environment
-    holder = await leases.ensure_registered(environment)
+    holder = await leases.ensure_process_registered(environment)
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     return MutationCall(

@@ -10,6 +10,7 @@ from graphql import (
     GraphQLField,
     GraphQLInputObjectType,
     GraphQLInterfaceType,
+    GraphQLList,
     GraphQLNamedType,
     GraphQLNonNull,
     GraphQLObjectType,
@@ -26,6 +27,7 @@ from graphql import (
 NamingRule = Callable[[GraphQLSchema], Iterator[str]]
 Member = tuple[GraphQLObjectType, str, GraphQLField]
 
+ANY_ENUM = GraphQLEnumType("AnyEnum", {"ANY": 0})
 PASCAL = re.compile(r"([A-Z][a-z0-9]*)+", re.ASCII)
 CAMEL = re.compile(r"[a-z][a-z0-9]*([A-Z][a-z0-9]*)*", re.ASCII)
 UPPER = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*", re.ASCII)
@@ -287,7 +289,7 @@ def find_unmergeable_fields(schema: GraphQLSchema) -> Iterator[str]:
     """A field name must have types that can be merged in all members of a union or an interface.
 
     Else a document can't select it in two of them without an alias (specification of GraphQL,
-    section 5.3.2). Node is no such interface: its types have nothing in common but an ID. Nor is
+    section 5.3.2). Node has a rule of its own, find_different_node_fields. Left out is also
     an interface that no field can return: a document can't select two of its types at once.
     """
     for members in _related_types(schema):
@@ -295,6 +297,21 @@ def find_unmergeable_fields(schema: GraphQLSchema) -> Iterator[str]:
             if _conflict(field.type, other_field.type):
                 yield f"{type_.name}.{name}"
                 yield f"{other.name}.{name}"
+
+
+def find_different_node_fields(schema: GraphQLSchema) -> Iterator[str]:
+    """A field name must have types that differ in nullability only, in all Node types.
+
+    Scalars are the same, or both are objects or enums, at the same depth of lists. Nullability
+    can differ: it says what each type guarantees. So can enums: each type has its own states.
+    """
+    node: Any = schema.type_map["Node"]
+    members = schema.get_possible_types(node)
+    for (type_, name, field), (other, _, other_field) in _pairs_of_equal_name(members):
+        shape, other_shape = _node_field_shape(field.type), _node_field_shape(other_field.type)
+        if _conflict(shape, other_shape):
+            yield f"{type_.name}.{name}"
+            yield f"{other.name}.{name}"
 
 
 def find_mixed_counts(schema: GraphQLSchema) -> Iterator[str]:
@@ -346,6 +363,15 @@ def _conflict(type_: Any, other: Any) -> bool:
     if is_wrapping_type(type_) or is_wrapping_type(other):
         return type(type_) is not type(other) or _conflict(type_.of_type, other.of_type)
     return (is_leaf_type(type_) or is_leaf_type(other)) and type_ != other
+
+
+def _node_field_shape(type_: Any) -> Any:
+    """Return a type with nullable values at each level of its lists, and one enum for all."""
+    if isinstance(type_, GraphQLNonNull):
+        return _node_field_shape(type_.of_type)
+    if isinstance(type_, GraphQLList):
+        return GraphQLList(_node_field_shape(type_.of_type))
+    return ANY_ENUM if isinstance(type_, GraphQLEnumType) else type_
 
 
 def find_bare_ids(schema: GraphQLSchema) -> Iterator[str]:
@@ -439,6 +465,7 @@ RULES: tuple[NamingRule, ...] = (
     find_wrong_time_names,
     find_wrong_connections,
     find_unmergeable_fields,
+    find_different_node_fields,
     find_mixed_counts,
     find_bare_ids,
     find_null_defaults,

@@ -131,7 +131,7 @@ def other_server(environment: Environment, name: str = "other") -> Environment:
 async def register_server(environment: Environment, host: str, port: int = 8025) -> int:
     """Register the process of an environment, and its server as a node; return the node's id."""
     environment.process.answers_requests = True
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
     node_id = await register_node(environment, NodeAddress(host, port))
     environment.own_node.node_id = node_id
     return node_id

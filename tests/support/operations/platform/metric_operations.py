@@ -76,7 +76,7 @@ async def other_process(
 ) -> AsyncGenerator[Environment]:
     """Yield the environment of another process on the same store, which answers for its metrics."""
     environment.process.answers_requests = True
-    await leases.ensure_registered(environment)
+    await leases.ensure_process_registered(environment)
     other = replace(
         environment,
         process=ProcessRegistration(name=name, answers_requests=True),
@@ -84,7 +84,7 @@ async def other_process(
         live_sessions=LiveSessionRegistry(),
         usage=UsageRecorder(),
     )
-    await leases.ensure_registered(other)
+    await leases.ensure_process_registered(other)
     task = asyncio.create_task(
         process_requests.answer_requests_until_cancelled(other, METRICS_REQUEST_KINDS)
     )

@@ -1,0 +1,309 @@
+"""Tests that two companies that follow docs/tutorials/company.md exchange authenticated mail.
+
+Names, addresses, paths and pauses of the page are replaced. Each server has a loopback address
+for its listeners. Three services differ: the fixture starts the server instead of systemd, Pebble
+issues the certificates, and it reads its challenges from the server without a reverse proxy.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dns.reversename
+import pytest
+
+from bench.servers.ports import free_port
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, run_dns_zone, txt_rdata
+from tests.support.servers.acme.pebble_server import run_pebble
+from tests.support.servers.forked_program import forked_program
+from tests.support.servers.loopback_pair import connected_loopback_addresses, require_local_routes
+from tests.support.servers.merganser_server import ROOT, HttpClient, MerganserProcess
+from tests.support.time_limits import HANG_SECONDS
+
+PAGE = ROOT / "docs/tutorials/company.md"
+DOMAINS = ("example.org", "example.net")
+ALL_PASSED = "spf=PASS dkim=PASS dmarc=PASS"
+DSN_SUBJECT = "Your message could not be delivered"
+CHANGES = """subscription ($after: Cursor!) { changes(after: $after) {
+  events { ... on MessageChange { message { subject mailbox { specialUse } } } } } }"""
+PROGRESS = """subscription ($id: ID!) {
+  submissionProgress(submission: {id: $id}) { recipients { state lastResponse } } }"""
+NEWEST_MESSAGE = """{ viewer { user { mailbox(by: {specialUse: INBOX}) { messages(first: 1) {
+  nodes { subject receivedTls { version }
+  authentication { header spf { domain } dkim { domain selector } dmarc { domain } } } } } } } }"""
+
+
+def page_blocks(kind: str) -> list[str]:
+    """Return the fenced blocks of one kind on the page."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@dataclass
+class CompanyServer(MerganserProcess):
+    """The server of a company, with the settings file of the page."""
+
+    domain: str = ""
+    other_domain: str = ""
+    address: str = ""  # of its listeners
+    program_folder: Path = Path()  # has `merganser-admin`
+
+    @property
+    def process_env(self) -> dict[str, str]:
+        variables = super().process_env
+        for name in ("HOSTNAME", "AUTO_CREATE_DOMAINS"):  # the environment precedes the file
+            del variables[f"MERGANSER_{name}"]
+        return {
+            **variables,
+            "MERGANSER_CONFIG": str(self.folder / "merganser.toml"),
+            "PATH": f"{self.program_folder}:{os.environ['PATH']}",
+        }
+
+    def substitute(self, text: str) -> str:
+        """Return a text of the page with the names, addresses, paths and pauses of this server."""
+        replacements = {
+            "example.org": self.domain,
+            "example.net": self.other_domain,
+            "0.0.0.0": self.address,  # noqa: S104 - as the page prints it
+            "/var/lib/merganser": str(self.folder / "var"),
+            "-o merganser ": "",
+            "sleep 60": "sleep 0.1",
+            "sleep 10": "sleep 0.1",
+        }
+        pattern = "|".join(map(re.escape, replacements))
+        return re.sub(pattern, lambda match: replacements[match[0]], text)
+
+    async def run_block(self, block: str) -> str:
+        """Run the commands of a block, which must succeed, and return their output."""
+        return await run_program("bash", "-euc", self.substitute(block), server=self)
+
+    async def run_mail_program(self, *arguments: str) -> str:
+        """Run the program of the page as ada, and return its output."""
+        (text,) = page_blocks("python")
+        program = self.folder / "mail.py"
+        program.write_text(text)
+        return await run_program(
+            sys.executable, str(program), *arguments,
+            server=self, ENDPOINT=self.url, USERNAME=f"ada@{self.domain}",
+            PASSWORD=self.password_of_ada(),
+        )  # fmt: skip
+
+    def password_of_ada(self) -> str:
+        """Return the password of ada in the file of users on the page."""
+        passwords = re.findall(r"^ada@\S+,Ada Lovelace,(\S+)$", PAGE.read_text(), re.MULTILINE)
+        return str(passwords[0])
+
+    async def sign_in(self) -> None:
+        """Sign in as ada and as the administrator; `open_client` uses their tokens."""
+        passwords = {
+            "ada": self.password_of_ada(),
+            "postmaster": (self.folder / "postmaster-password").read_text().rstrip("\n"),
+        }
+        async with self.open_client() as client:
+            for name, password in passwords.items():
+                credentials = {"username": f"{name}@{self.domain}", "password": password}
+                payload = await client.run_mutation("authenticate", credentials, "token")
+                self.secrets[name] = payload["token"]
+
+
+async def run_program(*command: str, server: CompanyServer, **variables: str) -> str:
+    """Run a program that must succeed in the folder of a server, and return its output."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=server.folder, env={**server.process_env, **variables},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), HANG_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+async def wait_until_true(predicate: Callable[[], bool]) -> None:
+    """Wait until the predicate is true."""
+    async with asyncio.timeout(HANG_SECONDS):
+        while not predicate():  # noqa: ASYNC110 - the queries of a DNS server have no event
+            await asyncio.sleep(0.05)
+
+
+def publish_addresses(server: CompanyServer, zone: DnsZoneServer) -> None:
+    """Publish the records that the page lists in its table."""
+    for name in ("mx", "mail"):
+        zone.records[f"{name}.{server.domain}", "A"] = [server.address]
+    reverse_name = dns.reversename.from_address(server.address).to_text(omit_final_dot=True)
+    zone.records[reverse_name, "PTR"] = [f"mx.{server.domain}."]
+
+
+async def publish_printed_records(server: CompanyServer, zone: DnsZoneServer) -> None:
+    """Publish the records that the command prints with a value."""
+    arguments = ("domain", "dns", server.domain, "--no-check", "--json")
+    output = await asyncio.to_thread(server.run_command, *arguments)
+    for record in json.loads(output.stdout):
+        if value := record["value"]:
+            rdata = txt_rdata(value) if record["type"] == "TXT" else value
+            zone.records[record["name"], record["type"]] = [rdata]
+
+
+async def set_up_company(server: CompanyServer, zone: DnsZoneServer) -> None:
+    """Follow the page up to the running server with its certificate."""
+    accounts, users, records, polling, signing, start, certificate = page_blocks("sh company")
+    (settings,) = page_blocks("toml")
+    server.folder.mkdir()
+    (server.folder / "merganser.toml").write_text(server.substitute(settings))
+    await server.run_block(accounts)
+    assert "10 accounts created, 0 refused." in await server.run_block(users)
+    assert f"dkim._domainkey.{server.domain}" in await server.run_block(records)
+    publish_addresses(server, zone)
+    async with asyncio.TaskGroup() as group:
+        polling_task = group.create_task(server.run_block(polling))
+        await wait_until_true(lambda: (f"_dmarc.{server.domain}", "TXT") in zone.queries)
+        await publish_printed_records(server, zone)
+    assert "MISSING" in polling_task.result()
+    await server.run_block(signing)
+    assert start == "systemctl enable --now merganser\n"
+    await asyncio.to_thread(server.start)
+    await server.run_block(certificate)
+    await server.sign_in()
+
+
+@pytest.fixture
+async def companies(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[CompanyServer, CompanyServer]]:
+    """The servers of both companies, set up as the page shows."""
+    require_local_routes()
+    program_folder = tmp_path_factory.mktemp("admin")
+    zone, validation_port = DnsZoneServer({}), free_port()
+    with ExitStack() as stack:
+        addresses = stack.enter_context(connected_loopback_addresses())
+        stack.enter_context(forked_program(program_folder / "merganser-admin"))
+        async with (
+            run_dns_zone(zone) as resolver,
+            run_pebble(tmp_path / "pebble", validation_port, zone.port) as pebble,
+        ):
+            common_settings = {
+                "DNS_RESOLVER": resolver,
+                "MX_ALLOW_PRIVATE_NETWORKS": "on",
+                "QUEUE_RETRY_DELAYS": "1h",  # only `queueFlush` tries again
+                "ACME_DIRECTORY": pebble.directory_url,
+                "ACME_CA": str(pebble.ca),
+            }
+            org, net = (
+                CompanyServer(
+                    tmp_path / domain,
+                    extra_settings={
+                        **common_settings, "ACME_HTTP_LISTEN": f"{address}:{validation_port}"
+                    },
+                    domain=domain, other_domain=other_domain, address=address,
+                    program_folder=program_folder,
+                )
+                for domain, other_domain, address in zip(
+                    DOMAINS, reversed(DOMAINS), addresses, strict=True
+                )
+            )  # fmt: skip
+            try:
+                for server in (org, net):
+                    await set_up_company(server, zone)
+                yield org, net
+            finally:
+                for server in (org, net):
+                    if server.is_running:
+                        await asyncio.to_thread(server.stop)
+
+
+async def wait_for_received_message(client: HttpClient, cursor: str, subject: str) -> None:
+    """Wait until the INBOX has a message with this subject that arrived after the cursor."""
+    expected = {"message": {"subject": subject, "mailbox": {"specialUse": "INBOX"}}}
+    async with client.subscribe_by_sse(CHANGES, after=cursor) as events:
+        while expected not in (await events.read_event())["data"]["changes"]["events"]:
+            pass
+
+
+async def send_and_check_message(sender: CompanyServer, receiver: CompanyServer) -> None:
+    """Send a message to the other company, and check what its server has verified."""
+    async with receiver.open_client("ada") as client:
+        cursor = await client.load_cursor()
+        await sender.run_mail_program("send", f"ada@{receiver.domain}", "Hello", "How are you?")
+        await wait_for_received_message(client, cursor, "Hello")
+        inbox = (await client(NEWEST_MESSAGE))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
+    assert f"{ALL_PASSED} ada@{sender.domain} Hello" in await receiver.run_mail_program("inbox")
+    (message,) = inbox
+    assert message["receivedTls"] == {"version": "TLSv1.3"}
+    authentication = message["authentication"]
+    header = authentication.pop("header")
+    for expected in (
+        f"mx.{receiver.domain};", f"spf=pass smtp.mailfrom={sender.domain}",
+        f"dkim=pass header.d={sender.domain}", f"header.from={sender.domain}",
+    ):  # fmt: skip
+        assert expected in header
+    assert authentication == {
+        "spf": {"domain": sender.domain},
+        "dkim": {"domain": sender.domain, "selector": "dkim"},
+        "dmarc": {"domain": sender.domain},
+    }
+    assert f"ada@{receiver.domain} DELIVERED 250" in await sender.run_mail_program("status")
+
+
+async def check_unknown_recipient(sender: CompanyServer, receiver: CompanyServer) -> None:
+    """Send to an unknown recipient: the sender gets a DSN, and the program shows the reply."""
+    recipient = f"nobody@{receiver.domain}"
+    async with sender.open_client("ada") as client:
+        cursor = await client.load_cursor()
+        await sender.run_mail_program("send", recipient, "Hello", "How are you?")
+        await wait_for_received_message(client, cursor, DSN_SUBJECT)
+    assert f"{recipient} BOUNCED 550 5.1.1" in await sender.run_mail_program("status")
+
+
+async def run_page_mutation(client: HttpClient, server: CompanyServer, document: str) -> Any:
+    """Run a mutation of the page and return its payload; fails on errors."""
+    (payload,) = (await client(server.substitute(document))).values()
+    assert payload["errors"] == []
+    return payload
+
+
+async def check_unreachable_server(sender: CompanyServer, receiver: CompanyServer) -> None:
+    """Send to a server that is down: the message waits, and is delivered after `queueFlush`."""
+    test_route, retry = page_blocks("graphql tutorial")
+    async with receiver.open_client("ada") as client:
+        cursor = await client.load_cursor()
+    await asyncio.to_thread(receiver.stop)
+    recipient = f"ada@{receiver.domain}"
+    submission_id = (await sender.run_mail_program("send", recipient, "Later", "Hello?")).strip()
+    async with (
+        sender.open_client("ada") as client,
+        client.subscribe_by_sse(PROGRESS, id=submission_id) as events,
+    ):
+        state = ""
+        while state != "DEFERRED":
+            progress = (await events.read_event())["data"]["submissionProgress"]
+            (state,) = (delivery["state"] for delivery in progress["recipients"])
+    assert f"{recipient} DEFERRED" in await sender.run_mail_program("status")
+    async with sender.open_client("postmaster") as admin:
+        assert not (await run_page_mutation(admin, sender, test_route))["ok"]
+        await asyncio.to_thread(receiver.start)
+        route = await run_page_mutation(admin, sender, test_route)
+        assert route["ok"], route["log"]
+        assert (await run_page_mutation(admin, sender, retry))["scheduledCount"] == 1
+    async with receiver.open_client("ada") as client:
+        await wait_for_received_message(client, cursor, "Later")
+    assert f"{ALL_PASSED} ada@{sender.domain} Later" in await receiver.run_mail_program("inbox")
+
+
+async def test_companies_exchange_authenticated_mail(
+    companies: tuple[CompanyServer, CompanyServer],
+) -> None:
+    org, net = companies
+    await send_and_check_message(org, net)
+    await send_and_check_message(net, org)
+    await check_unknown_recipient(org, net)
+    await check_unreachable_server(org, net)
