@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LAYERS = ("models", "mail", "resolvers", "graph", "merganser")
 OTHER_USERS = ("migrations", "bench")
-# Parsers of graphql-core and httptools call the methods with these names.
-CALLBACK = re.compile(r"(enter|leave|on)_\w+")
+# Parsers of graphql-core and httptools, and aiodataloader, call the methods with these names.
+CALLBACK = re.compile(r"(enter|leave|on)_\w+|batch_load_fn")
 TEST_ENTRIES = frozenset(  # the worker runs many at once; the server starts listeners on sockets
     {
         "mail.smtp.lmtp.start_lmtp_listener",
