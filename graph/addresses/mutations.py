@@ -56,8 +56,10 @@ UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
 
 @strawberry.input(
-    description="Address that addressesCreate creates. It has the fields of AddressCreateInput, "
-    "without `options`, which are those of the whole mutation."
+    description=(
+        "Address that addressesCreate creates. It has the fields of AddressCreateInput except "
+        "`options`, which is given once for all addresses, in AddressesCreateInput."
+    )
 )
 class NewAddressInput:
     address: str = attribute_field(

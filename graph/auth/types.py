@@ -45,7 +45,10 @@ def user_from_row_or_none(row: Any) -> "User | None":
 
 
 @strawberry.type(
-    description="Short-lived credential that `authenticate` or `userImpersonate` returns."
+    description=(
+        "Short-lived credential of a user: the result of `authenticate` or `userImpersonate`, or a "
+        "token that an OAuth client obtained (RFC 6749)."
+    )
 )
 class AccessToken(NodeView):
     created_at: datetime = attribute_field(
@@ -76,8 +79,8 @@ class AccessToken(NodeView):
         "valid while its user has this role."
     )
     oauth_scopes: list[OauthScope] | None = attribute_field(
-        "Scopes of a token that an OAuth client got. Null: the token is of a sign-in or "
-        "of `userImpersonate`."
+        "OAuth scopes of an access token that an OAuth client obtained. Null: the access token "
+        "comes from a sign-in or from `userImpersonate`."
     )
     current: bool = attribute_field("True for the access token of this request.")
 

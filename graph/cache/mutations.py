@@ -135,8 +135,8 @@ class CacheRescanPayload(MutationPayload):
     entry_count: int = attribute_field("Number of removed files of all nodes.", default=0)
     size: ByteSize = attribute_field("Size of the removed files.", default=ByteSize(0))
     incomplete_nodes: list[str] = attribute_field(
-        "Nodes (`host:port`) whose rescan stopped after 20 seconds, or whose folder could not "
-        "be read. Rescan them in parts, with `path`.",
+        "Nodes (`host:port`) whose rescan is incomplete, because it stopped after 20 seconds or "
+        "the folder could not be read. After a stop, rescan in parts, with `path`.",
         default_factory=list,
     )
     unresponsive_nodes: list[str] = attribute_field(

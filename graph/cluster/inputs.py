@@ -56,7 +56,9 @@ class ClusterNodeFilter(ConditionsInput):
 @strawberry.input(description="Conditions on user affinities. All must hold.")
 class UserAffinityFilter(ConditionsInput):
     node: ClusterNodeRef | None = attribute_field(
-        "Returns only users that this node serves.", default=UNSET
+        "Returns only users that this node serves. A page can then have fewer users than "
+        "requested, or none, while `pageInfo.hasNextPage` is true.",
+        default=UNSET,
     )
     users: UserSelection | None = attribute_field("Returns only these users.", default=UNSET)
 

@@ -57,7 +57,10 @@ class ClusterNode(NodeView):
         "TCP port of HTTP of a BACKEND; of a FRONT node the port that is probed."
     )
     kind: NodeKind = attribute_field("Kind of the node: a server or a load balancer.")
-    tag: str | None = attribute_field("Label that groups nodes. Null: none.")
+    tag: str | None = attribute_field(
+        "Label of the node, by which lists can be filtered. It has no effect on which node serves "
+        "a user. Null: none."
+    )
     weight: int = attribute_field(
         "Share of users that the node serves, in proportion to the weights of the other nodes, "
         "from 1 to 10,000. Default: 100."

@@ -227,8 +227,10 @@ class DkimKeySetInput(Options):
         "Size of a generated RSA key in bits: 1024, 2048, 3072 or 4096.", default=2048
     )
     replace: bool = attribute_field(
-        "False refuses the mutation with CONFLICT if it would replace or retire a key of a "
-        "domain. Keys of the other algorithm under another selector don't matter.",
+        "False: if a domain has a key with this selector, or a key of the same algorithm that is "
+        "not retired, the mutation fails with CONFLICT and changes no domain. True replaces the "
+        "key with this selector, and retires the other keys of the same algorithm. Keys of the "
+        "other algorithm with another selector are never changed. Default: true.",
         default=True,
     )
 

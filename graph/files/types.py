@@ -106,8 +106,8 @@ class File(NodeView):
         )
 
     @field(
-        "Links to the file that have not expired, oldest first. For everybody but the owner and a "
-        "ROOT, null with the error FORBIDDEN. At most 100.",
+        "Links to the file that have not expired, oldest first. A file has at most 100 links. For "
+        "everybody but the owner and a ROOT, null with the error FORBIDDEN.",
         "user_id",
         can_fail=True,
     )

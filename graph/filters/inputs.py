@@ -296,8 +296,8 @@ class FilterActionInput:
 
 
 @strawberry.input(
-    description="Filter that filtersCreate creates. It has the fields of FilterCreateInput, "
-    "without `options`, which are those of the whole mutation."
+    description="Filter that filtersCreate creates. It has the fields of FilterCreateInput except "
+    "`options`, which is given once for all filters, in FiltersCreateInput."
 )
 class NewFilterInput:
     user: UserRef | None = attribute_field(

@@ -132,7 +132,10 @@ class FilterAction(View):
 
 @strawberry.type(description="Test or action of a filter in words.")
 class SummaryItem:
-    label: str = attribute_field("Name of the test or action, such as `Subject` or `Move to`.")
+    label: str = attribute_field(
+        "Name of the test or action in the language of the filter's owner, such as `Subject` or "
+        "`Move to` in English."
+    )
     value: str = attribute_field(
         "Value of the test or action, such as the searched text or the path of a mailbox."
     )

@@ -42,7 +42,8 @@ NO_USER_ID = 0  # of a user that the caller can't see: no entry has it
 @strawberry.input(description="Conditions on entries of the log. All must hold.")
 class LogFilter(ConditionsInput):
     components: list[LogComponent] | None = attribute_field(
-        "Returns only entries of these parts of the server.", default=UNSET
+        "Returns only entries of these parts of the server. An empty list returns no entry.",
+        default=UNSET,
     )
     min_level: LogLevel | None = attribute_field(
         "Returns only entries of this level or a higher one.", default=UNSET

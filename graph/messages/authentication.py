@@ -11,14 +11,24 @@ from models.messages.authentication import AuthenticationResultCode
 
 @strawberry.type(description="TLS version and cipher suite of a connection.")
 class TlsInfo:
-    cipher: str = attribute_field("Name of the cipher suite, such as `TLS_AES_256_GCM_SHA384`.")
+    cipher: str = attribute_field(
+        "Name of the cipher suite in OpenSSL, such as `TLS_AES_256_GCM_SHA384`."
+    )
     version: str = attribute_field("Version of TLS, such as `TLSv1.3`.")
+    certificate_check: str | None = attribute_field(
+        "Rule by which the certificate of the receiving server was checked, such as `DANE` (RFC "
+        "7672), `MTA-STS` (RFC 8461) or `policy` (a TLS policy of this server). Null: the "
+        "certificate was not checked, or this server received the message."
+    )
 
     @classmethod
-    def parse_or_none(cls, version_and_cipher: str | None) -> "TlsInfo | None":
-        """Parse a protocol version and a cipher, separated by a space; None without them."""
-        version, _, cipher = (version_and_cipher or "").partition(" ")
-        return cls(cipher=cipher, version=version) if version else None
+    def parse_or_none(cls, description: str | None) -> "TlsInfo | None":
+        """Parse a description of TLS such as `TLSv1.3 TLS_AES_256_GCM_SHA384 (DANE)`."""
+        version, _, rest = (description or "").partition(" ")
+        cipher, _, check = rest.partition(" ")
+        if not version:
+            return None
+        return cls(cipher=cipher, version=version, certificate_check=check.strip("()") or None)
 
 
 @strawberry.type(

@@ -22,9 +22,11 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.messages.bulk.flag_changes import FlagChanges
 
 SOURCE_DESCRIPTION = (
-    "Owner of the selected messages, if another user of the same domain gets them. "
-    "`select.users` then names this one receiving user, and `to` a mailbox of that user. "
-    "Default: `select.users` names the owners."
+    "User whose messages are selected, if another user of the same domain gets them. "
+    "`select.users` then names exactly one user, who gets the messages, by default the signed-in "
+    "user. `to` is a mailbox of that user. Only a ROOT can name another user here and be the user "
+    "who gets the messages; for other callers this is FORBIDDEN. Default: the messages stay with "
+    "their owners, whom `select.users` names."
 )
 FLAG_FIELDS = ("seen", "flagged", "draft", "answered", "deleted")
 
@@ -157,10 +159,11 @@ class MessageDeleteInput(Options):
         default=False,
     )
     delete_empty_mailbox: bool = attribute_field(
-        "True also deletes the mailboxes of the messages, and the one that `select` names, if "
-        "they are empty afterwards. For messages in a mailbox of another user, true is "
-        "FORBIDDEN_OPERATION for the mutation. INBOX, mailboxes with a special use, hidden ones "
-        "and parents of others are kept. Default: false.",
+        "True also deletes the mailboxes of the messages, and the mailbox that `select` names, if "
+        "they are empty afterwards. INBOX, hidden mailboxes, and mailboxes with a special use or a "
+        "remaining child mailbox are kept. In a mailbox that another user shares with the "
+        "signed-in user, true is the error FORBIDDEN_OPERATION, and no message is deleted. "
+        "Default: false.",
         default=False,
     )
     async_: bool = attribute_field(

@@ -18,11 +18,18 @@ class MessageOrder(StrEnum):
     DATE_DESC = "DATE_DESC"
     FROM_ASC = "FROM_ASC"
     FROM_DESC = "FROM_DESC"
+    SEEN_ASC = "SEEN_ASC"
+    SEEN_DESC = "SEEN_DESC"
     SIZE_ASC = "SIZE_ASC"
     SIZE_DESC = "SIZE_DESC"
     SUBJECT_ASC = "SUBJECT_ASC"
     SUBJECT_DESC = "SUBJECT_DESC"
     RELEVANCE = "RELEVANCE"
+
+    @property
+    def is_by_seen(self) -> bool:
+        """True if the messages are sorted by their flag Seen."""
+        return self in {MessageOrder.SEEN_ASC, MessageOrder.SEEN_DESC}
 
     @property
     def cursor_ordering(self) -> str:

@@ -61,8 +61,9 @@ class MessageUpdatePayload(MutationPayload):
         "Task that changes the messages. Null if they were changed at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`. Null if the change can't be undone, as in a shared "
-        "mailbox or of more than 1 MiB of metadata, or if a task does it.",
+        "Token that takes the change back with the mutation `undo`. Null if the change can't be "
+        "undone: the mailbox is shared by another user, a task changes the messages, or their "
+        "former `metadata` has more than 1 MiB in total.",
         default=None,
     )
 

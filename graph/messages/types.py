@@ -76,7 +76,7 @@ from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
 from resolvers.messages.order_access import require_sortable
-from resolvers.search import relevance, search_scope, snippets
+from resolvers.search import relevance, search_scope, seen_order, snippets
 from resolvers.submission import file_attachments, message_redirect
 from resolvers.submission import loaders as submission_loaders
 from resolvers.users import loaders as users
@@ -385,6 +385,8 @@ async def load_message_page(
         page: Page[ColumnRow] = requested_page.page_from_rows([])
     elif order is MessageOrder.RELEVANCE:
         page = await relevance.read_page_by_relevance(ctx, listings, requested_page)
+    elif order.is_by_seen:
+        page = await seen_order.read_page_by_seen(ctx, listings, requested_page)
     elif len(listings) == 1:
         page = await ctx.load(message_loaders.load_visible_message_pages, listings[0])
     else:
@@ -399,6 +401,8 @@ async def load_message_page(
     messages = await objects_from_rows_with_links(info, Message, page.rows)
 
     def cursor_of_row(row: ColumnRow) -> Cursor:
+        if order.is_by_seen:
+            return Cursor(list_ordering, *seen_order.cursor_values(listings[0], row))
         return Cursor(list_ordering, *listings[0].cursor_values_of_row(row))
 
     return MessageConnection.from_row(

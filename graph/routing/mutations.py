@@ -59,9 +59,9 @@ DESTINATION_DESCRIPTION = (
     "in lower case."
 )
 NEXT_HOP_DESCRIPTION = (
-    "Server that receives the mail: host:port or [host]:port, by default port 25; port "
-    "465 uses implicit TLS. With `lookupMx`: a domain, or domain:port, without implicit "
-    "TLS."
+    "Server that receives the mail, as host or host:port, by default port 25. Port 465 uses "
+    "implicit TLS. An IPv6 address is in brackets, as in `[2001:db8::1]:25`. With `lookupMx`: "
+    "domain whose MX hosts receive the mail, as domain or domain:port, without implicit TLS."
 )
 LOOKUP_MX_DESCRIPTION = (
     "True sends to the MX hosts of the next hop, which is then a domain. False sends to "

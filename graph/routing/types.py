@@ -104,8 +104,9 @@ class Transport(NodeView):
         "address in lower case."
     )
     next_hop: str = attribute_field(
-        "Server that receives the mail: host:port or [host]:port. With `lookupMx`: a "
-        "domain, or domain:port."
+        "Server that receives the mail, as host:port. An IPv6 address is in brackets, as in "
+        "`[2001:db8::1]:25`. Brackets around another host have no effect. With `lookupMx`: domain "
+        "whose MX hosts receive the mail, as domain or domain:port. Without a port it is port 25."
     )
     lookup_mx: bool = attribute_field(
         "True if mail goes to the MX hosts of the next hop, which is a domain. If false, "

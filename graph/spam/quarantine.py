@@ -130,8 +130,9 @@ class QuarantineItem(NodeView):
 @strawberry.input(description="Conditions on the quarantined messages of a user. All must hold.")
 class UserQuarantineFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only messages with this text in the subject, the envelope addresses, From, or "
-        "the name of a spam test. Case is ignored.",
+        "Returns only messages with this text in the subject, the envelope addresses, From (name "
+        "or address), or the name of a spam test. Case and accents are ignored. At most 1,000 "
+        "characters.",
         default=UNSET,
     )
     score_above: float | None = attribute_field(

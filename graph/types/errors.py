@@ -186,25 +186,27 @@ class Warning:  # noqa: A001 - the name in the schema
 @strawberry.interface(description="Fields that every mutation payload has.")
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
-        "Expected errors. Empty if the mutation succeeded. The description of the mutation lists "
-        "their codes, except those of every mutation: VALIDATION, NOT_FOUND, FORBIDDEN, DAMAGED "
-        "and ABORTED. ABORTED means that the mutation was rolled back, because another mutation "
-        "of its `@atomic` request failed.",
+        "Expected errors. Empty if the mutation succeeded. Every mutation can return VALIDATION, "
+        "NOT_FOUND, FORBIDDEN, DAMAGED and ABORTED, and CONFLICT if its `idempotencyKey` was used "
+        "with another input. The description of the mutation lists its other codes. DAMAGED: "
+        "stored bytes that the mutation needs are lost or damaged. ABORTED: the mutation was "
+        "rolled back, because another mutation of its `@atomic` request failed.",
         default_factory=list,
     )
     warnings: list[Warning] = attribute_field(
         "Notes about a mutation that succeeded, such as skipped values.", default_factory=list
     )
     replayed: bool = attribute_field(
-        "True if this is the payload of an earlier request with the same `idempotencyKey`. Its "
-        "secrets are null.",
+        "True if an earlier request had the same `idempotencyKey`, so that this one changed "
+        "nothing. The payload is that of the earlier request, but its objects have their current "
+        "state, deleted objects are left out, and secrets are null or empty.",
         default=False,
     )
     journal_cursor: Cursor | None = attribute_field(
-        "Position in the event journal after the events of this mutation, for the argument "
-        "`after` of `changes`. Null if the mutation caused no event. Also null if the position "
-        "would name more than 100 users and domains. Users who share mailboxes with the caller "
-        "count too.",
+        "Position in the event journal after the events of this mutation, for the argument `after` "
+        "of `changes`. Null if the mutation caused no event. A position has a number for each "
+        "changed user and domain, and for each user whose mailboxes are shared with the caller. It "
+        "is also null if these are more than 100.",
         default=None,
     )
 

@@ -64,8 +64,8 @@ class SpecialMailboxNames:
 
 
 @strawberry.input(
-    description="Account that usersCreate creates. It has the fields of UserCreateInput, without "
-    "`options`, which are those of the whole mutation."
+    description="Account that usersCreate creates. It has the fields of UserCreateInput except "
+    "`options`, which is given once for all accounts, in UsersCreateInput."
 )
 class NewUserInput(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})

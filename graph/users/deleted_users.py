@@ -51,7 +51,7 @@ class DeletedUser(NodeView):
     storage_used: ByteSize = attribute_field(
         "Bytes of the messages and custom data that are still stored of the deleted account."
     )
-    tags: list[str] = attribute_field("Tags that the account had. At most 100.")
+    tags: list[str] = attribute_field("Tags that the account had. At most 1,000.")
     deleted_at: datetime = attribute_field("Time when the account was deleted.")
     purge_at: datetime | None = attribute_field(
         "Time from which the data is removed. Null: the data is removed as soon as "

@@ -86,7 +86,7 @@ class User(UserCredentialFields):
         description="Domain of the main address. Null: the account has no address.",
     )
     tags: list[str] = attribute_field(
-        "Tags of the account, such as `domain:example.com`. At most 100."
+        "Tags of the account, such as `domain:example.com`. At most 1,000."
     )
     language: str | None = attribute_field(
         "Language tag such as `de`, which selects the language of messages from the server. "

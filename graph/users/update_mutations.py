@@ -112,18 +112,23 @@ class UserPatch(RestrictionsInput):
     active: strawberry.Maybe[bool] = user_patch_field(
         "False: the user can neither sign in nor receive messages. Access tokens, WebSocket "
         "connections and event streams end. API keys and application passwords are refused until "
-        "the account is active again.",
+        "the account is active again. If the account is an administrator, BCC rules and webhooks "
+        "that it made are deleted. Shares, and `bcc` and `replyTo` of identities, that it set for "
+        "other users are removed too. A new activation restores none of these.",
         "active",
     )
     suspended: strawberry.Maybe[bool] = user_patch_field(
-        "True: the account receives messages, but nobody can sign in. Access tokens, WebSocket "
-        "connections and event streams end. API keys and application passwords are refused until "
-        "the suspension ends.",
+        "True: the account receives messages, but nobody can sign in, and it sends no autoreplies. "
+        "Access tokens, WebSocket connections and event streams end. API keys and application "
+        "passwords are refused until the suspension ends. If the account is an administrator, BCC "
+        "rules and webhooks that it made are deleted. Shares, and `bcc` and `replyTo` of "
+        "identities, that it set for other users are removed too. The end of the suspension "
+        "restores none of these.",
         "suspended",
     )
     tags: strawberry.Maybe[list[str] | None] = user_patch_field(
-        "Tags of the account: at most 1,000, each of 1 to 128 characters. The list replaces the "
-        "stored one.",
+        "Tags of the account: at most 1,000, each of 1 to 128 characters. Case is ignored. The "
+        "list replaces the stored one. Null removes all tags.",
         "tags",
     )
     retention: strawberry.Maybe[Duration | None] = user_patch_field(

@@ -124,7 +124,10 @@ class BackupTarget:
             await self._files.delete([f"{FILES_PREFIX}{id_}{suffix}" for id_ in ids])
 
     async def delete_remains(self, complete_ids: Sequence[str], now: datetime) -> None:
-        """Delete what backups left that were interrupted more than a day ago."""
+        """Delete what interrupted backups left: files after a day, and unfinished parts at once.
+
+        `complete_ids` are the backups to keep. No other backup may write to the target.
+        """
         kept_ids = set(complete_ids)
         remains = [
             stored.name

@@ -57,7 +57,10 @@ def reply_quote(original: OriginalMessage) -> QuotedMessage:
 
 
 def forwarded_quote(original: OriginalMessage) -> QuotedMessage:
-    """Return the quote for a forwarded message: its header fields and its unchanged body."""
+    """Return the quote for a forwarded message: header fields and body, without quote marks.
+
+    The text is normalized, and truncated if it is long. HTML is unchanged.
+    """
     lines = [
         ("From", _formatted_addresses(original.from_)),
         ("Date", _formatted_date(original.date)),

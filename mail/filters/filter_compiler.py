@@ -266,7 +266,7 @@ _EXTENSION_BY_TEST = {"body": "body", "hasattachment": _ATTACHMENT_EXTENSION}
 
 
 def _extensions_of_command(command: CommandNode) -> Iterator[str]:
-    """Yield the Sieve extensions of a command."""
+    """Yield the Sieve extensions of a command and its tags, not those of its tests and block."""
     if command.name in _EXTENSION_BY_COMMAND:
         yield _EXTENSION_BY_COMMAND[command.name]
     for argument in command.arguments:

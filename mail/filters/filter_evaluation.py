@@ -174,10 +174,12 @@ def _without_actions(evaluated: EvaluatedFilter, action_names: frozenset[str]) -
 def combined_result_of_matching_filters(
     filters: Sequence[CompiledFilter], message: FilterTestMessage
 ) -> FilterResult:
-    """Return what these filters do with a message.
+    """Return what the matching ones of these filters do with a message, in their order.
 
-    `mailbox_id` is set beside `delete` and `spam`, which have precedence. It is used if the account
-    keeps no spam in Junk.
+    Of each action in FIRST_WINS, the first filter that has one decides. Copies, keywords, targets,
+    replies and webhooks of all are joined. A removed keyword is never added, and a deleted message
+    is not copied. `mailbox_id` is set beside `delete` and `spam`, which have precedence. It is used
+    if the account keeps no spam in Junk.
     """
     evaluated_filters = evaluate_filters(filters, message)
     matching = [filter_ for filter_ in evaluated_filters if filter_.matches]

@@ -85,7 +85,11 @@ async def ensure_demo_accounts_with_messages(
 async def _ensure_user_key_and_credentials_file(
     environment: Environment, data_folder: Path, username: str, role: Role = Role.USER
 ) -> DemoAccount:
-    """Create the user and API key that are missing; return credentials that are still valid."""
+    """Create the user and API key that are missing, and return credentials that are still valid.
+
+    A user without a credentials file gets a new password. The returned password is None if the
+    stored one is no longer valid.
+    """
     stored_account = read_account_or_none(data_folder, username)
     account = stored_account or DemoAccount(
         await _generate_password(environment), username=username, address=f"{username}@{DOMAIN}"

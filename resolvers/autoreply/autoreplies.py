@@ -145,7 +145,11 @@ async def load_visible_autoreplies_by_forward_address(
 def _autoreply_state(
     ctx: Context, owner_id: int, autoreply_row: Any, address_text_by_id: Mapping[int, str]
 ) -> AutoreplyState:
-    """Return the autoreply of an owner with its interval; without a row, the default rule."""
+    """Return the autoreply of an owner with its interval.
+
+    `autoreply_row` is a row of an outer join: if its `created_at` is null, the owner has no
+    autoreply, and the default rule is returned.
+    """
     rule = (
         AutoreplyRule()
         if autoreply_row.created_at is None

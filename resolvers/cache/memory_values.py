@@ -218,7 +218,7 @@ async def remove_unused_memory_rows(
 ) -> list[CacheEntryRow]:
     """Remove cached values that were not used for a time, and return them.
 
-    Pending writes stay. With `is_trial` nothing is removed.
+    Pending writes stay. With `is_dry_run` nothing is removed.
     """
     values = [
         value

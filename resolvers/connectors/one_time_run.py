@@ -167,6 +167,7 @@ def _open_archive(file: Any, environment: Environment) -> MailSource:
 
 
 def _read_next_source_messages(reading: SourceReader) -> list[SourceMessage]:
+    """Read the next batch of the source. Raises RemoteFailure if the archive can't be read."""
     try:
         return reading.read_batch()
     except OSError as problem:

@@ -134,7 +134,11 @@ async def _repair_problems(
 async def _repaired_mailboxes_from_findings(
     ctx: Context, findings: Sequence[Finding], fallback_mailbox_ids: Sequence[int]
 ) -> list[RepairedMailbox]:
-    """Return the mailboxes of these findings, each with its findings as texts."""
+    """Return the visible mailboxes of these findings, each with its first MAX_FINDINGS as texts.
+
+    A finding that belongs to no mailbox is reported with the first of `fallback_mailbox_ids`, which
+    must not be empty.
+    """
     mailboxes_and_uids = await _mailbox_and_uid_by_object(ctx, findings)
     texts: defaultdict[int, list[str]] = defaultdict(list)
     remaining_ids: set[int] = set()

@@ -253,7 +253,10 @@ async def _advance_channels_without_new_messages(
     channels: Sequence[ColumnRow],
     news_by_channel: Mapping[int, ChannelNewMessages],
 ) -> None:
-    """Advance the positions of channels without new messages, in one transaction."""
+    """Advance the positions of these channels, none of which has new messages, in one transaction.
+
+    A channel that is leased, or has moved since, is unchanged.
+    """
     if not channels:
         return
     table = core_table(PushChannel)

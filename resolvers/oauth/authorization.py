@@ -226,8 +226,9 @@ async def grant_access_and_return_redirect_url(
 ) -> str:
     """Store the consent of a user, and return the URL with the code for the client.
 
-    Each page creates one code. Raises InvalidPage if it has created one before, or if the user or
-    the client has ended; TooManyGrants.
+    Each page creates one code, and the token of its sign-in is deleted. Raises InvalidPage if it
+    has created one before, if the user or the client has ended, or if the user's role allows none
+    of the scopes, and TooManyGrants.
     """
     environment = ctx.environment
     code = generate_secret(environment, CODE_PREFIX)

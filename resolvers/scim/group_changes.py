@@ -45,7 +45,10 @@ class GroupState:
     member_ids: Set[int] = frozenset()
 
     def checked_and_trimmed(self) -> "GroupState":
-        """Return the state in stored form. Raises InvalidInput."""
+        """Return the state in stored form.
+
+        Raises InvalidInput, and LimitReached if there are too many members.
+        """
         name = validated_trimmed_text(
             self.display_name, max_length=MAX_GROUP_NAME_LENGTH, path=["displayName"]
         )

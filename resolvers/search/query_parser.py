@@ -399,7 +399,10 @@ class _QueryParser:
         )
 
     def parse_plain_word(self, token: QueryToken) -> FilterFields | None:
-        """Parse a word to search for. A key without a value is a problem."""
+        """Parse a word to search for, negated after a leading minus.
+
+        A key without a value is added as a problem, and None is returned.
+        """
         minus = token.text.startswith("-") and len(token.text) > 1
         bare = token.text.removeprefix("-") if minus else token.text
         if bare.endswith(":") and is_key(bare[:-1].lower()):

@@ -157,6 +157,10 @@ def _require_valid_reason(reason: str | None) -> None:
 async def _ask_processes_to_terminate(
     ctx: Context, request: TerminationRequest, scope: SessionScope
 ) -> _EndedSessionCounts:
+    """Ask all processes to end the sessions of a scope; return how many ended and are pending.
+
+    Nodes that don't answer are in the result. A dry run only counts.
+    """
     arguments = {
         "scope": scope.to_arguments(),
         "sessionIds": None if request.session_ids is None else list(request.session_ids),

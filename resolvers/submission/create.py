@@ -311,9 +311,10 @@ def _insert_copies(
     prepared_messages: Sequence[PreparedMessage],
     copy_blobs: Sequence[StoredMessageBlobs],
 ) -> list[tuple[InsertedMessage | None, str]]:
-    """Insert the copies. Returns each stored copy, or None with the text of the warning.
+    """Insert the copies. Returns for each message its stored copy or None, and a text.
 
-    Raises _CopyMailboxGone if a mailbox was just deleted; the transaction must be rolled back.
+    The text is the warning if there is no copy; ignore it if there is one. Raises _CopyMailboxGone
+    if a mailbox was just deleted; then the transaction must be rolled back.
     """
     copies_to_insert = [
         InsertItem(message.copy, stored_blobs, message.copy_place)

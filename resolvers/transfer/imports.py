@@ -127,7 +127,11 @@ async def _require_target_path_if_given(
 
 
 async def _require_archive_and_object_name(ctx: Context, new_import: NewImport) -> UploadedArchive:
-    """Return the archive and the name of its object in the store."""
+    """Return the archive of the input or of an upload, with the name for its object in the store.
+
+    An archive in the input is not stored yet. Raises LimitReached, InvalidInput for an unknown
+    format, and NotFound for an upload that the viewer doesn't own.
+    """
     if new_import.content is not None:
         max_bytes = ctx.environment.options.upload_max_size
         require_within_limit(

@@ -273,6 +273,10 @@ def _markdown_parser() -> MarkdownIt:
 def _without_links_to_unserved_files(
     tokens: list[Token], path: str, files: frozenset[str]
 ) -> Iterator[Token]:
+    """Yield the tokens without links to files that are not served; the text of the links stays.
+
+    Other relative links are changed in place, to the HTML page of their file.
+    """
     is_dropped = False
     for token in tokens:
         if token.type == "link_open":

@@ -3,6 +3,10 @@
 _NAME = "the name in the header field From or, without one, the address"
 _TEXT = "Case and accents are ignored, and at most 64 bytes are compared."
 _DATE = "Without a valid one, the time of arrival counts."
+_SEEN = (
+    "both groups by time of arrival, newest first. A message whose flag changes between two pages "
+    "can be missing, or on both."
+)
 _SUBJECT = "the subject without prefixes such as `Re:` (RFC 5256, section 2.1)"
 
 MESSAGE_ORDER_DESCRIPTIONS = {
@@ -17,6 +21,8 @@ MESSAGE_ORDER_DESCRIPTIONS = {
         "DATE_DESC": f"Sorted by the header field Date, newest first. {_DATE}",
         "FROM_ASC": f"Sorted by sender from A to Z: {_NAME}. {_TEXT}",
         "FROM_DESC": f"Sorted by sender from Z to A: {_NAME}. {_TEXT}",
+        "SEEN_ASC": f"Sorted by the flag \\Seen: unseen messages first, {_SEEN}",
+        "SEEN_DESC": f"Sorted by the flag \\Seen: seen messages first, {_SEEN}",
         "SIZE_ASC": "Sorted by size, smallest first.",
         "SIZE_DESC": "Sorted by size, largest first.",
         "SUBJECT_ASC": f"Sorted by {_SUBJECT}, from A to Z. {_TEXT}",

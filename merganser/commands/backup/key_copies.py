@@ -110,7 +110,10 @@ def _restorable_files(settings: Settings, folder: Path) -> Iterator[tuple[Path, 
 
 
 def _copy_private_file(source: Path, destination: Path) -> None:
-    """Copy a small file, readable only by this user, and sync it to the disk."""
+    """Copy a small file so that only this user can read it, and sync it to the disk.
+
+    Creates the folder. Raises FileExistsError if the destination exists.
+    """
     destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -134,7 +134,12 @@ def _change_flags_and_store_undo(
     request: BulkRequest,
     bulk_accounts: BulkAccounts,
 ) -> BulkOutcome:
-    """Change flags in one synchronous transaction, since this is the most frequent request."""
+    """Change flags of one user's messages selected by id, and store the undo state.
+
+    It is one synchronous transaction, since this is the most frequent request. `bulk_accounts` has
+    exactly one user. A selection without ids changes nothing. Raises NotFound if a message is
+    missing.
+    """
     (user,) = bulk_accounts.user_ids
     statement = flags.flag_rows_query(ctx.environment.database.dialect)
     rows = transaction.fetch_rows(statement, user=user, ids=list(request.selector.ids or ()))

@@ -259,7 +259,11 @@ async def _delete_undo_token_and_return_state(
 async def _cancel_held_submissions_and_restore_draft(
     ctx: Context, conditions: Sequence[Any], draft_state: RestoredDraft | None
 ) -> UndoneChange:
-    """Cancel held messages. Their copies become drafts; a former draft is restored."""
+    """Use up the undo token with these conditions, and cancel its held messages.
+
+    Without `draft_state` their copies become drafts; otherwise the former draft is restored. Raises
+    Conflict with the path of the token if a message can't be cancelled any more.
+    """
     async with ctx.write_session(require_user_id(ctx)) as session:
         before = await _delete_undo_token_and_return_state(session, conditions)
         # tokens from before mail merge have one submission

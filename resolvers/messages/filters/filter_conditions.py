@@ -136,7 +136,10 @@ async def load_lookups_of_scoped_filter(ctx: Context, scope: ScopedMessageFilter
 
 
 async def load_filter_sql(ctx: Context, scopes: list[ScopedMessageFilter]) -> list[FilterSql]:
-    """Build the filters of these scopes as SQL. Equal filters are built once."""
+    """Build the filters of these scopes as SQL, in this order. Equal filters are built once.
+
+    Raises LimitReached as `load_lookups` does.
+    """
     lookups = await load_lookups(
         ctx, scopes, lambda conditions, lookups: build_conditions(ctx, conditions, lookups)
     )

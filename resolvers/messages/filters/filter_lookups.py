@@ -109,10 +109,11 @@ def _conditions_requiring_read(conditions: MessageConditions) -> set[ReadConditi
 async def load_lookups(
     ctx: Context, scopes: Sequence[ScopedMessageFilter], build_conditions: ConditionsFunction
 ) -> dict[tuple[MessageConditions, bool], FilterLookups]:
-    """Load the lookups of these filters, in a fixed number of statements per filter.
+    """Load the lookups of these filters, by the `conditions` and `is_deleted` of their scopes.
 
-    `build_conditions` builds the SQL of the other conditions. Raises LimitReached if too many
-    messages would have to be read: other conditions must narrow them.
+    Takes a fixed number of statements for each filter. `build_conditions` builds the SQL of the
+    other conditions. Raises LimitReached if too many messages would have to be read: other
+    conditions must narrow them.
     """
     scopes_by_filter: defaultdict[tuple[MessageConditions, bool], list[ScopedMessageFilter]] = (
         defaultdict(list)

@@ -380,7 +380,11 @@ def _enqueue_and_replace_draft(
     prepared: _PreparedDraft,
     stored_blobs: tuple[StoredMessageBlobs, StoredMessageBlobs],
 ) -> int:
-    """Queue the message, replace the draft by the copy, and return the id of the submission."""
+    """Queue the message, replace the draft by the copy, and return the id of the submission.
+
+    Checks that the user may send, and counts the message against the limit of recipients and the
+    sending rates. Raises their errors; then the transaction must be rolled back.
+    """
     owner, (message_blobs, copy), mail = require_user_id(ctx), stored_blobs, prepared.message
     submission_create.require_sending_allowed(transaction, owner)
     quota_limits.count_against_recipient_limit(transaction, owner, len(mail.recipients))

@@ -55,6 +55,11 @@ def user_from_record(
 
 
 def _parse_points(value: Any) -> float:
+    """Return points as a number.
+
+    Raises TypeError for a value that is neither a number nor a text, such as a bool, and ValueError
+    for a text without a number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError("Must be a number.")
     try:

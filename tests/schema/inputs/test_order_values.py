@@ -13,6 +13,7 @@ from tests.support.schema.printed_schema import SDL
 KEYS_WITHOUT_A_FIELD = {
     "ConnectorRunOrder.CREATED": "A run that waits has no time: `startedAt` is null until it runs.",
     "MessageOrder.RELEVANCE": "The rank of a match is no field.",
+    "MessageOrder.SEEN": "`seen` is true or false: its two lists by arrival follow each other.",
     "RateLimitOrder.CREATED": "The user or domain was created, not its limit.",
     "UserAffinityOrder.USERNAME": "It is a field of `user`.",
     "UserOrder.STORAGE_USED": "It is `limits.quota.used`.",
