@@ -18,9 +18,10 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, OptionallyOwnedRow, UserOwnedRow
 from models.store.prepared_statements import integer_parameter
-from models.users.roles import AdminPermission, Role
+from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.context import Context
+from resolvers.viewer import GuardRule
 
 OwnedTable = type[UserOwnedRow] | type[OptionallyOwnedRow]
 
@@ -177,6 +178,15 @@ def require_users_in_administered_domains(
     required_role = Role.ADMIN if viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
     if any(row.domain_id not in viewer.administered_domains for row in users):
         raise Forbidden(f"Requires the role {required_role}.", requires=required_role, path=path)
+
+
+def require_full_scope_for_other_users(ctx: Context, user_ids: Iterable[int]) -> None:
+    """Raise Forbidden if one of the users is not the viewer, and the credential lacks FULL.
+
+    The scope SETTINGS is enough for the settings of the viewer's own account.
+    """
+    if set(user_ids) - {ctx.viewer.user_id}:
+        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
 
 
 def maker_columns(ctx: Context) -> dict[str, Any]:

@@ -310,8 +310,8 @@ class ConnectorPatch:
         "User who gets the messages. All messages are fetched again for a new user, and "
         "the runs so far are deleted. The change is "
         "a ConflictError while a run is queued or in progress. It requires `server.password`. "
-        "Another user "
-        "requires the role DOMAIN_ADMIN with the permission CONNECTORS, or the role ADMIN."
+        "Another user requires the scope FULL, and the role DOMAIN_ADMIN with the permission "
+        "CONNECTORS or the role ADMIN."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
         "Name of the connector, at most 255 characters. Null: username and host of the remote "

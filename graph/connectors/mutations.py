@@ -79,7 +79,11 @@ class ConnectorTestPayload(MutationPayload):
         "Capabilities that the remote server announced.", default_factory=list
     )
     folders: list[str] = attribute_field(
-        "Paths of the remote mailboxes, at most 1,000.", default_factory=list
+        "Paths of the remote mailboxes: at most the first 1,000. `folderCount` counts all.",
+        default_factory=list,
+    )
+    folder_count: int = attribute_field(
+        "Number of remote mailboxes, including those that `folders` leaves out.", default=0
     )
 
 
@@ -147,6 +151,7 @@ class ConnectorEditMutation:
             ],
             capabilities=list(result.capabilities),
             folders=list(result.mailbox_paths),
+            folder_count=result.mailbox_count,
         )
 
 

@@ -43,7 +43,7 @@ RUN_ARGUMENT = strawberry.argument(
 WRITE_GUARD: dict[str, Any] = {
     "scope": Scope.SETTINGS,
     "user_permission": UserPermission.CONNECTORS,
-    "access": MANAGED.with_permissions(AdminPermission.CONNECTORS),
+    "access": MANAGED.with_permissions(AdminPermission.CONNECTORS).with_scope(Scope.FULL),
 }
 
 

@@ -28,7 +28,7 @@ class FiltersCreateMutation:
         "If one filter has an error, its path begins with `filters` and the position of the "
         "filter, from 0.",
         scope=Scope.SETTINGS,
-        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def filters_create(self, info: Info, input: FiltersCreateInput) -> FiltersPayload:
         bulk_create.require_filter_count_within_limit(len(input.filters))

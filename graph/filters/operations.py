@@ -167,7 +167,7 @@ class FilterMutation:
         "default a user has at most 400 filters. QUOTA_EXCEEDED if `metadata` does not fit into "
         "the storage quota of the user.",
         scope=Scope.SETTINGS,
-        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def filter_create(self, info: Info, input: FilterCreateInput) -> FilterPayload:
         owner = await require_visible_user_id_if_named(info, input.user or None)
@@ -181,7 +181,7 @@ class FilterMutation:
         "others are unchanged. QUOTA_EXCEEDED if new `metadata` does not fit into the storage "
         "quota of the user. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
-        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def filter_update(self, info: Info, input: FilterUpdateInput) -> FiltersPayload:
         keys = ids_from_refs(info, input.filters, "filters")
@@ -193,7 +193,7 @@ class FilterMutation:
         "Deletes filters, all or none. Messages that they have already acted on are unchanged. "
         "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
-        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def filter_delete(self, info: Info, input: FilterDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.filters, "filters")

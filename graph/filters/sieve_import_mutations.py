@@ -41,7 +41,7 @@ class FilterImportMutation:
         "A filter that behaves differently gets the warning "
         "FILTER_DIFFERS.",
         scope=Scope.SETTINGS,
-        access=MANAGED.with_permissions(AdminPermission.FILTERS),
+        access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:
         ctx, owner = info.context, await require_visible_user_id_if_named(info, input.user or None)

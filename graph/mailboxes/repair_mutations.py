@@ -40,8 +40,11 @@ class RepairResult:
     mailbox: Mailbox = attribute_field("Mailbox with the problems, in its state after the repair.")
     findings: list[str] = attribute_field(
         "One English sentence for each problem of the mailbox, with the value found and the "
-        "value expected: at most the first 250. Problems of the whole account are in the "
-        "result of one of its checked mailboxes."
+        "value expected: at most the first 250. `findingCount` counts all. Problems of the whole "
+        "account are in the result of one of its checked mailboxes."
+    )
+    finding_count: int = attribute_field(
+        "Number of problems of the mailbox, including those that `findings` leaves out."
     )
     fixed: bool = attribute_field(
         "True if all problems of the mailbox are repaired. Lost messages can't be repaired."
@@ -79,6 +82,7 @@ class MailboxRepairMutation:
             RepairResult(
                 mailbox=Mailbox.from_row(repaired.mailbox),
                 findings=repaired.findings,
+                finding_count=repaired.finding_count,
                 fixed=repaired.is_fixed,
             )
             for repaired in result.repaired

@@ -75,7 +75,11 @@ class ParsedSearch:
     )
     problems: list[str] = attribute_field(
         "Problems of the search text, each with its position, and of the filter, in "
-        "English: at most the first 250. Empty if both are valid."
+        "English: at most the first 250. `problemCount` counts all. Empty if both are valid."
+    )
+    problem_count: int = attribute_field(
+        "Number of problems of the search text and of the filter, including those that `problems` "
+        "leaves out."
     )
 
 
@@ -162,6 +166,7 @@ def _parsed_search_from_json(
         filter=JSON(valid_fields),
         uses_index=uses_index,
         problems=problems[:MAX_PROBLEMS],
+        problem_count=len(problems),
     )
 
 

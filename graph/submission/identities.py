@@ -212,7 +212,7 @@ class IdentityMutation:
         "stored identities. A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or "
         "`replyTo` of other users. FORBIDDEN_OPERATION if the user can't send as the address.",
         scope=Scope.SETTINGS,
-        access=MANAGED,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentityPayload:
         owner = await require_visible_user_id_if_named(info, input.user or None)
@@ -228,7 +228,7 @@ class IdentityMutation:
         "the permission BCC_RULES to set `bcc` or `replyTo` of other users. LIMIT_REACHED for "
         "more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
-        access=MANAGED,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def identity_update(self, info: Info, input: IdentityUpdateInput) -> IdentitiesPayload:
         keys = ids_from_refs(info, input.identities, "identities")
@@ -242,7 +242,7 @@ class IdentityMutation:
         "be used with default values if the user may send as them. An identity without stored "
         "values is a CONFLICT. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SETTINGS,
-        access=MANAGED,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def identity_delete(self, info: Info, input: IdentityDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.identities, "identities")

@@ -185,8 +185,8 @@ class UserImportInput(Options):
     )
     include_settings: bool = attribute_field(
         "True also imports settings, identities, labels, filters, Sieve scripts, sender "
-        "rules, the autoreply, connectors, key-value entries and annotations. Without "
-        "the scope SETTINGS they are left out. Default: true.",
+        "rules, the autoreply, connectors, key-value entries and annotations. Without the scope "
+        "SETTINGS, or for another user without FULL, they are left out. Default: true.",
         default=True,
     )
     passphrase: str | None = attribute_field(

@@ -152,9 +152,11 @@ def argument_access_text(access: ObjectAccess, role: Role, *, is_plural: bool) -
         Reach.OWN_OR_OVERSEEN: "the role ADMIN",
     }.get(access.reach, "the role DOMAIN_ADMIN")
     if access.permissions:
-        needed += f" with the {_permission_list(access)}, or the role ADMIN"
+        comma = "" if access.scope else ","
+        needed += f" with the {_permission_list(access)}{comma} or the role ADMIN"
     if access.scope:
-        needed = f"the scope {access.scope} and {needed}"
+        comma = "," if access.permissions else ""
+        needed = f"the scope {access.scope}{comma} and {needed}"
     return f"Other users require {needed}." if is_plural else f"Another user requires {needed}."
 
 

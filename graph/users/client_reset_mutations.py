@@ -32,7 +32,7 @@ class ClientResetMutation:
         "valid. Default: the signed-in user.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.SYNC_RESET,
-        access=MANAGED,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def user_sync_reset(self, info: Info, input: UserSyncResetInput) -> UsersPayload:
         selector = user_selector_from_selection(input.users or None)

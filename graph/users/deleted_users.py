@@ -67,11 +67,19 @@ class DeletedUser(NodeView):
 
     @field(
         "Addresses that the account gets back if it is restored: they are free, and their "
-        "domains exist. At most the first 250."
+        "domains exist. At most the first 250. `recoverableAddressCount` counts all."
     )
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
         addresses = await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id)
-        return [EmailAddress(address) for address in addresses]
+        listed = addresses[: deleted_listing.MAX_RECOVERABLE_ADDRESSES]
+        return [EmailAddress(address) for address in listed]
+
+    @field(
+        "Number of addresses that the account gets back if it is restored, including those that "
+        "`recoverableAddresses` leaves out."
+    )
+    async def recoverable_address_count(self, info: Info) -> int:
+        return len(await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id))
 
 
 @strawberry.input(description="Conditions on deleted accounts. All must hold.")

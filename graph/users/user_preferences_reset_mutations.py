@@ -28,7 +28,7 @@ class UserPreferencesResetMutation:
         "key-value stores whose key begins with `ui/`. Default: the signed-in user.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.PREFERENCES_RESET,
-        access=MANAGED,
+        access=MANAGED.with_scope(Scope.FULL),
     )
     async def user_preferences_reset(
         self, info: Info, input: UserPreferencesResetInput

@@ -14,9 +14,8 @@ from models.errors import Conflict, ErrorCollector, InvalidInput, LimitReached, 
 from models.events.event_types import EventType
 from models.quantities import describe_duration
 from models.store.columns import ColumnRow, select_columns
-from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import require_user_id
+from resolvers.access import require_full_scope_for_other_users, require_user_id
 from resolvers.addresses import main_address
 from resolvers.addresses.events import AddressChangeDetails, journal_address_changes
 from resolvers.addresses.mutations import ADDRESS_TAKEN_TEXT, require_address_free
@@ -28,7 +27,6 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.sql_text import validated_trimmed_text
 from resolvers.users.selection import require_managed_user
-from resolvers.viewer import GuardRule
 
 RANDOM_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters that are hard to confuse
 RANDOM_LENGTH = 12  # characters, which are 60 bits
@@ -54,8 +52,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     """
     comment, site_domain = _validated_comment_and_site_domain(new_address)
     user_id = require_user_id(ctx) if new_address.user_id is None else new_address.user_id
-    if user_id != ctx.viewer.user_id:
-        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
+    require_full_scope_for_other_users(ctx, [user_id])
     user, domain_name_row = (
         await require_managed_user(ctx, user_id),
         await _require_domain_of_user(ctx, user_id, new_address.domain),

@@ -51,7 +51,8 @@ class ConnectorTestResult:
 
     stages: Sequence[StageResult]
     capabilities: Sequence[str] = ()
-    mailbox_paths: Sequence[str] = ()
+    mailbox_paths: Sequence[str] = ()  # the first MAX_LISTED_MAILBOXES
+    mailbox_count: int = 0
     failure: RemoteFailure | None = None
 
 
@@ -156,7 +157,7 @@ async def _open_and_list_mailboxes(
         return ConnectorTestResult(_stages_until_failure(stages, problem), failure=problem)
     names = [mailbox_mapping.remote_path(mailbox) for mailbox in mailboxes[:MAX_LISTED_MAILBOXES]]
     return ConnectorTestResult(
-        [StageResult(stage, ok=True) for stage in stages], capabilities, names
+        [StageResult(stage, ok=True) for stage in stages], capabilities, names, len(mailboxes)
     )
 
 

@@ -1,7 +1,7 @@
 """Read connectors and their runs."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlmodel import col
 from models.connectors import Connector, ConnectorRun
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
-from models.users.roles import AdminPermission, Role
+from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.access import is_managed_user
 from resolvers.context import Context
@@ -53,7 +53,9 @@ _CREATION = SortColumn("id", int)  # ids are in the order of creation
 _SORT_COLUMNS = {"USER": SortColumn("user_id", int), "CREATED_AT": _CREATION}
 LIST_ORDERS = list_orders(ConnectorOrder, _SORT_COLUMNS)
 RUN_ORDERS = list_orders(ConnectorRunOrder, {"CREATED": _CREATION})
+# Fetching mail for others needs the scope of the mutation, changing their connectors also FULL.
 GUARD_FOR_OTHERS = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.CONNECTORS)
+WRITE_GUARD_FOR_OTHERS = replace(GUARD_FOR_OTHERS, scope=Scope.FULL)
 
 
 @dataclass(frozen=True, slots=True)

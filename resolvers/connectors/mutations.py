@@ -27,6 +27,7 @@ from resolvers.connectors import credentials, one_time_imports
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import (
     GUARD_FOR_OTHERS,
+    WRITE_GUARD_FOR_OTHERS,
     is_visible_connector,
     load_visible_connectors_by_id,
     load_visible_runs_by_id,
@@ -57,7 +58,7 @@ async def create_connector(
         ctx.environment,
         ctx.environment.new_id(),
     )
-    _require_permission(ctx, [owner_id])
+    _require_guard_for_others(ctx, [owner_id])
     values = connector_validation.validate_connector_fields(fields, {}, environment.options)
     now = environment.now()
     runs_now = values.get("active", True) and values.get("interval")
@@ -132,7 +133,7 @@ async def update_connectors(
         ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
     )
     new_owner_ids = [] if fields.get("user_id") is None else [fields["user_id"]]
-    _require_permission(ctx, [*owner_ids, *new_owner_ids])
+    _require_guard_for_others(ctx, [*owner_ids, *new_owner_ids])
     async with ctx.write_session(*owner_ids, *new_owner_ids) as session:
         owners = await require_managed_users(ctx, owner_ids, path="ids")
         new_owners = await require_managed_users(ctx, new_owner_ids, path="user")
@@ -260,7 +261,7 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
     owner_ids = managed_objects.require_owner_ids_of_rows(
         ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
     )
-    _require_permission(ctx, owner_ids)
+    _require_guard_for_others(ctx, owner_ids)
     async with ctx.write_session(*owner_ids) as session:
         users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
         rows = await _require_and_lock_visible_connectors(ctx, session, ids)
@@ -286,7 +287,7 @@ async def queue_or_find_runs(
     owner_ids = managed_objects.require_owner_ids_of_rows(
         connector_ids, await ctx.load_many(load_visible_connectors_by_id, list(connector_ids))
     )
-    _require_permission(ctx, owner_ids)
+    _require_guard_for_others(ctx, owner_ids)
     run_ids: dict[int, int] = {}
     async with ctx.write_session(*owner_ids) as session:
         users = {user.id: user for user in await require_managed_users(ctx, owner_ids, path="ids")}
@@ -317,7 +318,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
     """
     rows = await ctx.load_many(load_visible_runs_by_id, list(run_ids))
     owner_ids = managed_objects.require_owner_ids_of_rows(run_ids, rows)
-    _require_permission(ctx, owner_ids)
+    _require_guard_for_others(ctx, owner_ids, GUARD_FOR_OTHERS)
     connectors = await ctx.load_many(
         load_visible_connectors_by_id, [row.connector_id for row in rows if row]
     )
@@ -388,10 +389,12 @@ async def _require_below_connector_limit(ctx: Context, user_id: int) -> None:
         )
 
 
-def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
-    """Raise Forbidden if the viewer may not manage connectors of other users."""
+def _require_guard_for_others(
+    ctx: Context, owner_ids: Collection[int], guard: GuardRule = WRITE_GUARD_FOR_OTHERS
+) -> None:
+    """Raise Forbidden if one of the owners is another user, and the viewer fails the guard."""
     if set(owner_ids) - {ctx.viewer.user_id}:
-        ctx.viewer.require(GUARD_FOR_OTHERS)
+        ctx.viewer.require(guard)
 
 
 async def _write_audit_and_security_logs(

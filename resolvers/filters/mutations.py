@@ -18,7 +18,7 @@ from models.events.event_types import EventType
 from models.events.journal import JournalEntry
 from models.filters.tables import Filter
 from models.store.columns import ColumnRow, core_table, select_columns
-from models.users.roles import AdminPermission, Role
+from models.users.roles import AdminPermission, Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import require_user_id
@@ -42,6 +42,9 @@ from resolvers.viewer import GuardRule
 MAX_NAME_LENGTH = 255  # characters
 POSITION_RANGE = range(-(1 << 31), 1 << 31)
 LOGGED_COLUMNS = ("name", "position", "active", "forward_to")  # columns in the audit log
+GUARD_FOR_OTHERS = GuardRule(
+    role=Role.DOMAIN_ADMIN, scope=Scope.FULL, admin_permission=AdminPermission.FILTERS
+)
 
 FilterInputValues = Mapping[str, Any]  # by column; query and action as in the input
 
@@ -317,10 +320,12 @@ async def _load_visible_rows(ctx: Context, filter_ids: Sequence[int]) -> Sequenc
 
 
 def require_permission_for_others_filters(ctx: Context, owner_ids: Collection[int]) -> None:
-    """Raise Forbidden if a DOMAIN_ADMIN lacks the permission FILTERS for filters of others."""
+    """Raise Forbidden if the viewer may not change filters of others.
+
+    The credential needs the scope FULL, and a DOMAIN_ADMIN the permission FILTERS.
+    """
     if set(owner_ids) - {ctx.viewer.user_id}:
-        needs = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.FILTERS)
-        ctx.viewer.require(needs)
+        ctx.viewer.require(GUARD_FOR_OTHERS)
 
 
 def _validated_simple_columns(

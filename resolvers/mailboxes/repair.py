@@ -52,7 +52,8 @@ class RepairedMailbox:
     """The problems of a mailbox, and whether all of them were repaired."""
 
     mailbox: ColumnRow
-    findings: list[str]
+    findings: list[str]  # the first MAX_FINDINGS
+    finding_count: int  # of all problems
     is_fixed: bool
 
 
@@ -155,7 +156,9 @@ async def _repaired_mailboxes_from_findings(
             remaining_ids.add(mailbox)
     rows = await ctx.load_many(load_visible_by_ids, sorted(texts))
     return [
-        RepairedMailbox(row, texts[row.id][:MAX_FINDINGS], row.id not in remaining_ids)
+        RepairedMailbox(
+            row, texts[row.id][:MAX_FINDINGS], len(texts[row.id]), row.id not in remaining_ids
+        )
         for row in rows
         if row
     ]

@@ -157,7 +157,8 @@ class _ImportRun:
                 *("filters", "scripts", "sender_rules", "connectors", "subscriptions"),
             )
         ):
-            self.running.outcome.add_skipped("settings", "Requires the scope SETTINGS.")
+            text = "Requires the scope SETTINGS, and FULL for another user."
+            self.running.outcome.add_skipped("settings", text)
         await import_mailboxes.create_mailboxes_or_record_skipped(
             self.running, account, with_annotations=task_order["settings"]
         )

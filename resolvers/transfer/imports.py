@@ -82,8 +82,9 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     user = await require_managed_user(ctx, user_id)
     target_path = await _require_target_path_if_given(ctx, user.id, new_import.mailbox)
     # settings can give others access, such as filters that forward: graph/types/access_grants.py
+    settings_scope = Scope.SETTINGS if user.id == ctx.viewer.user_id else Scope.FULL
     can_import_settings = (
-        Scope.SETTINGS in expand_scopes(ctx.viewer.scopes) and not ctx.viewer.is_acting
+        settings_scope in expand_scopes(ctx.viewer.scopes) and not ctx.viewer.is_acting
     )
     order = {
         "archive": None,

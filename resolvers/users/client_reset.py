@@ -8,6 +8,7 @@ from sqlmodel import col
 from models.events import journal
 from models.store.columns import ColumnRow
 from models.users.tables import User
+from resolvers.access import require_full_scope_for_other_users
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -20,10 +21,11 @@ async def end_connections_and_invalidate_cursors(
 ) -> list[ColumnRow]:
     """End the connections of these users and invalidate the cursors of their journals.
 
-    Returns the users. Credentials stay unchanged.
+    Returns the users. Credentials stay unchanged. Raises Forbidden or NotFound.
     """
     rows = await require_selected_users(ctx, selection)
     ids = [row.id for row in rows]
+    require_full_scope_for_other_users(ctx, ids)
     async with ctx.write_session(*ids) as session:
         connection = await session.connection()
         statement = update(User).where(col(User.id).in_(ids))

@@ -89,10 +89,7 @@ async def count_deleted_users(ctx: Context, conditions: DeletedUserConditions) -
 
 
 async def load_recoverable_addresses(ctx: Context, user_ids: list[int]) -> list[Sequence[str]]:
-    """Load the addresses that each deleted user would have again, in the order of the ids.
-
-    Of each user at most the first MAX_RECOVERABLE_ADDRESSES.
-    """
+    """Load the addresses that each deleted user would have again, in the order of the ids."""
     statement = select(col(DeletedUser.id), col(DeletedUser.addresses)).join(
         User, col(User.id) == col(DeletedUser.id)
     )
@@ -102,9 +99,7 @@ async def load_recoverable_addresses(ctx: Context, user_ids: list[int]) -> list[
     stored = [address for row in rows if row for address in row.addresses]
     free_ids = {address["id"] for address in await restore.load_recoverable_addresses(ctx, stored)}
     return [
-        [address["display_address"] for address in row.addresses if address["id"] in free_ids][
-            :MAX_RECOVERABLE_ADDRESSES
-        ]
+        [address["display_address"] for address in row.addresses if address["id"] in free_ids]
         if row
         else []
         for row in rows

@@ -16,8 +16,8 @@ from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, core_table
-from models.users.roles import Role, Scope
 from models.users.tables import User
+from resolvers.access import require_full_scope_for_other_users
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication
@@ -25,7 +25,6 @@ from resolvers.context import Context
 from resolvers.users.limit_values import limit_or_none
 from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.validation import schema_name, schema_path
-from resolvers.viewer import GuardRule
 
 # Columns that follow from others or mean nothing to clients.
 UNREPORTED_COLUMNS = frozenset(
@@ -100,8 +99,7 @@ async def lock_users_and_store_changes(
     need a credential with the scope FULL. Raises Conflict if a user moves to another domain.
     """
     rows = await require_selected_users(ctx, selection, path=path)
-    if any(row.id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
+    require_full_scope_for_other_users(ctx, [row.id for row in rows])
     user_ids, domain_streams = (
         tuple(row.id for row in rows),
         {row.domain_id or PLATFORM for row in rows},

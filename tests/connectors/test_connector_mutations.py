@@ -14,6 +14,7 @@ from graph.types import global_ids
 from mail.network.outbound_http import NetworkPolicy
 from models.connectors import Connector
 from models.users.roles import AdminPermission
+from resolvers.connectors import check as connector_check
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import GraphQLClient, make_client, raw_message
@@ -53,7 +54,8 @@ DELETE = f"""mutation ($input: ConnectorDeleteInput!) {{ connectorDelete(input: 
 CANCEL = f"""mutation ($input: ConnectorRunCancelInput!) {{ connectorRunCancel(input: $input) {{
   connectorRuns {{ id state }} {ERRORS} }} }}"""
 CHECK = f"""mutation ($input: ConnectorTestInput!) {{ connectorTest(input: $input) {{
-  ok stages {{ stage ok message }} capabilities folders {ERRORS} }} }}"""
+  ok stages {{ stage ok message }} capabilities folders folderCount
+  {ERRORS} }} }}"""
 LIST = "query ($filter: ConnectorFilter) { connectors(filter: $filter) { nodes { name } } }"
 
 
@@ -364,7 +366,7 @@ async def test_run_is_queued_once_and_reported_by_subscription(
 
 
 async def test_check_reports_the_reached_stages(
-    ada: GraphQLClient, dovecot_account: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = {
         "protocol": "IMAP",
@@ -382,6 +384,12 @@ async def test_check_reports_the_reached_stages(
     result = await run_mutation(ada, CHECK, **check_input)
     assert (result["errors"], result["ok"]) == ([], True)
     assert set(result["folders"]) >= {"INBOX", "Work"}
+    assert len(result["folders"]) == result["folderCount"]
+    with monkeypatch.context() as patch:
+        patch.setattr(connector_check, "MAX_LISTED_MAILBOXES", 1)
+        shortened = await run_mutation(ada, CHECK, **check_input)
+    assert len(shortened["folders"]) == 1
+    assert shortened["folderCount"] == result["folderCount"]
     assert "IDLE" in result["capabilities"]
     stages = ["RESOLVE", "CONNECT", "GREETING", "LOGIN", "LIST"]
     assert [(stage["stage"], stage["ok"]) for stage in result["stages"]] == [

@@ -30,7 +30,7 @@ from tests.support.stores.counter_check import (
 )
 
 PAYLOAD_FIELDS = (
-    "repairResults { mailbox { path messageCount uidNext } findings fixed } "
+    "repairResults { mailbox { path messageCount uidNext } findings findingCount fixed } "
     "task { id kind totalCount }"
 )
 UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
@@ -150,6 +150,17 @@ async def test_missing_reference_row_is_restored(
     (repaired,) = (await repair(root))["repairResults"]
     assert (repaired["fixed"], len(repaired["findings"])) == (True, 1)
     assert await select_rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id") == before
+
+
+async def test_repair_counts_the_findings_that_it_leaves_out(
+    ada: GraphQLClient, root: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox_repair, "MAX_FINDINGS", 2)
+    await deliver_to(ada)
+    damage = UPDATE_INBOX.format("message_count = 77, unseen_count = 5, size = -1")
+    await execute_sql(ada.environment, damage.format(user=ada.user.id))
+    (repaired,) = (await repair(root))["repairResults"]
+    assert (len(repaired["findings"]), repaired["findingCount"]) == (2, 3)
 
 
 async def test_repair_writes_event_and_validate_only_repairs_nothing(

@@ -55,6 +55,8 @@ FIELDS_WITH_OWN_ACCESS_TEXT = {
     "Query.legalHolds", "Query.node", "Query.nodes", "Query.resource",
     "Query.resources", "Query.task", "Query.tasks", "Subscription.taskProgress",
 }  # fmt: skip
+# Mutations of other users' settings for which the scope of the own settings is enough, and why.
+SETTINGS_OF_OTHERS_WITHOUT_FULL: dict[str, str] = {}
 INTROSPECTION = """query ($type: String!) {
   __type(name: $type) { description fields { name description } inputFields { name description } }
 }"""
@@ -197,6 +199,26 @@ def test_access_texts(access: ObjectAccess, role: Role, text: str) -> None:
     assert access_text(access, role, "query") == text
 
 
+def test_mutations_of_settings_of_other_users_require_full() -> None:
+    """A key with the scope SETTINGS or SIEVE manages the settings of its own account.
+
+    Changes of mail of other users need the scope that is needed for the own mail.
+    """
+    settings_scopes, own_reaches = (
+        (Scope.SETTINGS, Scope.SIEVE),
+        (Reach.OWN, Reach.OWN_OR_SHARED),
+    )
+    without_full = {
+        coordinate
+        for coordinate, access in declared_access_by_coordinate().items()
+        if coordinate.startswith("Mutation.")
+        and guard_of(coordinate).scope in settings_scopes
+        and access.reach not in own_reaches
+        and access.scope is not Scope.FULL
+    }
+    assert without_full == SETTINGS_OF_OTHERS_WITHOUT_FULL.keys()
+
+
 async def test_introspected_descriptions_contain_the_access(ada: GraphQLClient) -> None:
     for type_name in TYPES_WITH_ACCESS:
         described = (await ada(INTROSPECTION, type=type_name))["__type"]["fields"]
@@ -260,6 +282,13 @@ def test_columns_of_one_patch_field_have_the_same_requirement() -> None:
             "Another user requires the role DOMAIN_ADMIN with the permission FILTERS, or the role "
             "ADMIN.",
         ),
+        (
+            MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
+            Role.USER,
+            False,
+            "Another user requires the scope FULL, and the role DOMAIN_ADMIN with the permission "
+            "FILTERS or the role ADMIN.",
+        ),
     ],
 )
 def test_texts_of_arguments_that_name_users(
@@ -272,8 +301,8 @@ def test_arguments_and_inputs_say_who_can_name_other_users() -> None:
     connector: Any = SDL.type_map["ConnectorCreateInput"]
     query: Any = SDL.query_type
     assert connector.fields["user"].description == (
-        "User who gets the messages. Default: the signed-in user. Another user requires the role "
-        "DOMAIN_ADMIN with the permission CONNECTORS, or the role ADMIN."
+        "User who gets the messages. Default: the signed-in user. Another user requires the scope "
+        "FULL, and the role DOMAIN_ADMIN with the permission CONNECTORS or the role ADMIN."
     )
     assert query.fields["changes"].args["user"].description == (
         "User whose events are returned. Default: the signed-in user. Another user requires the "

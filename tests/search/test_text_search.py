@@ -31,7 +31,7 @@ query ($users: UserSelection, $query: String, $first: Int, $after: String, $befo
 """
 PARSE_QUERY = """
 query ($query: String, $filter: MessageFilter) {
-  searchParse(query: $query, filter: $filter) { text filter usesIndex problems } }
+  searchParse(query: $query, filter: $filter) { text filter usesIndex problems problemCount } }
 """
 FLAG_MESSAGES = """
 mutation ($select: MessageSelection!) {
@@ -259,6 +259,7 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
         },
         "usesIndex": False,
         "problems": [],
+        "problemCount": 0,
     }
     assert (await parse(query="duck (pond OR lake)"))["usesIndex"]
     assert not (await parse(query="-duck"))["usesIndex"]
@@ -288,6 +289,13 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
     assert (await parse())["text"] == "ALL"
     combined = await parse(query="a", filter={"seen": True})
     assert combined["text"] == "(a) (is:seen)"
+
+
+async def test_search_parse_counts_the_problems_that_it_leaves_out(ada: GraphQLClient) -> None:
+    parsed = (await ada(PARSE_QUERY, query=") " * 300))["searchParse"]
+    assert (len(parsed["problems"]), parsed["problemCount"]) == (250, 600)
+    parsed = (await ada(PARSE_QUERY, query="duck from:"))["searchParse"]
+    assert (len(parsed["problems"]), parsed["problemCount"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

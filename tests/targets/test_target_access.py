@@ -48,6 +48,7 @@ WITHOUT_OWN_ACCOUNT, WITHOUT_PLATFORM_KEY = (
     {"mailImport", "mailImport source"},
 )
 MUTATIONS_WITH_TWO_SCOPES = {"messageRedirect"}  # their descriptions name the second one
+KEY_VALUE_MUTATIONS = {"keyValueDelete", "keyValueIncrement", "keyValueSet"}  # ROOT for others
 DIALECTS = ("sqlite", "postgresql")
 LONG_RUN_ONLY = pytest.mark.skipif(
     "LONG" not in os.environ, reason="make conformance tries all cells"
@@ -70,7 +71,7 @@ def expected_decision(name: str, caller: str, relation: str) -> str:
     """
     if caller.startswith(SCOPE_PREFIX):
         access = declared_access_by_coordinate()[coordinate_of(name)]
-        if access.scope:
+        if access.scope and relation != "self":
             return REFUSED
         caller = "admin"
     if caller.startswith(PERMISSIONS_PREFIX):
@@ -124,7 +125,10 @@ def permission_cases(name: str) -> Iterator[AccessCase]:
 
 
 def scope_cases(name: str) -> Iterator[AccessCase]:
-    """Yield a USER's data for an ADMIN whose key has only the scope that the field requires."""
+    """Yield a USER's data for an ADMIN whose key has only the scope that the field requires.
+
+    If the field declares another scope for other users, also yield the own data of the ADMIN.
+    """
     coordinate = coordinate_of(name)
     if " " in name or coordinate not in declared_access_by_coordinate():
         return
@@ -133,8 +137,11 @@ def scope_cases(name: str) -> Iterator[AccessCase]:
     scope = guard_of(coordinate).scope
     if coordinate.startswith("User."):
         scope = Scope.READ  # of the query `user`
-    if scope and scope is not Scope.FULL and expected_decision(name, "admin", "user") == ALLOWED:
-        yield name, caller_with_scope(scope), "user"
+    if scope and scope is not Scope.FULL:
+        if expected_decision(name, "admin", "user") == ALLOWED:
+            yield name, caller_with_scope(scope), "user"
+        if declared_access_by_coordinate()[coordinate].scope:
+            yield name, caller_with_scope(scope), "self"
 
 
 def border_cases(name: str) -> Iterator[AccessCase]:
@@ -248,6 +255,24 @@ async def test_mutation_access_at_borders(server: TargetServer, environment: Env
             for item in border_cases(name)
         ),
     )
+
+
+async def test_refusal_for_other_users_names_the_missing_scope(server: TargetServer) -> None:
+    messages = {}
+    for coordinate, access in declared_access_by_coordinate().items():
+        if access.scope:
+            name = coordinate.removeprefix("Mutation.")
+            caller = caller_with_scope(guard_of(coordinate).scope or Scope.SETTINGS)
+            variables = target_mutations.mutation_variables(
+                name, server.objects_of(caller, "user"), upload=""
+            )
+            document = target_mutations.mutation_document(name)
+            response = (await server.post(caller, document, {"input": variables})).json()
+            messages[name] = [error["message"] for error in response["data"][name]["errors"]]
+    refusals = {name: ["Requires the scope FULL."] for name in messages}
+    refusals |= {name: ["Requires the role ROOT."] for name in KEY_VALUE_MUTATIONS}
+    assert messages == refusals
+    assert len(messages) > len(KEY_VALUE_MUTATIONS)
 
 
 async def test_query_access_at_borders(server: TargetServer, environment: Environment) -> None:

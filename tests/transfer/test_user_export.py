@@ -417,13 +417,31 @@ async def test_credential_with_mail_scope_exports_no_settings(
     )
     task = await import_account(replace(bob, secret=secret), full_export["content"])
     assert task["result"]["refused"] == [
-        ["settings", "Requires the scope SETTINGS."],
+        ["settings", "Requires the scope SETTINGS, and FULL for another user."],
         [
             "encryption of mailbox Sealed",
             "An encrypted mailbox requires an OpenPGP key of the account.",
         ],
     ]
     assert (await load_user_row(environment, bob)).language is None
+
+
+@pytest.mark.parametrize("scopes", [[Scope.MAIL, Scope.SETTINGS], [Scope.FULL]], ids=str)
+async def test_settings_of_another_user_are_imported_only_with_scope_full(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, scopes: list[Scope]
+) -> None:
+    payload = await execute_mutation(ada, "userUpdate", set={"language": "de"})
+    assert payload["errors"] == []
+    content = (await export_account(ada))["content"]
+    secret = await make_api_key(
+        root.environment, "import", user_id=root.user.id, role=Role.ROOT, scopes=scopes
+    )
+    task = await import_account(replace(root, secret=secret), content, user={"username": "bob"})
+    refused = [["settings", "Requires the scope SETTINGS, and FULL for another user."]]
+    is_full = Scope.FULL in scopes
+    assert task["result"]["refused"] == ([] if is_full else refused)
+    language = (await load_user_row(root.environment, bob)).language
+    assert language == ("de" if is_full else None)
 
 
 async def test_number_of_running_and_stored_exports_is_limited(ada: GraphQLClient) -> None:

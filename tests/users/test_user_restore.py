@@ -10,6 +10,7 @@ from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.admin import tasks
 from resolvers.context import Context
+from resolvers.users import deleted_listing
 from resolvers.users import loaders as user_loaders
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
@@ -94,6 +95,17 @@ async def test_restored_user_has_its_old_data(
     assert (error["code"], error["message"]) == ("CONFLICT", "The user is not deleted.")
     _, (error,) = await restore_user(root, username="nobody")
     assert error["code"] == "NOT_FOUND"
+
+
+async def test_recoverable_addresses_that_are_left_out_are_counted(
+    root: GraphQLClient, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deleted_listing, "MAX_RECOVERABLE_ADDRESSES", 2)
+    await add_addresses(ada, "lady", "countess")
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    deleted_user = await load_deleted_user(root, username="ada")
+    assert len(deleted_user["recoverableAddresses"]) == 2
+    assert deleted_user["recoverableAddressCount"] == 3
 
 
 async def test_restore_with_taken_name_or_full_domain_is_refused(

@@ -61,6 +61,7 @@ def check_connector(connector_name: str, as_json: bool) -> None:
             "ok": result.failure is None,
             "stages": stages,
             "folders": result.mailbox_paths,
+            "folderCount": result.mailbox_count,
             "capabilities": result.capabilities,
         }
         print_json(report)
@@ -81,8 +82,8 @@ def _print_check(result: ConnectorTestResult) -> None:
     ]
     print_table(("", "stage", "said"), rows)
     if result.mailbox_paths:
-        hidden_count = len(result.mailbox_paths) - MAX_SHOWN_FOLDERS
-        typer.echo(f"{len(result.mailbox_paths)} mailboxes:")
+        hidden_count = result.mailbox_count - MAX_SHOWN_FOLDERS
+        typer.echo(f"{result.mailbox_count} mailboxes:")
         for name in result.mailbox_paths[:MAX_SHOWN_FOLDERS]:
             typer.echo(f"  {name}")
         if hidden_count > 0:

@@ -21,7 +21,7 @@ from models.mailboxes.tables import HOLDING_USES
 from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import require_user_id
+from resolvers.access import require_full_scope_for_other_users, require_user_id
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
@@ -59,9 +59,9 @@ async def create_identity(
 ) -> int:
     """Create the row of an identity and return its id. The default user is the viewer.
 
-    Raises Forbidden if the user may not send as the address, Conflict if it has stored values,
-    LimitReached at 100 identities, InvalidInput, and NotFound if the viewer does not manage the
-    user.
+    Raises Forbidden if the user may not send as the address, or if the viewer may not change
+    another user's identities. Raises Conflict if the address has stored values, LimitReached at
+    100 identities, InvalidInput, and NotFound if the viewer does not manage the user.
     """
     return await _create_or_update_identity(
         ctx,
@@ -100,6 +100,7 @@ async def _create_or_update_identity(
     `require_allowed` raises an error if the identity can't be written. Raises the other errors of
     `create_identity`.
     """
+    require_full_scope_for_other_users(ctx, [user_id])
     address = draft_validation.normalize_and_validate_address_with_index(address, "address")
     if "*" in address:
         raise InvalidInput(
@@ -141,6 +142,7 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
         )
     unique_ids = list(dict.fromkeys(ids))
     user_ids = [identity.user_id for identity in await _require_visible_sender_identities(ctx, ids)]
+    require_full_scope_for_other_users(ctx, user_ids)
     require_permission_to_divert(ctx, user_ids, changes)
     changes = await validate_identity_changes(changes)
     async with ctx.write_session(*user_ids) as session:
@@ -186,9 +188,10 @@ async def _require_visible_sender_identities(
 async def delete_identities(ctx: Context, ids: Sequence[int]) -> None:
     """Delete the rows of these identities, all or none. What follows from an address alone stays.
 
-    Raises NotFound, and Conflict if an identity has no row.
+    Raises NotFound, Forbidden, and Conflict if an identity has no row.
     """
     user_ids = [identity.user_id for identity in await _require_visible_sender_identities(ctx, ids)]
+    require_full_scope_for_other_users(ctx, user_ids)
     async with ctx.write_session(*user_ids) as session:
         users = {
             user.id: user for user in await require_managed_users(ctx, user_ids, path="identities")

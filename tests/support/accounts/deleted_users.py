@@ -26,7 +26,8 @@ mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
 """
 DELETED_USER_QUERY = """
 query ($by: UserRef!) { deletedUser(by: $by) {
-  userId username storageUsed tags deletedAt purgeAt recoverableAddresses } }
+  userId username storageUsed tags deletedAt purgeAt recoverableAddresses
+  recoverableAddressCount } }
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a password of tests

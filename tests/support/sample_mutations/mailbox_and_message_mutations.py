@@ -98,7 +98,7 @@ async def mailbox_state_set(_ada: GraphQLClient, _root: GraphQLClient) -> Mutati
 @register_call
 async def mailbox_repair(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"usernames": ["ada"]}, "mailboxPatterns": ["*"]}
-    payload = "repairResults { findings fixed }"
+    payload = "repairResults { findings findingCount fixed }"
     return MutationCall("mailboxRepair", input_fields, payload, journaled=False, by_root=True)
 
 
