@@ -122,8 +122,8 @@ class DnsRecord(View):
     type: DnsRecordKind = attribute_field("DNS record type, such as MX or TXT.")
     name: str = attribute_field("Full DNS name of the record, without the last dot.")
     value: str | None = attribute_field(
-        "Value that the record should have. Null: the server lacks a setting, which `problem` "
-        "names."
+        "Value that the record should have. Null: the server lacks a setting, or does not know "
+        "the value, such as its own address."
     )
     purpose: DnsRecordPurpose = attribute_field(
         "Purpose of the record, such as delivery or authentication."
@@ -134,14 +134,17 @@ class DnsRecord(View):
         " without an answer of DNS: `state` is then UNKNOWN. At most 10."
     )
     problem: str | None = attribute_field(
-        "Reason for the state UNKNOWN; if `value` is null, what to configure. Null for other "
-        "states."
+        "Reason for the state UNKNOWN. If `value` is null and `state` is not OK, what to configure "
+        "or publish. Null in other cases."
+    )
+    optional_reason: str | None = attribute_field(
+        "Reason why the domain does not need the record. Null: the record is required."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{
             name: DerivedField(("advice",), lambda advice, name=name: getattr(advice, name))
-            for name in ("type", "name", "value", "purpose")
+            for name in ("type", "name", "value", "purpose", "optional_reason")
         },
         "state": DerivedField(("check",), lambda check: check.state),
         "found": DerivedField(("check",), lambda check: list(check.found)),
@@ -462,9 +465,10 @@ class Domain(NodeView):
         )
 
     @field(
-        "DNS records that the domain should have: MX, SPF, DKIM, DMARC, MTA-STS, TLS-RPT, TLSA, "
-        "and service records for mail clients. The look-ups of a request take at most 4 seconds "
-        "together.",
+        "DNS records that the domain should have: addresses of the server, MX, SPF, DKIM, DMARC, "
+        "MTA-STS, TLS-RPT, TLSA, and service records for mail clients. With `check`, also the PTR "
+        "records of the public addresses that DNS has for the server. The look-ups of a request "
+        "take at most 4 seconds together.",
         "name",
         "backup_mx",
         cost=DNS_COST,

@@ -272,7 +272,7 @@ strawberry.enum(
 )
 strawberry.enum(SettingKind, description="Kind of the value of a setting.")
 strawberry.enum(WarningCode, description="Reason of a warning. Later versions can add values.")
-strawberry.enum(DnsRecordKind, description="Type of a DNS record.")
+strawberry.enum(DnsRecordKind, description="Type of a DNS record. Later versions can add values.")
 strawberry.enum(
     DnsRecordPurpose,
     description="Purpose of a DNS record of a domain. Later versions can add values.",

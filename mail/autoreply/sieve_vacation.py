@@ -46,6 +46,7 @@ from mail.sieve import FccCopy, VacationReply
 from mail.storage import message_insert, openpgp_encryption, received_messages
 from mail.storage.message_flags import columns_from_script_flags
 from mail.storage.message_insert import MessagePlacement
+from mail.storage.quota import InsertKind
 from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.errors import RequestError
@@ -209,6 +210,7 @@ async def _recheck_enqueue_and_record(
                 fcc_copy[0],
                 stored_blobs[1],
                 received_messages.resolve_or_create_mailbox(transaction, fcc_copy[1]),
+                kind=InsertKind.ADDED_BY_USER,
             )
         return None
 

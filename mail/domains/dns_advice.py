@@ -2,7 +2,7 @@
 
 MX (RFC 5321), SPF (RFC 7208), DMARC (RFC 7489) and TLS-RPT (RFC 8460) apply to every domain. DKIM
 (RFC 6376), MTA-STS (RFC 8461), TLSA (RFC 7672) and service records (RFC 6186) need a key, a policy,
-a certificate or a server.
+a certificate or a server. All domains share the address records of the server.
 """
 
 import re
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+
+import dns.reversename
 
 from mail.addresses.address_syntax import ascii_domain
 from mail.authentication import private_keys
@@ -23,6 +25,9 @@ MAX_SHOWN_RECORDS = 10  # of one name
 MAX_SHOWN_CHARACTERS = 1000  # of one record
 STRICT_POLICIES = ("quarantine", "reject")
 NOT_OFFERED = "This server does not offer the service."
+NO_HOST_NAME = "Set MERGANSER_HOSTNAME to the name of this server."
+NEEDED_WITH_IPV6 = "Only a server with a public IPv6 address needs it."
+NEEDED_WITH_DNSSEC = "Only a domain that DNSSEC signs needs it (RFC 7672, section 2.1)."
 NO_WEB_HOST = "Set MERGANSER_PUBLIC_URL to an https URL with port 443."
 PASS_QUALIFIERS = ("+", "")  # of SPF mechanisms
 
@@ -42,12 +47,13 @@ class RecordAdvice:
 
     type: DnsRecordKind
     name: str  # in ASCII, without the last dot
-    value: str | None  # None: `missing_configuration` says what to configure first
+    value: str | None  # None: `instruction` says what to configure or publish
     purpose: DnsRecordPurpose
     check_published: Callable[[Sequence[str]], "RecordCheck"] | None = (
         None  # None: it is not checked
     )
-    missing_configuration: str | None = None
+    instruction: str | None = None
+    optional_reason: str | None = None  # why mail works without the record; None: it is required
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +92,54 @@ class DomainDnsFacts:
 def advise_records(facts: DomainDnsFacts) -> list[RecordAdvice]:
     """All records that a domain should have, in the order of setting them up."""
     domain, host = ascii_domain(facts.domain), facts.hostname.lower()
-    return [*_mail_records(facts, domain, host), *_service_records(facts, domain, host)]
+    return [
+        *_address_records(host),
+        *_mail_records(facts, domain, host),
+        *_service_records(facts, domain, host),
+    ]
+
+
+def _address_records(host: str) -> list[RecordAdvice]:
+    """The address records of this server, without values: it doesn't know its public addresses."""
+    if "." not in host:
+        return [
+            RecordAdvice(
+                DnsRecordKind.A, host, None, DnsRecordPurpose.HOST_ADDRESS, instruction=NO_HOST_NAME
+            )
+        ]
+    return [
+        RecordAdvice(
+            kind,
+            host,
+            None,
+            DnsRecordPurpose.HOST_ADDRESS,
+            partial(_record_check, is_right=True),
+            f"Publish the public {protocol} address of the server.",
+            optional_reason,
+        )
+        for kind, protocol, optional_reason in (
+            (DnsRecordKind.A, "IPv4", None),
+            (DnsRecordKind.AAAA, "IPv6", NEEDED_WITH_IPV6),
+        )
+    ]
+
+
+def reverse_record_advice(address: str, host: str) -> RecordAdvice:
+    """The advice for the PTR record of an address of this server."""
+    return RecordAdvice(
+        DnsRecordKind.PTR,
+        dns.reversename.from_address(address).to_text(omit_final_dot=True),
+        f"{host}.",
+        DnsRecordPurpose.REVERSE_DNS,
+        partial(check_ptr, host=host),
+    )
 
 
 def _mail_records(facts: DomainDnsFacts, domain: str, host: str) -> list[RecordAdvice]:
     """The records for receiving and sending mail."""
     report_tag = f"rua=mailto:postmaster@{domain}"
     has_host_name = "." in host
-    no_name_text = None if has_host_name else "Set MERGANSER_HOSTNAME to the name of this server."
+    no_name_text = None if has_host_name else NO_HOST_NAME
 
     def check_mx_records(published: Sequence[str]) -> RecordCheck:
         return check_mx(published, host, is_backup_mx=facts.is_backup_mx)
@@ -144,7 +190,7 @@ def _dkim_records(facts: DomainDnsFacts, domain: str) -> list[RecordAdvice]:
             f"dkim._domainkey.{domain}",
             None,
             DnsRecordPurpose.DKIM,
-            missing_configuration="Create a DKIM key for the domain.",
+            instruction="Create a DKIM key for the domain.",
         )
     ]
 
@@ -179,7 +225,7 @@ def _missing_policy_text(facts: DomainDnsFacts, host: str) -> str:
     if facts.is_backup_mx:
         return "The primary server of the domain has the MTA-STS policy."
     if not host:
-        return "Set MERGANSER_HOSTNAME to the name of this server."
+        return NO_HOST_NAME
     return "Set mtaSts.mode to testing or enforce."
 
 
@@ -215,6 +261,7 @@ def _service_records(facts: DomainDnsFacts, domain: str, host: str) -> list[Reco
             DnsRecordPurpose.DANE,
             partial(check_tlsa, spki_sha256=tlsa_digest) if tlsa_digest else None,
             None if tlsa_digest else "Add a TLS certificate for the name of this server.",
+            NEEDED_WITH_DNSSEC,
         ),
         *_configuration_records(facts, domain),
         RecordAdvice(
@@ -222,7 +269,7 @@ def _service_records(facts: DomainDnsFacts, domain: str, host: str) -> list[Reco
             f"_imaps._tcp.{domain}",
             None,
             DnsRecordPurpose.IMAPS,
-            missing_configuration=NOT_OFFERED,
+            instruction=NOT_OFFERED,
         ),
         _submissions_record(facts, domain),
     ]
@@ -238,7 +285,7 @@ def _configuration_records(facts: DomainDnsFacts, domain: str) -> list[RecordAdv
         is_offered = facts.submission_servers and not facts.is_backup_mx
         reason = NO_WEB_HOST if is_offered else NOT_OFFERED
         return [
-            RecordAdvice(kind, name, None, purpose, missing_configuration=reason)
+            RecordAdvice(kind, name, None, purpose, instruction=reason)
             for purpose, (kind, name) in name_by_purpose.items()
         ]
     web_host = facts.web_host.lower()
@@ -273,7 +320,7 @@ def _submissions_record(facts: DomainDnsFacts, domain: str) -> RecordAdvice:
         name,
         None,
         DnsRecordPurpose.SUBMISSIONS,
-        missing_configuration=NOT_OFFERED,
+        instruction=NOT_OFFERED,
     )
 
 
@@ -281,6 +328,13 @@ def check_cname(published: Sequence[str], *, host: str) -> RecordCheck:
     """Check a CNAME record: exactly this host."""
     return _record_check(
         published, is_right=[text.rstrip(".").lower() for text in published] == [host]
+    )
+
+
+def check_ptr(published: Sequence[str], *, host: str) -> RecordCheck:
+    """Check PTR records: one must have this host."""
+    return _record_check(
+        published, is_right=host in [text.rstrip(".").lower() for text in published]
     )
 
 

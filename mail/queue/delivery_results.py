@@ -21,6 +21,7 @@ from mail.queue.dsn_writer import report_from_results
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.message_insert import MessagePlacement, insert_message_and_take_quota
+from mail.storage.quota import InsertKind
 from mail.storage.received_messages import (
     parse_storable_message,
     store_all_blobs_and_run_transaction,
@@ -287,7 +288,9 @@ def _store_report_in_inbox(
         envelope_from="",
         envelope_to=[job.sender],
     )
-    insert_message_and_take_quota(transaction, *message_and_blobs, destination)
+    insert_message_and_take_quota(
+        transaction, *message_and_blobs, destination, kind=InsertKind.GENERATED
+    )
 
 
 def _write_results_if_leased(

@@ -21,6 +21,7 @@ from mail.storage.message_flags import imap_flags, unique_keywords
 from mail.storage.message_sort_keys import INSERT_SORT_KEYS, sort_key_columns
 from mail.storage.quota import (
     HOURLY_COUNTED_KINDS,
+    RECEIVED_KINDS,
     InsertKind,
     require_quota_for_growth,
     take_quota_and_count_received,
@@ -44,9 +45,6 @@ from models.store.prepared_statements import (
     prepare_cached,
 )
 
-RECEIVED_KINDS = frozenset(
-    {InsertKind.RECEIVED, InsertKind.FETCHED, InsertKind.RECEIVED_COPY, InsertKind.RELEASED}
-)
 _TAKE_UIDS = PreparedStatement(
     update(Mailbox)
     .where(
@@ -136,10 +134,11 @@ def insert_message_and_take_quota(
     stored_blobs: StoredMessageBlobs,
     placement: MessagePlacement,
     *,
-    kind: InsertKind = InsertKind.ADDED_BY_USER,
+    kind: InsertKind,
 ) -> InsertedMessage:
     """Insert a message: quota, mailbox counters, rows and journal.
 
+    `kind` decides which event reports it: MESSAGE_RECEIVED for RECEIVED_KINDS, else MESSAGE_ADDED.
     Raises OverQuota, RateLimited if the user has received the limit of the hour, NotFound if user
     or mailbox is gone, and BlobRowDeleted.
     """
@@ -153,12 +152,13 @@ def insert_messages_and_take_quota(
     transaction: DatabaseTransaction,
     items: Sequence[InsertItem],
     *,
-    kind: InsertKind = InsertKind.ADDED_BY_USER,
+    kind: InsertKind,
 ) -> list[InsertedMessage]:
     """Insert messages of one user, with as few statements for many as for one.
 
     One UPDATE checks and takes the quota, so that two concurrent deliveries can't both use the
-    last free bytes. All messages are inserted or none. Raises as `insert_message_and_take_quota`.
+    last free bytes. All messages are inserted or none. `kind` and errors are those of
+    `insert_message_and_take_quota`.
     """
     user_id, size = items[0].placement.user_id, sum(message.size for message, _, _ in items)
     if metadata_bytes := sum(metadata_size(item.placement.public_metadata) for item in items):

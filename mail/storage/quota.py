@@ -30,9 +30,12 @@ class InsertKind(StrEnum):
     )
     RECEIVED_COPY = "AGAIN"  # a copy in another mailbox: the quota
     RELEASED = "RELEASED"  # from quarantine: its hour was counted before
+    GENERATED = "GENERATED"  # by this server, such as a DSN: the quota
     QUOTA_NOTICE = "NOTICE"  # a notice about the quota: never refused, and causes no other notice
 
 
+# All but the messages that clients, imports and scripts of the user store.
+RECEIVED_KINDS = frozenset(InsertKind) - {InsertKind.ADDED_BY_USER}
 HOURLY_COUNTED_KINDS = frozenset({InsertKind.RECEIVED, InsertKind.FETCHED})
 HOUR = timedelta(hours=1)  # for the limit of received messages
 _IS_HOUR_RUNNING = col(User.received_until) > bindparam("now", type_=UtcDateTime)
@@ -76,6 +79,7 @@ _ADD_BY_KIND = {
     InsertKind.FETCHED: PreparedStatement(_ADD_RECEIVED),
     InsertKind.RECEIVED_COPY: PreparedStatement(_ADD_WITHIN_QUOTA),
     InsertKind.RELEASED: PreparedStatement(_ADD_WITHIN_QUOTA),
+    InsertKind.GENERATED: PreparedStatement(_ADD_WITHIN_QUOTA),
     InsertKind.QUOTA_NOTICE: PreparedStatement(_ADD_TO_QUOTA),
 }
 _SELECT_QUOTAS = select(col(User.id), col(User.used), STORAGE_QUOTA.label("allowed")).where(

@@ -21,13 +21,12 @@ from mail.storage.blobs.blob_writer import (
     store_objects_and_prepare_blob_rows,
 )
 from mail.storage.message_insert import (
-    RECEIVED_KINDS,
     InsertedMessage,
     MessagePlacement,
     insert_message_and_take_quota,
 )
 from mail.storage.parsed_message import parse_message
-from mail.storage.quota import InsertKind
+from mail.storage.quota import RECEIVED_KINDS, InsertKind
 from mail.storage.storable_message import StorableMessage
 from models.errors import OverQuota, require_found
 from models.events.journal import PLATFORM

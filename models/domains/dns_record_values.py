@@ -6,8 +6,11 @@ from enum import StrEnum
 class DnsRecordKind(StrEnum):
     """The type of a DNS record."""
 
+    A = "A"
+    AAAA = "AAAA"
     CNAME = "CNAME"
     MX = "MX"
+    PTR = "PTR"
     SRV = "SRV"
     TLSA = "TLSA"
     TXT = "TXT"
@@ -16,6 +19,8 @@ class DnsRecordKind(StrEnum):
 class DnsRecordPurpose(StrEnum):
     """What a DNS record of a domain is for."""
 
+    HOST_ADDRESS = "HOST_ADDRESS"
+    REVERSE_DNS = "REVERSE_DNS"
     MX = "MX"
     SPF = "SPF"
     DKIM = "DKIM"

@@ -15,7 +15,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
-from resolvers.domains.dns_records import query_dns_and_compare_records
+from resolvers.domains.dns_queries import DnsQuestion, compare_with_answer, query_dns_records
 from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
 from resolvers.pagination import read_by_keys
 from resolvers.sql_text import contains_text_sql
@@ -143,12 +143,14 @@ async def query_record_states_unless_writing(
         for advice, record in zip(advices, records, strict=True)
         if record.domain != ALL_DOMAINS and not ctx.is_writing
     ]
-    judgements_by_id = (
-        await query_dns_and_compare_records(ctx.environment.options.dns_resolver, queried)
-        if queried
-        else {}
+    questions = [DnsQuestion(advice.name, advice.type) for advice in queried]
+    answers = (
+        await query_dns_records(ctx.environment.options.dns_resolver, questions) if queried else {}
     )
+    queried_ids = set(map(id, queried))
     return [
-        judgements_by_id[id(advice)].state if id(advice) in judgements_by_id else DnsState.UNKNOWN
+        compare_with_answer(advice, answers[DnsQuestion(advice.name, advice.type)]).state
+        if id(advice) in queried_ids
+        else DnsState.UNKNOWN
         for advice in advices
     ]

@@ -1,13 +1,8 @@
 """The DNS records that domains should have, compared with the ones they have."""
 
-import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import dns.exception
-import dns.resolver
-from dns.asyncresolver import Resolver
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -20,20 +15,26 @@ from mail.domains.dns_advice import (
     advise_records,
 )
 from mail.domains.submission_servers import public_https_host_or_empty, public_submission_servers
-from mail.network.dns_resolver import create_resolver
 from models.domains.dkim_keys import ALL_DOMAINS, DkimKey, DkimKeyState
+from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.errors import Forbidden
 from models.store.columns import ColumnRow, select_columns
 from resolvers.certificates.served_keys import find_served_spki_sha256
 from resolvers.context import Context
+from resolvers.domains.dns_queries import (
+    DnsAnswers,
+    DnsQuestion,
+    advise_reverse_records,
+    compare_with_answer,
+    query_dns_records,
+)
 
-OPERATION_TIMEOUT = 4.0  # seconds for all queries of one operation
-QUERY_TIMEOUT = 1.5  # seconds until a query is repeated
-MAX_CONCURRENT_QUERIES = 32
-AdviceIdentity = int  # `id()` of a RecordAdvice
-NOT_QUERIED = RecordCheck(DnsState.UNKNOWN, problem="Not looked up.")
-TIMED_OUT = RecordCheck(DnsState.UNKNOWN, problem="The name server did not respond in time.")
-NO_NAME_SERVER = RecordCheck(DnsState.UNKNOWN, problem="No name server is configured.")
+NOT_QUERIED = "Not looked up."
+NO_DNSSEC = (
+    "The name server confirms no DNSSEC for the domain and the host. Without it, the record has no "
+    "effect (RFC 7672, section 2.1)."
+)
+WRONG_STATES = (DnsState.MISSING, DnsState.MISMATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,28 @@ class CheckedDnsRecord:
 
     advice: RecordAdvice
     check: RecordCheck
+
+    @property
+    def is_required(self) -> bool:
+        """True if mail doesn't work as it should without the record."""
+        return self.advice.optional_reason is None
+
+    @property
+    def is_wrong(self) -> bool:
+        """True if DNS lacks a required record, or has another one."""
+        return self.is_required and self.check.state in WRONG_STATES
+
+    @property
+    def is_awaited(self) -> bool:
+        """True if the record is required, and nothing must be configured before it."""
+        return self.is_required and self.advice.check_published is not None
+
+    @property
+    def is_published(self) -> bool:
+        """True if DNS has a record that isn't wrong."""
+        return self.check.state is DnsState.OK or (
+            self.check.state is DnsState.UNKNOWN and bool(self.check.found)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,33 +115,66 @@ async def compute_expected_records_and_query_dns(
         )
         for item in record_keys
     ]
-    queried = [
-        advice
-        for key, part in zip(record_keys, advices_by_domain, strict=True)
-        for advice in part
+    questions = [
+        DnsQuestion(advice.name, advice.type)
+        for key, advices in zip(record_keys, advices_by_domain, strict=True)
+        for advice in advices
         if key.checks_dns and advice.check_published
     ]
-    judgements_by_id = (
-        await query_dns_and_compare_records(ctx.environment.options.dns_resolver, queried)
-        if queried
+    # With a next hop, receivers look up the PTR record of that server.
+    needs_reverse_dns = options.next_hop is None and "." in options.hostname
+    host = options.hostname.lower() if needs_reverse_dns else None
+    answers = (
+        await query_dns_records(options.dns_resolver, questions, reverse_host=host)
+        if questions
         else {}
     )
     return [
-        [
-            CheckedDnsRecord(
-                advice,
-                judgements_by_id.get(id(advice))
-                or (NOT_QUERIED if advice.check_published else _unconfigured_check(advice)),
-            )
-            for advice in advices
-        ]
-        for advices in advices_by_domain
+        _compare_records(advices, answers if key.checks_dns else {}, host)
+        for key, advices in zip(record_keys, advices_by_domain, strict=True)
     ]
 
 
-def _unconfigured_check(advice: RecordAdvice) -> RecordCheck:
-    """Return the check of a record that has no value, with what to configure."""
-    return RecordCheck(DnsState.UNKNOWN, problem=advice.missing_configuration)
+def _compare_records(
+    advices: Sequence[RecordAdvice], answers: DnsAnswers, host: str | None
+) -> list[CheckedDnsRecord]:
+    """Compare the records of one domain with DNS. Without answers, nothing was looked up."""
+    reverse_advices = advise_reverse_records(answers, host) if host else []
+    address_count = sum(advice.purpose is DnsRecordPurpose.HOST_ADDRESS for advice in advices)
+    return [
+        CheckedDnsRecord(_with_dnssec_status(advice, advices, answers), _check(advice, answers))
+        for advice in (*advices[:address_count], *reverse_advices, *advices[address_count:])
+    ]
+
+
+def _check(advice: RecordAdvice, answers: DnsAnswers) -> RecordCheck:
+    """Compare a record with DNS. A record without a value has the instruction what to do."""
+    answer = answers.get(DnsQuestion(advice.name, advice.type))
+    if answer is None:
+        return RecordCheck(DnsState.UNKNOWN, problem=advice.instruction or NOT_QUERIED)
+    check = compare_with_answer(advice, answer)
+    if check.state is DnsState.MISSING:
+        return replace(check, problem=advice.instruction)
+    return check
+
+
+def _with_dnssec_status(
+    advice: RecordAdvice, advices: Sequence[RecordAdvice], answers: DnsAnswers
+) -> RecordAdvice:
+    """Return the advice. A TLSA record is required if DNSSEC signs it and the MX record."""
+    if advice.type is not DnsRecordKind.TLSA:
+        return advice
+    mx_names = [other.name for other in advices if other.type is DnsRecordKind.MX]
+    questions = [
+        DnsQuestion(advice.name, advice.type),
+        *(DnsQuestion(name, DnsRecordKind.MX) for name in mx_names),
+    ]
+    found = [answers[question] for question in questions if question in answers]
+    if len(found) < len(questions) or any(answer.failure for answer in found):
+        return advice
+    if all(answer.is_signed for answer in found):
+        return replace(advice, optional_reason=None)
+    return replace(advice, optional_reason=NO_DNSSEC)
 
 
 async def _load_keys_to_publish_by_domain(
@@ -151,76 +207,3 @@ def _keys_to_publish(
     if all(key.is_pending for key in own_keys):
         return [*own_keys, *(key for key in keys_for_all if key.selector not in selectors)]
     return own_keys
-
-
-async def query_dns_and_compare_records(
-    name_server: str | None, advices: Sequence[RecordAdvice]
-) -> dict[AdviceIdentity, RecordCheck]:
-    """Query the records of advices and judge them, by the id of the advice.
-
-    Takes at most OPERATION_TIMEOUT seconds.
-    """
-    try:
-        resolver_of_operation = create_resolver(name_server)
-    except dns.resolver.NoResolverConfiguration:
-        return {id(advice): NO_NAME_SERVER for advice in advices}
-    resolver_of_operation.timeout, resolver_of_operation.lifetime = QUERY_TIMEOUT, OPERATION_TIMEOUT
-    query_slots = asyncio.Semaphore(MAX_CONCURRENT_QUERIES)
-    tasks_by_question: dict[tuple[str, str], asyncio.Task[Sequence[str] | RecordCheck]] = {}
-
-    async def query_in_slot(name: str, kind: str) -> Sequence[str] | RecordCheck:
-        async with query_slots:
-            return await _query_texts(resolver_of_operation, name, kind)
-
-    for advice in advices:
-        key = (advice.name, advice.type)
-        if key not in tasks_by_question:
-            tasks_by_question[key] = asyncio.create_task(query_in_slot(*key))
-    try:
-        await asyncio.wait(tasks_by_question.values(), timeout=OPERATION_TIMEOUT)
-    finally:
-        for task in tasks_by_question.values():
-            task.cancel()
-        await asyncio.gather(*tasks_by_question.values(), return_exceptions=True)
-    return {
-        id(advice_asked): _check_of_dns_answer(
-            advice_asked, tasks_by_question[advice_asked.name, advice_asked.type]
-        )
-        for advice_asked in advices
-    }
-
-
-def _check_of_dns_answer(
-    advice: RecordAdvice, query_task: "asyncio.Task[Sequence[str] | RecordCheck]"
-) -> RecordCheck:
-    if query_task.cancelled():
-        return TIMED_OUT
-    texts = query_task.result()
-    if isinstance(texts, RecordCheck):
-        return texts
-    return advice.check_published(texts) if advice.check_published else _unconfigured_check(advice)
-
-
-async def _query_texts(
-    resolver_of_operation: Resolver, record_name: str, record_type: str
-) -> Sequence[str] | RecordCheck:
-    """Return the records as text, an empty list if there are none, or a judgement on failure."""
-    try:
-        answer = await resolver_of_operation.resolve(
-            f"{record_name}.", record_type, raise_on_no_answer=False
-        )
-    except dns.resolver.NXDOMAIN:
-        return []
-    except dns.exception.Timeout:
-        return TIMED_OUT
-    except (dns.exception.DNSException, OSError, ValueError) as problem:
-        message = f"The name server reports an error: {type(problem).__name__}."
-        return RecordCheck(DnsState.UNKNOWN, problem=message)
-    return [_record_text(record, record_type) for record in answer.rrset or ()]
-
-
-def _record_text(record: Any, record_type: str) -> str:
-    """Return a record as text. A TXT record is the concatenation of its strings."""
-    if record_type == "TXT":
-        return b"".join(record.strings).decode(errors="replace")
-    return str(record.to_text())

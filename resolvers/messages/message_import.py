@@ -29,7 +29,7 @@ from mail.storage.message_insert import (
     MessagePlacement,
     insert_message_and_take_quota,
 )
-from mail.storage.quota import SELECT_QUOTA
+from mail.storage.quota import SELECT_QUOTA, InsertKind
 from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from models.errors import (
@@ -233,7 +233,9 @@ async def _insert_message_for_each_user(
 
     def insert_in_transaction(transaction: DatabaseTransaction) -> list[int]:
         return [
-            insert_message_and_take_quota(transaction, *item).message_id
+            insert_message_and_take_quota(
+                transaction, *item, kind=InsertKind.ADDED_BY_USER
+            ).message_id
             for item in prepared_inserts
         ]
 
@@ -308,7 +310,9 @@ async def _insert_in_session(
                 transaction, insert.message, blobs, placement, insert.earlier
             )
         else:
-            inserted = insert_message_and_take_quota(transaction, insert.message, blobs, placement)
+            inserted = insert_message_and_take_quota(
+                transaction, insert.message, blobs, placement, kind=InsertKind.ADDED_BY_USER
+            )
         if placement.draft and insert.files:
             file_attachments.change_file_list_of_draft(
                 transaction, inserted.message_id, insert.files

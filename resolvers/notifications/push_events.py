@@ -49,7 +49,7 @@ class ChannelNewMessages:
 
 
 def is_received_mail(change: ColumnRow | JournalEvent) -> bool:
-    """True if a message was received from outside, not stored or moved by a client."""
+    """True if a message was delivered to the user, not stored or moved by a client."""
     return change.type is EventType.MESSAGE_RECEIVED
 
 

@@ -9,6 +9,7 @@ from sqlmodel import col
 
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.message_insert import InsertedMessage, InsertItem, insert_messages_and_take_quota
+from mail.storage.quota import InsertKind
 from models.errors import ErrorCollector, Forbidden, NotFound, OverQuota
 from models.files.tables import FileShare
 from models.runtime.environment import DatabaseTransaction
@@ -338,7 +339,7 @@ def _insert_as_quota_allows(
     if not items:
         return []
     try:
-        return [*insert_messages_and_take_quota(transaction, items)]
+        return [*insert_messages_and_take_quota(transaction, items, kind=InsertKind.ADDED_BY_USER)]
     except OverQuota:  # raised before anything is written
         if len(items) == 1:
             return [None]

@@ -1,14 +1,25 @@
 """Tests of `merganser domain`."""
 
-import socket
-import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import dns.message
-import dns.rrset
 import pytest
 
 from tests.support.clients.command_line import CommandLine
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, txt_rdata
+from tests.support.mail_servers.dns_zone_thread import run_dns_zone_in_thread
+from tests.support.mail_servers.smtp_and_dns_servers import SERVER_PEM
+
+HOST = "mx.example.org"
+ALL_RECORDS = {
+    (HOST, "A"): ["9.8.7.6"],
+    ("6.7.8.9.in-addr.arpa", "PTR"): [f"{HOST}."],
+    ("example.org", "MX"): [f"10 {HOST}."],
+    ("example.org", "TXT"): [txt_rdata("v=spf1 mx ~all")],
+    ("_dmarc.example.org", "TXT"): [txt_rdata("v=DMARC1; p=reject")],
+    ("_smtp._tls.example.org", "TXT"): [txt_rdata("v=TLSRPTv1; rua=mailto:a@example.org")],
+}
 
 
 def test_domain_is_created_listed_renamed_and_deleted(ada: CommandLine) -> None:
@@ -72,15 +83,14 @@ def test_domain_error_is_reported_in_one_line(
 
 
 def test_dns_records_are_compared_with_expected_ones(ada: CommandLine) -> None:
-    ada.set_settings(hostname="mx.example.org")
+    ada.set_settings(hostname=HOST)
     result = ada("domain", "dns", "example.org", "--no-check", "--json")
     assert result.code == 0
     values = {(record["type"], record["name"]): record["value"] for record in result.json}
-    assert values["MX", "example.org"] == "10 mx.example.org."
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        ada.set_settings(dns_resolver=f"127.0.0.1:{server.getsockname()[1]}")
-        threading.Thread(target=answer_dns_queries, args=(server, 4), daemon=True).start()
+    assert values["MX", "example.org"] == f"10 {HOST}."
+    zone = make_dns_zone({}, MX={"example.org": f"10 {HOST}."})
+    with run_dns_zone_in_thread(zone) as name_server:
+        ada.set_settings(dns_resolver=name_server)
         result = ada("domain", "dns", "example.org", "--json")
     assert result.code == 1  # all but MX is missing
     states = {(record["type"], record["name"]): record["state"] for record in result.json}
@@ -88,16 +98,69 @@ def test_dns_records_are_compared_with_expected_ones(ada: CommandLine) -> None:
     assert states["TXT", "_dmarc.example.org"] == "MISSING"
 
 
-def answer_dns_queries(server: socket.socket, count: int) -> None:
-    """Answer MX queries with the expected record and all other queries with none."""
-    for _ in range(count):
-        data, peer = server.recvfrom(4096)
-        query = dns.message.from_wire(data)
-        response, (question,) = dns.message.make_response(query), query.question
-        if question.rdtype == dns.rdatatype.MX:
-            text = "10 mx.example.org."
-            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "MX", text))
-        server.sendto(response.to_wire(), peer)
+@dataclass
+class PublishingZone(DnsZoneServer):
+    """Publishes all records after it has answered the first query for the DMARC record."""
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        super().datagram_received(data, addr)
+        if self.queries[-1] == ("_dmarc.example.org", "TXT"):
+            self.records |= ALL_RECORDS
+
+
+def test_wait_ends_when_dns_has_all_required_records(ada: CommandLine) -> None:
+    ada.set_settings(hostname=HOST)
+    zone = PublishingZone({(HOST, "A"): ["9.8.7.6"]})
+    with run_dns_zone_in_thread(zone) as name_server:
+        ada.set_settings(dns_resolver=name_server)
+        result = ada("domain", "dns", "example.org", "--wait", "--json")
+    assert (result.code, result.err.count("\n")) == (0, 1)
+    assert result.err.startswith("Waiting for ")
+    assert "TXT _dmarc.example.org" in result.err
+    assert result.err.endswith(" Next query in 1 s.\n")
+    states = {(record["type"], record["name"]): record["state"] for record in result.json}
+    assert {key: states[key] for key in ALL_RECORDS} == dict.fromkeys(ALL_RECORDS, "OK")
+
+
+def test_wait_fails_after_the_timeout_with_the_missing_records(ada: CommandLine) -> None:
+    ada.set_settings(hostname=HOST)
+    zone = DnsZoneServer({key: ALL_RECORDS[key] for key in ALL_RECORDS if key[1] != "PTR"})
+    with run_dns_zone_in_thread(zone) as name_server:
+        ada.set_settings(dns_resolver=name_server)
+        result = ada("domain", "dns", "example.org", "--wait", "--timeout", "1 s")
+    assert result.code == 1
+    assert "MISSING" in result.out
+    *progress_lines, last_line = result.err.splitlines()
+    names = "PTR 6.7.8.9.in-addr.arpa"
+    assert progress_lines
+    for line in progress_lines:
+        assert line.startswith(f"Waiting for 1 of 6 records: {names}. Next query in ")
+    assert last_line == f"merganser: After 1 s, DNS does not show these records: {names}"
+
+
+def test_wait_needs_dns(ada: CommandLine) -> None:
+    result = ada("domain", "dns", "example.org", "--wait", "--no-check")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "merganser: --wait queries DNS: omit --no-check\n"
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_missing_tlsa_record_is_an_error_only_with_dnssec(
+    ada: CommandLine, *, is_signed: bool
+) -> None:
+    ada.set_settings(hostname=HOST, tls_cert=str(SERVER_PEM), tls_key=str(SERVER_PEM))
+    zone = DnsZoneServer(ALL_RECORDS)
+    if is_signed:
+        zone.dnssec_names = {"example.org", f"_25._tcp.{HOST}"}
+    with run_dns_zone_in_thread(zone) as name_server:
+        ada.set_settings(dns_resolver=name_server)
+        table = ada("domain", "dns", "example.org")
+        result = ada("domain", "dns", "example.org", "--json")
+    assert table.code == result.code == int(is_signed)
+    (record,) = (record for record in result.json if record["type"] == "TLSA")
+    assert (record["state"], record["optional_reason"] is None) == ("MISSING", is_signed)
+    (line,) = (line for line in table.out.splitlines() if "TLSA" in line)
+    assert ("Optional: The name server confirms no DNSSEC" in line) is not is_signed
 
 
 @pytest.mark.parametrize("value", ["localhost:53", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1"])

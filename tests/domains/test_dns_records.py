@@ -13,6 +13,7 @@ import dns.message
 import dns.rrset
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from graph.app import create_app
 from models.domains.dns_record_values import DnsRecordPurpose
@@ -20,15 +21,17 @@ from models.errors import Forbidden
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.context import Context
-from resolvers.domains import dns_records
+from resolvers.domains import dns_queries, dns_records
 from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.domain_operations import create_domain
+from tests.support.sample_mutations import SAMPLE_CALLS
 
 DNS_RECORDS_QUERY = """query ($name: String!, $check: Boolean!) { domain(by: {name: $name}) {
-  dnsRecords(check: $check) { type name value purpose state found problem } } }"""
+  dnsRecords(check: $check) {
+    type name value purpose state found problem optionalReason } } }"""
 CORRECT_RECORDS = {
     ("new.example", "MX"): ["10 mx.example.org."],
     ("new.example", "TXT"): ['"v=spf1 mx " "-all"', '"other"'],
@@ -114,11 +117,15 @@ async def test_records_without_check_are_not_looked_up(client_with_domain: Graph
         response = await client(DNS_RECORDS_QUERY, name="new.example", check=False)
     records = response["domain"]["dnsRecords"]
     assert {record["state"] for record in records} == {"UNKNOWN"}
-    assert {record["purpose"] for record in records} == {*DnsRecordPurpose} - {"DKIM_PENDING"}
+    purposes = {*DnsRecordPurpose} - {"DKIM_PENDING", "REVERSE_DNS"}
+    assert {record["purpose"] for record in records} == purposes
     problem_by_purpose = {
-        record["purpose"]: record["problem"] for record in records if record["value"] is None
+        record["purpose"]: record["problem"]
+        for record in records
+        if record["value"] is None and record["type"] != "AAAA"
     }
     assert problem_by_purpose == {
+        "HOST_ADDRESS": "Publish the public IPv4 address of the server.",
         "DKIM": "Create a DKIM key for the domain.",
         "MTA_STS": "Set mtaSts.mode to testing or enforce.",
         "MTA_STS_HOST": "Set mtaSts.mode to testing or enforce.",
@@ -196,7 +203,7 @@ async def test_slow_response_within_the_timeout_is_accepted(
         started_at = time.monotonic()
         assert state_letters(await load_checks_by_purpose(client)) == "OOOO"
         # the lookups run concurrently
-        assert time.monotonic() - started_at < dns_records.OPERATION_TIMEOUT
+        assert time.monotonic() - started_at < dns_queries.OPERATION_TIMEOUT
 
 
 async def test_missing_dns_server_gives_unknown_states(client_with_domain: GraphQLClient) -> None:
@@ -226,7 +233,7 @@ async def test_many_domains_share_one_timeout(client_with_domain: GraphQLClient)
         response = await client("{ domains { nodes { dnsRecords(check: true) { state } } } }")
         duration = time.monotonic() - started_at
     assert len(response["domains"]["nodes"]) == 20
-    assert duration < dns_records.OPERATION_TIMEOUT * 10  # one after the other it takes 20
+    assert duration < dns_queries.OPERATION_TIMEOUT * 10  # one after the other it takes 20
 
 
 async def test_dns_check_in_a_transaction_is_refused(
@@ -240,7 +247,7 @@ async def test_dns_check_in_a_transaction_is_refused(
         (records,) = await dns_records.compute_expected_records_and_query_dns(
             ctx, [replace(key, checks_dns=False)]
         )
-    assert len(records) == 12
+    assert len(records) == 14
     assert client_with_domain
 
 
@@ -262,3 +269,102 @@ async def test_unicode_domain_is_looked_up_in_ascii(client_with_domain: GraphQLC
     async with client_with_dns(client_with_domain, FakeDnsServer(records)) as client:
         checks = await load_checks_by_purpose(client, "bücher.example")
     assert state_letters(checks) == "OMMM"
+
+
+HOST = "mx.example.org"
+GLOBAL_ADDRESS, PRIVATE_ADDRESS, IPV6_ADDRESS = "9.8.7.6", "10.0.0.1", "2600::1"
+REVERSE_NAME = "6.7.8.9.in-addr.arpa"
+IPV6_REVERSE_NAME = f"1.{'0.' * 27}0.0.6.2.ip6.arpa"
+
+
+async def load_records_by_name(
+    client: GraphQLClient, records: dict[tuple[str, str], list[str]], **fields: Any
+) -> dict[tuple[str, str], Any]:
+    """Check the records of new.example against DNS with these records, by type and name."""
+    dns_names = FakeDnsServer({**CORRECT_RECORDS, **records}, **fields)
+    async with client_with_dns(client, dns_names) as checking_client:
+        response = await checking_client(DNS_RECORDS_QUERY, name="new.example", check=True)
+    checked_records = response["domain"]["dnsRecords"]
+    assert len({(record["type"], record["name"]) for record in checked_records}) == len(
+        checked_records
+    )
+    return {(record["type"], record["name"]): record for record in checked_records}
+
+
+async def test_reverse_dns_of_public_addresses_is_checked(
+    client_with_domain: GraphQLClient,
+) -> None:
+    records = {
+        (HOST, "A"): [GLOBAL_ADDRESS, PRIVATE_ADDRESS],
+        (HOST, "AAAA"): [IPV6_ADDRESS],
+        (REVERSE_NAME, "PTR"): [f"{HOST}."],
+    }
+    checked = await load_records_by_name(client_with_domain, records)
+    reverse_records = {name: record for (kind, name), record in checked.items() if kind == "PTR"}
+    assert {name: record["state"] for name, record in reverse_records.items()} == {
+        REVERSE_NAME: "OK",
+        IPV6_REVERSE_NAME: "MISSING",
+    }
+    for record in reverse_records.values():
+        assert (record["value"], record["purpose"], record["optionalReason"]) == (
+            f"{HOST}.", "REVERSE_DNS", None,
+        )  # fmt: skip
+    assert [kind for kind, _ in checked][:4] == ["A", "AAAA", "PTR", "PTR"]
+    assert sorted(checked["A", HOST]["found"]) == sorted([GLOBAL_ADDRESS, PRIVATE_ADDRESS])
+    assert (checked["A", HOST]["value"], checked["A", HOST]["problem"]) == (None, None)
+
+
+async def test_missing_address_has_the_instruction_what_to_publish(
+    client_with_domain: GraphQLClient,
+) -> None:
+    checked = await load_records_by_name(client_with_domain, {})
+    assert {kind for kind, _ in checked}.isdisjoint({"PTR"})
+    for kind, protocol in (("A", "IPv4"), ("AAAA", "IPv6")):
+        record = checked[kind, HOST]
+        assert (record["state"], record["problem"]) == (
+            "MISSING", f"Publish the public {protocol} address of the server."
+        )  # fmt: skip
+        assert bool(record["optionalReason"]) is (kind == "AAAA")
+
+
+async def test_reverse_dns_is_not_needed_if_another_server_sends(
+    client_with_domain: GraphQLClient,
+) -> None:
+    environment = client_with_domain.environment
+    options = replace(environment.options, next_hop=SecretStr("smtp://relay.example.org"))
+    client = replace(client_with_domain, environment=replace(environment, options=options))
+    checked = await load_records_by_name(client, {(HOST, "A"): [GLOBAL_ADDRESS]})
+    assert {kind for kind, _ in checked}.isdisjoint({"PTR"})
+
+
+TLSA_NAME = f"_25._tcp.{HOST}"
+
+
+@pytest.mark.parametrize(
+    ("signed_names", "published", "state", "is_required"),
+    [
+        ({"new.example", TLSA_NAME}, False, "MISSING", True),
+        ({"new.example", TLSA_NAME}, True, "MISMATCH", True),
+        ({"new.example"}, False, "MISSING", False),
+        ({TLSA_NAME}, False, "MISSING", False),
+        (set(), True, "MISMATCH", False),
+    ],
+)
+async def test_tlsa_record_is_required_if_dnssec_signs_domain_and_host(
+    client_with_domain: GraphQLClient,
+    signed_names: set[str],
+    state: str,
+    *,
+    published: bool,
+    is_required: bool,
+) -> None:
+    set_certificate = await SAMPLE_CALLS["certificateSet"](client_with_domain, client_with_domain)
+    assert (await set_certificate(client_with_domain))["errors"] == []
+    records = {(TLSA_NAME, "TLSA"): [f"3 1 1 {'ab' * 32}"]} if published else {}
+    checked = await load_records_by_name(client_with_domain, records, dnssec_names=signed_names)
+    record = checked["TLSA", TLSA_NAME]
+    assert record["state"] == state
+    if is_required:
+        assert record["optionalReason"] is None
+    else:
+        assert "RFC 7672" in record["optionalReason"]

@@ -81,13 +81,30 @@ async def test_released_store_keeps_its_objects(archive: Path, tmp_path: Path) -
             select(version).select_from(table("alembic_version"))
         )
         assert row.version_num == last_revision()
+        compared_answers = []
         for answer in manifest.answers:
             document = store_queries.document_of_existing_fields(answer.document, SDL)
             data = await store.clients[answer.caller].execute(document)
             expected = store_queries.comparable_answer(answer.data, data)
             assert store_queries.sorted_by_id(data) == expected, (answer.caller, document)
+            compared_answers.append(expected)
+        stored_answers = [answer.data for answer in manifest.answers]
+        store_queries.require_most_values_compared(stored_answers, compared_answers)
         for name in [name for name in manifest.secrets if name != "root"]:
             await assert_orders_list_all_messages(store.clients[name], message_ids(manifest, name))
+
+
+def test_comparison_of_too_few_values_fails() -> None:
+    node = {"id": "1", "subject": "Hello"}
+    stored = [{"nodes": [node] * 1_000}, {"nodes": [node]}, {"nodes": []}]
+    require = store_queries.require_most_values_compared
+    require(stored, stored)
+    few_values = [{"nodes": [{"id": "1"}] * 1_000}, *stored[1:]]
+    for compared in ([{}, *stored[1:]], [stored[0], {}, stored[2]], few_values):
+        with pytest.raises(AssertionError):
+            require(stored, compared)
+    with pytest.raises(AssertionError):
+        require(stored[1:], stored[1:])
 
 
 def message_ids(manifest: StoreManifest, name: str) -> set[str]:

@@ -5,9 +5,10 @@ EVENT_TYPE_DESCRIPTIONS = {
     "MAILBOX_UPDATED": "A mailbox was changed or repaired.",
     "MAILBOX_RENAMED": "A mailbox got another path: it was renamed or moved.",
     "MAILBOX_DELETED": "A mailbox was deleted, or is not shared with the user anymore.",
-    "MESSAGE_ADDED": "A message was stored by a client or an import, or copied.",
-    "MESSAGE_RECEIVED": "A new message was stored: one that was delivered, fetched by a connector "
-    "as new mail, or released from the quarantine.",
+    "MESSAGE_ADDED": "A message was stored by a client, an import or `:fcc` of a Sieve script, or "
+    "copied.",
+    "MESSAGE_RECEIVED": "A new message was stored: one that was delivered, written by the server "
+    "(such as a DSN), fetched by a connector as new mail, or released from the quarantine.",
     "MESSAGE_UPDATED": "Flags, keywords, expiry or metadata of a message changed. "
     "If a draft was saved again, also its content, UID or mailbox changed.",
     "MESSAGE_MOVED": "A message was moved to another mailbox, with another UID.",

@@ -127,13 +127,19 @@ LOG_VALUE_DESCRIPTIONS = {
         "CANCELLED": "The delivery was cancelled.",
     },
     "DnsRecordKind": {
+        "A": "IPv4 address (RFC 1035).",
+        "AAAA": "IPv6 address (RFC 3596).",
         "CNAME": "Alias of a name (RFC 1035).",
         "MX": "Mail exchanger (RFC 5321).",
+        "PTR": "Name of an IP address (RFC 1035).",
         "SRV": "Location of a service (RFC 2782).",
         "TLSA": "Certificate of a TLS server (RFC 6698).",
         "TXT": "Text record (RFC 1035).",
     },
     "DnsRecordPurpose": {
+        "HOST_ADDRESS": "The IP address of the server.",
+        "REVERSE_DNS": "The name of an IP address of the server. Many servers refuse mail without "
+        "it.",
         "MX": "The server that receives mail of the domain.",
         "SPF": "The servers that send mail of the domain (RFC 7208).",
         "DKIM": "The key that signs mail of the domain (RFC 6376).",

@@ -1,14 +1,20 @@
 """Implementations of the commands `merganser domain …`, except those about keys."""
 # ruff: noqa: PLR0913, PLR0917 - a parameter for each option
 
+from datetime import timedelta
+
 import typer
 
-from merganser.commands.domains import domain_operations
-from merganser.commands.domains.domain_output import domain_cell_text, print_txt_records
+from merganser.commands.domains import dns_record_operations, domain_operations
+from merganser.commands.domains.domain_output import (
+    domain_cell_text,
+    print_txt_records,
+    problem_text,
+)
 from merganser.commands.environment_run import run_in_environment
-from merganser.commands.option_values import parse_bytes
+from merganser.commands.option_values import parse_bytes, parse_duration
 from merganser.commands.terminal_output import print_table_or_json
-from merganser.errors import EXIT_FAILURE
+from merganser.errors import EXIT_FAILURE, EXIT_USAGE, CommandError
 from resolvers.users.limit_values import Unlimited
 
 
@@ -81,14 +87,33 @@ def delete_domains(names: list[str], cascade: bool) -> None:
     typer.echo(f"{count} deleted.")
 
 
-def print_dns_records(name: str, check: bool, as_json: bool) -> None:
+def print_dns_records(name: str, check: bool, wait: bool, timeout: str, as_json: bool) -> None:
     """Print the DNS records that a domain needs. The exit code is 1 if one is wrong."""
+    longest_wait = parse_duration("--timeout", timeout)
+    if wait and not check:
+        raise CommandError("--wait queries DNS: omit --no-check", exit_code=EXIT_USAGE)
     records = run_in_environment(
-        lambda environment, _settings: domain_operations.load_expected_dns_records_as_json(
-            environment, name, queries_dns=check
+        lambda environment, _settings: (
+            dns_record_operations.wait_for_dns_records(
+                environment, name, longest_wait or timedelta(), _print_progress
+            )
+            if wait
+            else dns_record_operations.load_expected_dns_records(
+                environment, name, queries_dns=check
+            )
         )
     )
+    rows = [dns_record_operations.dns_record_as_json(record) for record in records]
+    if not as_json:
+        rows = [{**row, "problem": problem_text(row)} for row in rows]
     columns = ("state", "type", "name", "value", "found", "problem")
-    print_table_or_json(records, columns, domain_cell_text, as_json=as_json)
-    if any(record["state"] in ("MISSING", "MISMATCH") for record in records):
+    print_table_or_json(rows, columns, domain_cell_text, as_json=as_json)
+    if wait and (missing_records := dns_record_operations.unpublished_records(records)):
+        names = dns_record_operations.record_names(missing_records)
+        raise CommandError(f"After {timeout}, DNS does not show these records: {names}")
+    if any(record.is_wrong for record in records):
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _print_progress(text: str) -> None:
+    typer.echo(text, err=True)

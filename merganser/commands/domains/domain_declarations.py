@@ -95,13 +95,18 @@ def print_dns_records(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Query DNS for the records.")
     ] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Query DNS until it has all required records.")
+    ] = False,
+    timeout: Annotated[str, typer.Option(help="Longest time to wait, such as 10 min.")] = "1 h",
     as_json: JsonOption = False,
 ) -> None:
     """Print the DNS records that a domain needs, and compare them with DNS.
 
-    The exit code is 1 if a record is missing or different.
+    The exit code is 1 if a required record is missing or different. With --wait, it is 1 if DNS
+    still lacks one after the timeout, and stderr shows which records are missing meanwhile.
 
-    Example: merganser domain dns example.org
+    Example: merganser domain dns example.org --wait
     """
 
 

@@ -11,12 +11,10 @@ from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
 from resolvers.context import Context
-from resolvers.domains import dns_records
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains import mutations as domain_mutations
 from resolvers.domains import rename as domain_rename
-from resolvers.domains.dns_records import DnsRecordsKey
 from resolvers.domains.loaders import DomainConditions, DomainIdOrName
 from resolvers.domains.mutations import DomainValues
 from resolvers.domains.rename import DomainRenameResult
@@ -86,7 +84,7 @@ async def rename_domain(
 ) -> DomainRenameResult:
     """Rename a domain, or only report what would change. Raises CommandError if there is none."""
     ctx = root_context(environment)
-    await _load_domain(ctx, old_name)
+    await load_domain(ctx, old_name)
     async with ctx.combined_transaction(commit=not dry_run):
         return await domain_rename.rename_domain(ctx, DomainIdOrName(name=old_name), new_name)
 
@@ -99,40 +97,13 @@ async def delete_domains(
     Raises CommandError if one is missing.
     """
     ctx = root_context(environment)
-    refs = [DomainIdOrName(id=(await _load_domain(ctx, name)).id) for name in names]
+    refs = [DomainIdOrName(id=(await load_domain(ctx, name)).id) for name in names]
     return len(await domain_mutations.delete_domains(ctx, refs, cascade=deletes_content))
 
 
-async def _load_domain(ctx: Context, name: str) -> ColumnRow:
+async def load_domain(ctx: Context, name: str) -> ColumnRow:
     """Load a domain by name. Raises CommandError if there is none."""
     row = await domain_loaders.find_administered_domain(ctx, name)
     if row is None:
         raise CommandError(f"Domain not found: {name}. `merganser domain list` lists all domains.")
     return row
-
-
-async def load_expected_dns_records_as_json(
-    environment: Environment, domain_name: str, *, queries_dns: bool
-) -> list[dict[str, Any]]:
-    """Load the DNS records that a domain needs, as JSON values.
-
-    With `queries_dns` each has what DNS answers now. Raises CommandError if there is no such
-    domain.
-    """
-    ctx = root_context(environment)
-    row = await _load_domain(ctx, domain_name)
-    (records,) = await dns_records.compute_expected_records_and_query_dns(
-        ctx, [DnsRecordsKey.from_row(row, checks_dns=queries_dns)]
-    )
-    return [
-        {
-            "type": record.advice.type,
-            "name": record.advice.name,
-            "value": record.advice.value,
-            "purpose": record.advice.purpose,
-            "state": record.check.state.value,
-            "found": list(record.check.found),
-            "problem": record.check.problem,
-        }
-        for record in records
-    ]

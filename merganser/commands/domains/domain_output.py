@@ -1,5 +1,6 @@
 """Print the results of commands about domains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -31,3 +32,11 @@ def domain_cell_text(column: str, value: object) -> str:
     if column in ("max_users", "quota") and value is None:
         return "unlimited"
     return "" if value is None else str(value)
+
+
+def problem_text(record: Mapping[str, Any]) -> str:
+    """Return the problem of a DNS record, and why a record that DNS lacks is optional."""
+    texts = [record["problem"]]
+    if record["optional_reason"] and record["state"] != "OK":
+        texts.append(f"Optional: {record['optional_reason']}")
+    return " ".join(text for text in texts if text)

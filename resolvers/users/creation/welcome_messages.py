@@ -25,6 +25,7 @@ from mail.compose import draft_validation, message_builder
 from mail.compose.message_draft import MessageDraft, OutgoingFile
 from mail.mime.header_encoding import NamedAddress
 from mail.storage.message_insert import MessagePlacement, insert_message_and_take_quota
+from mail.storage.quota import InsertKind
 from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from models.errors import RequestError
@@ -113,6 +114,7 @@ async def store_welcome_messages(
                         message=message.message,
                         stored_blobs=stored_message,
                         placement=placement,
+                        kind=InsertKind.GENERATED,
                     ),
                 )
         except Exception:  # a missing welcome message is no reason to refuse a user

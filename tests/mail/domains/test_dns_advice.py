@@ -11,6 +11,7 @@ from mail.domains.dns_advice import (
     RecordCheck,
     advise_records,
     check_srv,
+    reverse_record_advice,
 )
 from mail.domains.submission_servers import (
     SubmissionServer,
@@ -39,7 +40,8 @@ def record_check(
 def test_all_records_are_listed_also_if_not_configured() -> None:
     advised = advise_records(DomainDnsFacts("bücher.example", "MX.example.org"))
     values = {(record.type, record.name): record.value for record in advised}
-    not_configured = {key for key, value in values.items() if value is None}
+    addresses = {("A", "mx.example.org"), ("AAAA", "mx.example.org")}
+    not_configured = {key for key, value in values.items() if value is None} - addresses
     assert not_configured == {
         ("TXT", "dkim._domainkey.xn--bcher-kva.example"),
         ("TXT", "_mta-sts.xn--bcher-kva.example"),
@@ -50,7 +52,7 @@ def test_all_records_are_listed_also_if_not_configured() -> None:
         ("SRV", "_imaps._tcp.xn--bcher-kva.example"),
         ("SRV", "_submissions._tcp.xn--bcher-kva.example"),
     }
-    assert {key: value for key, value in values.items() if key not in not_configured} == {
+    assert {key: value for key, value in values.items() if value is not None} == {
         ("MX", "xn--bcher-kva.example"): "10 mx.example.org.",
         ("TXT", "xn--bcher-kva.example"): "v=spf1 mx a:mx.example.org ~all",
         ("TXT", "_dmarc.xn--bcher-kva.example"): "v=DMARC1; p=quarantine; "
@@ -58,7 +60,11 @@ def test_all_records_are_listed_also_if_not_configured() -> None:
         ("TXT", "_smtp._tls.xn--bcher-kva.example"): "v=TLSRPTv1; "
         "rua=mailto:postmaster@xn--bcher-kva.example",
     }
-    assert all((record.check_published is None) is (record.value is None) for record in advised)
+    for record in advised:
+        assert (record.check_published is None) is ((record.type, record.name) in not_configured)
+        assert (record.instruction is None) is (record.value is not None)
+    optional_types = {record.type for record in advised if record.optional_reason}
+    assert optional_types == {"AAAA", "TLSA"}
 
 
 SUBMISSION_SERVERS = (
@@ -70,7 +76,7 @@ SUBMISSION_SERVERS = (
 def test_service_records_follow_the_submission_servers() -> None:
     def advise_services(**fields: Any) -> dict[str, tuple[str | None, str | None]]:
         return {
-            record.purpose: (record.value, record.missing_configuration)
+            record.purpose: (record.value, record.instruction)
             for record in advise_records(DomainDnsFacts("example.org", HOST, **fields))
             if record.purpose in {"AUTOCONFIG", "AUTODISCOVER", "SUBMISSIONS"}
         }
@@ -133,8 +139,7 @@ def test_advised_records_pass_their_own_check() -> None:
                 web_host="mail.example.org",
             )
         ):
-            if record.check_published:
-                assert record.value is not None
+            if record.check_published and record.value is not None:
                 assert record.check_published([record.value]) == RecordCheck(
                     DnsState.OK, (record.value,)
                 )
@@ -170,9 +175,33 @@ def test_missing_hostname_is_named_in_the_advice() -> None:
         record.purpose: record
         for record in advise_records(DomainDnsFacts("example.org", "localhost"))
     }
-    for purpose in (DnsRecordPurpose.MX, DnsRecordPurpose.SPF):
+    for purpose in (DnsRecordPurpose.HOST_ADDRESS, DnsRecordPurpose.MX, DnsRecordPurpose.SPF):
         assert records[purpose].value is None
-        assert "MERGANSER_HOSTNAME" in (records[purpose].missing_configuration or "")
+        assert "MERGANSER_HOSTNAME" in (records[purpose].instruction or "")
+
+
+@pytest.mark.parametrize("record_type", ["A", "AAAA"])
+def test_host_needs_an_address(record_type: str) -> None:
+    check = record_check(record_type, "")
+    assert check(["192.0.2.1"]) == RecordCheck(DnsState.OK, ("192.0.2.1",))
+    assert check([]).state == "MISSING"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("9.8.7.6", "6.7.8.9.in-addr.arpa"),
+        ("2600::1", f"1.{'0.' * 27}0.0.6.2.ip6.arpa"),
+    ],
+)
+def test_reverse_record_must_have_the_host_name(address: str, name: str) -> None:
+    record = reverse_record_advice(address, HOST)
+    assert (record.type, record.name, record.value) == ("PTR", name, f"{HOST}.")
+    assert record.check_published
+    assert record.check_published(["MX.example.org."]).state == "OK"
+    assert record.check_published(["other.example.", "mx.example.org."]).state == "OK"
+    assert record.check_published(["other.example."]).state == "MISMATCH"
+    assert record.check_published([]).state == "MISSING"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from sqlmodel import col
 from mail.storage import message_flags, message_insert, received_messages
 from mail.storage.message_content import read_all
 from mail.storage.message_insert import MessagePlacement
+from mail.storage.quota import InsertKind
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.messages.tables import Message
 from models.store.columns import select_columns
@@ -62,7 +63,7 @@ async def store_raw_message(
     return (
         await environment.run_transaction(
             lambda transaction: message_insert.insert_message_and_take_quota(
-                transaction, parsed, stored_blobs, placement
+                transaction, parsed, stored_blobs, placement, kind=InsertKind.ADDED_BY_USER
             ),
             client.user.id,
         )

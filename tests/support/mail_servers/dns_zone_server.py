@@ -34,6 +34,7 @@ class DnsZoneServer(FakeDnsServer):
     """Follows CNAME records as resolvers do, and records each query."""
 
     queries: list[tuple[str, str]] = field(default_factory=list)
+    dnssec_names: set[str] | None = field(default_factory=set)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         query = dns.message.from_wire(data)
@@ -62,6 +63,7 @@ class DnsZoneServer(FakeDnsServer):
             response.answer.append(cname)
             owner = cname[0].target
             current_name = lowercase_name(owner)
+        self.set_dnssec_status(query, response, name)
         self.transport.sendto(response.to_wire(max_size=65535), addr)
 
 

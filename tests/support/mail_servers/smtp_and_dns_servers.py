@@ -150,11 +150,16 @@ class FakeDnsServer(asyncio.DatagramProtocol):
             )
         elif not any(record_name == name for record_name, _ in self.records):
             response.set_rcode(dns.rcode.NXDOMAIN)
-        if query.ednsflags & dns.flags.DO and (
-            self.dnssec_names is None or name in self.dnssec_names
-        ):
-            response.flags |= dns.flags.AD
+        self.set_dnssec_status(query, response, name)
         self.transport.sendto(response.to_wire(), addr)
+
+    def set_dnssec_status(
+        self, query: dns.message.Message, response: dns.message.Message, name: str
+    ) -> None:
+        """Set the AD flag of a signed name if the query asks for it (RFC 6840, section 5.8)."""
+        is_requested = query.ednsflags & dns.flags.DO or query.flags & dns.flags.AD
+        if is_requested and (self.dnssec_names is None or name in self.dnssec_names):
+            response.flags |= dns.flags.AD
 
     def make_resolver(self) -> Resolver:
         """Make a resolver that asks this server."""

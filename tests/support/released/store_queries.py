@@ -1,5 +1,6 @@
 """The queries whose answers an archive stores, and their comparison with today's answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphql import (
@@ -19,6 +20,8 @@ MESSAGE_FIELDS = """id subject preview text size receivedAt date seen flagged an
   references hasAttachments attachments { id filename contentType size } mailbox { path }
   threadId emailId imap { uid modseq flags } metadata pop3Uidl"""
 PAGE = "first: 200"
+MIN_STORED_VALUES = 1_000  # in the answers of an archive
+MIN_COMPARED_SHARE = 0.95  # of them; the schema can lose a few fields
 
 QUERIES_OF_USERS = (
     "{ viewer { role scopes user { id username name tags metadata messageCount createdAt "
@@ -91,6 +94,30 @@ def comparable_answer(stored: Any, current: Any) -> Any:
         pairs = zip(sorted_by_id(stored), sorted_by_id(current), strict=True)
         return [comparable_answer(one, other) for one, other in pairs]
     return stored
+
+
+def require_most_values_compared(
+    stored_answers: Sequence[Any], compared_answers: Sequence[Any]
+) -> None:
+    """Raise AssertionError if `comparable_answer` has left out too many stored values.
+
+    A stored answer with values must keep some of them, and all answers together most of them.
+    """
+    stored = [_count_values(answer) for answer in stored_answers]
+    compared = [_count_values(answer) for answer in compared_answers]
+    for number, (stored_count, compared_count) in enumerate(zip(stored, compared, strict=True)):
+        assert bool(stored_count) == bool(compared_count), f"answer {number}: no value is compared"
+    assert sum(stored) >= MIN_STORED_VALUES, sum(stored)
+    assert sum(compared) >= MIN_COMPARED_SHARE * sum(stored), (sum(compared), sum(stored))
+
+
+def _count_values(answer: Any) -> int:
+    """Count the scalars and nulls of an answer."""
+    if isinstance(answer, dict):
+        return sum(map(_count_values, answer.values()))
+    if isinstance(answer, list):
+        return sum(map(_count_values, answer))
+    return 1
 
 
 def sorted_by_id(value: Any) -> Any:
