@@ -104,6 +104,10 @@ async def test_database_of_other_version_is_refused(
         await connection.execute(
             text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
         )
+        await connection.execute(
+            text("UPDATE store_facts SET digest = :revision WHERE name = 'oldest revision'"),
+            {"revision": revision},
+        )
     with pytest.raises(CommandError, match=f"revision {revision}.*{advice}"):
         await run_missing_migrations(empty_database)
 
