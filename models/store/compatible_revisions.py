@@ -16,7 +16,7 @@ from models.store.columns import UtcDateTime
 
 OLDEST_REVISION_FACT = "oldest revision"
 
-# The columns of the first tables. A migration must not use `StoreFact`, which later ones can change.
+# The columns of the first tables: `StoreFact` can have those of later migrations.
 _FACTS = table(
     "store_facts",
     column("name", String),
