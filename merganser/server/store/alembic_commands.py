@@ -49,7 +49,12 @@ def unapplied_revisions(connection: Connection) -> list[str]:
 
 
 def are_expand_only(connection: Connection, revisions: Sequence[str]) -> bool:
-    """True if servers of an older version can go on after these migrations."""
+    """True if servers of an older version can go on after these migrations.
+
+    False if no server has stored the oldest revision yet: servers without this rule stop working.
+    """
+    if load_oldest_revision(connection) is None:
+        return False
     scripts = ScriptDirectory.from_config(alembic_config(connection))
     return all(
         getattr(scripts.get_revision(revision).module, "expand_only", False)
