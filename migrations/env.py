@@ -58,6 +58,7 @@ import models.submission.identities
 import models.submission.tables
 import models.throttling.tables
 import models.users.tables  # noqa: F401  each table must be known to the metadata
+from models.store import compatible_revisions
 from models.store.database import Database
 
 UNIQUE = ("uq_mailboxes_user_id_path", "uq_mailboxes_path")  # the one here, the other there
@@ -70,6 +71,18 @@ def _ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compare:
     return not (kind in ("table", "index") and name and name.startswith(("search_", "ix_search_")))
 
 
+def _record_migration(*, ctx: Any, step: Any, **_others: Any) -> None:
+    """Store which older code can use the database after this migration."""
+    if step.is_stamp:  # only of tests: it runs no migration
+        return
+    compatible_revisions.record_migration(
+        ctx.connection,
+        step.up_revision_id,
+        next(iter(step.down_revision_ids), ""),
+        expand_only=getattr(step.up_revision.module, "expand_only", False),
+    )
+
+
 def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
@@ -77,6 +90,7 @@ def migrate(connection: Connection) -> None:
         render_as_batch=True,  # SQLite cannot alter most things: copy the table and swap
         compare_type=True,
         include_object=_ours,
+        on_version_apply=_record_migration,
     )
     with context.begin_transaction(), warnings.catch_warnings():
         # an index of an expression is the store's own, as `_ours` says

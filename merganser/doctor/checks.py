@@ -37,7 +37,7 @@ from merganser.doctor.reverse_dns import (
 from merganser.errors import CommandError
 from merganser.server import arc_keys, environment_factory, key_file, sockets
 from merganser.server.store import store_lock
-from merganser.server.store.migration import load_unapplied_revisions
+from merganser.server.store.migration import can_older_servers_go_on, load_unapplied_revisions
 from merganser.settings.settings import PREFIX, Settings
 from models.domains.tables import Domain
 from models.store.database import Database
@@ -145,6 +145,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
         try:
             with environment_factory.database_errors_as_command_errors(settings):
                 missing = await load_unapplied_revisions(store)
+                is_rolling = bool(missing) and await can_older_servers_go_on(store, missing)
                 version = await _postgres_version_text(store)
         except CommandError as trouble:
             return action_finding(
@@ -154,7 +155,9 @@ async def _check_database(settings: Settings) -> list[Finding]:
         return action_finding(
             CheckName.DATABASE,
             f"{database_url} lacks {len(missing)} migrations",
-            "run `merganser init`",
+            "run `merganser init`; servers of the older version can go on"
+            if is_rolling
+            else "stop all servers, then run `merganser init`",
         )
     return ok_finding(CheckName.DATABASE, f"{database_url} is up to date{version}")
 

@@ -13,9 +13,11 @@ from graph.http.health import HealthCheck
 from mail.smtp.spool_file import FILE_PREFIX
 from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.shutdown import GracefulShutdown
+from merganser.server.store.migration import last_revision
 from models.cluster.nodes import AdministrativeNodeState
 from models.runtime.components import ComponentKind, ComponentState
 from models.runtime.environment import Environment
+from models.store.compatible_revisions import SELECT_OLDEST_REVISION, is_code_compatible
 from models.store.database import Database
 
 SELECT_VERSIONS: Select[Any] = select(column("version_num")).select_from(table("alembic_version"))
@@ -39,8 +41,13 @@ async def readiness_checks(
     """
     versions_at_start = await load_migration_versions(environment.database)
 
-    async def is_migration_unchanged() -> bool:
-        return await load_migration_versions(environment.database) == versions_at_start
+    async def are_tables_compatible() -> bool:
+        """True while the tables are those of the start, or newer ones that let this code run."""
+        versions = await load_migration_versions(environment.database)
+        if versions == versions_at_start:
+            return True
+        rows = await environment.database.read(SELECT_OLDEST_REVISION)
+        return is_code_compatible(last_revision(), versions, rows[0].digest if rows else None)
 
     async def has_workers_and_none_failed() -> bool:
         """True also while workers are held, stopped or starting."""
@@ -69,7 +76,7 @@ async def readiness_checks(
         )
 
     checks_by_name = {
-        "migrations": is_migration_unchanged,
+        "migrations": are_tables_compatible,
         "workers": has_workers_and_none_failed,
         "spool": is_spool_writable,
         "serving": is_not_stopping,

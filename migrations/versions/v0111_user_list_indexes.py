@@ -4,6 +4,7 @@ from alembic import op
 
 revision = "0111"
 down_revision = "0110"
+expand_only = True
 
 
 def upgrade() -> None:

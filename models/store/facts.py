@@ -14,7 +14,8 @@ class StoreFact(SQLModel, table=True):
     """A thing that every server of this database must have, such as the signing secret.
 
     `digest` identifies it and does not reveal it. `host` and `location` name the machine and the
-    file of the server that registered it.
+    file of the server that registered it. One row has the oldest revision of compatible code:
+    see `models/store/compatible_revisions.py`.
     """
 
     __tablename__ = "store_facts"

@@ -167,6 +167,8 @@ def test_database_of_other_version_is_refused(
 
     with sqlite3.connect(shell.data / "mail.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        oldest = "UPDATE store_facts SET digest = ? WHERE name = 'oldest revision'"
+        connection.execute(oldest, (revision,))
     connection.close()
     for arguments in (("init",), ("user", "list")):
         result = shell(*arguments)

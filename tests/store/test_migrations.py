@@ -1,5 +1,6 @@
 """Migrations on both databases."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -27,10 +28,24 @@ from sqlalchemy import (
 from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
 from merganser.server.store.alembic_commands import alembic_config
-from merganser.server.store.migration import last_revision, run_missing_migrations
+from merganser.server.store.migration import (
+    can_older_servers_go_on,
+    last_revision,
+    load_unapplied_revisions,
+    run_missing_migrations,
+)
+from models.store import compatible_revisions
 from models.store.columns import JSON_TYPE
 from models.store.database import Database
 from tests.support.stores import store_fixtures
+from tests.support.time_limits import HANG_SECONDS
+
+TRIGGERS = {  # of all tables
+    "sqlite": "SELECT name, tbl_name AS table_name, sql AS definition FROM sqlite_master"
+    " WHERE type = 'trigger'",
+    "postgresql": "SELECT tgname AS name, tgrelid::regclass::text AS table_name,"
+    " pg_get_triggerdef(oid) AS definition FROM pg_trigger WHERE NOT tgisinternal",
+}
 
 
 @pytest.fixture(params=store_fixtures.STORES)
@@ -104,8 +119,116 @@ async def test_database_of_other_version_is_refused(
         await connection.execute(
             text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
         )
+        await connection.execute(
+            text("UPDATE store_facts SET digest = :revision WHERE name = 'oldest revision'"),
+            {"revision": revision},
+        )
     with pytest.raises(CommandError, match=f"revision {revision}.*{advice}"):
         await run_missing_migrations(empty_database)
+
+
+@pytest.mark.parametrize("has_other_tables", [False, True])
+async def test_database_of_newer_version_is_used_if_its_migrations_only_add(
+    empty_database: Database, has_other_tables: bool
+) -> None:
+    await run_missing_migrations(empty_database)
+    async with empty_database.engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.run_sync(
+            compatible_revisions.record_migration,
+            "9999",
+            last_revision(),
+            expand_only=not has_other_tables,
+        )
+        stored = await connection.run_sync(compatible_revisions.load_oldest_revision)
+    assert (stored == "9999") is has_other_tables
+    if has_other_tables:
+        with pytest.raises(CommandError, match="revision 9999"):
+            await load_unapplied_revisions(empty_database)
+    else:
+        await run_missing_migrations(empty_database)
+        assert await load_unapplied_revisions(empty_database) == []
+
+
+async def test_older_servers_go_on_if_all_migrations_only_add(empty_database: Database) -> None:
+    await create_database_of_revision(empty_database, "0110", [])
+    assert await can_older_servers_go_on(empty_database, ["0111"])
+    assert not await can_older_servers_go_on(empty_database, ["0111", "0112"])
+    async with empty_database.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM store_facts"))  # an older version migrated it
+    assert not await can_older_servers_go_on(empty_database, ["0111"])
+
+
+EXPAND_ONLY_REVISIONS = [
+    script.revision
+    for script in ScriptDirectory(str(bundled_folder("migrations"))).walk_revisions()
+    if getattr(script.module, "expand_only", False)
+]
+
+
+@pytest.mark.parametrize("revision", EXPAND_ONLY_REVISIONS)
+async def test_expand_only_migration_lets_older_code_write(
+    empty_database: Database, revision: str
+) -> None:
+    """Tables, columns and triggers stay, and inserts without the new columns still work."""
+    script = ScriptDirectory(str(bundled_folder("migrations"))).get_revision(revision)
+    await create_database_of_revision(empty_database, str(script.down_revision), [])
+
+    def upgrade(connection: Connection) -> None:
+        command.upgrade(alembic_config(connection), revision)
+
+    async with empty_database.engine.begin() as connection:
+        before = await connection.run_sync(columns_and_rules)
+        await connection.run_sync(upgrade)
+        after = await connection.run_sync(columns_and_rules)
+        oldest = await connection.run_sync(compatible_revisions.load_oldest_revision)
+    assert before.items() <= after.items()
+    for (table_name, name), column_text in after.items():
+        is_new = (table_name, name) not in before
+        if is_new and any(table_name == old_name for old_name, _ in before):
+            assert "required" not in column_text, f"{table_name}.{name}"
+    assert oldest is not None
+    assert oldest < revision
+
+
+def columns_and_rules(connection: Connection) -> dict[tuple[str, str], str]:
+    """Describe the columns, unique constraints, foreign keys, checks and triggers by table."""
+    inspector, found = inspect(connection), dict[tuple[str, str], str]()
+    for name in inspector.get_table_names():
+        for row in inspector.get_columns(name):
+            is_required = not row["nullable"] and row["default"] is None
+            found[name, row["name"]] = f"{row['type']}{' required' if is_required else ''}"
+        found[name, "unique"] = str(inspector.get_unique_constraints(name))
+        unique_indexes = [index for index in inspector.get_indexes(name) if index["unique"]]
+        found[name, "unique indexes"] = str(unique_indexes)
+        found[name, "foreign keys"] = str(inspector.get_foreign_keys(name))
+        found[name, "checks"] = str(inspector.get_check_constraints(name))
+    for row in connection.execute(text(TRIGGERS[connection.dialect.name])):
+        found[row.table_name, f"trigger {row.name}"] = row.definition
+    return found
+
+
+async def test_migration_lets_transactions_finish_that_lock_its_table(
+    postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = await store_fixtures.create_database_beside(postgres, "locked")
+    database, other_database = Database(url), Database(url)
+    await create_database_of_revision(database, "0110", [])
+    try:
+        async with other_database.engine.begin() as other:
+            await other.execute(text("LOCK TABLE users IN ROW EXCLUSIVE MODE"))
+            migration = asyncio.create_task(run_missing_migrations(database))
+            async with asyncio.timeout(HANG_SECONDS):
+                while "Migration waits" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+                    await asyncio.sleep(0.05)
+            assert not migration.done()
+            # a request of a running server gets the table although the migration waits for it
+            await other.execute(text("LOCK TABLE users IN ROW EXCLUSIVE MODE"))
+        await migration
+        assert await load_unapplied_revisions(database) == []
+    finally:
+        await database.close()
+        await other_database.close()
 
 
 def test_migration_files_are_named_by_revision() -> None:

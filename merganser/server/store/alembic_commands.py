@@ -1,5 +1,7 @@
 """Alembic commands, imported only if the database must be migrated."""
 
+from collections.abc import Sequence
+
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -8,6 +10,7 @@ from sqlalchemy import Connection
 
 from merganser.bundled_folders import bundled_folder
 from merganser.errors import CommandError
+from models.store.compatible_revisions import is_code_compatible, load_oldest_revision
 
 
 def upgrade_to_head(connection: Connection) -> None:
@@ -18,7 +21,8 @@ def upgrade_to_head(connection: Connection) -> None:
 def unapplied_revisions(connection: Connection) -> list[str]:
     """The revisions that the database lacks, oldest first.
 
-    Raises CommandError if the database has a revision of a newer version, or of one before 1.0.
+    A database of a newer version lacks none, if its migrations let this version run. Raises
+    CommandError if they don't, or if the database is of a version before 1.0.
     """
     scripts = ScriptDirectory.from_config(alembic_config(connection))
     current_heads = set(MigrationContext.configure(connection).get_current_heads())
@@ -31,6 +35,9 @@ def unapplied_revisions(connection: Connection) -> list[str]:
                 "can't be upgraded: export the accounts with that version, then import "
                 "them into a new database."
             )
+        oldest_revision = load_oldest_revision(connection)
+        if is_code_compatible(revisions[0], current_heads, oldest_revision):
+            return []
         raise CommandError(
             "The database was created by a newer version of merganser (revision "
             f"{unknown}): use that version."
@@ -39,6 +46,20 @@ def unapplied_revisions(connection: Connection) -> list[str]:
         (at for at, revision in enumerate(revisions) if revision in current_heads), len(revisions)
     )
     return revisions[:newest][::-1]
+
+
+def are_expand_only(connection: Connection, revisions: Sequence[str]) -> bool:
+    """True if servers of an older version can go on after these migrations.
+
+    False if no server has stored the oldest revision yet: servers without this rule stop working.
+    """
+    if load_oldest_revision(connection) is None:
+        return False
+    scripts = ScriptDirectory.from_config(alembic_config(connection))
+    return all(
+        getattr(scripts.get_revision(revision).module, "expand_only", False)
+        for revision in revisions
+    )
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -200,8 +200,10 @@ def test_readiness_names_components_that_fail(observed_server: ObservedServer) -
     spool = observed_server.folder / "var" / "spool" / "http"
     connection = sqlite3.connect(observed_server.folder / "var" / "merganser.db")
     (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    set_oldest = "UPDATE store_facts SET digest = ? WHERE name = 'oldest revision'"
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = 'newer'")
+        connection.execute(set_oldest, ["newer"])
     spool.rename(spool.with_name("away"))
     wait_until(lambda: readiness(observed_server) == (503, ["migrations", "spool"]))
     assert httpx.get(f"{observed_server.url}/health/live", timeout=HANG_SECONDS).json() == {
@@ -211,6 +213,7 @@ def test_readiness_names_components_that_fail(observed_server: ObservedServer) -
     spool.with_name("away").rename(spool)
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", [version])
+        connection.execute(set_oldest, [version])
     connection.close()
     wait_until(lambda: readiness(observed_server) == (200, []))
     assert len(observed_server.log_lines_with(event="Server is not ready", component="spool")) == 1

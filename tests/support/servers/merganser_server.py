@@ -68,6 +68,7 @@ class MerganserProcess:
     lmtp_port: int = field(default_factory=free_port)
     next_hop_port: int = 0  # the port of the next hop, if a test needs one
     serve_arguments: tuple[str, ...] = ()  # arguments after `serve`
+    source_folder: Path = ROOT  # the code that `start` runs, of this or of another version
     secrets: dict[str, str] = field(default_factory=dict)  # API keys of the created users, by name
     _process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
 
@@ -147,14 +148,15 @@ class MerganserProcess:
             time.sleep(0.02)
 
     def _start_process(self, arguments: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
-        if "LD_PRELOAD" not in self.process_env:  # a preloaded library needs a new program
+        is_forkable = self.source_folder == ROOT
+        if is_forkable and "LD_PRELOAD" not in self.process_env:  # which needs a new program
             return ForkedProcess(arguments, self.process_env, ProcessStreams(self.folder / "log"))
         command = [sys.executable, "-m", "merganser", *arguments]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env=self.process_env,
+                cwd=self.source_folder,
+                env={**self.process_env, "PYTHONPATH": str(self.source_folder)},
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,
