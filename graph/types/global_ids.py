@@ -81,6 +81,7 @@ TYPE_NAMES = {prefix: kind for kind, prefix in PREFIXES.items()}
 MAX_LENGTH = 256
 KEY_CHARACTERS = 11  # base64 of 8 bytes without padding
 _PADDING_CHARACTER = "A"  # six zero bits
+_TO_ID_CHARACTERS = bytes.maketrans(b"+/", b"-_")
 _TO_STANDARD_BASE64 = str.maketrans("-_+/", "+/  ")  # "+" and "/" are invalid in global IDs
 
 
@@ -95,8 +96,8 @@ def encoder(type_name: str) -> "Callable[[int], ID]":
     prefix = f"{PREFIXES[type_name]}_"
 
     def encode_key(key: int) -> Any:
-        text = b2a_base64(key.to_bytes(8, "big"), newline=False).decode()[:KEY_CHARACTERS]
-        return prefix + text.replace("+", "-").replace("/", "_")
+        text = b2a_base64(key.to_bytes(8), newline=False).translate(_TO_ID_CHARACTERS)
+        return prefix + text[:KEY_CHARACTERS].decode()
 
     return encode_key
 

@@ -151,6 +151,8 @@ async def _set_links_to_same_type(
     own_key: Any = link.key_in_same_list
     items_by_key: dict[Any, Any] = {own_key(item.row): item for item in items}
     fields, selected_items = _item_field_nodes(info), items
+    # at any depth, since an item can also be the linked object of another one
+    selected_links = _links_selected_at_any_depth(info, view, links)
     while selected_items and links.keys() & _python_names(fields):
         keys = [link.key_of_row(item.row) for item in selected_items]
         missing = sorted(set(keys) - items_by_key.keys() - {None})
@@ -159,7 +161,7 @@ async def _set_links_to_same_type(
         items_by_key |= new
         for key, item in zip(keys, selected_items, strict=True):
             linked_item = items_by_key.get(key)
-            for name, each in links.items():
+            for name, each in selected_links.items():
                 setattr(
                     item,
                     name,
@@ -169,6 +171,22 @@ async def _set_links_to_same_type(
                 )
         selected_items = [item for item in new.values() if item is not None]
         fields = _fields_below_links_to_same_type(info, fields, links)
+
+
+def _links_selected_at_any_depth(
+    info: Info, view: type[Any], links: Mapping[str, Link]
+) -> Mapping[str, Link]:
+    """Return those of these links to the same type that are selected in the list or below them."""
+
+    def compute_links() -> Mapping[str, Link]:
+        names: set[str] = set()
+        fields = _item_field_nodes(info)
+        while fields:
+            names |= links.keys() & _python_names(fields)
+            fields = _fields_below_links_to_same_type(info, fields, links)
+        return {name: link for name, link in links.items() if name in names}
+
+    return _cached_by_selection(info, ("links", view), compute_links)
 
 
 def _fields_below_links_to_same_type(
