@@ -81,8 +81,8 @@ class AuthQuery:
         )
 
     @query(
-        "Returns the API keys of the signed-in user, and the API key that makes the request, also "
-        "one without a user. An ADMIN gets all API keys.",
+        "Returns the API keys of the signed-in user. A request that is made with an API key also "
+        "gets this key, even if it belongs to no user. An ADMIN gets all API keys.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

@@ -53,7 +53,10 @@ from resolvers.users import loaders as user_loaders
 # The count of failed checks must be committed even if the request is rolled back.
 NOT_ATOMIC = AtomicExclusion("A proof of a second factor", forbids_idempotency_key=True)
 NOT_ATOMIC_WITH_PROOF = AtomicExclusion(
-    NOT_ATOMIC.subject, lambda given: bool(given.proof), forbids_idempotency_key=True
+    NOT_ATOMIC.subject,
+    "With `proof`",
+    applies_to=lambda given: bool(given.proof),
+    forbids_idempotency_key=True,
 )
 
 
@@ -244,11 +247,13 @@ class TwoFactorMutation:
 
     @mutation(
         "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
-        "WebAuthn keys and recovery codes. The signed-in user must prove a factor. An "
-        "administrator proves a factor of the other user, or gives `options.reason` instead. "
-        "CONFLICT if no factor is on. FORBIDDEN, a code of every mutation, if the signed-in "
-        "user's only factor is EXTERNAL and no proof is given. UNAVAILABLE if `proof` has a "
-        "response of a security key, but the server has no public URL.",
+        "WebAuthn keys and recovery codes. Access tokens stay valid. For the own account, `proof` "
+        "of a factor is required. For another user, an administrator gives `options.reason`, or "
+        "`proof` of a factor of that user. CONFLICT if no factor is on. AUTHENTICATION_FAILED if "
+        "the proof is wrong, or missing for the own account; RATE_LIMITED after too many wrong "
+        "proofs. FORBIDDEN if EXTERNAL is the only factor of the own account: it can't be proved, "
+        "so another administrator must turn it off. UNAVAILABLE if `proof` has a response of a "
+        "security key, but the server has no public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

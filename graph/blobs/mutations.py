@@ -93,10 +93,12 @@ class BlobPayload(MutationPayload):
 @strawberry.type
 class BlobMutation:
     @mutation(
-        "Stores an object below `admin/` of an object store. An existing object is replaced. The "
-        "garbage collector keeps the object. If `content` is an upload, the upload is deleted "
-        "afterwards. By default the content has at most 50 MiB. CONFLICT if the new path is that "
-        "of a folder, or is below an object.",
+        "Stores an object below `admin/` of an object store. An existing object with the path is "
+        "replaced. The garbage collector never deletes objects below `admin/`. If `content` is an "
+        "upload, the upload is deleted afterwards. LIMIT_REACHED if the content has more than 50 "
+        "MiB (by default). CONFLICT if the path is that of a folder, or if a parent folder of the "
+        "path is already the path of an object. (Same sentences for `blobCopy`; the last one also "
+        "for `blobDelete`.)",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

@@ -196,8 +196,7 @@ def _payload_of_removal(change: CacheChange) -> CachePayload:
 class CacheMutation:
     @mutation(
         "Writes the pending writes of all processes and nodes, and returns when they are durable. "
-        "Use it before a backup. Each is also written without it, within about a second. It "
-        "can't be part of an `@atomic` request, and can't have an idempotency key.",
+        "Use it before a backup. Each is also written without it, within about a second.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -217,8 +216,7 @@ class CacheMutation:
     @mutation(
         "Removes cached values that were not used for a number of days, on all nodes. They are "
         "objects of blob caches, credentials, password checks, DNS answers and parsed messages. "
-        "Pending writes stay. It can't be part of an `@atomic` request, and can't have an "
-        "idempotency key.",
+        "Pending writes stay.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -233,7 +231,7 @@ class CacheMutation:
     @mutation(
         "Removes the cached values of users on all nodes. They are credentials, password checks, "
         "parsed messages, and the objects of their messages, files and exports. Pending writes "
-        "stay. It can't be part of an `@atomic` request, and can't have an idempotency key.",
+        "stay.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -248,9 +246,8 @@ class CacheMutation:
 
     @mutation(
         "Verifies the files of the blob caches of all nodes: it removes damaged, foreign and old "
-        "files, and corrects the recorded size of the caches. With `validateOnly` nothing is "
-        "read, and the counts are 0. It can't be part of an `@atomic` request, and can't have an "
-        "idempotency key.",
+        "files, and corrects the recorded size of the caches. With `validateOnly` nothing is read, "
+        "and the counts are 0.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -268,10 +265,9 @@ class CacheMutation:
         )
 
     @mutation(
-        "Unpacks a bundle, the file of a userExport, to inspect or recover an account, and "
-        "returns its mailboxes. The objects are stored in a new folder below `admin/` of an "
-        "object store, all or none. The upload is deleted. It can't be part of an `@atomic` "
-        "request, and can't have an idempotency key. CONFLICT if the folder already has objects. "
+        "Unpacks a bundle, the file of a userExport, to inspect or recover an account, and returns "
+        "its mailboxes. The objects are stored in a new folder below `admin/` of an object store, "
+        "all or none. The upload is deleted. CONFLICT if the folder already has objects. "
         "LIMIT_REACHED if the bundle has more than 10,000 messages or 1 GiB.",
         atomic_exclusion=UNPACK_NOT_ATOMIC,
         cost=CACHE_COST,

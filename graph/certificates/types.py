@@ -309,7 +309,9 @@ class CertificateMutation:
         "`acme.termsAgreed` is not set, or a certificate changes at the same time. UNAVAILABLE "
         "if the ACME server does not revoke it. LIMIT_REACHED for more than 1,000 references (by "
         "default).",
-        atomic_exclusion=AtomicExclusion("A revocation", lambda given: bool(given.revoke)),
+        atomic_exclusion=AtomicExclusion(
+            "A revocation", "With `revoke`", applies_to=lambda given: bool(given.revoke)
+        ),
         **WRITE_GUARD,
     )
     async def certificate_delete(

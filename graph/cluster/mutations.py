@@ -137,8 +137,9 @@ class ClusterMutation:
         return DeletePayload.of_keys("ClusterNode", deleted_ids)
 
     @mutation(
-        "Removes the pins of all users to a node. Their hash decides again which node serves "
-        "them. It can't be part of an `@atomic` request, and can't have an idempotency key.",
+        "Removes the pins of users to one node (`node` of the input). The hash of the username "
+        "then decides again which node serves each of these users. With `force`, sessions on this "
+        "node also end if another node now serves their user; without it, all sessions continue.",
         atomic_exclusion=ENDS_SESSIONS,
         cost=SESSION_COST,
         **WRITE_GUARD,
@@ -157,8 +158,7 @@ class ClusterMutation:
 
     @mutation(
         "Pins users to a node, and ends their sessions on other nodes; or removes their pins. If "
-        "the node is not UP, the error is CONFLICT. It can't be part of an `@atomic` request, and "
-        "can't have an idempotency key.",
+        "the node is not UP, the error is CONFLICT.",
         atomic_exclusion=ENDS_SESSIONS,
         cost=SESSION_COST,
         **WRITE_GUARD,

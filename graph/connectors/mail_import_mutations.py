@@ -260,13 +260,15 @@ class MailImportInput(Options):
 @strawberry.type
 class MailImportMutation:
     @mutation(
-        "Queues one run for each user, which imports the messages of a source once. A run "
-        "continues after a crash and is kept for 30 days after its end. Messages that the "
-        "mailbox already contains are skipped, unless `removeDuplicates` of the remote source is "
-        "false. A user can have 10 unfinished imports. A USER needs the permission CONNECTORS to "
-        "import from a remote server. FORBIDDEN_OPERATION for a file on the server if "
-        "MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if the filter searches for words while "
-        "more than 5,000 messages are not indexed yet: retry later.",
+        "Queues one run for each user, which imports messages once: from an archive, a remote "
+        "account or another user of the platform. A run continues after a crash. Its record can be "
+        "read for 30 days after its end. Messages that the mailbox already contains are skipped, "
+        "unless `removeDuplicates` of the remote source is false. LIMIT_REACHED if a user already "
+        "has 10 unfinished imports. A USER needs the permission CONNECTORS to import from a remote "
+        "server. An archive on the server (`source.path`) requires role ROOT and scope FULL, and "
+        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. If the source is a user of "
+        "the platform: UNAVAILABLE if `filter` searches for words while more than 5,000 messages "
+        "of that user are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

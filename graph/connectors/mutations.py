@@ -90,8 +90,10 @@ class ConnectorTestPayload(MutationPayload):
 @strawberry.type
 class ConnectorEditMutation:
     @mutation(
-        "Creates a connector, which fetches messages from an account on a remote server. If it "
-        "is active and has an interval, it runs at once. An account has at most 50 connectors.",
+        "Creates a connector, which fetches messages for a user from an account on a remote "
+        "server. The connection is not tested; `connectorTest` does that. An active connector with "
+        "an interval runs at once, others only after `connectorStart`. LIMIT_REACHED if the user "
+        "already has 50 connectors.",
         **WRITE_GUARD,
     )
     async def connector_create(self, info: Info, input: ConnectorCreateInput) -> ConnectorPayload:
@@ -120,10 +122,9 @@ class ConnectorEditMutation:
         return await load_connectors_payload(info, keys)
 
     @mutation(
-        "Connects to a remote account, signs in and lists its mailboxes, without storing "
-        "anything. A failure is a ConnectorFailureError with its stage. With `validateOnly` only "
-        "the input is checked. A process runs at most 8 tests at once, else RATE_LIMITED. It "
-        "can't be part of an `@atomic` request.",
+        "Connects to a remote account, signs in and lists its mailboxes, without storing anything. "
+        "A failure is a ConnectorFailureError with its stage. With `validateOnly` only the input "
+        "is checked. A process runs at most 8 tests at once, else RATE_LIMITED.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )

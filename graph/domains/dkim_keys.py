@@ -378,12 +378,14 @@ class DkimMutation:
 
     @mutation(
         "Creates a pending successor for each active DKIM key of the domains, for all domains or "
-        "none. A successor signs as soon as DNS has its record, which the server checks "
-        "regularly; the old key is then retired. Keys of `*` sign for domains without an active "
-        "key of their own. Their successors wait for `dkimKeyActivate`, since `*` has no DNS "
-        "record. CONFLICT if a key of the algorithm is pending already or the selector is in "
-        "use. NOT_FOUND if a domain has no active key. In an `@atomic` request, the generation "
-        "of several RSA keys is FORBIDDEN_OPERATION.",
+        "none. The server checks DNS regularly: when DNS has the record of a successor, the "
+        "successor signs, and the old key is retired. The domain `*`, which requires the role "
+        "ADMIN, means all domains. Its keys sign for each domain that has no active key of its own "
+        "and has published the record. DNS has no record of `*`, so its successors sign only after "
+        "`dkimKeyActivate`. CONFLICT if a domain already has a pending key of the same algorithm, "
+        "or a key with the same selector. NOT_FOUND if a domain has no active key. LIMIT_REACHED "
+        "if a domain would have more than 20 keys. In an `@atomic` request, the generation of "
+        "several RSA keys is FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )

@@ -326,9 +326,11 @@ class DomainMutation:
         return DomainPayload(domain=Domain.from_row(row))
 
     @mutation(
-        "Changes domains, all or none. A DOMAIN_ADMIN can change only the description, with the "
-        "permission DOMAIN_DESCRIPTION, and the sending rate, with the permission RATE_LIMITS. A "
-        "limit below its current use is refused.",
+        "Changes domains, all or none. An ADMIN can change all values of any domain. A "
+        "DOMAIN_ADMIN can change two values of administered domains: the description, with the "
+        "permission DOMAIN_DESCRIPTION, and the sending rate, with the permission RATE_LIMITS. "
+        "LIMIT_REACHED if a domain already uses more than a new limit allows, or for more than "
+        "1,000 domains (by default).",
         **DOMAIN_ADMIN_GUARD,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:

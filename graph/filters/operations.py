@@ -201,13 +201,15 @@ class FilterMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("Filter", key) for key in keys])
 
     @mutation(
-        "Starts a task that runs filters of the signed-in user on stored messages. The filters "
-        "move, copy, mark or delete messages; they send no messages, replies or webhooks. "
-        "Messages in Junk stay there, unless a filter deletes them or has the action `spam: "
-        "false` (no spam). Other actions apply to them too. Copies above the quota are skipped. "
-        "Messages that a filter deletes can be restored with `deletedMessageRestore`. "
-        "LIMIT_REACHED for more than 1,000 references (by default). UNAVAILABLE if `select` "
-        "searches for words while more than 5,000 messages are not indexed yet: retry later.",
+        "Starts a task that runs 1 to 100 filters of the signed-in user on stored messages. "
+        "Inactive filters run too. The filters move, copy, mark or delete messages; they send no "
+        "messages, replies or webhooks. A message in Junk is not moved, unless a filter has the "
+        "action `spam: false` (no spam). It is copied, marked and deleted like other messages. A "
+        "copy that does not fit into the quota is left out. Messages that a filter deletes can be "
+        "restored with `deletedMessageRestore`. VALIDATION for more than 100 filters. "
+        "LIMIT_REACHED for more than 1,000 references (by default), or if `select` searches "
+        "`text`, `body` or `header` of more than 2,000 messages. UNAVAILABLE if `select` searches "
+        "for words while more than 5,000 messages of the user are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

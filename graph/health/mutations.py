@@ -109,8 +109,7 @@ class HealthMutation:
         "Stops listeners and background workers in all processes of one node or of all nodes, "
         "within a second. They finish their current work first: a listener accepts no more "
         "connections, ends idle sessions and finishes messages in DATA; a worker ends its leases. "
-        "They stay stopped after a restart, until componentStart. HTTP can't be stopped. It can't "
-        "be part of an `@atomic` request, and can't have an idempotency key.",
+        "They stay stopped after a restart, until componentStart. HTTP can't be stopped.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A stop of components", forbids_idempotency_key=True),
     )
@@ -122,8 +121,7 @@ class HealthMutation:
 
     @mutation(
         "Starts listeners and background workers that componentStop has stopped, in all processes "
-        "of one node or of all nodes, within a second. A component that runs is no error. It can't "
-        "be part of an `@atomic` request, and can't have an idempotency key.",
+        "of one node or of all nodes, within a second. A component that runs is no error.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A start of components", forbids_idempotency_key=True),
     )
@@ -135,8 +133,7 @@ class HealthMutation:
 
     @mutation(
         "Stops the servers of one node, or of all nodes one after another, as SIGTERM does. The "
-        "server that answers is the last one. It can't be part of an `@atomic` request, and can't "
-        "have an idempotency key.",
+        "server that answers is the last one.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A stop of servers", forbids_idempotency_key=True),
     )
@@ -150,8 +147,7 @@ class HealthMutation:
     @mutation(
         "Reloads the settings file MERGANSER_CONFIG and the certificates of one node or of all "
         "nodes. No connection ends. If a file can't be used, nothing changes on any node. The "
-        "error VALIDATION gives the reason, and for the settings file the line. It can't be part "
-        "of an `@atomic` request, and can't have an idempotency key.",
+        "error VALIDATION gives the reason, and for the settings file the line.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A reload of settings", forbids_idempotency_key=True),
     )

@@ -66,8 +66,9 @@ class MailboxRepairPayload(MutationPayload):
 class MailboxRepairMutation:
     @mutation(
         "Compares counters, UIDs, threads, the text index, the event journal and stored bytes of "
-        "mailboxes with each other, and repairs what can be computed again. More than 100 "
-        "mailboxes or 5,000 messages are checked by a task.",
+        "mailboxes with each other, and repairs what can be computed again. If more than 100 "
+        "mailboxes, or mailboxes with more than 5,000 messages together, are selected, a task "
+        "checks them. LIMIT_REACHED for more than 1,000 users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion("A repair of a mailbox"),

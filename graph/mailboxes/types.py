@@ -321,8 +321,8 @@ class MailboxQuery:
         user: Annotated[
             UserRef | None,
             strawberry.argument(
-                description="Owner of the mailbox. If another user owns it, the result is null. "
-                "Default: the signed-in user, or the owner of the mailbox that an ID names."
+                description="User who must own the mailbox. If somebody else owns it, the result "
+                "is null. Default: the signed-in user, or the owner of the mailbox that an ID names."
             ),
         ] = UNSET,
     ) -> Mailbox | None:
@@ -343,10 +343,13 @@ def mailboxes_payload(rows: Sequence[Any]) -> MailboxesPayload:
 @strawberry.type
 class MailboxMutation:
     @mutation(
-        "Creates mailboxes and their missing parents, for each selected user: all or none. An "
-        "existing path is a CONFLICT. By default a user has at most 1,500 mailboxes. The object "
-        "ID or a special use of another mailbox is a CONFLICT too. Below a mailbox of another "
-        "user, `specialUse` and `encryptMessages` are FORBIDDEN_OPERATION.",
+        "Creates mailboxes and their missing parents, for each selected user: all or none. "
+        "CONFLICT if a mailbox of the user already has the path, the special use, or the object ID "
+        "(MAILBOXID) that `objectId` gives to the new mailbox. LIMIT_REACHED if a user would have "
+        "more than 1,500 mailboxes (by default), or for more than 1,000 users (by default). If "
+        "`parent` belongs to another user, the caller needs the right CREATE in it. The new "
+        "mailboxes then belong to that user and get the shares of `parent`; `specialUse` and "
+        "`encryptMessages` are FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

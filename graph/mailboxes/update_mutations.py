@@ -144,9 +144,10 @@ class MailboxUpdateMutation:
         return payload
 
     @mutation(
-        "Subscribes users to mailboxes, as the IMAP command SUBSCRIBE does: all or none. "
-        "An existing subscription is no error. By default a user has at most 1,500 "
-        "subscriptions to paths without a mailbox.",
+        "Subscribes users to mailboxes, as the IMAP command SUBSCRIBE does: all or none. A path "
+        "can also name a mailbox that does not exist. A user has at most 1,500 (by default) "
+        "subscriptions without a mailbox, else LIMIT_REACHED. A subscription that exists already "
+        "is no error. LIMIT_REACHED also for more than 1,000 mailboxes or users (by default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -154,8 +155,9 @@ class MailboxUpdateMutation:
         return await _set_subscription(info, input, is_subscribed=True)
 
     @mutation(
-        "Ends subscriptions of users to mailboxes, as the IMAP command UNSUBSCRIBE does: "
-        "all or none. A missing subscription is no error.",
+        "Ends subscriptions of users to mailboxes, as the IMAP command UNSUBSCRIBE does: all or "
+        "none. A missing subscription is no error. LIMIT_REACHED for more than 1,000 mailboxes or "
+        "users (by default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -86,16 +86,18 @@ class MessagesPayload(MutationPayload):
 @strawberry.type
 class MessageImportMutation:
     @mutation(
-        "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody. "
-        "Header fields Authentication-Results of this server are removed (RFC 8601, section 5). "
-        "A message that is no draft is encrypted if the user or the mailbox requires it. Apart "
-        "from this, the bytes of an upload or of base64 are stored unchanged; a text in `raw` "
-        "gets CRLF line ends. A mailbox that another user shares is named by its ID and requires "
-        "the right INSERT. There, flags, keywords and metadata that the caller has no right to "
-        "set are left out. Fails with QUOTA_EXCEEDED if the storage of the mailbox's owner is "
-        "full. CONFLICT if the message to replace is no draft or was deleted. "
-        "FORBIDDEN_OPERATION if a replaced draft would move to another user's mailbox. "
-        "UNAVAILABLE if the OpenPGP key is unusable.",
+        "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody. With "
+        "`replaces`, it takes the place of a draft of the user. Header fields "
+        "Authentication-Results of this server are removed (RFC 8601, section 5). A message that "
+        "is no draft is encrypted if the user or the mailbox requires it. Apart from this, the "
+        "bytes of an upload or of base64 are stored unchanged; a text in `raw` gets CRLF line "
+        "ends. A mailbox that another user shares is named by its ID and requires the right "
+        "INSERT. In such a mailbox, flags, keywords and metadata that the caller has no right to "
+        "set are left out. QUOTA_EXCEEDED if the storage of the mailbox's owner is full. "
+        "LIMIT_REACHED if the message has more than 64 MiB (by default), or for more than 1,000 "
+        "users (by default). CONFLICT if the message that `replaces` names is no draft or was "
+        "deleted; STALE if it was changed at the same time. FORBIDDEN_OPERATION if `replaces` is "
+        "given for a mailbox of another user. UNAVAILABLE if the OpenPGP key is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -157,7 +157,10 @@ class ThreadsPayload(MutationPayload):
         "Task that changes the messages. Null if they were changed at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`. Null if a task changes the messages.", default=None
+        "Token that takes the change back with the mutation `undo`. Null if the change can't be "
+        "undone: a task changes the messages, or their former `metadata` has more than 1 MiB in "
+        "total.",
+        default=None,
     )
 
 

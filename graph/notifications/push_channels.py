@@ -110,7 +110,10 @@ class PushChannelSetInput(Options, RestrictionsInput):
     users: UserSelection | None = attribute_field(
         "Users whose channel is set. Default: the signed-in user.", default=UNSET
     )
-    kind: PushKind = attribute_field("Service of the channel.", default=PushKind.PUSHOVER)
+    kind: PushKind = attribute_field(
+        "Service of the channel, which selects the channel to create or change. Default: PUSHOVER.",
+        default=PushKind.PUSHOVER,
+    )
     active: bool | None = attribute_field(
         "True sends notifications. Messages that arrive while the channel is inactive are never "
         "notified. Null: unchanged; true for a new channel.",

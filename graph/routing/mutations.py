@@ -85,7 +85,9 @@ def _needs_dns_lookup(host_input: Any) -> bool:
         return False
 
 
-NOT_ATOMIC = AtomicExclusion("A DNS query", applies_to=_needs_dns_lookup)
+NOT_ATOMIC = AtomicExclusion(
+    "A DNS query", "For a host name or domain", applies_to=_needs_dns_lookup
+)
 
 
 def _routing_column_values_from_input(record_input: Any) -> dict[str, Any]:
@@ -396,12 +398,14 @@ class RoutingMutation:
         return await _delete_records(info, POLICIES, "tlsPolicies", input.tls_policies)
 
     @mutation(
-        "Creates a forwarding host for an IP address or network, or for each address that a host "
-        "name or domain sends from. Mail from these addresses is not refused or deferred because "
-        "of SPF, DMARC or greylisting. Existing forwarding hosts with such an address get the "
-        "new `source` and `filterSpam`. If nothing changes, the error is CONFLICT. For a host "
-        "name, FORBIDDEN_OPERATION in an `@atomic` request, and UNAVAILABLE if DNS does not "
-        "answer.",
+        "Creates a forwarding host for an IP address or network. For a name (host name or domain), "
+        "it creates one for each address in the SPF record of the name, else for the addresses of "
+        "its MX hosts, else for its own addresses. DNS is asked only now, so later changes have no "
+        "effect. Mail from a forwarding host is not refused or deferred because of SPF, DMARC or "
+        "greylisting. It skips the spam filter, unless `filterSpam` is true. An existing "
+        "forwarding host with such an address gets the new `source` and `filterSpam`. CONFLICT if "
+        "nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. For a name: UNAVAILABLE if "
+        "DNS does not answer, and VALIDATION if DNS has no address.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

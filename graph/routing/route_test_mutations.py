@@ -62,7 +62,7 @@ class RouteTestMutation:
         "missing route, a failed connection and a refusal by the server are no errors: `ok` is "
         "false. For a recipient in a local domain nothing is connected and `ok` is true, unless "
         "`relayHost` or `transport` is given. A process runs at most 4 tests at once, else "
-        "RATE_LIMITED. FORBIDDEN_OPERATION in an `@atomic` request.",
+        "RATE_LIMITED.",
         atomic_exclusion=AtomicExclusion("A route test"),
         role=Role.ADMIN,
         scope=Scope.FULL,

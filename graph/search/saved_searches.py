@@ -211,11 +211,13 @@ class SavedSearchMutation:
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
     @mutation(
-        "Changes saved searches of the signed-in user, the name of one or the filter of several: "
-        "all or none. The new filter is given as `filter`, as the search text `query`, or as "
-        "both. The messages are unchanged. CONFLICT if another saved search has the name. "
-        "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
-        "indexed yet: retry later. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes saved searches of the signed-in user, all or none. A new filter can be given for "
+        "several saved searches, a new name only for one. Both can be given together. `filter` and "
+        "`query` replace the stored filter; if both are given, a message must match both. No "
+        "message is changed. CONFLICT if another saved search of the user has the name. "
+        "UNAVAILABLE if the filter searches for words while more than 5,000 messages of the user "
+        "are not indexed yet: retry later. LIMIT_REACHED for more than 1,000 references (by "
+        "default), or for a filter of more than 16,384 characters as JSON.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(

@@ -126,9 +126,8 @@ class SessionMutation:
         "Ends sessions of the signed-in user, or of users that the caller manages, on all nodes. "
         "Sessions are WebSockets, event streams, and connections by SMTP, submission and LMTP. "
         "Access tokens stay valid, so that clients can connect again, unless `revokeTokens` is "
-        "true. An ADMIN can also end sessions without a user, by `sessions`. The error "
-        "NO_SESSION is returned if no node has such a session and no token was revoked. It can't "
-        "be part of an `@atomic` request, and can't have an idempotency key. LIMIT_REACHED for "
+        "true. An ADMIN can also end sessions without a user, by `sessions`. The error NO_SESSION "
+        "is returned if no node has such a session and no token was revoked. LIMIT_REACHED for "
         "more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=MANAGED,
@@ -155,12 +154,10 @@ class SessionMutation:
         )
 
     @mutation(
-        "Waits until users have no session on any node and no running task. At the "
-        "timeout, it returns the error IN_USE with the numbers of sessions and tasks "
-        "that remain. If none is known but a node has not answered, the error is "
-        "UNAVAILABLE. The session "
-        "that sends the mutation doesn't count. With `validateOnly` it does not wait. It can't be "
-        "part of an `@atomic` request, and can't have an idempotency key.",
+        "Waits until users have no session on any node and no running task. At the timeout, it "
+        "returns the error IN_USE with the numbers of sessions and tasks that remain. If none is "
+        "known but a node has not answered, the error is UNAVAILABLE. The session that sends the "
+        "mutation doesn't count. With `validateOnly` it does not wait.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -258,9 +258,11 @@ class ComposeMutation:
 @strawberry.type
 class ComposeSubscription:
     @subscription(
-        "Returns requests to open a compose window in the clients of the signed-in user. The "
-        "client counts as reachable for `composeRequestCreate` while it is subscribed. With "
-        "`after`, later requests that have not expired are returned first.",
+        "Returns the requests of `composeRequestCreate` to open a compose window in the clients of "
+        "the signed-in user. Each subscribed client gets every request. While it is subscribed, it "
+        "counts as reachable for `composeRequestCreate`. With `after`, the stream begins with the "
+        "requests that were created after this one and have not expired; a request expires after "
+        "10 minutes.",
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(

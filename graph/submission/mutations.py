@@ -332,11 +332,12 @@ class SubmissionMutation:
             return payload
 
     @mutation(
-        "Cancels the deliveries of each submission that are neither finished nor in progress. If "
-        "all deliveries of a submission are cancelled, its stored copy moves to the mailbox with "
-        "the special use DRAFTS as a draft. A copy that the user has moved to another mailbox "
-        "stays unchanged. If one submission has no delivery to cancel, the error is CONFLICT and "
-        "nothing is cancelled. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Cancels the deliveries of submissions, except those that are finished or in progress. If "
+        "one of the given submissions has no delivery that can be cancelled, the error is "
+        "CONFLICT, and nothing is cancelled. If all deliveries of a submission are then cancelled, "
+        "in this call or earlier, its stored copy becomes a draft. It moves to the mailbox with "
+        "the special use DRAFTS, else to INBOX. A copy that the user has moved to another mailbox "
+        "stays there unchanged. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

@@ -133,11 +133,12 @@ class ThrottlingMutation:
         return BanPolicyPayload(ban_policy=BanPolicy.from_row(policy))
 
     @mutation(
-        "Bans (blocks) networks, all or none. All processes refuse their connections within one "
-        "second. A ban in force is replaced: it begins now, with the new duration and reason. A "
-        "ban of the caller's own IP address, loopback, trusted proxies or servers of the platform "
-        "is refused. Networks of the allow list are still accepted. Above 100,000 bans the oldest "
-        "end.",
+        "Bans (blocks) networks, all or none. Within one second all processes refuse connections "
+        "from them. If exactly the same network is banned already, the new ban replaces that ban: "
+        "it begins now, with the new duration and reason. Addresses on the allow list are still "
+        "accepted. FORBIDDEN if the caller's own IP address would be refused. VALIDATION for "
+        "loopback, trusted proxies and servers of the platform. If more than 100,000 bans are in "
+        "force, the server ends the oldest ones.",
         cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )

@@ -73,11 +73,24 @@ class AtomicExclusion:
     back. With `forbids_idempotency_key` it accepts no key: the stored payload would show a secret
     again, the mutation would take long inside the transaction that stores the payload, or it
     commits before that transaction, so that two requests with one key would both take effect.
+
+    If it `applies_to` only some inputs, `condition` names them in the description, such as "With
+    `proof`".
     """
 
     subject: str
+    condition: str = ""
     applies_to: Callable[[Any], bool] = lambda _: True  # of the input
     forbids_idempotency_key: bool = False
+
+    @property
+    def description(self) -> str:
+        """The sentence about the rule in the description of the mutation."""
+        subject = f"{self.condition}, it" if self.condition else "It"
+        text = f"{subject} can't be part of an `@atomic` request (FORBIDDEN_OPERATION)"
+        if self.forbids_idempotency_key:
+            text += ", and can't have an idempotency key (VALIDATION)"
+        return f"{text}."
 
     def require_idempotency_key_allowed(self, input_value: Options) -> None:
         """Raise InvalidInput for an idempotency key if this mutation accepts none."""
@@ -110,6 +123,8 @@ def mutation(
     is about 10 microseconds of work. Its payload extends MutationPayload.
     The field is nullable: an error of one field must not remove the payloads of other fields.
     """
+    if atomic_exclusion is not None:
+        description = f"{description} {atomic_exclusion.description}"
     declare: FieldDecorator = strawberry.mutation(
         description=description,
         extensions=[MutationExecution(GuardRule(**rule), atomic_exclusion)],

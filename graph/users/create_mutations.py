@@ -335,7 +335,9 @@ class UserCreateMutation:
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
-            "A check for breached passwords", lambda given: not given.allow_unsafe
+            "A check for breached passwords",
+            "Without `allowUnsafe`",
+            applies_to=lambda given: not given.allow_unsafe,
         ),
     )
     async def user_create(self, info: Info, input: UserCreateInput) -> UserPayload:
@@ -359,7 +361,8 @@ class UserCreateMutation:
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords",
-            lambda given: not all(user.allow_unsafe for user in given.users),
+            "Without `allowUnsafe` for each account",
+            applies_to=lambda given: not all(user.allow_unsafe for user in given.users),
         ),
     )
     async def users_create(self, info: Info, input: UsersCreateInput) -> UsersPayload:

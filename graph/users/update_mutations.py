@@ -382,7 +382,9 @@ class UserUpdateMutation:
         "QUOTA_EXCEEDED if new metadata exceed the storage quota of the account.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
-            "A check for breached passwords", _needs_separate_transaction
+            "A check for breached passwords",
+            "With `existingPassword`, or with `password` without `allowUnsafe`",
+            applies_to=_needs_separate_transaction,
         ),
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -398,10 +400,13 @@ class UserUpdateMutation:
 
     @mutation(
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
-        "accounts or none. An absent field leaves the value. An account that is no longer a "
-        "DOMAIN_ADMIN loses both lists. BCC rules and webhooks that it made and can't make any "
-        "more are deleted. The role can't exceed the caller's. CONFLICT if a user moves to "
-        "another domain at the same time: retry.",
+        "accounts or none. An absent field leaves the value. The role can't exceed the caller's. "
+        "An account that is no longer a DOMAIN_ADMIN loses its domains and permissions. What an "
+        "account has set up for others ends if the account no longer has the right to it. Its BCC "
+        "rules and webhooks are then deleted, its shares of other users' mailboxes end, and `bcc` "
+        "and `replyTo` that it has set in identities of other users are removed. CONFLICT if a "
+        "user moves to another domain at the same time: retry. LIMIT_REACHED for more than 1,000 "
+        "users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -423,7 +428,8 @@ class UserUpdateMutation:
     @mutation(
         "Replaces the permissions of accounts, for all accounts or none. A permission "
         "(`UserPermission`) lets a USER change some settings of the own account. CONFLICT if a "
-        "user moves to another domain at the same time: retry.",
+        "user moves to another domain at the same time: retry. LIMIT_REACHED for more than 1,000 "
+        "users (by default).",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
