@@ -322,7 +322,8 @@ class MailboxQuery:
             UserRef | None,
             strawberry.argument(
                 description="User who must own the mailbox. If somebody else owns it, the result "
-                "is null. Default: the signed-in user, or the owner of the mailbox that an ID names."
+                "is null. Default: the signed-in user, or the owner of the mailbox that an ID "
+                "names."
             ),
         ] = UNSET,
     ) -> Mailbox | None:

@@ -336,7 +336,7 @@ class UserCreateMutation:
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords",
-            "Without `allowUnsafe`",
+            "With `allowUnsafe: false`",
             applies_to=lambda given: not given.allow_unsafe,
         ),
     )
@@ -361,7 +361,7 @@ class UserCreateMutation:
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords",
-            "Without `allowUnsafe` for each account",
+            "With `allowUnsafe: false` for an account",
             applies_to=lambda given: not all(user.allow_unsafe for user in given.users),
         ),
     )

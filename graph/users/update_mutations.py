@@ -383,7 +383,7 @@ class UserUpdateMutation:
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords",
-            "With `existingPassword`, or with `password` without `allowUnsafe`",
+            "With `existingPassword` or `allowUnsafe: false`",
             applies_to=_needs_separate_transaction,
         ),
         access=MANAGED.with_scope(Scope.FULL),

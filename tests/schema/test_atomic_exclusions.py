@@ -1,0 +1,23 @@
+"""The mutations that can't be part of an `@atomic` request say so, and are listed in the docs."""
+
+import re
+from pathlib import Path
+
+from tests.support.schema.printed_schema import SDL
+
+PAGE = Path(__file__).parents[2] / "docs" / "api" / "transactions.md"
+SENTENCE = re.compile(r"(With `proof`, it|[^.]*\b[Ii]t) can't be part of an `@atomic` request")
+
+
+def test_docs_list_all_mutations_that_cannot_be_atomic() -> None:
+    section = PAGE.read_text().partition("### Mutations that can't be atomic")[2]
+    listed = set(re.findall(r"`(\w+)`", section.partition("\n#")[0]))
+    assert SDL.mutation_type
+    excluded = {
+        name: match
+        for name, field in SDL.mutation_type.fields.items()
+        if (match := SENTENCE.search(field.description or ""))
+    }
+    assert len(excluded) >= 36
+    missing = {name for name, match in excluded.items() if match[1] != "With `proof`, it"} - listed
+    assert missing == set()
