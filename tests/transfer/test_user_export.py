@@ -428,8 +428,9 @@ async def test_credential_with_mail_scope_exports_no_settings(
 
 @pytest.mark.parametrize("scopes", [[Scope.MAIL, Scope.SETTINGS], [Scope.FULL]], ids=str)
 async def test_settings_of_another_user_are_imported_only_with_scope_full(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, scopes: list[Scope]
+    ada: GraphQLClient, bob: GraphQLClient, scopes: list[Scope]
 ) -> None:
+    root = await make_client(ada.environment, ada.http, "root", role=Role.ROOT)
     payload = await execute_mutation(ada, "userUpdate", set={"language": "de"})
     assert payload["errors"] == []
     content = (await export_account(ada))["content"]
