@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import dns.exception
 import dns.flags
 import dns.message
+import dns.name
 import dns.resolver
 from dns.asyncresolver import Resolver
 
@@ -139,7 +140,8 @@ async def _query_once(resolver: Resolver, question: DnsQuestion) -> DnsAnswer:
             f"{question.name}.", question.kind, raise_on_no_answer=False
         )
     except dns.resolver.NXDOMAIN as no_name:
-        return DnsAnswer(is_signed=all(map(_is_signed, no_name.responses().values())))
+        responses: Mapping[dns.name.Name, dns.message.Message] = no_name.kwargs["responses"]
+        return DnsAnswer(is_signed=all(map(_is_signed, responses.values())))
     except dns.exception.Timeout:
         return DnsAnswer(failure=TIMED_OUT)
     except (dns.exception.DNSException, OSError, ValueError) as problem:
