@@ -166,7 +166,7 @@ async def test_searched_pages_lead_to_all_matches(ada: GraphQLClient) -> None:
                 text("UPDATE messages SET size = :size, seen = :seen, subject = :s WHERE id = :id"),
                 {"size": 2 * 10**6, "seen": seen, "s": str(number), "id": (1 << 40) + number},
             )
-    filters = {"filter": {"larger": 10**6}}
+    filters: dict[str, Any] = {"filter": {"larger": 10**6}}
     for order, expected in (
         ("SEEN_ASC", [14_000, 4000, 24_990, 3]),
         ("SEEN_DESC", [24_990, 3, 14_000, 4000]),
