@@ -29,9 +29,10 @@ from tests.support.clients.platform_load import (
 )
 from tests.support.released import store_archive
 from tests.support.run_scope import CI
+from tests.support.servers.forked_process import fork_server
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.server_versions import (
-    create_users_with_code_of_server,
+    create_users_by_commands,
     extract_commit,
     make_next_version,
 )
@@ -43,7 +44,9 @@ ANSWER_COUNT = 5  # of each kind and each server, in each phase
 
 @pytest.fixture(scope="module")
 def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_next_version(tmp_path_factory.mktemp("next"), last_revision())
+    folder = make_next_version(tmp_path_factory.mktemp("next"), last_revision())
+    fork_server(folder)  # imports the version while the servers start
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,9 @@ def released_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     has_commit = ["git", "-C", str(ROOT), "cat-file", "-e", commit]
     if not CI and subprocess.run(has_commit, check=False, capture_output=True).returncode:
         pytest.skip(f"the clone has no commit {commit}")
-    return extract_commit(commit, tmp_path_factory.mktemp("released"))
+    folder = extract_commit(commit, tmp_path_factory.mktemp("released"))
+    fork_server(folder)  # imports the version meanwhile
+    return folder
 
 
 @pytest.fixture(params=store_fixtures.STORES)
@@ -87,9 +92,15 @@ def share_keys(servers: list[MerganserProcess]) -> None:
 
 async def replace_server(server: MerganserProcess, source_folder: Path) -> None:
     """Stop a server, and start it with another version."""
+    import time
+
+    t = time.monotonic()
     await asyncio.to_thread(server.stop)
+    print("DBG stopped", time.monotonic() - t)
+    t = time.monotonic()
     server.source_folder = source_folder
     await asyncio.to_thread(server.start)
+    print("DBG started", time.monotonic() - t)
 
 
 async def assert_everything_is_stored_once(
@@ -151,7 +162,7 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
     """The clients wait while no server runs, and find everything afterwards."""
     for server in servers:
         server.source_folder = released_version
-    create_users_with_code_of_server(servers[0], *USERS)
+    create_users_by_commands(servers[0], *USERS)
     share_keys(servers)
     load = PlatformLoad(servers)
     async with load.run():
@@ -160,10 +171,11 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
         await load.wait_for_answers(servers, ANSWER_COUNT)
         for server in servers:
             await asyncio.to_thread(server.stop)
+        for server in servers:
+            server.source_folder = ROOT
         migrated = await asyncio.to_thread(servers[0].run_command, "init")
         assert migrated.exit_code == 0, migrated.stderr
         for server in servers:
-            server.source_folder = ROOT
             await asyncio.to_thread(server.start)
         await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
