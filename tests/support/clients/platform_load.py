@@ -37,7 +37,7 @@ SETTINGS = {  # one client sends all requests
     "COST_BUDGET_USER": "0",
     "LIMITS_RECEIVED_PER_HOUR": "0",
     "LIMITS_RECIPIENTS_PER_DAY": "0",
-    "SHUTDOWN_DRAIN": "500 ms",  # longer than the interval of the probes
+    "SHUTDOWN_DRAIN": "1 s",  # longer than the interval of the probes
 }
 READ_QUERY = """{ viewer { user { messages(first: 5) { totalCount nodes { subject text } }
   mailboxes(first: 1500) { nodes { path } } } } }"""
