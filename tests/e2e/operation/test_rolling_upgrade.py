@@ -15,6 +15,7 @@ from sqlmodel import col
 
 from bench.change_stream import account_replica
 from bench.cluster_soak import create_data_folder
+from merganser.server.readiness import load_migration_versions
 from merganser.server.store.migration import last_revision
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -29,9 +30,11 @@ from tests.support.clients.platform_load import (
 )
 from tests.support.released import store_archive
 from tests.support.run_scope import CI
+from tests.support.servers.forked_process import fork_server
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.server_versions import (
-    create_users_with_code_of_server,
+    NEXT_REVISION,
+    create_users_by_commands,
     extract_commit,
     make_next_version,
 )
@@ -43,7 +46,9 @@ ANSWER_COUNT = 5  # of each kind and each server, in each phase
 
 @pytest.fixture(scope="module")
 def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_next_version(tmp_path_factory.mktemp("next"), last_revision())
+    folder = make_next_version(tmp_path_factory.mktemp("next"), last_revision())
+    fork_server(folder)  # imports the version while the servers start
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,9 @@ def released_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     has_commit = ["git", "-C", str(ROOT), "cat-file", "-e", commit]
     if not CI and subprocess.run(has_commit, check=False, capture_output=True).returncode:
         pytest.skip(f"the clone has no commit {commit}")
-    return extract_commit(commit, tmp_path_factory.mktemp("released"))
+    folder = extract_commit(commit, tmp_path_factory.mktemp("released"))
+    fork_server(folder)  # imports the version meanwhile
+    return folder
 
 
 @pytest.fixture(params=store_fixtures.STORES)
@@ -93,7 +100,7 @@ async def replace_server(server: MerganserProcess, source_folder: Path) -> None:
 
 
 async def assert_everything_is_stored_once(
-    servers: list[MerganserProcess], load: PlatformLoad
+    servers: list[MerganserProcess], load: PlatformLoad, revision: str
 ) -> None:
     """Compare the database of the stopped servers with what the clients know, and check it."""
     async with servers[0].environment() as environment:
@@ -110,6 +117,10 @@ async def assert_everything_is_stored_once(
         assert Counter(created) == Counter(load.acknowledged.created)
         stored_state = await account_replica.read_account_state(database, user_id)
         assert await account_replica.find_journal_gaps(database, user_id) == []
+        assert await load_migration_versions(database) == {revision}
+    for server in servers:
+        assert [record for record in server.log_records() if record["level"] == "error"] == []
+    assert all(count > 1 for count in load.connections.values())
     for transport, replica in load.replicas.items():
         assert replica.problems == [], transport
         assert account_replica.differences_by_id(replica.account_state, stored_state) == {}
@@ -141,8 +152,7 @@ async def test_servers_are_replaced_one_after_the_other_and_back(
                 await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
         server.stop()
-    assert all(count > 1 for count in load.connections.values())
-    await assert_everything_is_stored_once(servers, load)
+    await assert_everything_is_stored_once(servers, load, NEXT_REVISION)
 
 
 async def test_released_version_is_upgraded_with_all_servers_stopped(
@@ -151,7 +161,7 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
     """The clients wait while no server runs, and find everything afterwards."""
     for server in servers:
         server.source_folder = released_version
-    create_users_with_code_of_server(servers[0], *USERS)
+    create_users_by_commands(servers[0], *USERS)
     share_keys(servers)
     load = PlatformLoad(servers)
     async with load.run():
@@ -160,13 +170,13 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
         await load.wait_for_answers(servers, ANSWER_COUNT)
         for server in servers:
             await asyncio.to_thread(server.stop)
+        for server in servers:
+            server.source_folder = ROOT
         migrated = await asyncio.to_thread(servers[0].run_command, "init")
         assert migrated.exit_code == 0, migrated.stderr
         for server in servers:
-            server.source_folder = ROOT
             await asyncio.to_thread(server.start)
         await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
         server.stop()
-    assert all(count > 1 for count in load.connections.values())
-    await assert_everything_is_stored_once(servers, load)
+    await assert_everything_is_stored_once(servers, load, last_revision())

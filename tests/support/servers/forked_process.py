@@ -28,12 +28,17 @@ class ProcessStreams:
 
 
 class ForkServer:
-    """The fork server process, started with the first command of this test process."""
+    """The fork server process of a version, started with its first command in this test process."""
 
-    def __init__(self) -> None:
+    def __init__(self, source_folder: Path) -> None:
+        self._source_folder = source_folder
+        env = dict(os.environ)
+        if source_folder != ROOT:
+            env["PYTHONPATH"] = str(source_folder)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.servers.fork_server"],
-            cwd=ROOT,
+            cwd=source_folder,
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -56,7 +61,7 @@ class ForkServer:
         request = {
             "words": [*arguments],
             "env": dict(env),
-            "folder": str(ROOT),
+            "folder": str(self._source_folder),
             "stdin": str(streams.stdin),
             "stdout": str(streams.stdout),
             "stderr": str(streams.stderr or streams.stdout),
@@ -101,8 +106,9 @@ class ForkedProcess:
         streams: ProcessStreams,
         *,
         session: bool = False,
+        source_folder: Path = ROOT,
     ) -> None:
-        self._server = fork_server()
+        self._server = fork_server(source_folder)
         self.pid = self._server.start(arguments, env, streams, session=session)
 
     def poll(self) -> int | None:
@@ -128,9 +134,9 @@ class ForkedProcess:
 
 
 @cache
-def fork_server() -> ForkServer:
-    """Return the fork server of this test process."""
-    return ForkServer()
+def fork_server(source_folder: Path) -> ForkServer:
+    """Return the fork server of this test process for the code of a folder."""
+    return ForkServer(source_folder)
 
 
 class ForkedSubprocess(asyncio.subprocess.Process):
@@ -170,14 +176,21 @@ async def fork_subprocess(
 
 
 def run_forked(
-    arguments: Sequence[str], env: Mapping[str, str], *, stdin: str = "", timeout: float = 240
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdin: str = "",
+    timeout: float = 240,
+    source_folder: Path = ROOT,
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end, as `subprocess.run` does. Raises subprocess.TimeoutExpired."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         files = {stream: folder / stream for stream in ("stdin", "stdout", "stderr")}
         files["stdin"].write_text(stdin)
-        process = ForkedProcess(arguments, env, ProcessStreams(**files))
+        process = ForkedProcess(
+            arguments, env, ProcessStreams(**files), source_folder=source_folder
+        )
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -68,7 +68,7 @@ class MerganserProcess:
     lmtp_port: int = field(default_factory=free_port)
     next_hop_port: int = 0  # the port of the next hop, if a test needs one
     serve_arguments: tuple[str, ...] = ()  # arguments after `serve`
-    source_folder: Path = ROOT  # the code that `start` runs, of this or of another version
+    source_folder: Path = ROOT  # of the version whose code runs
     secrets: dict[str, str] = field(default_factory=dict)  # API keys of the created users, by name
     _process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
 
@@ -82,14 +82,18 @@ class MerganserProcess:
             "ARGON2_TIME_COST": "1",
             "AUTO_CREATE_DOMAINS": "on",
             "HOSTNAME": "mx.example.org",
-            "LOG_SLOW_OPERATION_THRESHOLD": "0 s",  # any operation is slow on a busy machine
             **({"DATABASE_URL": self.store_url} if self.store_url else {}),
             **self.extra_settings,
         }
-        merganser_variables = {f"MERGANSER_{name}": value for name, value in settings.items()}
         inherited_variables = {
             name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ
         }
+        if self.source_folder == ROOT:  # an older version refuses unknown settings
+            # any operation is slow on a busy machine
+            settings.setdefault("LOG_SLOW_OPERATION_THRESHOLD", "0 s")
+        else:
+            inherited_variables["PYTHONPATH"] = str(self.source_folder)
+        merganser_variables = {f"MERGANSER_{name}": value for name, value in settings.items()}
         return {
             **inherited_variables,
             "HOME": str(self.folder),
@@ -148,15 +152,17 @@ class MerganserProcess:
             time.sleep(0.02)
 
     def _start_process(self, arguments: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
-        is_forkable = self.source_folder == ROOT
-        if is_forkable and "LD_PRELOAD" not in self.process_env:  # which needs a new program
-            return ForkedProcess(arguments, self.process_env, ProcessStreams(self.folder / "log"))
+        if "LD_PRELOAD" not in self.process_env:  # a preloaded library needs a new program
+            streams = ProcessStreams(self.folder / "log")
+            return ForkedProcess(
+                arguments, self.process_env, streams, source_folder=self.source_folder
+            )
         command = [sys.executable, "-m", "merganser", *arguments]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command,
                 cwd=self.source_folder,
-                env={**self.process_env, "PYTHONPATH": str(self.source_folder)},
+                env=self.process_env,
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,
@@ -214,7 +220,11 @@ class MerganserProcess:
     def run_command(self, *arguments: str | Path, stdin: str = "") -> CommandOutput:
         """Run another command with the same settings."""
         completed = run_forked(
-            [*map(str, arguments)], self.process_env, stdin=stdin, timeout=START_TIMEOUT
+            [*map(str, arguments)],
+            self.process_env,
+            stdin=stdin,
+            timeout=START_TIMEOUT,
+            source_folder=self.source_folder,
         )
         return CommandOutput(completed.returncode, completed.stdout, completed.stderr)
 

@@ -1,17 +1,16 @@
 """Source folders of other versions: a released commit, and this code with one more migration."""
 
 import io
-import json
+import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
-from tests.support.servers.merganser_server import ROOT, START_TIMEOUT, MerganserProcess
+from tests.support.servers.merganser_server import ROOT, MerganserProcess
 
 PACKAGES = ("merganser", "graph", "resolvers", "mail", "models")
-OTHER_FILES = ("docs", "schema.graphql")
+OTHER_FILES = ("docs", "schema.graphql", "tests", "bench")
 NEXT_REVISION = "9001"
 NEXT_MIGRATION = """
 import sqlalchemy as sa
@@ -28,16 +27,6 @@ def upgrade() -> None:
     op.add_column("messages", note)
     op.add_column("users", sa.Column("upgrade_note", sa.String, nullable=True))
     op.create_index("ix_mailboxes_upgrade", "mailboxes", ["path", "user_id"])
-"""
-# Runs in the folder of the other version, with its code.
-CREATE_USERS = """
-import json, sys
-from pathlib import Path
-from tests.support.servers.merganser_server import MerganserProcess
-folder, store_url, settings, *names = sys.argv[1:]
-process = MerganserProcess(Path(folder), store_url, json.loads(settings))
-process.create_users(*names)
-print(json.dumps(process.secrets))
 """
 
 
@@ -61,17 +50,15 @@ def make_next_version(folder: Path, previous_revision: str) -> Path:
     return folder
 
 
-def create_users_with_code_of_server(server: MerganserProcess, *names: str) -> None:
-    """Create the tables and the users with the version of the server, as `create_users` does."""
-    settings = json.dumps(server.extra_settings)
-    arguments = [str(server.folder), server.store_url, settings, *names]
-    completed = subprocess.run(
-        [sys.executable, "-c", CREATE_USERS, *arguments],
-        cwd=server.source_folder,
-        env={**server.process_env, "PYTHONPATH": str(server.source_folder)},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=START_TIMEOUT,
-    )
-    server.secrets = json.loads(completed.stdout)
+def create_users_by_commands(server: MerganserProcess, *names: str) -> None:
+    """Create the tables and users with the version of the server, each with an API key."""
+    commands: list[tuple[str, ...]] = [("init",), ("domain", "add", "example.org")]
+    for name in names:
+        address = ("--address", f"{name}@example.org")
+        commands += [("user", "add", name, *address, "--no-password")]
+    for command in commands:
+        output = server.run_command(*command)
+        assert output.exit_code == 0, (command, output.stderr)
+    for name in names:
+        output = server.run_command("api-key", "create", "--name", name, "--user", name)
+        (server.secrets[name],) = re.findall(r"\bmgk_[\w-]+", output.stdout)
