@@ -30,8 +30,10 @@ def listed_names(lines: Sequence[Any]) -> list[str]:
 
 def read_messages(client: imaplib.IMAP4, name: str) -> list[MessageCopy]:
     """Return the messages of a mailbox, each once, without the flags that aren't copied."""
-    status, _ = client.select(f'"{name}"', readonly=True)
+    status, (count,) = client.select(f'"{name}"', readonly=True)
     assert status == "OK"
+    if count == b"0":  # of whose messages FETCH is an error
+        return []
     _, data = client.fetch("1:*", "(FLAGS INTERNALDATE BODY.PEEK[])")
     copies = list[MessageCopy]()
     for item in data:
