@@ -72,6 +72,7 @@ class OldServer:
             "/var/tmp/back": str(self.folder / "back"),  # noqa: S108 - as the page prints it
             "mail.example.org:move/": f"{self.new_folder}/",
             "vmail:vmail": f"{MAIL_USER_ID}:{MAIL_USER_ID}",
+            "-o vmail ": f"-o {MAIL_USER_ID} ",
             "scp ": "cp ",
         }
         env = {"PATH": f"{self.program_folder}:{os.environ['PATH']}", "HOME": str(self.folder)}
