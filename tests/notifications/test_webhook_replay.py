@@ -122,7 +122,8 @@ async def test_events_after_cursor_are_replayed(
         pass
     await post_until_idle(make_webhook_worker(environment))
     event_ids = [request.body["id"] for request in receiver.requests]
-    assert event_ids[3:] == event_ids[1:3]  # repeated events keep their ids
+    *replayed_ids, _ = event_ids[3:]  # the last is the message to ada about the new webhook
+    assert replayed_ids == event_ids[1:3]  # repeated events keep their ids
     for invalid_cursor, constraint in (("1.77.1", "CURSOR"), (f"1.{ada.user.id}.999999", "CURSOR")):
         error_payload = (await root(replay_mutation, id=webhook_id, after=invalid_cursor))[
             "webhookReplay"
