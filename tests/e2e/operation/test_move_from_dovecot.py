@@ -175,8 +175,8 @@ class Guide:
                 file = self.old.etc / block.file_name.removeprefix("/etc/dovecot/")
                 file.write_text(block.text.replace("/etc/dovecot", str(self.old.etc)))
             else:
-                server = {"sh old": self.old, "sh move": self.new}[kind]
-                output = await server.run_block(block.text)
+                runners = {"sh old": self.old.run_block, "sh move": self.new.run_block}
+                output = await runners[kind](block.text)
         return output
 
     async def compare(self) -> None:
