@@ -141,7 +141,7 @@ def test_wait_fails_after_the_timeout_with_the_missing_records(ada: CommandLine)
 def test_wait_needs_dns(ada: CommandLine) -> None:
     result = ada("domain", "dns", "example.org", "--wait", "--no-check")
     assert (result.code, result.out) == (2, "")
-    assert result.err == "merganser: --wait queries DNS: omit --no-check\n"
+    assert result.err == "merganser: --wait queries DNS: omit --no-check.\n"
 
 
 @pytest.mark.parametrize("is_signed", [True, False])

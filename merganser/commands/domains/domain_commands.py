@@ -91,7 +91,7 @@ def print_dns_records(name: str, check: bool, wait: bool, timeout: str, as_json:
     """Print the DNS records that a domain needs. The exit code is 1 if one is wrong."""
     longest_wait = parse_duration("--timeout", timeout)
     if wait and not check:
-        raise CommandError("--wait queries DNS: omit --no-check", exit_code=EXIT_USAGE)
+        raise CommandError("--wait queries DNS: omit --no-check.", exit_code=EXIT_USAGE)
     records = run_in_environment(
         lambda environment, _settings: (
             dns_record_operations.wait_for_dns_records(

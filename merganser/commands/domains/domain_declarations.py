@@ -104,7 +104,7 @@ def print_dns_records(
     """Print the DNS records that a domain needs, and compare them with DNS.
 
     The exit code is 1 if a required record is missing or different. With --wait, it is 1 if DNS
-    still lacks one after the timeout, and stderr shows which records are missing meanwhile.
+    still lacks one after the timeout. Until then, stderr shows the missing records.
 
     Example: merganser domain dns example.org --wait
     """
