@@ -209,8 +209,8 @@ def columns_and_rules(connection: Connection) -> dict[tuple[str, str], str]:
         )
         found[name, "foreign keys"] = str(inspector.get_foreign_keys(name))
         found[name, "checks"] = str(inspector.get_check_constraints(name))
-    for row in connection.execute(text(TRIGGERS[connection.dialect.name])):
-        found[row.table_name, f"trigger {row.name}"] = row.definition
+    for trigger in connection.execute(text(TRIGGERS[connection.dialect.name])):
+        found[trigger.table_name, f"trigger {trigger.name}"] = trigger.definition
     return found
 
 
