@@ -115,10 +115,14 @@ class PlatformLoad:
         )
 
     async def _wait_until(self, is_true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(ANSWER_TIMEOUT):
-            while not is_true():
-                self._has_progress.clear()
-                await self._has_progress.wait()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                while not is_true():
+                    self._has_progress.clear()
+                    await self._has_progress.wait()
+        except TimeoutError as problem:
+            state = f"ready: {self._ready_ports}, answers: {self.answers}, retries: {self.retries}"
+            raise TimeoutError(state) from problem
 
     async def _repeat(
         self, http: httpx.AsyncClient, action: Callable[[httpx.AsyncClient, int], Awaitable[None]]
