@@ -71,7 +71,7 @@ def _ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compare:
     return not (kind in ("table", "index") and name and name.startswith(("search_", "ix_search_")))
 
 
-def _record_migration(*, ctx: Any, step: Any, **_others: Any) -> None:
+def _record_migration(ctx: Any, step: Any, *_others: Any, **_names: Any) -> None:
     """Store which older code can use the database after this migration."""
     if step.is_stamp:  # only of tests: it runs no migration
         return

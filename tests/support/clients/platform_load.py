@@ -115,10 +115,14 @@ class PlatformLoad:
         )
 
     async def _wait_until(self, is_true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(ANSWER_TIMEOUT):
-            while not is_true():
-                self._has_progress.clear()
-                await self._has_progress.wait()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                while not is_true():
+                    self._has_progress.clear()
+                    await self._has_progress.wait()
+        except TimeoutError as problem:
+            state = f"ready: {self._ready_ports}, answers: {self.answers}, retries: {self.retries}"
+            raise TimeoutError(state) from problem
 
     async def _repeat(
         self, http: httpx.AsyncClient, action: Callable[[httpx.AsyncClient, int], Awaitable[None]]
@@ -155,10 +159,6 @@ class PlatformLoad:
         self.answers[server.http_port, kind] += 1
         self._has_progress.set()
 
-    async def _count_retry(self, reason: object) -> None:
-        self.retries[str(reason) or type(reason).__name__] += 1
-        await asyncio.sleep(RETRY_PAUSE)
-
     async def _request(
         self, http: httpx.AsyncClient, kind: str, name: str, document: str, **variables: Any
     ) -> Any:
@@ -170,13 +170,14 @@ class PlatformLoad:
             try:
                 response = await http.post(f"{server.url}/graphql", json=body, headers=headers)
             except httpx.TransportError as problem:
-                await self._count_retry(type(problem).__name__)
+                self.retries[type(problem).__name__] += 1
+                await asyncio.sleep(RETRY_PAUSE)
                 continue
             result = response.json()
             errors = [error["extensions"] for error in result.get("errors", ())]
             if errors and all(error["code"] == "UNAVAILABLE" for error in errors):
+                self.retries["UNAVAILABLE"] += 1
                 await asyncio.sleep(max(error["retryAfterSeconds"] for error in errors))
-                await self._count_retry("UNAVAILABLE")
                 continue
             assert "errors" not in result, (response.status_code, result)
             self._count_answer(server, kind)
@@ -210,7 +211,8 @@ class PlatformLoad:
             try:
                 await _deliver_once(server, raw_message(subject, body="Hello.\r\n"))
             except (OSError, EOFError, RefusedForNow) as problem:
-                await self._count_retry(f"LMTP: {problem!r}")
+                self.retries[f"LMTP: {problem!r}"] += 1
+                await asyncio.sleep(RETRY_PAUSE)
                 continue
             self._count_answer(server, "delivery")
             self.acknowledged.delivered.add(subject)
