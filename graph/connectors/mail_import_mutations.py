@@ -266,9 +266,9 @@ class MailImportMutation:
         "unless `removeDuplicates` of the remote source is false. LIMIT_REACHED if a user already "
         "has 10 unfinished imports. A USER needs the permission CONNECTORS to import from a remote "
         "server. An archive on the server (`source.path`) requires role ROOT and scope FULL, and "
-        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. If the source is a user of "
-        "the platform: UNAVAILABLE if `filter` searches for words while more than 5,000 messages "
-        "of that user are not indexed yet: retry later.",
+        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if the source "
+        "is a user of the platform, and `filter` searches for words while more than 5,000 messages "
+        "of that user aren't indexed: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

@@ -346,11 +346,11 @@ class MailboxMutation:
     @mutation(
         "Creates mailboxes and their missing parents, for each selected user: all or none. "
         "CONFLICT if a mailbox of the user already has the path, the special use, or the object ID "
-        "(MAILBOXID) that `objectId` gives to the new mailbox. LIMIT_REACHED if a user would have "
-        "more than 1,500 mailboxes (by default), or for more than 1,000 users (by default). If "
-        "`parent` belongs to another user, the caller needs the right CREATE in it. The new "
-        "mailboxes then belong to that user and get the shares of `parent`; `specialUse` and "
-        "`encryptMessages` are FORBIDDEN_OPERATION.",
+        "(MAILBOXID) in `objectId`. LIMIT_REACHED if a user would have more than 1,500 mailboxes "
+        "(by default), or for more than 1,000 users (by default). If `parent` belongs to another "
+        "user, the caller needs the right CREATE in it. The new mailboxes then belong to that user "
+        "and get the shares of `parent`; `specialUse` and `encryptMessages` are "
+        "FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

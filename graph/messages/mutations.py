@@ -234,17 +234,18 @@ class MessageBulkMutation:
     @mutation(
         "Moves messages to another mailbox. They get new UIDs and the retention of that mailbox, "
         "and the changes in `set` are applied to them. A snooze ends. If the copy of a message "
-        "that is held or scheduled for sending is moved to Trash, the message is not sent. Rights "
-        "in mailboxes that other users share: READ and DELETE in the mailbox that the messages "
-        "leave, INSERT in the target, and there also the rights for the changes in `set`. A move "
-        "to a mailbox of another account gives the messages new IDs. It requires the same domain "
-        "(else CONFLICT), and in a shared mailbox that the messages leave also the right EXPUNGE. "
-        "QUOTA_EXCEEDED if they do not fit into the storage of the other account. If training of "
-        "the spam filter is configured, a move to or from Junk trains it. More than 1,000 messages "
-        "(by default) are moved by a task in the background. LIMIT_REACHED if `select` searches "
-        "`text`, `body` or `header` of more than 2,000 messages, RATE_LIMITED if this search "
-        "exceeds the caller's rate limit. UNAVAILABLE if `select` searches for words while more "
-        "than 5,000 messages are not indexed yet: retry later.",
+        "that is held or scheduled for sending is moved to Trash, the message is not sent. In "
+        "mailboxes that other users share, the caller needs rights: READ and DELETE in the mailbox "
+        "that the messages leave, and INSERT in the target. The changes in `set` need their rights "
+        "in the target too. A move to a mailbox of another account gives the messages new IDs. It "
+        "requires the same domain (else CONFLICT), and in a shared mailbox that the messages leave "
+        "also the right EXPUNGE. QUOTA_EXCEEDED if they do not fit into the storage of the other "
+        "account. If training of the spam filter is configured, a move to or from Junk trains it. "
+        "More than 1,000 messages (by default) are moved by a task in the background. "
+        "LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than 2,000 "
+        "messages, RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE if "
+        "`select` searches for words while more than 5,000 messages are not indexed yet: retry "
+        "later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

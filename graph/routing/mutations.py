@@ -399,13 +399,13 @@ class RoutingMutation:
 
     @mutation(
         "Creates a forwarding host for an IP address or network. For a name (host name or domain), "
-        "it creates one for each address in the SPF record of the name, else for the addresses of "
-        "its MX hosts, else for its own addresses. DNS is asked only now, so later changes have no "
-        "effect. Mail from a forwarding host is not refused or deferred because of SPF, DMARC or "
-        "greylisting. It skips the spam filter, unless `filterSpam` is true. An existing "
-        "forwarding host with such an address gets the new `source` and `filterSpam`. CONFLICT if "
-        "nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. For a name: UNAVAILABLE if "
-        "DNS does not answer, and VALIDATION if DNS has no address.",
+        "it creates one for each address in the SPF record of the name. Without an SPF record, it "
+        "takes the addresses of the MX hosts, else those of the name. DNS is asked only now, so "
+        "later changes have no effect. Mail from a forwarding host is not refused or deferred "
+        "because of SPF, DMARC or greylisting. It skips the spam filter, unless `filterSpam` is "
+        "true. An existing forwarding host with such an address gets the new `source` and "
+        "`filterSpam`. CONFLICT if nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. "
+        "For a name: UNAVAILABLE if DNS does not answer, and VALIDATION if DNS has no address.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

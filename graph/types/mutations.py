@@ -87,10 +87,12 @@ class AtomicExclusion:
     def description(self) -> str:
         """The sentence about the rule in the description of the mutation."""
         subject = f"{self.condition}, it" if self.condition else "It"
-        text = f"{subject} can't be part of an `@atomic` request (FORBIDDEN_OPERATION)"
-        if self.forbids_idempotency_key:
-            text += ", and can't have an idempotency key (VALIDATION)"
-        return f"{text}."
+        no_key = (
+            ", and can't have an idempotency key (VALIDATION)"
+            if self.forbids_idempotency_key
+            else ""
+        )
+        return f"{subject} can't be part of an `@atomic` request (FORBIDDEN_OPERATION){no_key}."
 
     def require_idempotency_key_allowed(self, input_value: Options) -> None:
         """Raise InvalidInput for an idempotency key if this mutation accepts none."""

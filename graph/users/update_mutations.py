@@ -403,7 +403,7 @@ class UserUpdateMutation:
         "accounts or none. An absent field leaves the value. The role can't exceed the caller's. "
         "An account that is no longer a DOMAIN_ADMIN loses its domains and permissions. What an "
         "account has set up for others ends if the account no longer has the right to it. Its BCC "
-        "rules and webhooks are then deleted, its shares of other users' mailboxes end, and `bcc` "
+        "rules and webhooks are then deleted, and its shares of other users' mailboxes end. `bcc` "
         "and `replyTo` that it has set in identities of other users are removed. CONFLICT if a "
         "user moves to another domain at the same time: retry. LIMIT_REACHED for more than 1,000 "
         "users (by default).",

@@ -72,7 +72,7 @@ async def read_all_pages(
         given = {count: size, position: cursor, **arguments}
         page = await load_page(client, order, **given)
         info = page["pageInfo"]
-        if page["edges"]:
+        if page["edges"] and not backward:  # backward, the search can end before the first row
             assert page["edges"][0]["cursor"] == info["startCursor"]
         pages.append(numbers_of(page))
         if not info["hasPreviousPage" if backward else "hasNextPage"]:
@@ -104,9 +104,9 @@ async def test_filters_searches_and_threads_have_the_order(
         page = await load_page(reader, order, filter={"seen": seen})
         matches = [number for number in expected if (number in SEEN_NUMBERS) is seen]
         assert (numbers_of(page), page["totalCount"]) == (matches, len(matches))
-        page = await load_page(reader, order, filter={"every": [{"seen": seen}]}, first=2)
+        page = await load_page(reader, order, filter={"and": [{"seen": seen}]}, first=2)
         assert numbers_of(page) == matches[:2]
-    searched = {"some": [{"query": "subject:3"}, {"query": "subject:7"}]}
+    searched = {"or": [{"query": "subject:3"}, {"query": "subject:7"}]}
     page = await load_page(reader, order, filter=searched)
     assert numbers_of(page) == [number for number in expected if number in {3, 7}]
     threads = await reader(THREAD_PAGE, order=order)
