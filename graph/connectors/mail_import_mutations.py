@@ -267,8 +267,8 @@ class MailImportMutation:
         "has 10 unfinished imports. A USER needs the permission CONNECTORS to import from a remote "
         "server. An archive on the server (`source.path`) requires role ROOT and scope FULL, and "
         "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if the source "
-        "is a user of the platform, and `filter` searches for words while more than 5,000 messages "
-        "of that user aren't indexed: retry later.",
+        "is a user of the platform with more than 5,000 messages that aren't indexed, and `filter` "
+        "searches for words: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )
