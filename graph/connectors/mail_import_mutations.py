@@ -266,9 +266,9 @@ class MailImportMutation:
         "unless `removeDuplicates` of the remote source is false. LIMIT_REACHED if a user already "
         "has 10 unfinished imports. A USER needs the permission CONNECTORS to import from a remote "
         "server. An archive on the server (`source.path`) requires role ROOT and scope FULL, and "
-        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if the source "
-        "is a user of the platform with more than 5,000 messages that aren't indexed, and `filter` "
-        "searches for words: retry later.",
+        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if `filter` "
+        "searches for words in the messages of a user, and more than 5,000 of them aren't indexed: "
+        "retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )
