@@ -90,7 +90,7 @@ def migrate(connection: Connection) -> None:
         render_as_batch=True,  # SQLite cannot alter most things: copy the table and swap
         compare_type=True,
         include_object=_ours,
-        on_version_apply=_record_migration,  # ty: ignore[invalid-argument-type]  # called by name
+        on_version_apply=_record_migration,
     )
     with context.begin_transaction(), warnings.catch_warnings():
         # an index of an expression is the store's own, as `_ours` says
