@@ -34,14 +34,7 @@ first_valid_uid = 1
 mail_max_userip_connections = 50
 mailbox_list_index = yes
 pop3_uidl_format = %08Xu%08Xv
-passdb {{
-  driver = static
-  args = password={password}
-}}
-userdb {{
-  driver = static
-  args = uid=65534 gid=65534 home={folder}/home/%u
-}}
+{accounts}
 namespace inbox {{
   inbox = yes
   separator = {separator}
@@ -152,8 +145,11 @@ def run_dovecot(
     certificate_and_key: tuple[Path, Path] | None = None,
     separator: str = "/",
     mail_format: str = "maildir",
+    accounts_config: str | None = None,
 ) -> Iterator[DovecotAccount]:
     """Run Dovecot in a folder, with TLS if a certificate and key are given.
+
+    `accounts_config` configures the accounts. By default each name is an account with PASSWORD.
 
     Raises RuntimeError if it does not start. All users must be able to enter the parent folder.
     """
@@ -172,7 +168,7 @@ def run_dovecot(
         CONFIG_TEMPLATE.format(
             folder=folder,
             run=run,
-            password=PASSWORD,
+            accounts=_any_name_accounts(folder) if accounts_config is None else accounts_config,
             separator=separator,
             format=mail_format,
             ssl="yes" if certificate_and_key else "no",
@@ -192,6 +188,20 @@ def run_dovecot(
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _any_name_accounts(folder: Path) -> str:
+    """Return the configuration that accepts every name with PASSWORD."""
+    return f"""
+passdb {{
+  driver = static
+  args = password={PASSWORD}
+}}
+userdb {{
+  driver = static
+  args = uid={MAIL_USER_ID} gid={MAIL_USER_ID} home={folder}/home/%u
+}}
+"""
 
 
 def _is_listening(port: int) -> bool:

@@ -72,6 +72,7 @@ FENCE_KINDS = {
     "haproxy", "nginx",
     "toml", "sh company",  # tests/e2e/operation/test_company_tutorial.py uses them
     "graphql", "graphql admin", "graphql root",
+    "graphql move", "sh move", "sh old", "dovecot",  # test_move_from_dovecot.py runs them
     "graphql reference",  # tests/schema/test_reference.py runs them
     "graphql tutorial",  # tests/clients/test_tutorials.py and test_company_tutorial.py run them
     "sh", "sh run", "sh backup", "sh restore", "sh first-server", "sh second-server",

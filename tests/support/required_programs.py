@@ -27,6 +27,8 @@ PACKAGES_BY_PROGRAM = {
     "faketime": ("faketime",),
     "ip": ("iproute2",),
     "gpg": ("gnupg",),
+    "curl": ("curl",),
+    "jq": ("jq",),
     "caddy": ("caddy",),
     "haproxy": ("haproxy",),
     "msmtp": ("msmtp",),

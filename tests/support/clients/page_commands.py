@@ -1,0 +1,58 @@
+"""The fenced blocks of a page of the documentation, and a shell that runs their commands."""
+
+import asyncio
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.time_limits import HANG_SECONDS
+
+FENCE = re.compile(r"^( *)```([^\n]+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"`([\w./-]+\.(?:graphql|conf))`")
+
+
+@dataclass(frozen=True, slots=True)
+class PageBlock:
+    """A fenced block of the page, and the file name that the text before it mentions last."""
+
+    kind: str
+    text: str
+    file_name: str
+
+
+def page_blocks(path: Path) -> list[PageBlock]:
+    """Return the fenced blocks of a page in order, also those in lists."""
+    page = path.read_text()
+    return [
+        PageBlock(
+            match[2],
+            textwrap.dedent(match[1] + match[3]) if match[1] else match[3],
+            (FILE_NAME.findall(page[: match.start()]) or [""])[-1],
+        )
+        for match in FENCE.finditer(page)
+    ]
+
+
+def substitute(text: str, replacements: Mapping[str, str]) -> str:
+    """Return a text with all replacements at once."""
+    pattern = "|".join(map(re.escape, replacements))
+    return re.sub(pattern, lambda match: replacements[match[0]], text)
+
+
+async def run_shell(block: str, folder: Path, env: Mapping[str, str]) -> str:
+    """Run commands in a folder with bash. They must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euo", "pipefail", "-c", block, cwd=folder, env=dict(env),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), HANG_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, f"{block}\n{output.decode()}"
+    return output.decode()
