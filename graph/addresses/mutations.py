@@ -46,7 +46,8 @@ FORWARD_TO_DESCRIPTION = (
     "FORWARD must have at least one, other kinds none."
 )
 AUTOREPLY_DESCRIPTION = (
-    "Automatic reply of a FORWARD address. The field `addresses` is not allowed in it."
+    "Automatic reply of a FORWARD address; other kinds refuse it. The reply is off unless "
+    "`enabled` is true. The field `addresses` is not allowed in it."
 )
 CREATE_FIELDS = (
     "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",

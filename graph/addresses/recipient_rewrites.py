@@ -181,9 +181,10 @@ class RecipientRewriteQuery:
 class RecipientRewriteMutation:
     @mutation(
         "Creates a recipient rewrite, which replaces a recipient of incoming mail by another "
-        "address. A rewrite by an ADMIN does not apply to accounts with the role ROOT. CONFLICT "
-        "if the recipient has a rewrite already. Rewrites can't form a loop. The platform has at "
-        "most 5,000 rewrites.",
+        "address. CONFLICT if the recipient has a rewrite already. VALIDATION if rewrites would "
+        "form a loop. LIMIT_REACHED if the platform has 5,000 rewrites. If an ADMIN gives an "
+        "address of an account with the role ROOT as `from`, the error is FORBIDDEN. A rewrite of "
+        "a whole domain by an ADMIN does not apply to such accounts.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_create(

@@ -275,8 +275,9 @@ class AddressQuery:
         return own_address
 
     @query(
-        "Returns the addresses of every kind in the domains that the caller administers, of the "
-        "users there, and of the signed-in user. An ADMIN gets all addresses of the platform.",
+        "Returns addresses of every kind. A DOMAIN_ADMIN gets those in administered domains, those "
+        "of the users of these domains, and the own ones. An ADMIN gets all addresses of the "
+        "platform.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

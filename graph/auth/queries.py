@@ -81,8 +81,9 @@ class AuthQuery:
         )
 
     @query(
-        "Returns the API keys of the signed-in user. A request that is made with an API key also "
-        "gets this key, even if it belongs to no user. An ADMIN gets all API keys.",
+        "Returns the API keys of the signed-in user. A request with an API key also gets that key. "
+        "If the key belongs to no user, it is the only item. An ADMIN gets all API keys, also by "
+        "an API key without a user.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

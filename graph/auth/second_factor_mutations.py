@@ -284,9 +284,11 @@ class TwoFactorMutation:
         return RecoveryCodesCreatePayload(recovery_codes=codes)
 
     @mutation(
-        "Creates a challenge to register or to verify a security key, which expires after 1 "
-        "hour. A user has at most 10 challenges; a new one replaces the oldest. CONFLICT to "
-        "verify if the user has no key. LIMIT_REACHED to register a 21st key. UNAVAILABLE if "
+        "Creates a challenge of WebAuthn, with which a security key is registered or verified. The "
+        "challenge expires after 1 hour. A user has at most 10 challenges; a new one replaces the "
+        "oldest. During a sign-in that lacks its second factor, a key can only be verified; its "
+        "registration is FORBIDDEN. CONFLICT if a key is to be verified, but the user has none. "
+        "LIMIT_REACHED if a key is to be registered, but the user already has 20. UNAVAILABLE if "
         "the server has no public URL.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,

@@ -50,8 +50,8 @@ class Blob(View):
         return None if size is None else ByteSize(size)
 
     @field(
-        "Compression of the stored bytes. NONE for an object below `admin/`. Null: no "
-        "row of the database names another object, so that it is unknown."
+        "Compression of the stored bytes. NONE for an object below `admin/`. Null: unknown, since "
+        "no row of the database refers to the object."
     )
     async def compression(self, info: Info) -> BlobCompression | None:
         return (await info.context.load(loaders.load_blob_facts, self.row)).compression

@@ -266,9 +266,11 @@ class CacheMutation:
 
     @mutation(
         "Unpacks a bundle, the file of a userExport, to inspect or recover an account, and returns "
-        "its mailboxes. The objects are stored in a new folder below `admin/` of an object store, "
-        "all or none. The upload is deleted. CONFLICT if the folder already has objects. "
-        "LIMIT_REACHED if the bundle has more than 10,000 messages or 1 GiB.",
+        "its mailboxes. Its messages are stored as objects in the folder `bundleName` below "
+        "`admin/` of an object store, all or none. No account is changed. If the mutation "
+        "succeeds, the upload with the bundle is deleted. CONFLICT if the folder already has "
+        "objects. LIMIT_REACHED if the bundle has more than 10,000 messages, or unpacked messages "
+        "with more than 1 GiB.",
         atomic_exclusion=UNPACK_NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

@@ -96,7 +96,8 @@ class ClusterQuery:
         )
 
     @query(
-        "Returns all nodes, and the inputs of `clusterNodeAdd` that rebuild them.",
+        "Returns all nodes of the cluster, and for each node the input of `clusterNodeAdd` that "
+        "adds the same node to an empty database.",
         **READ_GUARD,
     )
     async def cluster_config(self, info: Info) -> ClusterConfig:

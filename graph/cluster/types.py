@@ -108,7 +108,7 @@ class ClusterNode(NodeView):
     last_failure: str | None = attribute_field("Reason of the last failure. Null: there was none.")
     permanent: bool = attribute_field(
         "True if `clusterNodeAdd` added the node. It is then kept without a server. False: the "
-        "node is deleted some days after its server has stopped."
+        "node is deleted 7 days (by default) after its server has stopped."
     )
     created_at: datetime = attribute_field("Time when the node was added, or first registered.")
 
@@ -160,7 +160,8 @@ class UserAffinity(View):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User whose node it is. Null: no user has the name of the query.",
+        description="User whom the other fields are about. Null: the requested username or "
+        "address belongs to no user.",
     )
     hash: str = attribute_field(
         "Hash of the username, 16 hexadecimal digits. It decides on `hashedNode`."

@@ -172,7 +172,9 @@ class FetchRulesInput:
         default=UNSET,
     )
     max_bytes_per_second: ByteSize | None = attribute_field(
-        "Maximum transfer rate in bytes per second, at least 1. Default: unlimited.", default=UNSET
+        "Maximum rate at which one run receives data, in bytes per second, at least 1. Runs of "
+        "several accounts are limited separately. Default: unlimited.",
+        default=UNSET,
     )
     exclude: str | None = attribute_field(
         "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "

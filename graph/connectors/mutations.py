@@ -106,9 +106,9 @@ class ConnectorEditMutation:
 
     @mutation(
         "Changes connectors, all or none, and resets their counter of failed runs. A run in "
-        "progress continues with the old values. CONFLICT if a running connector would get "
-        "another user: cancel the run first. LIMIT_REACHED for more than 1,000 references (by "
-        "default).",
+        "progress continues with the old values. CONFLICT if `set.user` would give a connector to "
+        "another account while it runs: cancel the run first. LIMIT_REACHED if that account "
+        "already has 50 connectors, or for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:

@@ -66,8 +66,8 @@ class ConnectorRunsPayload(MutationPayload):
 @strawberry.type
 class ConnectorRunMutation:
     @mutation(
-        "Deletes connectors with their runs, all or none, also while a run is in progress. "
-        "Fetched messages stay. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes connectors with their runs, all or none. A run in progress ends. Fetched messages "
+        "stay. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def connector_delete(self, info: Info, input: ConnectorDeleteInput) -> DeletePayload:

@@ -224,7 +224,9 @@ class DkimKeySetInput(Options):
         "Algorithm of a generated key.", default=DkimAlgorithm.RSA
     )
     key_size: int = attribute_field(
-        "Size of a generated RSA key in bits: 1024, 2048, 3072 or 4096.", default=2048
+        "Size of a generated RSA key in bits: 1024, 2048, 3072 or 4096. The size is ignored with "
+        "`privateKey` and for ED25519. Default: 2048.",
+        default=2048,
     )
     replace: bool = attribute_field(
         "False: if a domain has a key with this selector, or a key of the same algorithm that is "

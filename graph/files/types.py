@@ -279,11 +279,11 @@ class FileSharePayload(MutationPayload):
 @strawberry.type
 class FileMutation:
     @mutation(
-        "Creates a stored file from an upload (POST /rest/uploads) or from text. A user "
-        "has at most 10,000 files with 1 GiB (by default) in total, counting copies for "
-        "links READ_ONLY_LINK; else it fails with LIMIT_REACHED. "
-        "POST /rest/files/{filename} does the same in "
-        "one step.",
+        "Creates a stored file from an upload (POST /rest/uploads) or from text. An upload that "
+        "became a file can't be used again. LIMIT_REACHED if the user would have more than 10,000 "
+        "files, or more than 1 GiB in files (by default). Copies of files for links READ_ONLY_LINK "
+        "count in the bytes, but not in the number of files. POST /rest/files/{filename} uploads "
+        "and creates a file in one step.",
         scope=Scope.MAIL,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:

@@ -55,7 +55,8 @@ class SieveScript(NodeView):
         "Null: there was none."
     )
     last_error_at: datetime | None = attribute_field(
-        "Time of the last error. A repeated error is recorded once an hour. Null: there was none."
+        "Time of the last error of this version of the script. While the same error repeats, the "
+        "time changes at most once an hour. Null: there was none."
     )
 
     load_batch = staticmethod(sieve_scripts.load_visible_by_ids)
@@ -123,7 +124,9 @@ class SieveTestResult:
         "Text of the first error, in English. Null: there is none."
     )
     problems: list[SieveProblem] = attribute_field(
-        "All errors of the compilation or the run, at most 20."
+        "Errors of the compilation, at most the first 20 in the order of the script, or the error "
+        "that stopped the run. A syntax error is the only item, since it ends the compilation. "
+        "Empty: there is no error."
     )
     requires: list[str] = attribute_field(
         "Names of the Sieve extensions that the script uses, as in `require`. Empty if "

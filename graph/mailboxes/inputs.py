@@ -21,10 +21,10 @@ class MailboxCreateInput(Options):
         default=UNSET,
     )
     paths: list[str] = attribute_field(
-        "Paths of the new mailboxes in Unicode, with `/` between levels, at most 128 levels of "
-        "512 characters. Missing parents are created too, visible, subscribed and with "
-        "inherited retention: the other fields of this input apply only to the mailboxes "
-        "of `paths`."
+        "Paths of the new mailboxes in Unicode, with `/` between levels. A path has at most 128 "
+        "levels, each of at most 512 characters. Missing parents are created too: visible, "
+        "subscribed and with inherited retention. The other fields of this input apply only to the "
+        "mailboxes of `paths`."
     )
     parent: MailboxRef | None = attribute_field(
         "Mailbox that `paths` begin below. In a mailbox of another user, named by its ID, the "

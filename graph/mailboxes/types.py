@@ -345,11 +345,11 @@ def mailboxes_payload(rows: Sequence[Any]) -> MailboxesPayload:
 class MailboxMutation:
     @mutation(
         "Creates mailboxes and their missing parents, for each selected user: all or none. "
-        "CONFLICT if a mailbox of the user already has the path, the special use, or the object ID "
-        "(MAILBOXID) in `objectId`. LIMIT_REACHED if a user would have more than 1,500 mailboxes "
-        "(by default), or for more than 1,000 users (by default). If `parent` belongs to another "
-        "user, the caller needs the right CREATE in it. The new mailboxes then belong to that user "
-        "and get the shares of `parent`; `specialUse` and `encryptMessages` are "
+        "CONFLICT if a mailbox of the user already has the path, the special use, or the MAILBOXID "
+        "in `objectId`. LIMIT_REACHED if a user would have more than 1,500 mailboxes (by default), "
+        "or for more than 1,000 users (by default). With `parent`, no users can be selected. A "
+        "`parent` of another user requires the right CREATE in it. The new mailboxes then belong "
+        "to the owner of `parent` and get its shares; `specialUse` and `encryptMessages` are "
         "FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

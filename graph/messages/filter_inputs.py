@@ -88,11 +88,12 @@ class AttachmentMatch(ConditionsInput):
 
 @strawberry.input(
     description=(
-        "Conditions on messages. All of them must hold. An empty list selects no message; below "
-        "`not` it is an error. An empty object or text is an error. Case and accents are ignored. "
-        "Texts other than `query` have at most 1,000 characters. Conditions without an index are "
-        "tested on at most 10,000 messages for each page. The page can then have fewer messages "
-        "than requested, or none, while `pageInfo.hasNextPage` is true."
+        "Conditions on messages. All of them must hold. An empty list selects no message, but "
+        "inside `not`, at any depth, it is an error. An empty object or an empty text is always an "
+        "error. Case and accents are ignored. Texts other than `query` have at most 1,000 "
+        "characters. Conditions without an index are tested on at most 10,000 messages for each "
+        "page. The page can then have fewer messages than requested, or none, while "
+        "`pageInfo.hasNextPage` is true."
     )
 )
 class MessageFilter(ConditionsInput):

@@ -110,13 +110,14 @@ class DeliveryTraceFilter(ConditionsInput):
 @strawberry.type
 class DeliveryTraceQuery:
     @query(
-        "Returns steps of messages by queue ID, Message-ID, sender, recipient and time. With a "
-        "queue ID or Message-ID, the present state of the queue entries of the message is among "
-        "the steps. Then the list has at most 1,000 steps of the receipt, 1,000 submissions and "
-        "1,000 queue entries. A DOMAIN_ADMIN must give a condition besides the time. This role "
-        "sees only mail that administered domains receive or forward, or that their users send. "
-        "Mail that other administrators send is left out. An ADMIN sees all steps. Steps are "
-        "kept for 7 days by default.",
+        "Returns steps of messages, such as receipt or delivery, by queue ID, Message-ID, sender, "
+        "recipient and time. With a queue ID or Message-ID, the list also has each submission and "
+        "queue entry of the message in its present state. Such a list has at most 1,000 recorded "
+        "steps of the receipt, 1,000 submissions and 1,000 queue entries, the oldest ones. A "
+        "DOMAIN_ADMIN must give a condition besides the time. This role sees mail that "
+        "administered domains receive or forward, and mail that the caller or a USER of these "
+        "domains sends. Mail that other administrators in these domains send is left out. An ADMIN "
+        "sees all steps. Steps are kept for 7 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN_MAIL,

@@ -180,7 +180,8 @@ class Webhook(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User whose events are delivered. Null: events are not limited to one user.",
+        description="User whose events are delivered. Null: events are not limited to one user, "
+        "the user was deleted, or the caller can't see the user.",
     )
     domain: Domain | None = link(
         "domain_id",

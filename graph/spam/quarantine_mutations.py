@@ -56,15 +56,16 @@ class QuarantineReleaseInput(Options):
 @strawberry.type
 class QuarantineMutation:
     @mutation(
-        "Releases messages from the quarantine, all or none. Filters and the Sieve script of the "
-        "user run, and select the mailbox; the default is INBOX. A message that they would "
-        "reject or discard is stored. The user's redirects and forwards are sent, except for a "
-        "message with a virus. Copies of BCC rules and a DSN that the sender requested are sent "
-        "too. A full quota is an error, and nothing is released. No automatic reply is sent. By "
-        "default the messages train the spam filter as ham (`learnHam`). Releasing a message "
-        "with a virus requires the role DOMAIN_ADMIN. CONFLICT if a redirect of a filter would "
-        "be a mail loop. UNAVAILABLE if a message can't be encrypted to the OpenPGP key of the "
-        "account. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Releases 1 to 100 messages from the quarantine, all or none. VALIDATION for more. Filters "
+        "and the Sieve script of the user run, and select the mailbox; the default is INBOX. A "
+        "message that they would reject or discard is stored. The user's redirects and forwards "
+        "are sent, except for a message with a virus. Copies of BCC rules and a DSN that the "
+        "sender requested are sent too. A message that would be in a mail loop is stored instead "
+        "of redirected. No automatic reply is sent. By default the messages train the spam filter "
+        "as ham (`learnHam`). Releasing a message with a virus requires the role DOMAIN_ADMIN. "
+        "QUOTA_EXCEEDED if a message does not fit into the account. RATE_LIMITED if a limit of "
+        "forwarded mail is reached. UNAVAILABLE if a message can't be encrypted to the OpenPGP key "
+        "of the account. LIMIT_REACHED if `allowSender` would create too many sender rules.",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )

@@ -332,12 +332,13 @@ class SubmissionMutation:
             return payload
 
     @mutation(
-        "Cancels the deliveries of submissions, except those that are finished or in progress. If "
-        "one of the given submissions has no delivery that can be cancelled, the error is "
-        "CONFLICT, and nothing is cancelled. If all deliveries of a submission are then cancelled, "
-        "in this call or earlier, its stored copy becomes a draft. It moves to the mailbox with "
-        "the special use DRAFTS, else to INBOX. A copy that the user has moved to another mailbox "
-        "stays there unchanged. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Cancels the deliveries of submissions, except those that are finished or in progress. "
+        "CONFLICT if a given submission has no delivery that can be cancelled; then nothing is "
+        "cancelled. If all deliveries of a submission are cancelled, now or by an earlier call, "
+        "its stored copy becomes a draft. The draft moves to the mailbox with the special use "
+        "DRAFTS, else to INBOX. A copy that the user has moved out of the mailbox for scheduled or "
+        "sent messages does not become a draft. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

@@ -204,9 +204,9 @@ class MutationPayload:
     )
     journal_cursor: Cursor | None = attribute_field(
         "Position in the event journal after the events of this mutation, for the argument `after` "
-        "of `changes`. Null if the mutation caused no event. A position has a number for each "
-        "changed user and domain, and for each user whose mailboxes are shared with the caller. It "
-        "is also null if these are more than 100.",
+        "of `changes`. It has a number for each changed user and domain, and for each user whose "
+        "mailboxes are shared with the caller. Null if the mutation caused no event, or if the "
+        "position would have more than 100 numbers.",
         default=None,
     )
 

@@ -331,7 +331,8 @@ class UserCreateMutation:
         "administered domains. If an ADMIN names an unknown domain and "
         "MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
         "DOMAIN_CREATED. CONFLICT if the username or address is taken, or the domain is an alias "
-        "domain. LIMIT_REACHED if a limit of the domain is reached.",
+        "domain. LIMIT_REACHED if a limit of the domain is reached. RATE_LIMITED if the server has "
+        "to hash too many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(

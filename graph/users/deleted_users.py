@@ -294,10 +294,11 @@ class UserDeleteMutation:
 
     @mutation(
         "Deletes accounts, all or none, and starts background tasks that remove all their data "
-        "without a grace period. Accounts that are deleted already can be purged too. Refused "
-        "with IN_USE while an account has WebSocket connections or event streams to the process "
-        "that runs the mutation. Those to other processes end. This can't be undone. A selection "
-        "with the signed-in user is FORBIDDEN_OPERATION.",
+        "without a grace period. Accounts that are deleted already can be purged too. This can't "
+        "be undone. IN_USE if an account has WebSocket connections or event streams to the process "
+        "that runs the mutation: end them by `sessionTerminate` first. Connections to other "
+        "processes end. FORBIDDEN_OPERATION if the signed-in user is selected. LIMIT_REACHED for "
+        "more than 1,000 users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
