@@ -409,6 +409,7 @@ async def check_way_back(guide: Guide) -> None:
 
 async def test_accounts_move_and_mail_returns(guide: Guide) -> None:
     old = guide.old
+    await old.wait_for_sign_in(ADA)
     await asyncio.to_thread(fill_old_server, old)
     await copy_accounts(guide)
     await check_counts(guide)

@@ -89,10 +89,14 @@ class OldServer:
     async def wait_for_master_user(self) -> None:
         """Wait until the reloaded server accepts the master user."""
         password = (self.folder / "move-password").read_text()
+        await self.wait_for_sign_in(f"{ADA}*move", password)
+
+    async def wait_for_sign_in(self, account: str, password: str | None = None) -> None:
+        """Wait until the server accepts the account: its authentication starts after its ports."""
         async with asyncio.timeout(HANG_SECONDS):
             while True:
                 try:
-                    with self.sign_in(f"{ADA}*move", password):
+                    with self.sign_in(account, password):
                         return
                 except imaplib.IMAP4.error:
                     await asyncio.sleep(0.05)
