@@ -256,11 +256,7 @@ def _page_of_scan(
         return page_from_rows(rows, request)
     page = request.page_from_rows(rows[::-1] if request.is_backward else rows, has_more=True)
     cursor = unread_rest.page_request.cursor
-    return (
-        replace(page, search_start_cursor=cursor)
-        if request.is_backward
-        else replace(page, search_end_cursor=cursor)
-    )
+    return page if cursor is None else request.page_with_search_end(page, cursor)
 
 
 async def _read_last_rows_of_steps(

@@ -200,9 +200,10 @@ async def load_address_page_of_user(
 
 async def _conditions_of_one_account(info: Info, filter: AddressFilter | None) -> AddressConditions:
     """Return the conditions of a filter. Raises InvalidInput if the filter names a user."""
-    if filter:
-        require_no_user_condition(filter.user, "addresses")
-    return await filter.resolve_conditions_or_match_nothing(info) if filter else AddressConditions()
+    if not filter:
+        return AddressConditions()
+    require_no_user_condition(filter.user, "addresses")
+    return await filter.resolve_conditions_or_match_nothing(info)
 
 
 async def load_temporary_address_page(

@@ -27,8 +27,7 @@ class UserFilter(ConditionsInput):
     )
     forward: str | None = attribute_field(
         "Returns only accounts with this text in a forwarding target (case is ignored). At most "
-        "1,000 "
-        "characters.",
+        "1,000 characters.",
         default=UNSET,
     )
     tags: list[str] | None = attribute_field(

@@ -5,7 +5,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
 
@@ -186,6 +186,12 @@ class PageRequest:
         name, text = ("before", before) if back else ("after", after)
         cursor = Cursor.parse(text, ordering, path=name) if text is not None else None
         return cls(ordering, count, cursor, back)
+
+    def page_with_search_end(self, page: Page[Item], end: Cursor) -> Page[Item]:
+        """Return a page of this request whose search ended at a cursor."""
+        if self.is_backward:
+            return replace(page, search_start_cursor=end)
+        return replace(page, search_end_cursor=end)
 
     def page_from_rows(self, rows_found: Sequence[Item], *, has_more: bool = False) -> Page[Item]:
         """Return the page of these rows, which were selected in the order of the request.

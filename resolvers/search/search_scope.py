@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -111,11 +110,7 @@ async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing])
     page = ask.page_from_rows(rows, has_more=True)
     if len(rows) > ask.count:
         return page
-    return (
-        replace(page, search_start_cursor=end)
-        if ask.is_backward
-        else replace(page, search_end_cursor=end)
-    )
+    return ask.page_with_search_end(page, end)
 
 
 def _first_search_end(pages: Sequence[Page[ColumnRow]], *, is_ascending: bool) -> Cursor | None:

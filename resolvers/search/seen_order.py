@@ -116,8 +116,4 @@ def _page_of_group(
     if end is None or not isinstance(end.sort_value, datetime):
         return page
     cursor = Cursor(page_request.ordering, _sort_value(end.sort_value, seen=seen), end.id)
-    return (
-        replace(page, search_start_cursor=cursor)
-        if page_request.is_backward
-        else replace(page, search_end_cursor=cursor)
-    )
+    return page_request.page_with_search_end(page, cursor)

@@ -16,6 +16,7 @@ from graphql import GraphQLInterfaceType, GraphQLObjectType
 from tests.conftest import raw_message
 from tests.support.accounts.demo_account import send_by_lmtp
 from tests.support.clients import npm_programs
+from tests.support.clients.page_commands import block_texts
 from tests.support.schema.printed_schema import SDL
 from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 from tests.support.time_limits import HANG_SECONDS
@@ -38,12 +39,6 @@ def test_migration_table_names_existing_fields(system: str) -> None:
             schema_type = SDL.type_map[type_name]
             assert isinstance(schema_type, (GraphQLObjectType, GraphQLInterfaceType))
             assert field_name in schema_type.fields, call
-
-
-def program_texts(page: str, kind: str) -> list[str]:
-    """Return the fenced blocks of one kind in a page."""
-    text = (TUTORIALS / page).read_text()
-    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -91,7 +86,7 @@ async def read_until(process: asyncio.subprocess.Process, text: str) -> list[str
 
 def test_support_script_traces_shows_and_resets(server: MerganserProcess, tmp_path: Path) -> None:
     program = tmp_path / "support.py"
-    (text,) = program_texts("support-script.md", "python")
+    (text,) = block_texts(TUTORIALS / "support-script.md", "python")
     program.write_text(text)
 
     def run(*arguments: str, key: str = "root") -> subprocess.CompletedProcess[str]:
@@ -120,7 +115,7 @@ async def test_dashboard_resumes_after_restart_of_server(
     server: MerganserProcess, tmp_path: Path
 ) -> None:
     program = tmp_path / "dashboard.py"
-    (text,) = program_texts("live-dashboard.md", "python")
+    (text,) = block_texts(TUTORIALS / "live-dashboard.md", "python")
     program.write_text(text)
     variables = {"ENDPOINT": server.url, "KEY": server.secrets["ada"]}
     async with run_program(sys.executable, program, **variables) as process:
@@ -140,8 +135,8 @@ async def test_dashboard_resumes_after_restart_of_server(
 async def test_mail_client_reads_flags_sends_and_shows_new_mail(
     server: MerganserProcess, tmp_path: Path
 ) -> None:
-    configuration, program = program_texts("mail-client.md", "typescript")
-    (operations,) = program_texts("mail-client.md", "graphql tutorial")
+    configuration, program = block_texts(TUTORIALS / "mail-client.md", "typescript")
+    (operations,) = block_texts(TUTORIALS / "mail-client.md", "graphql tutorial")
     assert len(program.splitlines()) <= MAX_CLIENT_LINES
     (tmp_path / "codegen.ts").write_text(configuration)
     (tmp_path / "mail.ts").write_text(program)

@@ -20,6 +20,12 @@ import dns.reversename
 import pytest
 
 from bench.servers.ports import free_port
+from tests.support.clients.page_commands import (
+    block_texts,
+    run_program,
+    run_shell,
+    substitute,
+)
 from tests.support.mail_servers.dns_zone_server import DnsZoneServer, run_dns_zone, txt_rdata
 from tests.support.servers.acme.pebble_server import run_pebble
 from tests.support.servers.forked_program import forked_program
@@ -38,11 +44,6 @@ PROGRESS = """subscription ($id: ID!) {
 NEWEST_MESSAGE = """{ viewer { user { mailbox(by: {specialUse: INBOX}) { messages(first: 1) {
   nodes { subject receivedTls { version }
   authentication { header spf { domain } dkim { domain selector } dmarc { domain } } } } } } } }"""
-
-
-def page_blocks(kind: str) -> list[str]:
-    """Return the fenced blocks of one kind on the page."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @dataclass
@@ -75,23 +76,26 @@ class CompanyServer(MerganserProcess):
             "-o merganser ": "",
             "sleep 10": "sleep 0.1",
         }
-        pattern = "|".join(map(re.escape, replacements))
-        return re.sub(pattern, lambda match: replacements[match[0]], text)
+        return substitute(text, replacements)
 
     async def run_block(self, block: str) -> str:
         """Run the commands of a block, which must succeed, and return their output."""
-        return await run_program("bash", "-euc", self.substitute(block), server=self)
+        return await run_shell(self.substitute(block), self.folder, self.process_env)
 
     async def run_mail_program(self, *arguments: str) -> str:
         """Run the program of the page as ada, and return its output."""
-        (text,) = page_blocks("python")
+        (text,) = block_texts(PAGE, "python")
         program = self.folder / "mail.py"
         program.write_text(text)
+        env = {
+            **self.process_env,
+            "ENDPOINT": self.url,
+            "USERNAME": f"ada@{self.domain}",
+            "PASSWORD": self.password_of_ada(),
+        }
         return await run_program(
-            sys.executable, str(program), *arguments,
-            server=self, ENDPOINT=self.url, USERNAME=f"ada@{self.domain}",
-            PASSWORD=self.password_of_ada(),
-        )  # fmt: skip
+            sys.executable, str(program), *arguments, folder=self.folder, env=env
+        )
 
     def password_of_ada(self) -> str:
         """Return the password of ada in the file of users on the page."""
@@ -109,23 +113,6 @@ class CompanyServer(MerganserProcess):
                 credentials = {"username": f"{name}@{self.domain}", "password": password}
                 payload = await client.run_mutation("authenticate", credentials, "token")
                 self.secrets[name] = payload["token"]
-
-
-async def run_program(*command: str, server: CompanyServer, **variables: str) -> str:
-    """Run a program that must succeed in the folder of a server, and return its output."""
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=server.folder, env={**server.process_env, **variables},
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), HANG_SECONDS)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, output.decode()
-    return output.decode()
 
 
 async def wait_until_true(predicate: Callable[[], bool]) -> None:
@@ -155,8 +142,8 @@ async def publish_printed_records(server: CompanyServer, zone: DnsZoneServer) ->
 
 async def set_up_company(server: CompanyServer, zone: DnsZoneServer) -> None:
     """Follow the page up to the running server with its certificate."""
-    accounts, users, records, polling, signing, start, certificate = page_blocks("sh company")
-    (settings,) = page_blocks("toml")
+    accounts, users, records, polling, signing, start, certificate = block_texts(PAGE, "sh company")
+    (settings,) = block_texts(PAGE, "toml")
     server.folder.mkdir()
     (server.folder / "merganser.toml").write_text(server.substitute(settings))
     await server.run_block(accounts)
@@ -272,7 +259,7 @@ async def run_page_mutation(client: HttpClient, server: CompanyServer, document:
 
 async def check_unreachable_server(sender: CompanyServer, receiver: CompanyServer) -> None:
     """Send to a server that is down: the message waits, and is delivered after `queueFlush`."""
-    test_route, retry = page_blocks("graphql tutorial")
+    test_route, retry = block_texts(PAGE, "graphql tutorial")
     async with receiver.open_client("ada") as client:
         cursor = await client.load_cursor()
     await asyncio.to_thread(receiver.stop)

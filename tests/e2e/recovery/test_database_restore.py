@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from models.events.incarnation import MARK_OBJECT_NAME
+from tests.support.clients.page_commands import block_texts
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.restored_clients import (
@@ -178,9 +178,8 @@ def test_missing_incarnation_mark_begins_new_incarnation(sqlite_server: Merganse
 
 def documented_commands(kind: str) -> str:
     """Return the commands of a block in docs/operating/backup.md."""
-    page = (ROOT / "docs" / "operating" / "backup.md").read_text()
-    (commands,) = re.findall(rf"^```sh {kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return str(commands)
+    (commands,) = block_texts(ROOT / "docs" / "operating" / "backup.md", f"sh {kind}")
+    return commands
 
 
 def run_documented_commands(kind: str, server: MerganserProcess) -> None:

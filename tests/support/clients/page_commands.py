@@ -1,4 +1,4 @@
-"""The fenced blocks of a page of the documentation, and a shell that runs their commands."""
+"""The fenced blocks of a page of the documentation, and programs that follow it."""
 
 import asyncio
 import re
@@ -35,6 +35,11 @@ def page_blocks(path: Path) -> list[PageBlock]:
     ]
 
 
+def block_texts(path: Path, kind: str) -> list[str]:
+    """Return the texts of the fenced blocks of one kind on a page."""
+    return [block.text for block in page_blocks(path) if block.kind == kind]
+
+
 def substitute(text: str, replacements: Mapping[str, str]) -> str:
     """Return a text with all replacements at once."""
     pattern = "|".join(map(re.escape, replacements))
@@ -42,9 +47,14 @@ def substitute(text: str, replacements: Mapping[str, str]) -> str:
 
 
 async def run_shell(block: str, folder: Path, env: Mapping[str, str]) -> str:
-    """Run commands in a folder with bash. They must succeed."""
+    """Run commands in a folder with bash, which must all succeed. Returns their output."""
+    return await run_program("bash", "-euo", "pipefail", "-c", block, folder=folder, env=env)
+
+
+async def run_program(*command: str, folder: Path, env: Mapping[str, str]) -> str:
+    """Run a program in a folder, which must succeed. Returns its output and error output."""
     process = await asyncio.create_subprocess_exec(
-        "bash", "-euo", "pipefail", "-c", block, cwd=folder, env=dict(env),
+        *command, cwd=folder, env=dict(env),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
@@ -54,5 +64,5 @@ async def run_shell(block: str, folder: Path, env: Mapping[str, str]) -> str:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert process.returncode == 0, f"{block}\n{output.decode()}"
+    assert process.returncode == 0, f"{command}\n{output.decode()}"
     return output.decode()
