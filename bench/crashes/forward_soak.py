@@ -6,6 +6,7 @@ server counts deliveries, also while the other server is down.
 """
 
 import asyncio
+import json
 import re
 import sqlite3
 from collections import Counter
@@ -42,9 +43,9 @@ POLL_SECONDS = 0.2
 REPLY, FORWARD = "answer", "onward"
 _SENDER_NUMBER = re.compile(r"\bs([0-9]+)(?=@|$)")  # of s<number>@elsewhere.example, also in SRS
 _OPEN_DELIVERIES = "SELECT 1 FROM queue_entries WHERE state IN ('PENDING', 'DEFERRED') LIMIT 1"
-_UNCONFIRMED_DELIVERIES = """SELECT recipient, envelope_from, final_dot_at FROM queue_entries
-    JOIN submissions ON submissions.id = submission_id WHERE final_dot_at IS NOT NULL
-    AND queue_entries.state IN ('PENDING', 'DEFERRED')"""
+_UNCONFIRMED_DELIVERIES = """SELECT queue_entries.id, recipient, envelope_from, final_dot_at
+    FROM queue_entries JOIN submissions ON submissions.id = submission_id
+    WHERE final_dot_at IS NOT NULL AND queue_entries.state IN ('PENDING', 'DEFERRED')"""
 
 OutgoingKey = tuple[str, int]  # kind, and number of the original message
 
@@ -106,7 +107,7 @@ class ForwardSoakResult:
     ledger: DeliveryLedger = field(default_factory=DeliveryLedger)
     unconfirmed: set[tuple[OutgoingKey, str]] = field(
         default_factory=set
-    )  # sent when a server died, without a stored result
+    )  # sent when a server died, whose reply it had not written to the database or its file
     received: Counter[OutgoingKey] = field(default_factory=Counter)
     differences: list[str] = field(default_factory=list)
 
@@ -178,9 +179,21 @@ def _read_rows(server: MerganserServer, sql: str) -> list[tuple[Any, ...]]:
 
 
 def _read_unconfirmed(server: MerganserServer) -> Iterator[tuple[OutgoingKey, str]]:
-    """Yield deliveries with unknown result, and the time of the final dot."""
-    for recipient, sender, at in _read_rows(server, _UNCONFIRMED_DELIVERIES):
-        yield _key_from_envelope(sender, recipient), at
+    """Yield deliveries with unknown result, and the time of the final dot.
+
+    The next process knows the results in the file of the killed one, so it must not repeat them.
+    """
+    known_ids = _read_delivery_ids_of_results_file(server)
+    for delivery_id, recipient, sender, at in _read_rows(server, _UNCONFIRMED_DELIVERIES):
+        if delivery_id not in known_ids:
+            yield _key_from_envelope(sender, recipient), at
+
+
+def _read_delivery_ids_of_results_file(server: MerganserServer) -> set[int]:
+    """Return the ids of the deliveries in the file with the replies of external servers."""
+    path = server.data_folder / "accepted-results"
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return {row[0] for line in lines for row in json.loads(line)[1]}
 
 
 def find_differences(result: ForwardSoakResult) -> Iterator[str]:

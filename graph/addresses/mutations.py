@@ -113,7 +113,8 @@ class NewAddressInput:
     tags: list[str] | None = attribute_field("Tags of the address, at most 100.", default=UNSET)
     autoreply: AutoreplyPatch | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
     public_comment: str | None = attribute_field(
-        "Comment that the user can read, at most 1,000 characters.", default=UNSET
+        "Comment that the user of the address can also read, at most 1,000 characters.",
+        default=UNSET,
     )
     private_comment: str | None = attribute_field(
         "Comment for administrators, at most 1,000 characters. Users with the role USER can't "
@@ -196,7 +197,8 @@ class AddressPatch:
         "true."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
-        "Display name for messages sent from the address, at most 128 characters."
+        "Display name for messages sent from the address, at most 128 characters. Null or an empty "
+        "text removes it."
     )
     forward_to: strawberry.Maybe[list[str]] = attribute_field(
         f"{FORWARD_TO_DESCRIPTION} The list replaces the stored one. A relay URL with `***` as "
@@ -233,7 +235,7 @@ class AddressPatch:
         f"{AUTOREPLY_DESCRIPTION} Null deletes it."
     )
     public_comment: strawberry.Maybe[str | None] = attribute_field(
-        "Comment that the user can read, at most 1,000 characters."
+        "Comment that the user of the address can also read, at most 1,000 characters."
     )
     private_comment: strawberry.Maybe[str | None] = attribute_field(
         "Comment for administrators, at most 1,000 characters. Users with the role USER can't "
@@ -398,11 +400,9 @@ class AddressMutation:
     @mutation(
         "Changes addresses, all or none. Users can change `name` and `main` of their own "
         "addresses, and `active` of those that `temporaryAddressCreate` made, for which a USER "
-        "needs the permission TEMPORARY_ADDRESSES. Other changes require the role "
-        "DOMAIN_ADMIN for the domain of the address. An address that is not the "
-        "caller's, also one without a user, requires this role and the scope FULL. The "
-        "address of a resource is a "
-        "CONFLICT.",
+        "needs the permission TEMPORARY_ADDRESSES. Other changes require the role DOMAIN_ADMIN for "
+        "the domain of the address. An address that is not the caller's, also one without a user, "
+        "requires this role and the scope FULL. The address of a resource is a CONFLICT.",
         scope=Scope.SETTINGS,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

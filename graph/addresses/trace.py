@@ -39,7 +39,7 @@ RECORD_TYPES: Mapping[str, type[NodeView]] = {
 
 @strawberry.type(description="Decision of the server about mail for an address.")
 class TraceStep(View):
-    stage: TraceStage = attribute_field("Kind of the object that decides.")
+    stage: TraceStage = attribute_field("Step of the mail processing that the decision belongs to.")
     input: str = attribute_field(
         "Address before this decision; in the stage SENDER_RULE, the sender."
     )

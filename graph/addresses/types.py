@@ -113,7 +113,9 @@ class Address(NodeView):
     tags: list[str] = attribute_field(
         "Tags of the address, for filters, sender rules and selections. At most 100."
     )
-    public_comment: str | None = attribute_field("Comment that the user can read.")
+    public_comment: str | None = attribute_field(
+        "Comment that the user of the address can also read. Null: there is none."
+    )
     metadata: JSON | None = attribute_field(
         "JSON object with data of your application, which the user can read."
     )
@@ -276,9 +278,9 @@ class AddressQuery:
         return own_address
 
     @query(
-        "Returns addresses of every kind. A DOMAIN_ADMIN gets those in administered domains, those "
-        "of the users of these domains, and the own ones. An ADMIN gets all addresses of the "
-        "platform.",
+        "Returns addresses of every kind. A DOMAIN_ADMIN gets the addresses in administered "
+        "domains, the addresses of the users of these domains, and the caller's own addresses. An "
+        "ADMIN gets all addresses of the platform.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

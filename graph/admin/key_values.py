@@ -76,7 +76,8 @@ class KeyValueKeyInput:
         default=DEFAULT_STORE,
     )
     shared: bool = attribute_field(
-        "True: the entry is one that every signed-in user can read. Not allowed with `user`.",
+        "True refers to the shared entry with this key, which every signed-in user can read. True "
+        "is not allowed with `user`.",
         default=False,
     )
     user: UserRef | None = attribute_field(
@@ -154,8 +155,8 @@ class KeyValueEntryInput(Options):
         "512 bytes and 16 levels."
     )
     shared: bool = attribute_field(
-        "True: the entry is one that every signed-in user can read. Not allowed with `user`. "
-        "Requires role ADMIN and scope FULL.",
+        "True refers to the shared entry with this key, which every signed-in user can read. True "
+        "is not allowed with `user`, and requires role ADMIN and scope FULL.",
         default=False,
     )
 

@@ -225,11 +225,13 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns off the factor EXTERNAL, which the calling application checks. Other second "
-        "factors stay on. For another user, `proof` or `options.reason` is required. CONFLICT if "
-        "EXTERNAL is off. FORBIDDEN if it is the signed-in user's only factor and no proof is "
-        "given. UNAVAILABLE if `proof` has a response of a security key, but the server has no "
-        "public URL.",
+        "Turns off the second factor EXTERNAL, which the calling application checks. Other second "
+        "factors stay on. For the own account, `proof` of another factor is required. For another "
+        "user, `proof` of a factor of that user or `options.reason` is required. CONFLICT if "
+        "EXTERNAL is off. AUTHENTICATION_FAILED if `proof` is wrong, or is missing for the own "
+        "account. RATE_LIMITED after too many wrong proofs. FORBIDDEN if EXTERNAL is the only "
+        "factor of the own account: another administrator must turn it off. UNAVAILABLE if `proof` "
+        "has the response of a security key, but the server has no public URL.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -359,10 +361,12 @@ class TwoFactorMutation:
         return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
-        "Deletes WebAuthn keys, all or none. Deleting the last key turns the factor off, and "
-        "deletes the recovery codes unless TOTP is on. UNAVAILABLE if `proof` has a response of "
-        "a security key, but the server has no public URL. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Deletes WebAuthn keys of one user, all or none. Deleting the last key turns the factor "
+        "off, and deletes the recovery codes unless TOTP is on. For own keys, `proof` is required. "
+        "For keys of another user, `proof` or `options.reason` is required. AUTHENTICATION_FAILED "
+        "if `proof` is wrong, or is missing for own keys. RATE_LIMITED after too many wrong "
+        "proofs. UNAVAILABLE if `proof` has the response of a security key, but the server has no "
+        "public URL. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

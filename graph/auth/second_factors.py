@@ -34,10 +34,9 @@ class TwoFactor(View):
         "registered. Null: an external application checks the factor."
     )
     last_used_at: datetime | None = attribute_field(
-        "Time when this server last accepted a proof of the factor, for TOTP the start "
-        "of the code's 30 seconds. Recovery codes don't count; turning TOTP on by a code "
-        "does. Null: never, or "
-        "an external application checks the factor."
+        "Time when this server last accepted a proof of the factor, for TOTP the start of the "
+        "code's 30 seconds. Recovery codes don't count; turning TOTP on by a code does. Null: "
+        "never, or an external application checks the factor."
     )
 
 
@@ -218,9 +217,10 @@ class WebauthnDeleteInput(Options):
         "WebAuthn keys to delete, at most 1,000 by default. All must belong to one user."
     )
     proof: TwoFactorProofInput | None = attribute_field(
-        "Proof of a second factor that is on for the owner of the keys. Required if the keys are "
-        "the signed-in user's own. For keys of another user, the proof or `options.reason` is "
-        "required.",
+        "Proof of a second factor of the owner of the keys: a TOTP code, a recovery code, or the "
+        "response of a WebAuthn key. For the signed-in user's own keys, the proof is required "
+        "(else AUTHENTICATION_FAILED). For keys of another user, the proof or `options.reason` is "
+        "required (else VALIDATION).",
         default=UNSET,
     )
 
@@ -248,10 +248,8 @@ class TotpSetupPayload(MutationPayload):
 class TotpEnablePayload(MutationPayload):
     user: LazyUser | None = attribute_field("User whose TOTP factor was turned on.", default=None)
     recovery_codes: list[str] = attribute_field(
-        "Ten new recovery codes of 16 lower-case characters and digits in groups of "
-        "four, which are "
-        "returned once. Each works once. Earlier "
-        "codes become invalid.",
+        "Ten new recovery codes of 16 lower-case characters and digits in groups of four, which "
+        "are returned once. Each works once. Earlier codes become invalid.",
         default_factory=list,
         metadata=SECRET_METADATA,
     )
@@ -269,9 +267,8 @@ class TwoFactorVerifyPayload(MutationPayload):
 @strawberry.type(description="Payload of recoveryCodesCreate.")
 class RecoveryCodesCreatePayload(MutationPayload):
     recovery_codes: list[str] = attribute_field(
-        "Ten new recovery codes of 16 lower-case characters and digits in groups of "
-        "four, which are "
-        "returned once. Each works once.",
+        "Ten new recovery codes of 16 lower-case characters and digits in groups of four, which "
+        "are returned once. Each works once.",
         default_factory=list,
         metadata=SECRET_METADATA,
     )

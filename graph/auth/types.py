@@ -138,8 +138,8 @@ class ApiKey(NodeView):
         "last recorded use was by an open WebSocket connection or event stream."
     )
     active: bool = attribute_field(
-        "False: the API key is refused until `apiKeyUpdate` activates it. An expired key stays "
-        "active, but is refused."
+        "False: the API key is refused until `apiKeyUpdate` activates it. A key with true is "
+        "refused, too, if it has expired, or if its user is disabled or suspended."
     )
     allowed_ips: list[CIDR] = attribute_field(
         "Networks from which the API key is accepted. Empty: all networks. At most 100."

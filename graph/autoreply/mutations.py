@@ -123,9 +123,10 @@ class AutoreplyMutation:
         )
 
     @mutation(
-        "Deletes the autoreplies (vacation or out-of-office replies) of users with their texts "
-        "and periods, all or none. A user without an autoreply is no error. CONFLICT if a user "
-        "moves to another domain at the same time: retry.",
+        "Deletes the autoreplies (vacation or out-of-office replies) of users with their texts and "
+        "periods, all or none. A user without an autoreply is no error. CONFLICT if another "
+        "request moves a user to another domain at the same time: retry. LIMIT_REACHED for more "
+        "than 1,000 users (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

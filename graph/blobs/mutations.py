@@ -57,8 +57,9 @@ class BlobCopyInput(Options):
         default=UNSET,
     )
     sha256: str | None = attribute_field(
-        "SHA-256 of the content before compression, 64 hex digits. If the content has another "
-        "one, nothing is stored. Default: it is not compared.",
+        "Expected SHA-256 of the content before compression, 64 hexadecimal digits. If the content "
+        "has a different one, the error is VALIDATION, and nothing is stored. Default: the content "
+        "is not checked.",
         default=UNSET,
     )
 
@@ -97,8 +98,7 @@ class BlobMutation:
         "replaced. The garbage collector never deletes objects below `admin/`. If `content` is an "
         "upload, the upload is deleted afterwards. LIMIT_REACHED if the content has more than 50 "
         "MiB (by default). CONFLICT if the path is that of a folder, or if a parent folder of the "
-        "path is already the path of an object. (Same sentences for `blobCopy`; the last one also "
-        "for `blobDelete`.)",
+        "path is already the path of an object.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

@@ -69,8 +69,8 @@ class CacheRescanInput(Options):
         default=UNSET,
     )
     max_age: Duration | None = attribute_field(
-        "Age of files, at least 0 seconds: those that were stored earlier are removed, too. "
-        "Default: files are kept at any age.",
+        "Highest age of a cached file since it was stored, at least 0 seconds. Older files are "
+        "removed even if they are undamaged. Default: undamaged files are kept at any age.",
         default=UNSET,
     )
 
@@ -132,8 +132,15 @@ class CacheFlushPayload(MutationPayload):
 
 @strawberry.type(description="Payload of cacheRescan.")
 class CacheRescanPayload(MutationPayload):
-    entry_count: int = attribute_field("Number of removed files of all nodes.", default=0)
-    size: ByteSize = attribute_field("Size of the removed files.", default=ByteSize(0))
+    entry_count: int = attribute_field(
+        "Number of files that the mutation removed, on all nodes together. 0 with `validateOnly`, "
+        "which reads no file.",
+        default=0,
+    )
+    size: ByteSize = attribute_field(
+        "Size of the removed files. 0 with `validateOnly`, which reads no file.",
+        default=ByteSize(0),
+    )
     incomplete_nodes: list[str] = attribute_field(
         "Nodes (`host:port`) whose rescan is incomplete, because it stopped after 20 seconds or "
         "the folder could not be read. After a stop, rescan in parts, with `path`.",
@@ -265,12 +272,13 @@ class CacheMutation:
         )
 
     @mutation(
-        "Unpacks a bundle, the file of a userExport, to inspect or recover an account, and returns "
-        "its mailboxes. Its messages are stored as objects in the folder `bundleName` below "
-        "`admin/` of an object store, all or none. No account is changed. If the mutation "
-        "succeeds, the upload with the bundle is deleted. CONFLICT if the folder already has "
-        "objects. LIMIT_REACHED if the bundle has more than 10,000 messages, or unpacked messages "
-        "with more than 1 GiB.",
+        "Unpacks a bundle (the file of a userExport), to inspect or recover an account, and "
+        "returns the mailboxes of the bundle. The messages are stored as objects of an object "
+        "store, all or none. Their folder is `bundleName`, which is created in the folder `path` "
+        "below `admin/`. Damaged entries of the bundle are skipped, and counted in `skippedCount`. "
+        "No account is changed. If the mutation succeeds, the upload with the bundle is deleted. "
+        "CONFLICT if the folder `bundleName` already has objects. LIMIT_REACHED if the bundle has "
+        "more than 10,000 messages, or if its unpacked messages have more than 1 GiB together.",
         atomic_exclusion=UNPACK_NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

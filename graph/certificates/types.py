@@ -57,8 +57,7 @@ class Certificate(NodeView):
     description: str | None = attribute_field("Description for administrators. Null: none.")
     fingerprint: str | None = attribute_field(
         "SHA-1 fingerprint of the certificate in lower-case hex, with a colon after each byte but "
-        "the last. "
-        "Null: no certificate was issued yet."
+        "the last. Null: no certificate was issued yet."
     )
     fingerprint_sha256: str | None = attribute_field(
         "SHA-256 fingerprint of the certificate in lower-case hex, with a colon after each byte "
@@ -191,10 +190,9 @@ class CertificateDeleteInput(Options):
     revoke: RevocationReason | None = attribute_field(
         "Revokes the certificates at their ACME authorities first, with this "
         f"reason: at most {acme_revocation.MAX_REVOCATIONS}. CONFLICT if ACME did not "
-        "issue one of them, or the setting `acme.termsAgreed` is off. If a revocation "
-        "fails, "
-        "no certificate is deleted, and the revoked ones have `acmeState: REVOKED`. Default: "
-        "not revoked.",
+        "issue one of them, or the setting `acme.termsAgreed` is off. If a revocation fails, no "
+        "certificate is deleted, and the revoked ones have `acmeState: REVOKED`. Default: not "
+        "revoked.",
         default=UNSET,
     )
 
@@ -228,7 +226,8 @@ class CertificatesPayload(MutationPayload):
 @strawberry.type
 class CertificateQuery:
     @query(
-        "Returns a TLS certificate by ID or server name. Null if there is none.",
+        "Returns a TLS certificate by ID, or by exactly the `serverName` that it is stored for. "
+        "Other names in the certificate, and wildcards, are not searched. Null if there is none.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

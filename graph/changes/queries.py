@@ -311,11 +311,7 @@ class ChangeSubscription:
         "Returns events of users and addresses in the domains that the caller administers; for an "
         "ADMIN in all domains, and those without a domain. Addresses without a user are included. "
         "If these are more than 99 domains, also for an ADMIN, `filter.domain` must name one of "
-        "them, else the error is BAD_USER_INPUT. — Argument `filter`: Conditions on the users "
-        "whose events are returned. Deleted users and addresses without a user have to meet only "
-        "the condition `domain`. Default: all users. — `domainChanges` likewise: A caller who "
-        "administers more than 99 domains must give `domain`, also an ADMIN on a server with more "
-        "than 99 domains.",
+        "them, else the error is BAD_USER_INPUT.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

@@ -157,8 +157,10 @@ class ClusterMutation:
         )
 
     @mutation(
-        "Pins users to a node, and ends their sessions on other nodes; or removes their pins. If "
-        "the node is not UP, the error is CONFLICT.",
+        "Pins users to a cluster node, and ends their sessions on other nodes. Without `node`, it "
+        "removes the pins of the users, and ends no session. CONFLICT if the node is a load "
+        "balancer, or if its state is not UP. LIMIT_REACHED for more than 1,000 users (by "
+        "default).",
         atomic_exclusion=ENDS_SESSIONS,
         cost=SESSION_COST,
         **WRITE_GUARD,

@@ -177,9 +177,9 @@ class FetchRulesInput:
         default=UNSET,
     )
     exclude: str | None = attribute_field(
-        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
-        "excluded. Default of a new connector: paths that contain `spam` or `junk` (case is "
-        "ignored).",
+        "Regular expression of at most 200 characters: remote mailboxes with a match anywhere in "
+        "their path are not fetched. Case is ignored. Null: no mailbox is excluded. Default: "
+        "mailboxes with `spam` or `junk` in their path are excluded.",
         default=DEFAULT_EXCLUDE,
     )
     folder_rewrites: list[FolderRewriteInput] | None = attribute_field(
@@ -343,9 +343,8 @@ class ConnectorPatch:
         "Maximum transfer rate in bytes per second, at least 1. Null: unlimited."
     )
     exclude: strawberry.Maybe[str | None] = attribute_field(
-        "Regular expression for paths of remote mailboxes that are not fetched. Null: none is "
-        "excluded. Default of a new connector: paths that contain `spam` or `junk` (case is "
-        "ignored)."
+        "Regular expression of at most 200 characters: remote mailboxes with a match anywhere in "
+        "their path are not fetched. Case is ignored. Null: no mailbox is excluded."
     )
     folder_rewrites: strawberry.Maybe[list[FolderRewriteInput] | None] = attribute_field(
         "All rules that rename remote mailboxes, at most 50. They replace the stored rules. Null "

@@ -98,8 +98,8 @@ class RemoteAdministratorInput:
 
 
 @strawberry.input(
-    description="Accounts on one remote server whose messages are fetched once, each for a user. "
-    "Exactly one of `accounts` and `file` must be given."
+    description="Accounts on one remote server. The messages of each account are fetched once and "
+    "stored for one user. Exactly one of `accounts` and `file` must be given."
 )
 class ImportRemoteAccountsInput(FetchRulesInput):
     server: RemoteHostInput = attribute_field("Remote server of all accounts.")
@@ -211,8 +211,7 @@ class MailImportInput(Options):
     parent_mailbox: MailboxRef | None = attribute_field(
         "Mailbox that contains all imported mailboxes, also INBOX. Default: messages go to the "
         "mailbox with the path or special use that they have in the source. A missing mailbox is "
-        "created "
-        "if it is given by its path. For several users the reference must be a path or a "
+        "created if it is given by its path. For several users the reference must be a path or a "
         "special use.",
         default=UNSET,
     )
@@ -266,9 +265,10 @@ class MailImportMutation:
         "unless `removeDuplicates` of the remote source is false. LIMIT_REACHED if a user already "
         "has 10 unfinished imports. A USER needs the permission CONNECTORS to import from a remote "
         "server. An archive on the server (`source.path`) requires role ROOT and scope FULL, and "
-        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. UNAVAILABLE if `filter` "
-        "searches for words in the messages of a user, and more than 5,000 of them aren't indexed: "
-        "retry later.",
+        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. RATE_LIMITED if `filter` "
+        "searches `text`, `body` or `header`, and this search exceeds the caller's rate limit. "
+        "UNAVAILABLE if `filter` searches for words in the messages of a user, and more than 5,000 "
+        "of them aren't indexed: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

@@ -311,8 +311,9 @@ class ConnectorRun(NodeView):
         "earlier runs fetched."
     )
     imported_count: BigInt = attribute_field(
-        "Number of messages that the run stored. In a dry run: number of messages that it would "
-        "fetch, including duplicates."
+        "Number of messages that the run has stored, without skipped duplicates. In a dry run, "
+        "also by the connector option DRY_RUN: number of messages that it would fetch, including "
+        "duplicates."
     )
     skipped_count: BigInt = attribute_field(
         "Number of new messages that were not stored: excluded by age, size or filter, "
@@ -324,8 +325,8 @@ class ConnectorRun(NodeView):
     size: ByteSize = attribute_field("Size of the fetched messages in bytes.")
     error: str | None = attribute_field("Error that ended the run. Null: it has not failed.")
     log: list[str] = attribute_field(
-        "Lines of the log, at most 200, each with its time in UTC (HH:MM:SS). Lines in the middle "
-        "of a longer log are left out."
+        "Lines of the run's log, each with its time in UTC (HH:MM:SS). At most 200 lines: of a "
+        "longer log, the first 100 and the last 100."
     )
 
     load_batch = staticmethod(connector_loaders.load_visible_runs_by_id)

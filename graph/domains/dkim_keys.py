@@ -65,8 +65,8 @@ def _dkim_dns_record(*key_columns: Any) -> Any:
 )
 class DkimKey(NodeView):
     domain: str = attribute_field(
-        "Name of the domain in Unicode. `*`: the key signs for each domain that has no "
-        "active key of its own and has published the key's record."
+        "Name of the domain in Unicode. `*`: a shared key, which only an ADMIN can see. It signs "
+        "for each domain that has no active key and whose DNS has the record of the shared key."
     )
     selector: str = attribute_field(
         "Selector of the key: its record has the name `<selector>._domainkey.<domain>`."
@@ -298,9 +298,10 @@ class DkimKeysPayload(MutationPayload):
 @strawberry.type
 class DkimQuery:
     @query(
-        "Returns a DKIM key by ID. By domain, returns the domain's own active key, or else its "
-        "own pending key. Not returned is the key of `*`, which signs for domains without an "
-        "active key. Null if there is none or the caller can't see it.",
+        "Returns a DKIM key by ID, or the key of a domain. The key of a domain is its active key, "
+        "or else its pending key; an RSA key comes before an Ed25519 key. A domain without a key "
+        "does not get the key of `*`. An ADMIN gets the key of `*` with `all: true` or by its ID. "
+        "Null if there is no key, or the caller can't see it.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
@@ -417,10 +418,12 @@ class DkimMutation:
         )
 
     @mutation(
-        "Copies the active DKIM keys of a domain to other domains, under the same "
-        "selectors, for all domains or none. NOT_FOUND if the source has no active key. "
-        "They sign immediately, even if DNS has no records for them. A key of the other domain "
-        "with the same selector is replaced; its other keys of the same algorithm are retired.",
+        "Copies the active DKIM keys of a source domain to target domains, under the same "
+        "selectors, for all target domains or none. NOT_FOUND if the source domain has no active "
+        "key. A copied key signs at once, even if DNS has no record for it. A key that is copied "
+        "to `*` signs only for domains that have published its record. A key of a target domain "
+        "with the same selector is replaced. Its other active and pending keys of the same "
+        "algorithm are retired. LIMIT_REACHED if a target domain would have more than 20 keys.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )

@@ -138,9 +138,9 @@ class DomainCreateInput(Options):
         default=UNSET,
     )
     backup_mx: bool = attribute_field(
-        "True: the server is a backup MX of the domain. It relays mail for accounts to "
-        "the primary server, unless `relayUnknownOnly` is true, instead of storing it. "
-        "Forwarding, discarding and training addresses work as usual.",
+        "True: the server is a backup MX of the domain. Mail for accounts is not stored, but "
+        "relayed to the servers that DNS or a transport names. If `relayUnknownOnly` is true, it "
+        "is stored. Forwarding, discarding, training and resource addresses work as usual.",
         default=False,
     )
     relay_all_recipients: bool = attribute_field(
@@ -194,8 +194,10 @@ class DomainPatch:
     max_user_quota: ByteSize | None = attribute_field(MAX_USER_QUOTA_DESCRIPTION, default=UNSET)
     quota: ByteSize | None = attribute_field(QUOTA_DESCRIPTION, default=UNSET)
     backup_mx: bool | None = attribute_field(
-        "True: the server is a backup MX of the domain. It relays mail for known recipients to "
-        "the primary server instead of storing it. Null is refused.",
+        "True: the server is a backup MX of the domain. Mail for accounts is not stored, but "
+        "relayed to the servers that DNS or a transport names. If `relayUnknownOnly` is true, it "
+        "is stored. Forwarding, discarding, training and resource addresses work as usual. Null is "
+        "refused.",
         default=UNSET,
     )
     relay_all_recipients: bool | None = attribute_field(
@@ -374,8 +376,10 @@ class DomainMutation:
         )
 
     @mutation(
-        "Creates an alias domain: mail to it is delivered as mail to its domain. CONFLICT if the "
-        "name is taken or the domain is itself an alias. A domain has at most 1,000 aliases.",
+        "Creates an alias domain. Mail to an address in the alias domain is delivered as mail to "
+        "the same local part in `domain`. CONFLICT if a domain or alias domain has the name "
+        "already, or if `domain` is an alias domain. LIMIT_REACHED if `domain` already has 1,000 "
+        "alias domains.",
         **ALIAS_GUARD,
         access=DOMAINS,
     )

@@ -11,6 +11,7 @@ from strawberry import UNSET
 from graph.addresses.filters import AddressFilter
 from graph.auth.password_policy import PasswordPolicy
 from graph.domains.dkim_keys import DkimKey
+from graph.domains.dns_record_type import DnsRecord
 from graph.domains.domain_lists import load_connection_of_owned_rows
 from graph.domains.filters import AliasDomainFilter
 from graph.identity_providers.types import IdentityProvider
@@ -30,8 +31,6 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import BigInt, ByteSize
 from graph.users.filters import UserFilter
-from mail.domains.dns_advice import DnsState
-from models.domains.dns_record_values import DnsRecordKind, DnsRecordPurpose
 from models.spam.sender_rules import SenderAction
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role
@@ -117,41 +116,6 @@ class DomainStorage(View):
     message_count: BigInt = attribute_field("Number of messages in all mailboxes of the accounts.")
 
 
-@strawberry.type(description="DNS record that a domain should have, and its comparison with DNS.")
-class DnsRecord(View):
-    type: DnsRecordKind = attribute_field("DNS record type, such as MX or TXT.")
-    name: str = attribute_field("Full DNS name of the record, without the last dot.")
-    value: str | None = attribute_field(
-        "Value that the record should have. Null: the server lacks a setting, or does not know "
-        "the value, such as its own address."
-    )
-    purpose: DnsRecordPurpose = attribute_field(
-        "Purpose of the record, such as delivery or authentication."
-    )
-    state: DnsState = attribute_field("Comparison of DNS with the expected record.")
-    found: list[str] = attribute_field(
-        "Values that DNS has under the name of the record. Empty: DNS has none. It is also empty"
-        " without an answer of DNS: `state` is then UNKNOWN. At most 10."
-    )
-    problem: str | None = attribute_field(
-        "Reason for the state UNKNOWN. If `value` is null and `state` is not OK, what to configure "
-        "or publish. Null in other cases."
-    )
-    optional_reason: str | None = attribute_field(
-        "Reason why the domain does not need the record. Null: the record is required."
-    )
-
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        **{
-            name: DerivedField(("advice",), lambda advice, name=name: getattr(advice, name))
-            for name in ("type", "name", "value", "purpose", "optional_reason")
-        },
-        "state": DerivedField(("check",), lambda check: check.state),
-        "found": DerivedField(("check",), lambda check: list(check.found)),
-        "problem": DerivedField(("check",), lambda check: check.problem),
-    }
-
-
 @strawberry.type(description="Mail domain of the platform.")
 class Domain(NodeView):
     name: str = attribute_field("Name of the domain in Unicode form.")
@@ -191,9 +155,9 @@ class Domain(NodeView):
         "Number of accounts that can still be created. Null: unlimited."
     )
     backup_mx: bool = attribute_field(
-        "True: the server is a backup MX of the domain. It relays mail for accounts to "
-        "the primary server, unless `relayUnknownOnly` is true, instead of storing it. "
-        "Forwarding, discarding and training addresses work as usual."
+        "True: the server is a backup MX of the domain. Mail for accounts is not stored, but "
+        "relayed to the servers that DNS or a transport names. If `relayUnknownOnly` is true, it "
+        "is stored. Forwarding, discarding, training and resource addresses work as usual."
     )
     relay_all_recipients: bool = attribute_field(
         "True: mail for recipients that the server does not know is relayed too."

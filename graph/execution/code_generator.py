@@ -168,11 +168,11 @@ class FunctionWriter(LeafWriter):
     def compile_attribute_fields_function(
         self, object_type: GraphQLObjectType, grouped_fields: GroupedFieldSet
     ) -> CompiledAttributeFields:
-        """Compile the function for the attribute fields of an object.
+        """Compile the function that reads the attribute fields of an object.
 
-        Returns the function and the fields that graphql-core must execute. The function's result
-        has all fields in order, with None for these. Raises FallbackNeeded if no field can be
-        compiled.
+        Returns the function, and the fields that it can't read and graphql-core must execute. The
+        result of the function has all fields in order; the fields for graphql-core are None in it.
+        Raises FallbackNeeded if no field can be compiled.
         """
         self.write_line(1, "if unusable(v): raise Fallback('odd')")
         object_variable = self._write_class_check_to_variables(object_type, "v", 1)

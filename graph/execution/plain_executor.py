@@ -122,7 +122,11 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
         grouped_field_set: GroupedFieldSet,
         position_context: Any,
     ) -> Any:
-        """Execute the fields of an object concurrently and count the bytes of their names."""
+        """Execute the fields of an object concurrently, and count their names in the response size.
+
+        Returns a dict, or a coroutine that returns it if a field is awaited. Values are counted
+        where they are completed. Raises ResponseTooLarge.
+        """
         self.response_budget.add_response_bytes(
             FIELD_OVERHEAD_BYTES * len(grouped_field_set) + sum(map(len, grouped_field_set))
         )

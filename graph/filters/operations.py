@@ -89,7 +89,7 @@ class FilterRootQuery:
         )
 
     @query(
-        "Returns filters of all users, also inactive ones.",
+        "Returns the filters (mail rules) of all users, active and inactive ones.",
         role=Role.ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,
@@ -208,8 +208,9 @@ class FilterMutation:
         "copy that does not fit into the quota is left out. Messages that a filter deletes can be "
         "restored with `deletedMessageRestore`. VALIDATION for more than 100 filters. "
         "LIMIT_REACHED for more than 1,000 references (by default), or if `select` searches "
-        "`text`, `body` or `header` of more than 2,000 messages. UNAVAILABLE if `select` searches "
-        "for words while more than 5,000 messages of the user are not indexed yet: retry later.",
+        "`text`, `body` or `header` of more than 2,000 messages. RATE_LIMITED if this search "
+        "exceeds the caller's rate limit. UNAVAILABLE if `select` searches for words while more "
+        "than 5,000 messages of the user are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

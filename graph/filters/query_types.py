@@ -44,8 +44,8 @@ class RegexTest(View):
 
 
 @strawberry.type(
-    description="Tests of a filter. A message matches if all tests hold. Null: there is no such "
-    "test."
+    description="Tests of a filter. A message matches if it passes all of them. A field that is "
+    "null or an empty list is no test."
 )
 class FilterQuery(View):
     from_: str | None = attribute_field(
@@ -77,7 +77,8 @@ class FilterQuery(View):
         "Search text in the language of `messages(query:)` that the message must match."
     )
     all: list["FilterQuery"] = attribute_field(
-        "Queries that must all match. Empty: there is no such test. A query has at most 100 tests."
+        "Groups of tests. A message must pass all groups. Empty: no group must be passed. A filter "
+        "has at most 100 tests and groups together."
     )
     any: list["FilterQuery"] = attribute_field(
         "Queries of which at least one must match. Empty: there is no such test. A query has at "

@@ -157,9 +157,10 @@ class SieveMutation:
         )
 
     @mutation(
-        "Deactivates the active Sieve script of each selected user. The script is kept. A user "
-        "without an active script is no error. CONFLICT if a user moves to another domain at the "
-        "same time: retry. LIMIT_REACHED for more than 1,000 users (by default).",
+        "Deactivates the active Sieve script of each selected user, all or none. The scripts stay "
+        "stored. A user without an active script is no error. CONFLICT if another request moves a "
+        "user to another domain at the same time: retry. LIMIT_REACHED for more than 1,000 users "
+        "(by default).",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

@@ -61,8 +61,8 @@ class Component(View):
         "components, and for a dependency that reports none."
     )
     latency: Duration | None = attribute_field(
-        "Duration of the last probe of a dependency. Null for other components, and if the probe "
-        "failed."
+        "Duration of the last probe of a dependency. Null for other components, before the first "
+        "probe, if the probe failed, and if the dependency is not configured."
     )
     probed_at: datetime | None = attribute_field(
         "Time when the last probe of a dependency ended. Null for other components, and for a "

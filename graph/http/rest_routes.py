@@ -267,7 +267,7 @@ async def _serve_deleted_message(service: UploadService, request: Request) -> Re
 
 
 async def _serve_quarantined_message(service: UploadService, request: Request) -> Response:
-    """Serve a whole quarantined message, byte for byte."""
+    """Serve a whole quarantined message, byte for byte, and log the read."""
     return await _serve_whole_message(
         request,
         await _authorize_load_and_log_quarantined_message(service, request),
@@ -277,7 +277,7 @@ async def _serve_quarantined_message(service: UploadService, request: Request) -
 
 
 async def _serve_quarantined_attachment(service: UploadService, request: Request) -> Response:
-    """Serve the decoded content of an attachment of a quarantined message."""
+    """Serve the decoded content of an attachment of a quarantined message, and log the read."""
     text = request.path_params["attachment"]
     message = await _authorize_load_and_log_quarantined_message(
         service, request, "attachments", text
@@ -299,7 +299,7 @@ async def _serve_quarantined_attachment(service: UploadService, request: Request
 
 
 async def _serve_quarantined_part(service: UploadService, request: Request) -> Response:
-    """Serve the decoded content of a MIME part of a quarantined message."""
+    """Serve the decoded content of a MIME part of a quarantined message, and log the read."""
     section = request.path_params["section"]
     message = await _authorize_load_and_log_quarantined_message(service, request, "parts", section)
     part = require_found(message_bytes.find_part_by_section(message, section))

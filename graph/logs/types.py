@@ -206,8 +206,8 @@ def _symbols_from_json(fields: Mapping[str, Any]) -> list[SpamSymbol]:
 
 @strawberry.type(
     description="Entry of the log about the verdict of the spam check on a received message. "
-    "Recipients of several domains, or with different verdicts, have separate entries. "
-    "Filters and the quarantine can still change what is done."
+    "Recipients of one domain with the same verdict share one entry. Filters and the quarantine "
+    "run after the verdict, and can change what happens to the message."
 )
 class SpamLogEntry(LogEntry):
     action: str = attribute_field(
@@ -229,7 +229,8 @@ class SpamLogEntry(LogEntry):
     )
     subject: str | None = attribute_field("Subject of the message. Null: it has none.")
     ip: IPAddress | None = attribute_field(
-        "IP address of the server that sent the message. Null: it was not received by SMTP."
+        "IP address of the SMTP client that sent the message to this server. Null if the message "
+        "came from a user of this server, by LMTP, or from a connector."
     )
     size: ByteSize = attribute_field("Size of the message in bytes.")
 
@@ -277,8 +278,8 @@ class HealthLogEntry(LogEntry):
 
 
 @strawberry.type(
-    description="Entry of the log about a request of a mail program for its settings. It never has "
-    "the email address of the request."
+    description="Entry of the log about an autoconfiguration request: a mail program asks for the "
+    "server settings of a domain. The entry never has the email address of the request."
 )
 class AutodiscoverLogEntry(LogEntry):
     service: str = attribute_field(
@@ -288,7 +289,8 @@ class AutodiscoverLogEntry(LogEntry):
         "Header User-Agent of the request, at most 500 characters. Null: the request had none."
     )
     domain: str | None = attribute_field(
-        "Domain of the request. Null: the request was refused before its domain was known."
+        "Domain of the email address in the request, or of the host name if it has no address. "
+        "Null: the request was refused before its domain was known."
     )
     http_status: int = attribute_field(
         "HTTP status of the response, such as 200, or 404 for a domain without settings."

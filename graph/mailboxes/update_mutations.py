@@ -46,7 +46,8 @@ class MailboxPatch:
         "False changes nothing."
     )
     subscribed: strawberry.Maybe[bool] = attribute_field(
-        "True subscribes the user to the mailboxes, false ends the subscription."
+        "True subscribes the owner of the mailboxes to them, as SUBSCRIBE in IMAP. False ends the "
+        "subscription."
     )
     encrypt_messages: strawberry.Maybe[bool] = attribute_field(
         "True encrypts messages that arrive in the mailboxes, false does not. For true, the owner "

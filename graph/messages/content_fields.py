@@ -369,8 +369,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request. For administrators of the "
-        "owner below ROOT, null with the error FORBIDDEN.",
+        "minutes, but not longer than the credential of the request. For an administrator with a "
+        "role below ROOT who is not the owner, null with the error FORBIDDEN.",
         "user_id",
         can_fail=True,
     )

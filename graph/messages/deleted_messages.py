@@ -106,12 +106,12 @@ class DeletedMessage(MailSummary):
         "First address of the header field Sender. Null if it is missing or equals `from`."
     )
     subject: str | None = attribute_field(
-        "Decoded subject of the message. Empty if it has none. For administrators of the "
-        "owner below ROOT, null with the error FORBIDDEN."
+        "Decoded subject of the message. Empty if it has none. For an administrator with a role "
+        "below ROOT who is not the owner, null with the error FORBIDDEN."
     )
     preview: str | None = attribute_field(
-        "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
-        "administrators of the owner below ROOT, null with the error FORBIDDEN."
+        "Beginning of the text of the message, at most 128 bytes in UTF-8. For an administrator "
+        "with a role below ROOT who is not the owner, null with the error FORBIDDEN."
     )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."
@@ -137,8 +137,8 @@ class DeletedMessage(MailSummary):
 
     @field(
         "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request. For administrators of the "
-        "owner below ROOT, null with the error FORBIDDEN.",
+        "minutes, but not longer than the credential of the request. For an administrator with a "
+        "role below ROOT who is not the owner, null with the error FORBIDDEN.",
         "user_id",
         can_fail=True,
     )

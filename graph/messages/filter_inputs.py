@@ -88,11 +88,11 @@ class AttachmentMatch(ConditionsInput):
 
 @strawberry.input(
     description=(
-        "Conditions on messages. All of them must hold. An empty list selects no message, but "
-        "inside `not`, at any depth, it is an error. An empty object or an empty text is always an "
-        "error. Case and accents are ignored. Texts other than `query` have at most 1,000 "
-        "characters. Conditions without an index are tested on at most 10,000 messages for each "
-        "page. The page can then have fewer messages than requested, or none, while "
+        "Conditions on messages. A message must meet all of them. An empty list selects no "
+        "message. Inside `not`, at any depth, an empty list is an error. An empty object or an "
+        "empty text is always an error. Case and accents are ignored. Texts other than `query` "
+        "have at most 1,000 characters. For conditions without an index, each page tests at most "
+        "10,000 messages. A page can then have fewer messages than requested, or none, while "
         "`pageInfo.hasNextPage` is true."
     )
 )
@@ -259,8 +259,8 @@ class MessageFilter(ConditionsInput):
         "Selects messages with less than this number of bytes.", default=UNSET
     )
     has_attachment: bool | None = attribute_field(
-        "True selects messages with attachments, false those without. Inline parts, such as "
-        "images that the HTML shows, don't count.",
+        "True selects messages with attachments, false those without. Files inside "
+        "multipart/related, usually images that the HTML shows, don't count.",
         default=UNSET,
     )
     attachment: AttachmentMatch | None = attribute_field(

@@ -54,7 +54,8 @@ class MessageImportInput(Options):
         default=False,
     )
     keywords: list[str] = attribute_field(
-        "Keywords that the message gets (RFC 9051), at most 64 of 128 characters. Default: none.",
+        "Keywords that the message gets (RFC 9051): at most 64, each of 1 to 128 characters. "
+        "System flags such as `\\Seen` are refused. Default: none.",
         default_factory=list,
     )
     received_at: datetime | None = attribute_field(

@@ -128,9 +128,9 @@ class LabelMutation:
         )
 
     @mutation(
-        "Changes name and color of labels of the signed-in user, all or none. Messages keep "
-        "their keyword, so they show the new name. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "Changes the name and color of labels of the signed-in user, all or none. All given labels "
+        "get the same values. Messages keep their keywords, and show the new name and color. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def label_update(self, info: Info, input: LabelUpdateInput) -> LabelsPayload:
@@ -143,8 +143,9 @@ class LabelMutation:
         return LabelsPayload(labels=[Label.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes labels of the signed-in user, all or none. The messages keep the keywords. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes labels of the signed-in user, all or none. A label is the name and color of a "
+        "keyword. Messages keep the keyword. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         scope=Scope.MAIL,
     )
     async def label_delete(self, info: Info, input: LabelDeleteInput) -> DeletePayload:

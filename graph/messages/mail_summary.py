@@ -40,10 +40,12 @@ class MailSummary(NodeView):
         "FORBIDDEN if the caller can't read the content of the message."
     )
     has_attachments: bool = attribute_field(
-        "True if the message has at least one attachment. Inline parts, such as images that the "
-        "HTML shows, don't count."
+        "True if the message has at least one attachment. Files inside multipart/related, usually "
+        "images that the HTML shows, don't count. All other files count, also those with the "
+        "disposition `inline`."
     )
     attachment_count: int = attribute_field(
-        "Number of attachments of the message, without inline parts, such as images that the HTML "
-        "shows."
+        "Number of attachments of the message. Files inside multipart/related, usually images that "
+        "the HTML shows, don't count. All other files count, also those with the disposition "
+        "`inline`."
     )

@@ -79,7 +79,9 @@ class Attachment(NodeView):
     section: str = attribute_field(
         "Section number of the part in IMAP notation (RFC 9051), such as `2.1`."
     )
-    sha256: str = attribute_field("SHA-256 of the decoded content, 64 hexadecimal digits.")
+    sha256: str = attribute_field(
+        "SHA-256 of the content without its transfer encoding, 64 hexadecimal digits in lower case."
+    )
     filename: str | None = attribute_field(
         "Decoded file name, without path, control characters and bidirectional characters. An "
         "attached message without a file name is named after its subject. Null if the part has no "

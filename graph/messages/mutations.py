@@ -201,12 +201,14 @@ def _payload_of_deletion(result: BulkOutcome) -> MessageDeletePayload:
 class MessageBulkMutation:
     @mutation(
         "Changes flags, keywords, expiry, snooze or metadata of messages. In a mailbox that "
-        "another user shares, a change of `seen` requires the right SEEN, of `deleted` DELETE, "
-        "and any other change WRITE. There `flags` requires all three rights, and a snooze is "
-        "FORBIDDEN_OPERATION. If training of the spam filter is configured, the keywords $Junk "
-        "and $NotJunk also train it. More than 1,000 messages (by default) are changed by a task "
-        "in the background. UNAVAILABLE if `select` searches for words while more than 5,000 "
-        "messages are not indexed yet: retry later.",
+        "another user shares, a change of `seen` requires the right SEEN, of `deleted` DELETE, and "
+        "any other change WRITE. There `flags` requires all three rights, and a snooze is "
+        "FORBIDDEN_OPERATION. If training of the spam filter is configured, the keywords $Junk and "
+        "$NotJunk also train it. More than 1,000 messages (by default) are changed by a task in "
+        "the background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
+        "than 2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. "
+        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not indexed "
+        "yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -233,13 +235,14 @@ class MessageBulkMutation:
 
     @mutation(
         "Moves messages to another mailbox. They get new UIDs and the retention of that mailbox, "
-        "and the changes in `set` are applied to them. A snooze ends. If the copy of a message "
-        "that is held or scheduled for sending is moved to Trash, the message is not sent. In "
-        "mailboxes that other users share, the caller needs rights: READ and DELETE in the mailbox "
-        "that the messages leave, and INSERT in the target. The changes in `set` need their rights "
-        "in the target too. A move to a mailbox of another account gives the messages new IDs. It "
-        "requires the same domain (else CONFLICT), and in a shared mailbox that the messages leave "
-        "also the right EXPUNGE. QUOTA_EXCEEDED if they do not fit into the storage of the other "
+        "and the changes in `set` are applied to them. A snooze of a moved message ends. If the "
+        "copy of a held or scheduled message is in Trash at the send time, the message is not "
+        "sent. In a mailbox that another user shares, and that the messages leave, the caller "
+        "needs the rights READ and DELETE. In a target mailbox that another user shares, the "
+        "caller needs INSERT, and the rights for the changes in `set`. Messages that move to a "
+        "mailbox of another account get new IDs. If such messages leave a mailbox that another "
+        "user shares, the caller also needs the right EXPUNGE. CONFLICT if the two accounts are in "
+        "different domains. QUOTA_EXCEEDED if they do not fit into the storage of the other "
         "account. If training of the spam filter is configured, a move to or from Junk trains it. "
         "More than 1,000 messages (by default) are moved by a task in the background. "
         "LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than 2,000 "
@@ -304,11 +307,13 @@ class MessageBulkMutation:
         "Deletes messages from their mailboxes. In a mailbox that another user shares, this "
         "requires the rights READ and DELETE, or with `permanent` READ and EXPUNGE. Unless "
         "`permanent` is true, they become deleted messages, which can be restored for 25 days by "
-        "default. Drafts can only be restored by `undo`. A held or scheduled message whose copy "
-        "is deleted is not sent. More than 1,000 messages (by default) are deleted by a task in "
-        "the background. UNAVAILABLE if `select` searches for words while more than 5,000 "
-        "messages are not indexed yet: retry later. In a mailbox that another user shares, "
-        "`deleteEmptyMailbox` is FORBIDDEN_OPERATION.",
+        "default. Drafts can only be restored by `undo`. A held or scheduled message whose copy is "
+        "deleted is not sent. More than 1,000 messages (by default) are deleted by a task in the "
+        "background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than "
+        "2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE "
+        "if `select` searches for words while more than 5,000 messages are not indexed yet: retry "
+        "later. In a mailbox that another user shares, `deleteEmptyMailbox` is "
+        "FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -325,12 +330,14 @@ class MessageBulkMutation:
         )
 
     @mutation(
-        "Searches duplicates among the selected messages, separately in each mailbox, and "
-        "deletes all but the one received first. The deleted messages can be restored; drafts "
-        "only by `undo`. In a mailbox that another user shares with the signed-in user, this "
-        "requires the rights READ and DELETE. More than 1,000 duplicates (by default) are "
-        "deleted by a task in the background. UNAVAILABLE if `select` searches for words while "
-        "more than 5,000 messages are not indexed yet: retry later.",
+        "Searches duplicates among the selected messages, separately in each mailbox, and deletes "
+        "all but the one received first. The deleted messages can be restored; drafts only by "
+        "`undo`. In a mailbox that another user shares with the signed-in user, this requires the "
+        "rights READ and DELETE. More than 1,000 duplicates (by default) are deleted by a task in "
+        "the background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
+        "than 2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. "
+        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not indexed "
+        "yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -347,12 +354,12 @@ class MessageBulkMutation:
         )
 
     @mutation(
-        "Moves the stored bodies of messages to one of the two storage tiers. A body "
-        "that several messages share moves for all of them. Without `users`, only "
-        "messages of the signed-in user can be selected, also by ID. If the bodies of "
-        "more than 100 messages must move, "
-        "a task moves them. Fails with UNAVAILABLE "
-        "if the platform has no second object store.",
+        "Moves the stored bodies of messages to one of the two storage tiers. A body that several "
+        "messages share moves for all of them. Without `users`, only messages of the signed-in "
+        "user can be selected, also by ID. If the bodies of more than 100 messages must move, a "
+        "task moves them. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
+        "than 2,000 messages. RATE_LIMITED if this search exceeds the caller's rate limit. Fails "
+        "with UNAVAILABLE if the platform has no second object store.",
         role=Role.ADMIN,
         scope=Scope.MAIL,
         access=OVERSEEN,

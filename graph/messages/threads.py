@@ -48,8 +48,8 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
 class Thread(NodeView):
     subject: str | None = attribute_field(
         "Subject of the first message of the thread, or of the first message that other users "
-        "share with the signed-in user. For administrators of the owner below ROOT, null with the "
-        "error FORBIDDEN."
+        "share with the signed-in user. For an administrator with a role below ROOT who is not the "
+        "owner, null with the error FORBIDDEN."
     )
     message_count: BigInt = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."

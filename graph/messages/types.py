@@ -95,8 +95,9 @@ filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 
 @strawberry.type(
     description=(
-        "Stored message in a mailbox. For administrators of its owner below ROOT, fields "
-        "with subject or content are null with the error FORBIDDEN."
+        "Stored message in a mailbox. An administrator with a role below ROOT can't read the "
+        "content of another user's message. Fields with subject or content are then null with the "
+        "error FORBIDDEN."
     ),
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
@@ -145,8 +146,8 @@ class Message(MessageContentFields, MailSummary):
         "most 10,000."
     )
     subject: str | None = attribute_field(
-        "Decoded subject of the message. Empty if it has none. For administrators of the "
-        "owner below ROOT, null with the error FORBIDDEN."
+        "Decoded subject of the message. Empty if it has none. For an administrator with a role "
+        "below ROOT who is not the owner, null with the error FORBIDDEN."
     )
     message_id_header: str | None = attribute_field(
         "Message-ID of the message (RFC 5322), in angle brackets. Null if it has none."
@@ -178,8 +179,8 @@ class Message(MessageContentFields, MailSummary):
         "where each line ends with CRLF."
     )
     preview: str | None = attribute_field(
-        "Beginning of the text of the message, at most 128 bytes in UTF-8. For "
-        "administrators of the owner below ROOT, null with the error FORBIDDEN."
+        "Beginning of the text of the message, at most 128 bytes in UTF-8. For an administrator "
+        "with a role below ROOT who is not the owner, null with the error FORBIDDEN."
     )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."
@@ -193,13 +194,13 @@ class Message(MessageContentFields, MailSummary):
         directives=[Cost(weight=0)],
     )
     attachments: list[Attachment] | None = attribute_field(
-        "Attachments and inline parts of the message, such as images that the HTML shows, in "
-        "their order. At most 10,000 parts are read. For administrators of the owner below ROOT, "
-        "null with the error FORBIDDEN."
+        "Attachments and inline parts of the message, such as images that the HTML shows, in their "
+        "order. At most 10,000 parts are read. For an administrator with a role below ROOT who is "
+        "not the owner, null with the error FORBIDDEN."
     )
     mime_structure: MimePart | None = attribute_field(
-        "MIME tree of the message. For administrators of the owner below ROOT, null with the error "
-        "FORBIDDEN."
+        "MIME tree of the message. For an administrator with a role below ROOT who is not the "
+        "owner, null with the error FORBIDDEN."
     )
     content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
     encrypted: bool = attribute_field("True if the content is encrypted with OpenPGP or S/MIME.")

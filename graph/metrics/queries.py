@@ -103,10 +103,10 @@ class MetricQuery:
         )
 
     @query(
-        "Returns series of statistics for charts, of the platform or of one domain. Steps of 5 "
-        "minutes are kept for 14 days, steps of one hour for 400 days. The last step contains what "
-        "was counted up to now. After a crash of a process, at most its counts of the last minute "
-        "are missing. A DOMAIN_ADMIN must name a domain.",
+        "Returns series of statistics for charts, of the platform or of one domain. Values of "
+        "steps shorter than PT1H are kept for 14 days, those of other steps for 400 days. The last "
+        "step contains what was counted up to now. If a process crashes, its counts of the last "
+        "minute can be missing. A DOMAIN_ADMIN must name a domain (else FORBIDDEN).",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -129,16 +129,16 @@ class MetricQuery:
         before: Annotated[
             datetime | None,
             strawberry.argument(
-                description="End of the last step, rounded up. It must be after `since`. A series "
-                "has at most 2,000 points. Default: now."
+                description="End of the last step, rounded up to a multiple of `step` since 1970 "
+                "in UTC. It must be after `since`. A series has at most 2,000 points. Default: now."
             ),
         ] = UNSET,
         step: Annotated[
             Duration | None,
             strawberry.argument(
                 description="Length of each step, from PT5M to P400D: a multiple of PT5M, above "
-                "PT1H a multiple of PT1H. Default: PT1H. Numbers of things are added up over the "
-                "step; of sampled values it has the highest."
+                "PT1H a multiple of PT1H. Default: PT1H. Counts are added up over the step. A "
+                "sampled value, such as the used storage, is the highest one of the step."
             ),
         ] = UNSET,
         domain: Annotated[

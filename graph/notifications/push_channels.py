@@ -227,8 +227,9 @@ WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermi
 @strawberry.type
 class PushMutation:
     @mutation(
-        "Creates or changes the push channel of the given kind for each user, all or none. Each "
-        "change is in the security log of its user.",
+        "Creates or changes the push channel of the given kind for each user, all or none. A push "
+        "channel sends notifications of new mail by Pushover, Web Push or HTTP. Each change is in "
+        "the security log of the user. LIMIT_REACHED for more than 1,000 users (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS, AdminPermission.IMPERSONATE),
     )

@@ -251,10 +251,9 @@ class WebhookCreateInput(Options):
         default=UNSET,
     )
     domain: DomainRef | None = attribute_field(
-        "Delivers only events of this domain and its users. Default without `user`: all "
-        "events of the platform; for a DOMAIN_ADMIN the only administered domain. A "
-        "DOMAIN_ADMIN of "
-        "several domains must give one.",
+        "Delivers only events of this domain and its users. Default without `user`: all events of "
+        "the platform; for a DOMAIN_ADMIN the only administered domain. A DOMAIN_ADMIN of several "
+        "domains must give one.",
         default=UNSET,
     )
     url: URL = attribute_field(
@@ -468,9 +467,12 @@ class WebhookMutation:
         return await _load_payload(info, keys)
 
     @mutation(
-        "Starts a task that delivers events after a position in the event journal to a webhook "
-        "again: those of its types, up to now. An inactive webhook gets them if it is "
-        "activated within a day.",
+        "Starts a task that delivers earlier events to a webhook again. These are the events of "
+        "the webhook's types after the position `after` in the event journal, up to now. Only "
+        "events of the users and domains in the cursor `after` are delivered. The `cursor` of a "
+        "delivered event has only the user or domain of that event. VALIDATION if the webhook does "
+        "not cover a user or domain in `after`, or if the events are no longer kept. An inactive "
+        "webhook gets the events if it is activated within a day.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

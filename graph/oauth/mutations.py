@@ -162,8 +162,9 @@ class OauthMutation:
         return OauthClientsPayload(oauth_clients=[OauthClient.from_row(row) for row in rows if row])
 
     @mutation(
-        "Gives an OAuth client a new secret, and returns it once. The old secret ends at once. "
-        "Tokens remain. Refused for a public client.",
+        "Replaces the secret of an OAuth client. The new secret is returned once. The old secret "
+        "is refused at once. Access tokens and refresh tokens of the client stay valid. VALIDATION "
+        "for a public client, which has no secret.",
         **WRITE_GUARD,
     )
     async def oauth_client_secret_rotate(

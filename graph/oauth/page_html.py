@@ -163,8 +163,11 @@ def sign_in_page(
     )
 
 
-def organization_page(texts: OauthPageTexts, url: str, host: str) -> Response:
-    """Return the page that sends the browser to an identity provider, also without a click."""
+def identity_provider_redirect_page(texts: OauthPageTexts, url: str, host: str) -> Response:
+    """The page that redirects the browser to an identity provider at once, and links to it.
+
+    Its text names `host` as the place of the sign-in.
+    """
     body = (
         f"<p>{escape(texts.organization_hint.format(host=host))}</p>"
         f'<p><a href="{escape(url)}">{escape(texts.verify)}</a></p>'

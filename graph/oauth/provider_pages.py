@@ -106,7 +106,7 @@ async def show_redirect_page_to_provider(
         login_hint,
     )
     url = await provider_sign_in.sign_in_url(environment, provider, request)
-    return page_html.organization_page(page_request.texts, url, urlsplit(url).netloc)
+    return page_html.identity_provider_redirect_page(page_request.texts, url, urlsplit(url).netloc)
 
 
 async def finish_provider_step(page_request: PageRequest) -> CallbackSignIn:

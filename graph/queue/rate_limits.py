@@ -200,7 +200,8 @@ class RateLimitSetInput(Options):
 
 
 @strawberry.input(
-    description="Input of rateLimitReset. Users, domains or includePlatform is required."
+    description="Input of rateLimitReset. At least one of `users`, `domains` and `includePlatform: "
+    "true` is required."
 )
 class RateLimitResetInput(Options):
     users: UserSelection | None = attribute_field("Users whose counters are reset.", default=UNSET)
@@ -308,9 +309,10 @@ class RateLimitQuery:
         )
 
     @query(
-        "Returns users whose message was refused because it exceeded the rate limit of the "
-        "user, the domain or the platform. They are returned until they can send again. Users "
-        "who have not tried to send since a shared limit was reached are not returned.",
+        "Returns users whose message was refused because it exceeded the rate limit of the user, "
+        "the domain or the platform. A user is in the list until the user can send again. If the "
+        "limit of a domain or of the platform is reached, users who have not tried to send since "
+        "then are not returned.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
         access=DOMAINS,

@@ -113,8 +113,7 @@ class QueueFilter(ConditionsInput):
     )
     sender: str | None = attribute_field(
         "Returns only entries whose envelope sender contains this text (case is ignored). Empty: "
-        "the "
-        "null sender of delivery reports.",
+        "the null sender of delivery reports.",
         default=UNSET,
     )
     recipient: str | None = attribute_field(
@@ -241,9 +240,9 @@ async def _hold_or_release(
 @strawberry.type
 class QueueQuery:
     @query(
-        "Returns the queue entries with unfinished deliveries of messages that the caller, or "
-        "users that the caller manages, have sent. An ADMIN also sees those of messages that the "
-        "server has sent itself, such as delivery reports and forwarded mail.",
+        "Returns the queue entries of messages with unfinished deliveries. The sender of such a "
+        "message is the caller, or a user that the caller manages. An ADMIN also sees entries of "
+        "messages that the server has sent itself, such as delivery reports and forwarded mail.",
         scope=Scope.MAIL_READ,
         access=OVERSEEN,
     )
@@ -339,11 +338,10 @@ class QueueMutation:
 @strawberry.type
 class QueueSubscription:
     @subscription(
-        "Streams queue entries when they arrive, when a delivery is attempted, and "
-        "when they change or finish. Entries of one user keep their order. Changes of an "
-        "entry in quick succession can be streamed once, with its last state. A finished "
-        "entry is "
-        "sent even if the filter has another `queueName`.",
+        "Streams queue entries when they arrive, when a delivery is attempted, and when they "
+        "change or finish. Entries of one user keep their order. Changes of an entry in quick "
+        "succession can be streamed once, with its last state. A finished entry is sent even if "
+        "the filter has another `queueName`.",
         role=Role.ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,

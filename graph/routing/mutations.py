@@ -191,7 +191,8 @@ class TlsPolicyCreateInput(Options):
         "subdomains, or a next hop as [host] or [host]:port."
     )
     level: TlsPolicyLevel = attribute_field(
-        "TLS level and certificate check that the destination requires."
+        "TLS level and certificate check that the server requires when it sends mail to the "
+        "destination."
     )
     parameters: str | None = attribute_field(PARAMETERS_DESCRIPTION, default=UNSET)
     active: bool = attribute_field(
@@ -202,7 +203,8 @@ class TlsPolicyCreateInput(Options):
 @strawberry.input(description="New values of TLS policies. An absent field leaves the value.")
 class TlsPolicyPatch:
     level: strawberry.Maybe[TlsPolicyLevel] = attribute_field(
-        "TLS level and certificate check that the destinations require."
+        "TLS level and certificate check that the server requires when it sends mail to the "
+        "destinations."
     )
     parameters: str | None = attribute_field(f"{PARAMETERS_DESCRIPTION} Null: none.", default=UNSET)
     active: strawberry.Maybe[bool] = attribute_field("False: the TLS policies are not applied.")
@@ -421,10 +423,10 @@ class RoutingMutation:
 
     @mutation(
         "Deletes forwarding hosts, all or none. Mail from their addresses can then be refused or "
-        "deferred because of SPF, DMARC and greylisting again. Mail of hosts without "
-        "`filterSpam` also passes through the spam filter again. A forwarding host that is a "
-        "wider network still applies to its addresses. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "deferred because of SPF, DMARC and greylisting again. If `filterSpam` of a deleted host "
+        "was false, its mail passes through the spam filter again. If a wider network with the "
+        "same addresses is a forwarding host, the rules of that network then apply to them. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def forwarding_host_delete(

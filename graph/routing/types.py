@@ -133,7 +133,8 @@ class TlsPolicy(NodeView):
         "subdomains, or a next hop as [host] or [host]:port."
     )
     level: TlsPolicyLevel = attribute_field(
-        "TLS level and certificate check that the destination requires."
+        "TLS level and certificate check that the server requires when it sends mail to the "
+        "destination."
     )
     parameters: str | None = attribute_field(
         "TLS versions, and certificate names or fingerprints, in the syntax of Postfix. Null: none."

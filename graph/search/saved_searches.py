@@ -194,8 +194,10 @@ class SavedSearchMutation:
     @mutation(
         "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. A "
         "user has at most 100 saved searches. CONFLICT if another saved search has the name. "
-        "UNAVAILABLE if the filter searches for words while more than 5,000 messages are not "
-        "indexed yet: retry later.",
+        "LIMIT_REACHED if the filter searches `text`, `body` or `header` of more than 2,000 "
+        "messages. RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE if the "
+        "filter searches for words while more than 5,000 messages are not indexed yet: retry "
+        "later.",
         scope=Scope.MAIL,
     )
     async def saved_search_create(
@@ -215,9 +217,10 @@ class SavedSearchMutation:
         "several saved searches, a new name only for one. Both can be given together. `filter` and "
         "`query` replace the stored filter; if both are given, a message must match both. No "
         "message is changed. CONFLICT if another saved search of the user has the name. "
-        "UNAVAILABLE if the filter searches for words while more than 5,000 messages of the user "
-        "are not indexed yet: retry later. LIMIT_REACHED for more than 1,000 references (by "
-        "default), or for a filter of more than 16,384 characters as JSON.",
+        "RATE_LIMITED if the filter searches `text`, `body` or `header`, and this search exceeds "
+        "the caller's rate limit. UNAVAILABLE if the filter searches for words while more than "
+        "5,000 messages of the user are not indexed yet: retry later. LIMIT_REACHED for more than "
+        "1,000 references (by default), or for a filter of more than 16,384 characters as JSON.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(

@@ -154,10 +154,11 @@ class SessionMutation:
         )
 
     @mutation(
-        "Waits until users have no session on any node and no running task. At the timeout, it "
-        "returns the error IN_USE with the numbers of sessions and tasks that remain. If none is "
-        "known but a node has not answered, the error is UNAVAILABLE. The session that sends the "
-        "mutation doesn't count. With `validateOnly` it does not wait.",
+        "Waits until users have no session on any node and no running task, and returns these "
+        "users. With `terminate`, it ends their sessions and refuses new ones during the wait. At "
+        "the timeout, it returns the error IN_USE with the numbers of sessions and tasks that "
+        "remain. If none is known but a node has not answered, the error is UNAVAILABLE. The "
+        "session that sends the mutation doesn't count. With `validateOnly` it does not wait.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -82,8 +82,8 @@ class QuarantineItem(NodeView):
     created_at: datetime = attribute_field("Time when the message was put into the quarantine.")
     notified: bool = attribute_field("True if a quarantine digest has listed the message.")
     expires_at: datetime = attribute_field(
-        "Time when the message is deleted from the quarantine. If the quarantine of the user is "
-        "full, the oldest messages are deleted before."
+        "Time when the message is deleted from the quarantine. If newer messages exceed the limits "
+        "of the user's quarantine, the oldest messages are deleted earlier."
     )
 
     load_batch = staticmethod(quarantine.load_visible_items_by_id)
@@ -97,8 +97,7 @@ class QuarantineItem(NodeView):
     @field(
         "Plain text of the message, converted from HTML if there is none: the first 65,536 "
         "characters. Null: the message has no text. Reading another user's message is written to "
-        "that "
-        "user's security log.",
+        "that user's security log.",
         cost=20,
     )
     async def text(self, info: Info) -> str | None:

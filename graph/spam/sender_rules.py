@@ -304,10 +304,9 @@ class SenderRuleMutation:
         return SenderRulesPayload(sender_rules=[SenderRule.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes sender rules, which allow or block senders, all or none. Rules of domains also "
-        "require the scope FULL. Rules of the platform, and of tags of users and addresses, "
-        "require the role ADMIN and the scope FULL. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "Deletes sender rules, which allow or block senders, all or none. A rule of a domain also "
+        "requires the scope FULL. A rule of the platform, or of a tag, requires the role ADMIN and "
+        "the scope FULL. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

@@ -74,9 +74,8 @@ class Identity(NodeView):
         Mailbox.from_row_or_none,
         description=(
             "Mailbox for the copies of messages sent with the identity. Copies of complete "
-            "messages (`raw`) and of messages submitted by SMTP go to Sent. Null: the "
-            "mailbox with the special "
-            "use SENT."
+            "messages (`raw`) and of messages submitted by SMTP go to Sent. Null: the mailbox with "
+            "the special use SENT."
         ),
     )
 
@@ -238,9 +237,10 @@ class IdentityMutation:
         return IdentitiesPayload(identities=await _require_visible_identities(info, keys))
 
     @mutation(
-        "Deletes the stored values of identities, all or none. The addresses stay, and can still "
-        "be used with default values if the user may send as them. An identity without stored "
-        "values is a CONFLICT. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes the stored values of identities, such as display name and signature, all or none. "
+        "The identities then have default values. A user who can send as such an address can still "
+        "send as it. An identity without stored values is a CONFLICT. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

@@ -98,11 +98,10 @@ class MessageSendInput(MessageContentInput):
         default=strawberry.UNSET,
     )
     send_at: datetime | None = attribute_field(
-        "Time when the message is sent, at most 3,653 days ahead. A time in the past "
-        "means now. A longer `undoWindow` delays the sending until its end. Until then "
-        "the copy is in the mailbox with the special use SCHEDULED; to delete it cancels "
-        "the submission. "
-        "Default: now.",
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. A "
+        "longer `undoWindow` delays the sending until its end. Until then the copy is in the "
+        "mailbox with the special use SCHEDULED; to delete it cancels the submission. Default: "
+        "now.",
         default=strawberry.UNSET,
     )
     undo_window: Duration | None = attribute_field(
@@ -122,11 +121,10 @@ class MessageSendInput(MessageContentInput):
         default=strawberry.UNSET,
     )
     raw: str | None = attribute_field(
-        "Complete message (RFC 5322) as text or base64, instead of the fields of its "
-        "content. Not allowed with `rawUpload`, `fileAttachments`, `template`, `encrypt` "
-        "and `mailMerge`. The "
-        "user must be allowed to send as From and Sender. Missing Date and Message-ID are added; "
-        "a future `sendAt` replaces the Date. The message is sent to its To, Cc and Bcc unless "
+        "Complete message (RFC 5322) as text or base64, instead of the fields of its content. Not "
+        "allowed with `rawUpload`, `fileAttachments`, `template`, `encrypt` and `mailMerge`. The "
+        "user must be allowed to send as From and Sender. Missing Date and Message-ID are added; a "
+        "future `sendAt` replaces the Date. The message is sent to its To, Cc and Bcc unless "
         "`envelope.to` is given.",
         default=strawberry.UNSET,
     )
@@ -334,11 +332,11 @@ class SubmissionMutation:
     @mutation(
         "Cancels the deliveries of submissions, except those that are finished or in progress. "
         "CONFLICT if a given submission has no delivery that can be cancelled; then nothing is "
-        "cancelled. If all deliveries of a submission are cancelled, now or by an earlier call, "
-        "its stored copy becomes a draft. The draft moves to the mailbox with the special use "
-        "DRAFTS, else to INBOX. A copy that the user has moved out of the mailbox for scheduled or "
-        "sent messages does not become a draft. LIMIT_REACHED for more than 1,000 references (by "
-        "default).",
+        "cancelled. If every delivery of a submission is then cancelled, the stored copy of its "
+        "message becomes a draft. The draft moves to the mailbox with the special use DRAFTS, or "
+        "to INBOX without such a mailbox. A copy that the user has moved out of the mailbox for "
+        "scheduled or sent messages does not become a draft. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )
@@ -350,10 +348,10 @@ class SubmissionMutation:
         return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
     @mutation(
-        "Changes the send time of submissions that are scheduled, held for undo, or waiting in "
-        "the queue: all or none. Deliveries that are finished or in progress are unchanged. "
-        "CONFLICT if all deliveries of a submission are finished or in progress. LIMIT_REACHED "
-        "for more than 1,000 references (by default).",
+        "Changes the send time of submissions that are scheduled, held for undo, or waiting in the "
+        "queue: all or none. A submission has one delivery for each recipient. Deliveries that are "
+        "finished or in progress are unchanged. CONFLICT if all deliveries of a submission are "
+        "finished or in progress. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

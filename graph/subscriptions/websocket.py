@@ -351,7 +351,7 @@ class WebSocketHandler(BaseGraphQLTransportWSHandler[OperationContext, None]):
             await asyncio.wait(tasks)
 
     def _end_operations_and_return_tasks(self) -> list[asyncio.Task[None]]:
-        """End all operations; return their tasks that are still ending."""
+        """End all operations, drop their waiting results, and return the tasks that still run."""
         subscribers = [running.subscriber for running in self.operations.values()]
         tasks = [subscriber.task for subscriber in subscribers if subscriber.task]
         self.operations.clear()

@@ -105,9 +105,9 @@ class BanLiftPayload(MutationPayload):
     )
     ban_count: int = attribute_field("Number of bans that were lifted.", default=0)
     penalty_count: int = attribute_field(
-        "Number of deleted counts of failures: one for each account and network, and one "
-        "for each network. A count that has "
-        "reached its limit is a delay.",
+        "Number of deleted counters of failed sign-ins. There is a counter for each pair of "
+        "account and network, and one for each network. A counter that has reached its limit "
+        "delays further sign-ins. Failures that were counted toward a ban are not included.",
         default=0,
     )
 

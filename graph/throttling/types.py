@@ -43,8 +43,9 @@ class NetworkBan(NodeView):
         "Number of failures that led to the ban. It is 0 for a ban by an administrator."
     )
     ban_count: int = attribute_field(
-        "Number of bans of the network in a row, this one included. A ban begins a new row if the "
-        "one before it ended more than 30 days earlier, or if `banLift` was called since."
+        "Number of successive bans of the network, including this one. The count starts at 1 again "
+        "if the previous ban ended more than 30 days before this one began. `banLift` sets it to "
+        "0, so that the next ban has the count 1."
     )
     started_at: datetime = attribute_field("Time when the ban began.")
     ends_at: datetime = attribute_field("Time when the ban ends or has ended.")

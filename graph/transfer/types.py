@@ -190,11 +190,9 @@ class UserImportInput(Options):
         default=True,
     )
     passphrase: str | None = attribute_field(
-        "Passphrase of the export, 12 to 1,024 characters, which decrypts the passwords "
-        "of connectors. "
-        "Requires the scope SETTINGS and `includeSettings`. It is never returned, and deleted "
-        "when the "
-        "task ends. Default: connectors are imported inactive.",
+        "Passphrase of the export, 12 to 1,024 characters, which decrypts the passwords of "
+        "connectors. Requires the scope SETTINGS and `includeSettings`. It is never returned, and "
+        "deleted when the task ends. Default: connectors are imported inactive.",
         default=UNSET,
     )
 
@@ -224,10 +222,13 @@ class UserImportInput(Options):
 @strawberry.type
 class ExportMutation:
     @mutation(
-        "Creates an export of a user, which a task writes to one file. Deleted messages are not "
-        "exported. A user can have 2 unfinished exports; a third is LIMIT_REACHED. A new export "
-        "deletes all finished exports of the user but the newest 4. UNAVAILABLE if the filter "
-        "searches for words while more than 5,000 messages are not indexed yet: retry later.",
+        "Creates an export of a user's account. A task writes the export to one file. Deleted "
+        "messages are not exported. Settings are exported only if the credential has the scope "
+        "READ or SETTINGS. LIMIT_REACHED if the user already has 2 unfinished exports. The user's "
+        "newest 4 finished exports are kept, and older ones are deleted. LIMIT_REACHED also if "
+        "`filter` searches `text`, `body` or `header` of more than 2,000 messages. RATE_LIMITED if "
+        "this search exceeds the caller's rate limit. UNAVAILABLE if `filter` searches for words "
+        "while more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN_OR_ROOT,
     )

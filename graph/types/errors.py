@@ -197,9 +197,10 @@ class MutationPayload:
         "Notes about a mutation that succeeded, such as skipped values.", default_factory=list
     )
     replayed: bool = attribute_field(
-        "True if an earlier request had the same `idempotencyKey`, so that this one changed "
-        "nothing. The payload is that of the earlier request, but its objects have their current "
-        "state, deleted objects are left out, and secrets are null or empty.",
+        "True if an earlier request with the same `idempotencyKey` and input succeeded, so that "
+        "this one changed nothing. The payload is that of the earlier request. Objects in the "
+        "payload have their current state, and deleted objects are left out. Secrets in the "
+        "payload are null or empty.",
         default=False,
     )
     journal_cursor: Cursor | None = attribute_field(
@@ -235,11 +236,10 @@ class MutationOptions:
     idempotency_key: str | None = attribute_field(
         "Key of the request, at most 128 printable characters. A repeated mutation of the same "
         "caller with the same key and input returns the first payload and changes nothing, for 24 "
-        "hours by default. Objects in it have their current state; deleted ones are left "
-        "out. A request that failed is executed again. A key that was used with "
-        "another input is a ConflictError. Sign-ins, proofs of a second factor, "
-        "blobCopy, sessionTerminate and sessionDrain refuse a key. Default: each request "
-        "is executed.",
+        "hours by default. Objects in it have their current state; deleted ones are left out. A "
+        "request that failed is executed again. A key that was used with another input is a "
+        "ConflictError. Some mutations refuse a key with VALIDATION, as their descriptions say. "
+        "Default: each request is executed.",
         default=strawberry.UNSET,
     )
     validate_only: bool | None = attribute_field(
@@ -273,7 +273,8 @@ class Options:
     """Base of the inputs of all mutations."""
 
     options: MutationOptions | None = attribute_field(
-        "Options of the mutation: idempotency key, dry run and values for the logs. Default: none.",
+        "Options of the mutation: dry run, values for the logs, and an idempotency key, which some "
+        "mutations refuse. Default: no option is set.",
         default=strawberry.UNSET,
     )
 

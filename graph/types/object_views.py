@@ -108,7 +108,7 @@ class NestedViewField(DerivedField):
         *,
         is_list: bool = False,
     ) -> None:
-        super().__init__(columns, partial(_view_objects, source, view, is_list))
+        super().__init__(columns, partial(_views_from_columns, source, view, is_list))
         self.sources_from_columns = source
         self.sources_from_source: Callable[[Any], Any] = _function_called_with_columns(
             columns, source
@@ -144,9 +144,13 @@ def _function_called_with_columns(
     return lambda source: function(*read_columns(source))
 
 
-def _view_objects(
+def _views_from_columns(
     source: Callable[..., Any], view: "type[View]", is_list: bool, *values: Any
 ) -> Any:
+    """The view of what `source` returns for the column values; None if that is None.
+
+    With `is_list`, a list with the view of each item. `source` must not be async.
+    """
     view_objects = source(*values)
     if view_objects is None:
         return None

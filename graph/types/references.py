@@ -82,8 +82,9 @@ class UserSelection(ConditionsInput):
         default=strawberry.UNSET,
     )
     usernames: list[str] | None = attribute_field(
-        "Selects the users with these usernames, or to whom mail for these addresses is "
-        "delivered. An unknown name is the error NOT_FOUND.",
+        "Usernames, or addresses of the kind MAILBOX: each selects the one user to whom it "
+        "belongs. An address of another kind, or an address pattern, selects no user. A name "
+        "without a user whom the caller can see is the error NOT_FOUND.",
         default=strawberry.UNSET,
     )
     patterns: list[str] | None = attribute_field(

@@ -150,10 +150,23 @@ def _auth_text(auth: Auth, signed_in_rule: GuardRule | None, further_scope: Scop
         scopes = f"scopes {auth.scope} and {further_scope}" if further_scope else None
         needs.append(scopes or f"scope {auth.scope}")
     text = f"Requires {' and '.join(needs)}." if needs else ""
-    for holder, permission in (
-        (Role.USER, auth.user_permission),
-        (Role.DOMAIN_ADMIN, auth.admin_permission),
+    permissions = (
+        None if permission is UNSET else permission
+        for permission in (auth.user_permission, auth.admin_permission)
+    )
+    return " ".join([text, *permission_sentences(*permissions)]).strip()
+
+
+def permission_sentences(user_permission: str | None, admin_permission: str | None) -> list[str]:
+    """Return the sentences about the permission that each of the two roles needs."""
+    roles_by_permission: dict[str, list[str]] = {}
+    for role, permission in (
+        (Role.USER, user_permission),
+        (Role.DOMAIN_ADMIN, admin_permission),
     ):
-        if permission and permission is not UNSET:
-            text += f" A {holder} also needs the permission {permission}."
-    return text.strip()
+        if permission:
+            roles_by_permission.setdefault(permission, []).append(role)
+    return [
+        f"A {' or '.join(roles)} also needs the permission {permission}."
+        for permission, roles in roles_by_permission.items()
+    ]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from graph.types.errors import attribute_field
+from graph.types.requirement_texts import permission_sentences
 from resolvers.users.validation import (
     ADMIN_PERMISSION_BY_COLUMN,
     ADMIN_PERMISSION_FOR_OTHERS_BY_COLUMN,
@@ -22,10 +23,9 @@ def column_requirement(column: str) -> str:
     sentences = []
     if column not in OWN_COLUMNS:
         sentences.append("Requires role DOMAIN_ADMIN and scope FULL.")
-    if user_permission := USER_PERMISSION_BY_COLUMN.get(column):
-        sentences.append(f"A USER also needs the permission {user_permission}.")
-    if admin_permission := ADMIN_PERMISSION_BY_COLUMN.get(column):
-        sentences.append(f"A DOMAIN_ADMIN also needs the permission {admin_permission}.")
+    sentences += permission_sentences(
+        USER_PERMISSION_BY_COLUMN.get(column), ADMIN_PERMISSION_BY_COLUMN.get(column)
+    )
     if permission_for_others := ADMIN_PERMISSION_FOR_OTHERS_BY_COLUMN.get(column):
         sentences.append(
             f"For other users a DOMAIN_ADMIN also needs the permission {permission_for_others}."

@@ -97,9 +97,8 @@ class NewUserInput(RestrictionsInput):
         "Settings of the account that the user can change. Default: all permissions.", default=UNSET
     )
     password: str | None = attribute_field(
-        "Password of the account, which must meet the password policy of the domain, or "
-        "its hash with `hashedPassword`. It can't be combined with `passwordDisabled`. "
-        "Required unless "
+        "Password of the account, which must meet the password policy of the domain, or its hash "
+        "with `hashedPassword`. It can't be combined with `passwordDisabled`. Required unless "
         "`passwordDisabled` is true.",
         default=UNSET,
     )
@@ -328,11 +327,12 @@ class UserCreateMutation:
     @mutation(
         "Creates an account with its special-use mailboxes, its main address, and the welcome "
         "messages that the operator has set up. A DOMAIN_ADMIN can create accounts in the "
-        "administered domains. If an ADMIN names an unknown domain and "
-        "MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
-        "DOMAIN_CREATED. CONFLICT if the username or address is taken, or the domain is an alias "
-        "domain. LIMIT_REACHED if a limit of the domain is reached. RATE_LIMITED if the server has "
-        "to hash too many passwords now: retry.",
+        "administered domains. NOT_FOUND if the domain is unknown. If "
+        "MERGANSER_AUTO_CREATE_DOMAINS is on, an unknown domain that an ADMIN names is created, "
+        "with the warning DOMAIN_CREATED. CONFLICT if the username or address is taken, or the "
+        "domain is an alias domain. LIMIT_REACHED if the domain has no room for another user or "
+        "address, or for the quota of the account. RATE_LIMITED if the server has to hash too many "
+        "passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(

@@ -213,7 +213,8 @@ class UserDeleteQuery:
         )
 
     @query(
-        "Returns the deleted accounts that the caller manages, until all their data is removed.",
+        "Returns the deleted accounts that the caller manages. A deleted account is in the list "
+        "until all its data is removed.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=MANAGED,

@@ -23,8 +23,9 @@ Limit = TypeVar("Limit")
 
 
 @strawberry.type(
-    description="Use of a limit that counts messages, recipients or forwards in a period, and "
-    "begins at 0 after it. Storage, which has no period, is a QuotaUsage."
+    description="Use of a limit on messages, recipients or forwards in a period. The period begins "
+    "with the first of them, and at its end the count returns to 0. The storage limit has no "
+    "period and is a QuotaUsage."
 )
 class Usage:
     limit: BigInt | None = attribute_field(
@@ -38,7 +39,8 @@ class Usage:
     )
     source: LimitSource = attribute_field("Level that sets the limit: account, domain or platform.")
     level: UsageLevel = attribute_field(
-        "Share of the limit that is used, as a level of the warning thresholds."
+        "Level of the used share of the limit. The settings `limits.warningPercent` and "
+        "`limits.criticalPercent` set the thresholds. NORMAL if there is no limit."
     )
 
     @classmethod
@@ -65,7 +67,8 @@ class QuotaUsage:
     )
     source: LimitSource = attribute_field("Level that sets the quota: account, domain or platform.")
     level: UsageLevel = attribute_field(
-        "Share of the quota that is used, as a level of the warning thresholds."
+        "Level of the used share of the quota. The settings `limits.warningPercent` and "
+        "`limits.criticalPercent` set the thresholds. NORMAL if the quota is unlimited."
     )
 
 

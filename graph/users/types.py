@@ -109,7 +109,8 @@ class User(UserCredentialFields):
     )
     active: bool = attribute_field("False: the user can neither sign in nor receive messages.")
     suspended: bool = attribute_field(
-        "True: the account receives messages, but nobody can sign in."
+        "True: the account receives messages, but sends no autoreplies, and nobody can sign in. "
+        "API keys and application passwords are refused."
     )
     has_password: bool = attribute_field(
         "True if the account has a password, or a temporary password, even an expired one."

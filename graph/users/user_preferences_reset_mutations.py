@@ -24,8 +24,9 @@ class UserPreferencesResetInput(Options):
 @strawberry.type
 class UserPreferencesResetMutation:
     @mutation(
-        "Deletes the preferences that web mail clients store for accounts: all entries of their "
-        "key-value stores whose key begins with `ui/`. Default: the signed-in user.",
+        "Deletes the preferences that web mail clients store for accounts, all or none. These are "
+        "all entries of the accounts' key-value stores whose key begins with `ui/`. Default: the "
+        "signed-in user. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.PREFERENCES_RESET,
         access=MANAGED.with_scope(Scope.FULL),

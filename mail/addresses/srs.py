@@ -142,9 +142,9 @@ def _is_same_signature(received: str, signature: str) -> bool:
 
 
 def _srs_signature(environment: Environment, *parts: str) -> str:
-    """Return the signature of the parts in lower case.
+    """The signature of the parts of an SRS address, in lower case.
 
-    Upper and lower case get the same signature, since relays may change the case.
+    It does not depend on the case of the parts, since relays may change it.
     """
     signed_text = "\0".join(["srs", *parts]).lower().encode()
     return (

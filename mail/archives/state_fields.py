@@ -125,7 +125,7 @@ def _status_flags(fields: Mapping[str, Sequence[bytes]]) -> list[str]:
     values = [value for name in ("status", "x-status") for value in fields.get(name, ())]
     texts = [value.decode("latin-1").strip() for value in values]
     letters = "".join(text for text in texts if _STATUS_LETTERS.fullmatch(text))
-    return [flag for letter, flag in _MBOX_STATUS_FLAGS.items() if letter in letters]
+    return [flag for character, flag in _MBOX_STATUS_FLAGS.items() if character in letters]
 
 
 def _mozilla_flags(fields: Mapping[str, Sequence[bytes]]) -> list[str]:

@@ -97,6 +97,10 @@ async def load_signers_of_host_or_parent(environment: Environment) -> list[DkimS
 async def _signers_of_usable_keys(
     environment: Environment, rows: Sequence[Any], domain: str
 ) -> list[DkimSigner]:
+    """Return the signers of the keys that can be decrypted and parsed.
+
+    Other keys are logged and counted. The DNS records of the keys are not checked.
+    """
     signers = []
     for row in rows:
         try:

@@ -49,7 +49,7 @@ async def _delete_unlisted_objects(
         for listed in read_listed_objects(path)
         if is_admin_name(listed.name)
     }
-    listed_names = SortedEntries(_iterate_names(lists))
+    listed_names = SortedEntries(_iterate_listed_objects(lists))
     unlisted: list[str] = []
     async for stored in iterate_stored_objects(target.objects):
         if stored.name in admin_copies or now - stored.modified_at < REMAINS_MIN_AGE:
@@ -62,8 +62,11 @@ async def _delete_unlisted_objects(
     await target.objects.delete(unlisted)
 
 
-async def _iterate_names(lists: Sequence[Path]) -> AsyncIterator[NamedObject]:
-    """Yield the objects of all lists, but not those of administrators, in the order of names."""
+async def _iterate_listed_objects(lists: Sequence[Path]) -> AsyncIterator[NamedObject]:
+    """Yield the objects of all lists in the order of their names, without those below `admin/`.
+
+    Each list must be sorted. An object that several lists have is yielded several times.
+    """
     generators = (
         (
             NamedObject(listed.name, listed.size)

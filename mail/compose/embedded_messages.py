@@ -55,10 +55,11 @@ def _is_seven_bit(raw: bytes) -> bool:
 def replace_marked_parts_by_messages(
     raw: bytes, messages_by_marker: Sequence[tuple[bytes, bytes]]
 ) -> bytes:
-    """Replace each text part with a marker by a message/rfc822 part with the message.
+    """Replace text parts that have a marker by message/rfc822 parts with these messages.
 
-    `messages_by_marker` has pairs of marker and message; `raw` must be a message that
-    this platform has built.
+    `messages_by_marker` has pairs of marker and message. `raw` must be a message that this platform
+    has built. For each marker, only the first part that has it is replaced. Raises ValueError if no
+    part has it.
     """
     for marker, message in messages_by_marker:
         at = raw.index(marker)

@@ -37,7 +37,12 @@ def reencode_parts_with_long_lines(data: bytes) -> bytes:
 
 
 def _reencode_long_lines_of_entity(data: bytes, remaining_depth: int) -> bytes:
-    """Return a MIME entity without long lines."""
+    """Shorten the lines of a MIME entity that have more than 998 bytes.
+
+    Header lines are folded at white space, and leaf parts are re-encoded. The bodies of
+    multipart/signed and multipart/encrypted, of a multipart without boundary, and of parts below
+    `remaining_depth` levels stay unchanged.
+    """
     match = _BLANK.search(data)
     end = match.end() if match else len(data)
     head, body = data[:end], data[end:]  # the body begins with the empty line
@@ -83,7 +88,11 @@ def _reencode_child(part_with_line_end: bytes, remaining_depth: int) -> bytes:
 
 
 def _reencode_leaf(head: bytes, body: bytes, encoding: str, *, is_text: bool) -> bytes:
-    """Return a leaf part in base64 or quoted-printable."""
+    """Re-encode a leaf part with lines that are short enough.
+
+    The lines of base64 are broken anew. Text and quoted-printable become quoted-printable, other
+    content becomes base64.
+    """
     if encoding == "base64":
         packed = b"".join(body.split())
         lines = [

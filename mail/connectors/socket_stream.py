@@ -232,6 +232,11 @@ class BoundedReader:
             raise self._connection.failure_from(problem) from None
 
     def _receive_at_limited_rate(self) -> None:
+        """Receive bytes into the buffer, and wait as long as the rate limit requires.
+
+        Blocks the thread. The caller must limit the size of the buffer. Raises RemoteFailure if the
+        connection ends or is aborted, and the OSError of the socket.
+        """
         chunk = self._source.recv(
             min(READ_SIZE, self._connection.server.bytes_per_second or READ_SIZE)
         )

@@ -167,7 +167,10 @@ def _index_reported_results(recipient_results: Iterable[RecipientResult]) -> _Re
 
 
 def lowercase_address_spellings(address: str) -> set[str]:
-    """Return the spellings of an address in lower case: as given, normalized, in ASCII."""
+    """The spellings of an address in lower case: with the domain as given, in Unicode and in ASCII.
+
+    Needless quotes of the local part are removed; its label and dots stay.
+    """
     local, _, domain = remove_needless_quotes(address.lower()).rpartition("@")
     spellings = {f"{local}@{domain}", f"{local}@{normalized_address(address).domain}"}
     with suppress(UnicodeError):  # not a valid host name: only the given spelling is compared

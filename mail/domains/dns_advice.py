@@ -393,9 +393,11 @@ def check_tlsrpt(published: Sequence[str]) -> RecordCheck:
 
 
 def check_tlsa(published: Sequence[str], *, spki_sha256: str) -> RecordCheck:
-    """Check the TLSA records: one must match the public key (RFC 7672, section 3.1).
+    """Check the TLSA records: one must be `3 1 1` with this hash of the public key (RFC 7672).
 
-    The result for records of an authority only is UNKNOWN, since its certificate is not checked.
+    `spki_sha256` is in lower-case hex. Without such a record, the result is UNKNOWN if one has
+    usage 2 (a certificate authority), since the chain is not checked; otherwise MISMATCH or
+    MISSING.
     """
     records = [text.lower().split() for text in published]
     if any(

@@ -67,7 +67,7 @@ def _tests_of_query(query: FilterForm) -> Iterator[TestNode]:
 
 
 def _tests_of_groups(query: FilterForm) -> Iterator[TestNode]:
-    """Yield a Sieve test for each nested query."""
+    """Yield the Sieve tests of the nested queries. All queries of `any` are one test."""
     for group_query in required_queries(query):
         yield sieve_test_from_query(group_query)
     if alternatives := query.get("any"):

@@ -222,7 +222,12 @@ class RestoreGuard:
     async def _restore_reason(
         self, current: Incarnation, restore_mark: RestoreMark | None, cluster: PostgresCluster
     ) -> str | None:
-        """The reason for a new incarnation. None if the database has lost nothing."""
+        """The reason why the database counts as restored, by the mark in the object store.
+
+        None if the mark is of this database, and all changes that the mark names are there. A
+        database in another PostgreSQL cluster counts as restored, too, except after a clean stop.
+        After a restore, the caller begins a new incarnation (see `models/events/incarnation.py`).
+        """
         if restore_mark is None:
             return MARK_MISSING
         if restore_mark.store != current.store:

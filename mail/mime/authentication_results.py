@@ -147,9 +147,10 @@ def passed_domains(fields_text: str, method: str) -> list[str]:
 
 
 def has_valid_signature(fields_text: str, signers: Sequence[Sequence[str]] | None) -> bool:
-    """True if a DKIM signature of one of these signers passed in unfolded fields, one a line.
+    """True if a signer has a DKIM signature with the result "pass".
 
-    A signer is a selector and a domain. None means any signer.
+    `fields_text` has unfolded Authentication-Results fields, one per line. A signer is a selector
+    and a domain; a result without selector is valid for each selector. None means any signer.
     """
     return any(
         signers is None

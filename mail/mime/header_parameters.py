@@ -86,7 +86,8 @@ def safe_filename_or_none(text: str) -> str | None:
 def replace_comments(field_value: str) -> str:
     """Replace each comment of a value by a space, also nested comments.
 
-    A comment separates the tokens beside it (RFC 5322, section 3.2.2).
+    A comment separates the tokens beside it (RFC 5322, section 3.2.2). Quoted strings are not
+    recognized: parentheses in them are replaced too. A comment without end extends to the end.
     """
     out: list[str] = []
     depth = end = 0

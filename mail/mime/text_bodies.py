@@ -23,9 +23,9 @@ class _BodyPart:
 
 
 def is_body_part(part: ParsedPart) -> bool:
-    """True if a leaf is shown as the text of the message and not as an attachment.
+    """True if a part without subparts is shown as text of the message, not as an attachment.
 
-    A multipart without any boundary is shown too, as its text is all there is.
+    This includes a multipart that has no subparts because its boundary is missing.
     """
     if part.disposition not in (None, "inline"):
         return False

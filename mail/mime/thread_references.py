@@ -22,9 +22,10 @@ _FORWARD_MARK = "(fwd)"
 
 
 def base_subject(subject: str) -> str:
-    """Return a collapsed subject without reply and forward prefixes, case folded.
+    """The subject without reply and forward prefixes, case folded.
 
-    Prefixes of many languages, list tags and "(fwd)" are removed repeatedly.
+    Removes prefixes of many languages, list tags and "(fwd)", each repeatedly. In `subject`, each
+    run of white space must be one space already.
     """
     at, end = 0, len(subject)
     while match := _PREFIX.match(subject, at):

@@ -292,7 +292,7 @@ async def _send_request(
 async def open_connection(
     http_target: HttpTarget, policy: NetworkPolicy
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to an allowed address of the target, without resolving the name again.
+    """Resolve the host of the target once, and connect to one of the addresses that are allowed.
 
     Raises HttpRequestFailed or OSError.
     """

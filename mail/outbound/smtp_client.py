@@ -88,7 +88,8 @@ class SmtpConnection:
     ) -> DeliveryResult:
         """The delivery result for a positive reply to the final dot.
 
-        `is_reported_remotely` is True if the server sends the success report.
+        The state is RELAYED if the host is a relay, otherwise DELIVERED. `is_reported_remotely` is
+        True if the server got the DSN parameters, and so sends the success DSN (RFC 3461).
         """
         state = DeliveryState.RELAYED if self.host.is_relay else DeliveryState.DELIVERED
         return DeliveryResult(
@@ -125,7 +126,7 @@ class SmtpConnection:
         return self.is_reusable and not self.is_in_transaction and self.protocol.is_open
 
     def abort(self) -> None:
-        """Close the connection at once, without QUIT. HttpRequestFailed bytes are lost."""
+        """Close the connection at once, without QUIT. Unsent bytes are lost."""
         self.protocol.transport.abort()
 
     async def quit(self) -> None:
@@ -185,7 +186,7 @@ async def transmit_message(
         if accepted:
             results |= await _send_message_data(sequence, message, accepted, before_final_dot)
         else:
-            await sequence.read_remaining_replies()
+            await sequence.read_remaining_replies_and_end_data()
     except (SMTPException, OSError) as problem:
         channel.is_reusable = False
         text = f"4.4.2 {channel.host.name}: {error_text(problem)}"
@@ -233,8 +234,12 @@ class _TransactionCommands:
         del self._unanswered[0]
         return await self.channel.read_reply()
 
-    async def read_remaining_replies(self) -> None:
-        """Read the replies to commands that are already sent. No message is sent."""
+    async def read_remaining_replies_and_end_data(self) -> None:
+        """Read the replies to the pipelined commands of a transaction without accepted recipients.
+
+        If the server accepts DATA all the same, an empty message ends it. Does nothing without
+        PIPELINING.
+        """
         while self._is_pipelined and self._unanswered:
             is_last = len(self._unanswered) == 1
             reply = await self.send_next_and_read_reply()
@@ -340,7 +345,7 @@ async def _read_mail_refusal(
     channel.is_in_transaction = reply.code == OK
     if reply.code == OK:
         return None
-    await sequence.read_remaining_replies()
+    await sequence.read_remaining_replies_and_end_data()
     return channel.refusal_result(failure_code_or_451(reply.code), reply.message)
 
 

@@ -269,9 +269,11 @@ def _mx_preference(record: Any) -> int:
 
 
 async def _query_addresses(outbound_settings: OutboundSettings, name: str) -> DnsAnswer:
-    """IPv4 and IPv6 addresses of a host, IPv4 first since more hosts can reach it.
+    """Query the A and AAAA records of a host, and return its IPv4, then its IPv6 addresses.
 
-    Raises Unroutable.
+    IPv4 comes first, since more hosts can reach it. If one query fails and the other finds
+    addresses, the answer has these and the failure in `problem`. Raises Unroutable if there is no
+    address.
     """
     addresses: list[str] = []
     is_signed, canonical_name = True, name

@@ -230,7 +230,7 @@ async def _requirement_from_dane_policy(
 ) -> TlsRequirement:
     """The TLS requirement of a next hop with a DANE or DANE_ONLY policy.
 
-    `line_and_only` has the text for the log, and True for DANE_ONLY.
+    `log_line_and_is_dane_only` has the text for the log, and True for DANE_ONLY.
     """
     log_line, is_dane_only = log_line_and_is_dane_only
     destination_name, mx_host = destination_and_mx_host
@@ -304,7 +304,11 @@ async def _requirement_from_dane_or_none(
 def _requirement_from_tlsa(
     next_hop: NextHop, tlsa: tlsa_records.TlsaAnswer, names: tuple[str, ...]
 ) -> TlsRequirement:
-    """The requirement of TLSA records: at least encryption (RFC 7672, section 2.2)."""
+    """The TLS requirement of a host with TLSA records: at least encryption (RFC 7672, section 2.2).
+
+    The certificate must match one of the usable records. If none is usable, TLS is required without
+    a check of the certificate.
+    """
     if not tlsa.usable_records:
         requirement = CertificateRequirement(CertificateCheck.NOTHING, source="DANE")
         text = (

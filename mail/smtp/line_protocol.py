@@ -101,7 +101,12 @@ class CommandReader:
         return data
 
     async def read_piece(self, *, from_buffer: bool = True) -> bytes:
-        """Return available bytes, as soon as there are any. Raises ConnectionClosed at the end."""
+        """Return up to PIECE_SIZE bytes as soon as there are any.
+
+        Raises ConnectionClosed at the end of the stream. Buffered bytes are returned first. With
+        `from_buffer` False they stay in the buffer, and the bytes after them are read from the
+        connection.
+        """
         if from_buffer and self._buffer:
             chunk = bytes(self._buffer[:PIECE_SIZE])
             del self._buffer[:PIECE_SIZE]

@@ -139,9 +139,11 @@ class MxSession(SmtpSession):
         return self._received_field(transaction, self._queue_id)
 
     async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
-        """Deliver the message and return one reply for all recipients.
+        """Deliver the message, and return a list with one reply for all recipients.
 
-        If one recipient took the message, the queue has the rest and the reply is 250.
+        The reply is 250 if at least one recipient has the message; the queue then retries or
+        reports the failures of the others. Otherwise it is a 4xx reply if there is one, else 5xx.
+        An error becomes a reply, and is logged if it is unexpected.
         """
         size, arrived = spool.size, SmtpArrival(self.client, transaction.content_digest)
         recipients = self._recipients_with_queue_id(transaction, self._queue_id)

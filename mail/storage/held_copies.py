@@ -125,7 +125,7 @@ def copy_sent_message_to_legal_holds(
     column_values: Mapping[str, Any],
     blob_ids: Sequence[int],
 ) -> None:
-    """Copy a submission that leaves no message in a mailbox."""
+    """Copy a submission that leaves no message in a mailbox to the user's running legal holds."""
     entry = _unfiled_entry(submission_id, CopyOrigin.SENT, column_values)
     _copy_unfiled_message_to_legal_holds(transaction, user_id, entry, blob_ids)
 
@@ -137,7 +137,7 @@ def copy_quarantined_message_to_legal_holds(
     column_values: Mapping[str, Any],
     blob_ids: Sequence[int],
 ) -> None:
-    """Copy a received message that goes to quarantine."""
+    """Copy a received message that goes to quarantine to the user's running legal holds."""
     entry = _unfiled_entry(quarantine_item_id, CopyOrigin.RECEIVED, column_values)
     _copy_unfiled_message_to_legal_holds(transaction, user_id, entry, blob_ids)
 

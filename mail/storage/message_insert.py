@@ -156,9 +156,11 @@ def insert_messages_and_take_quota(
 ) -> list[InsertedMessage]:
     """Insert messages of one user, with as few statements for many as for one.
 
-    One UPDATE checks and takes the quota, so that two concurrent deliveries can't both use the
-    last free bytes. All messages are inserted or none. `kind` and errors are those of
-    `insert_message_and_take_quota`.
+    All messages are inserted or none. One UPDATE checks and takes the quota, so that two concurrent
+    deliveries can't both use the last free bytes. Reports to the user a raised storage level, and
+    that the hourly limit is reached. `kind` decides on the event: MESSAGE_RECEIVED for
+    RECEIVED_KINDS, else MESSAGE_ADDED. Raises OverQuota, RateLimited, NotFound if user or mailbox
+    is gone, and BlobRowDeleted.
     """
     user_id, size = items[0].placement.user_id, sum(message.size for message, _, _ in items)
     if metadata_bytes := sum(metadata_size(item.placement.public_metadata) for item in items):

@@ -92,10 +92,10 @@ async def store_blobs_and_run_transaction(
     function: Callable[[DatabaseTransaction, StoredMessageBlobs], Result],
     *stream_ids: int,
 ) -> Result:
-    """Run `function` in a transaction that locks the streams, after the blobs are stored.
+    """Store the blobs of a message, and run `function` in a transaction that locks the streams.
 
-    If the garbage collector has removed a blob in between, the blobs are stored and the
-    function is run once more.
+    If the garbage collector has deleted the row of a blob meanwhile, the blobs are stored again,
+    and `function` is called a second time in a new transaction.
     """
     return await store_all_blobs_and_run_transaction(
         environment,

@@ -288,6 +288,11 @@ class _PatternParser:
         return CaptureGroup(node, number) if number else node
 
     def parse_escape(self) -> CharacterSet:
+        """Parse the character after a backslash, which is read already.
+
+        It is a class (`d`, `w`, `s` or their opposites) or a character that stands for itself.
+        Raises InvalidInput for any other letter or digit.
+        """
         sign = self.read_character()
         if sign.lower() in CHARACTER_CLASSES:
             return CharacterSet(classes=(sign,))

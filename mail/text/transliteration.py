@@ -12,8 +12,8 @@ _LETTERS_AND_TEXTS = (
     "ч:ch ш:sh щ:shch ъ: ы:y ь: э:e ю:yu я:ya і:i є:ye ґ:g"  # noqa: RUF001
 )
 _LETTERS = {
-    letter: text
-    for letter, _, text in (pair.partition(":") for pair in _LETTERS_AND_TEXTS.split(" "))
+    character: text
+    for character, _, text in (pair.partition(":") for pair in _LETTERS_AND_TEXTS.split(" "))
 }
 _OTHER_CHARACTERS = re.compile(r"[^a-z0-9]+")
 

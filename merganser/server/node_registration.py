@@ -71,12 +71,11 @@ async def register_node_and_apply_its_state(
     http_sockets: Sequence[socket.socket],
     stack: AsyncExitStack,
 ) -> None:
-    """Register a server of one process, and apply the state of its node before it starts work.
+    """Register the server if it has one process, and apply the stored state of its node.
 
-    Components that an operator has stopped on the node are held.
-
-    The first process of a server shows the node as unreachable when the stack closes. Raises
-    CommandError if another server has the name of the node.
+    Must be called before the server starts work: components that an operator has stopped on the
+    node do not start. When `stack` closes, the first process marks the node as unreachable in the
+    database. Raises CommandError if another server uses the name of the node.
     """
     own_node = environment.own_node
     if process_role.accepts_connections and process_role.process_index == 0:

@@ -355,7 +355,11 @@ _NEXT_CHANGES = (  # of one stream, the usual case: building it takes longer tha
 def next_changes_select_and_parameters(
     positions: StreamPositions, max_events: int = MAX_BATCH_EVENTS
 ) -> tuple[Select[*tuple[Any, ...]], dict[str, int]]:
-    """Return the select of `next_changes_select`, and the values of its parameters."""
+    """The select of the next changes of streams, and the values of its parameters.
+
+    `positions` has the last position that was read of each stream. For one stream, the select is
+    built in advance. Otherwise it is that of `next_changes_select`, without parameters.
+    """
     if len(positions) != 1:
         return next_changes_select(positions, max_events), {}
     ((stream, last),) = positions.items()

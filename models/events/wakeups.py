@@ -126,7 +126,10 @@ class Wakeups:
 
     @contextmanager
     def follow_all_streams(self) -> Generator[GrowthEvent]:
-        """Return an event for all streams, and for changes of webhooks and push channels."""
+        """Provide an event that is set when any stream grows, or webhooks or push channels change.
+
+        The event is no longer set after the block.
+        """
         bell = GrowthEvent()
         self._growth_events.add(bell)
         try:

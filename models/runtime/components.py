@@ -100,9 +100,10 @@ class Component:
         self.state, self.detail = state, detail
 
     async def start(self) -> None:
-        """Start the component for the first time, unless it is held.
+        """Start the component for the first time. A component that is held refuses work instead.
 
-        Raises the error that prevents the start.
+        Its state is then RUNNING, or STOPPED if it is held. Raises the error that prevents the
+        start; the state is then still STARTING.
         """
         async with self._lock:
             if self.hold_reasons:

@@ -91,7 +91,12 @@ class HeartbeatObserver:
     def note_heartbeats_and_find_dead(
         self, heartbeats: Sequence[Heartbeat], *, is_one_machine: bool
     ) -> list[Heartbeat]:
-        """Return the heartbeats of the processes that count as dead."""
+        """Note these heartbeats, and return those of dead processes.
+
+        With `is_one_machine`, a heartbeat of another boot, or too old by CLOCK_BOOTTIME, counts as
+        dead even at the first call. Otherwise its counter must not have changed for
+        `dead_after_seconds`, measured over several calls.
+        """
         now, before = time.monotonic(), self._checked_at
         passed = 0.0 if before is None else min(now - before, self.interval_seconds)
         self._checked_at = now

@@ -22,7 +22,11 @@ _CANCELLED_BY_TASK: WeakKeyDictionary[asyncio.Task[Any], bool] = WeakKeyDictiona
 
 @contextmanager
 def delay_cancellation() -> Generator[None]:
-    """Raise a cancellation of the block only at its end, unless the block has failed."""
+    """Delay a cancellation that arrives during a database statement to the end of the block.
+
+    The cancellation then takes effect after the block, but not if the block raises an error. Other
+    awaits in the block (those without `await_to_end`) are cancelled at once.
+    """
     task = asyncio.current_task()
     if task is None:
         yield

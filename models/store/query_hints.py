@@ -17,11 +17,11 @@ class UnindexedCondition(FunctionElement[bool]):
 
 
 def without_index(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return SQL that tests these conditions on rows that another condition finds.
+    """SQL for these conditions, joined by AND, for which SQLite must not use an index.
 
-    Without statistics, SQLite assumes that every key of an index has as many rows. It then reads
-    all messages of a user instead of those of 20 threads. PostgreSQL always has statistics, and
-    gets the conditions unchanged.
+    Use it if the index of another condition finds fewer rows, for example 20 threads instead of all
+    messages of a user. SQLite can't know that without statistics. PostgreSQL gets the conditions
+    unchanged.
     """
     return UnindexedCondition(and_(*conditions).self_group())
 

@@ -28,13 +28,13 @@ _INVISIBLE = re.compile(
 )
 # Latin letters that Unicode doesn't decompose. Case folding replaces ß by ss.
 _PLAIN_LETTERS = {
-    letter: plain
+    character: plain
     for plain, letters in {
         "ae": "æ", "b": "ƀ", "d": "đð", "g": "ǥ", "h": "ħ", "i": "ıɨ", "j": "ɉ", "l": "łƚ",
         "n": "ŋ", "o": "øɵ", "oe": "œ", "r": "ɍ", "t": "ŧ", "th": "þ", "u": "ʉ", "y": "ɏ",
         "z": "ƶ",
     }.items()
-    for letter in letters
+    for character in letters
 }  # fmt: skip
 COLLATIONS = ("und-x-icu", "C.utf8", "C.UTF-8", "default")  # for lower(), the best first
 
@@ -166,11 +166,11 @@ def create_fold_text_function_sql(collation: str) -> str:
             lower = f"replace({lower}, '{lowered}', '{folded}')"
         else:
             single.append((lowered, folded))
-    for letter, plain in _PLAIN_LETTERS.items():
+    for character, plain in _PLAIN_LETTERS.items():
         if len(plain) > 1:
-            lower = f"replace({lower}, '{letter}', '{plain}')"
+            lower = f"replace({lower}, '{character}', '{plain}')"
         else:
-            single.append((letter, plain))
+            single.append((character, plain))
     from_, lower_letters = ("".join(characters) for characters in zip(*single, strict=True))
     dropped = character_ranges(sorted(dropped_characters()))
     return (

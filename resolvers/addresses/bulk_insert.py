@@ -116,7 +116,11 @@ async def _insert_alone(
 async def _insert_together(
     ctx: Context, items: Mapping[int, PreparedAddress], mutation: str
 ) -> dict[int, list[RequestError]]:
-    """Store addresses that only add a row, in one savepoint; return the errors of the others."""
+    """Store addresses that only add a row, in one savepoint; return the errors by index.
+
+    Addresses without an error are stored. If another writer has stored one of them at the same
+    time, each address is stored in a savepoint of its own.
+    """
     if not items:
         return {}
     try:

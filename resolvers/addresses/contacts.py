@@ -143,7 +143,7 @@ def _select_colleagues_of_search(ctx: Context, search: ContactSearch) -> Select[
 
 
 def _select_contacts_of_search(ctx: Context, search: ContactSearch) -> Select[*tuple[Any, ...]]:
-    """Select the contacts that a search finds, the last used first."""
+    """Select the contacts whose name or address begins with the query, the last used first."""
     dialect, is_of_user = ctx.environment.database.dialect, col(Contact.user_id) == search.user_id
     statement = select(*CONTACT_COLUMNS).where(is_of_user, is_own_or_shared(ctx, Contact))
     if search.query:

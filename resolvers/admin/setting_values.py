@@ -85,7 +85,7 @@ def validate_setting_key(
 
 
 def type_of_custom_value(value: SettingJson) -> SettingKind:
-    """Return the type of the value of a custom setting."""
+    """The type of a custom setting's value: BOOLEAN, NUMBER or LIST, and STRING for all others."""
     if isinstance(value, bool):
         return SettingKind.BOOLEAN
     if isinstance(value, int | float):

@@ -347,9 +347,11 @@ def _upsert_setting_values(
 async def _adjust_and_record_allocated_quota(
     ctx: Context, session: AsyncSession, default_quota_difference: int
 ) -> None:
-    """Add the difference of the default quota to the allocated quota of domains.
+    """Adapt the allocated quota of domains to a new default quota of users.
 
-    Only users without own quota in domains without default quota count.
+    Domains with a default quota of their own do not change. In each other domain, the difference in
+    bytes, which can be negative, is added once per user without a quota of their own. Locks the
+    streams of these domains, and records in PLATFORM the domains with such a user.
     """
     if not default_quota_difference:
         return

@@ -115,7 +115,7 @@ async def authenticate_request(
 
 
 def refuse_own_password(viewer: Viewer) -> Viewer:
-    """Return the viewer. Raises Forbidden for a user's own password, which runs no documents."""
+    """Return the viewer. Raises Forbidden if a user has signed in with their own password."""
     is_own_password = viewer.token_id is viewer.api_key_id is viewer.app_password_id is None
     if viewer.user_id and is_own_password:
         text = "GraphQL documents require an access token, an API key or an application password."

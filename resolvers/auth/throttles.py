@@ -152,7 +152,10 @@ async def require_not_throttled(
 def _write_throttled_attempt_to_log_store(
     ctx: Context, wait_ends: Sequence[datetime], user_id: int
 ) -> None:
-    """Write an attempt that is refused because of earlier failures to the log store."""
+    """Write an attempt that is refused because of earlier failures to the log store.
+
+    The entry has the latest of `wait_ends`. Does nothing if the level is not recorded.
+    """
     level = LogLevel.WARNING
     if not ctx.environment.logs.is_recorded(LogComponent.THROTTLE, level):
         return

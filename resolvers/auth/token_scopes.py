@@ -44,10 +44,10 @@ def names_in_order(scopes: Collection[Scope]) -> list[str]:
 
 
 def scopes_of_token(token: Any) -> frozenset[Scope]:
-    """Return the scopes of an access token by its columns `SCOPE_COLUMNS`.
+    """The scopes of an access token, from its columns `SCOPE_COLUMNS`.
 
-    A token of an OAuth client with the scope DOMAIN_ADMIN has FULL among them; the caller checks
-    the role.
+    A token of an OAuth client with the scope DOMAIN_ADMIN has the scope FULL, unless `scopes`
+    limits it. The caller must check that the user still has the role of an administrator.
     """
     allowed = frozenset({Scope(token.scope)})
     if token.actor_id is not None or token.actor_key_id is not None:

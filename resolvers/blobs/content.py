@@ -112,7 +112,10 @@ async def _load_owner_ids(
 
 
 def selects_of_blob_owners(blob_ids: Sequence[int]) -> list[Select[*tuple[Any, ...]]]:
-    """SQL: blobs, and the owners of the rows that refer to them; a select for each kind of row."""
+    """SQL for the users whose rows refer to these blobs, a select for each table.
+
+    The columns are `blob_id` and `user_id`, which is null for submissions of the platform.
+    """
     references = (
         (Message, MessageBlob, col(MessageBlob.message_id)),
         (Submission, SubmissionBlob, col(SubmissionBlob.submission_id)),

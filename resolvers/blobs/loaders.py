@@ -98,7 +98,10 @@ class BlobFacts:
 
 
 async def find_blob(ctx: Context, store_name: str, path: str) -> StoredBlob | None:
-    """Return an object by its valid path, or None. Raises InvalidInput for an unknown store."""
+    """Return an object by its valid path, or None. The caller checks access.
+
+    Raises InvalidInput for an unknown store.
+    """
     stored = await require_store(ctx, store_name).find(path)
     return None if stored is None else StoredBlob.of_object(store_name, stored)
 
@@ -106,7 +109,10 @@ async def find_blob(ctx: Context, store_name: str, path: str) -> StoredBlob | No
 async def read_blob_page(
     ctx: Context, conditions: BlobConditions, page_request: PageRequest, order: BlobOrder
 ) -> Page[StoredBlob]:
-    """Read a page of the objects of a store. Raises InvalidInput for a wrong store or prefix."""
+    """Read a page of the objects of a store. The caller checks access.
+
+    Raises InvalidInput for a wrong store or prefix.
+    """
     store = require_store(ctx, conditions.store, ("filter", "store"))
     require_prefix(conditions.prefix)
     object_range = _range_of_page(conditions.prefix, page_request, order, is_visible_name)
@@ -121,7 +127,7 @@ async def read_folder_page(
 ) -> Page[BlobFolder]:
     """Read a page of the folders directly below a prefix, which may lack its last slash.
 
-    Raises InvalidInput for a wrong store or prefix.
+    The caller checks access. Raises InvalidInput for a wrong store or prefix.
     """
     store = require_store(ctx, conditions.store, ("filter", "store"))
     require_prefix(conditions.prefix)

@@ -225,7 +225,7 @@ async def store_bundle_objects_and_delete_upload(
         max_size = ctx.environment.options.message_max_size
         reader = await asyncio.to_thread(_BundleReader.open, path, folder, max_size)
         # the whole archive is read once before the first object is stored
-        contents = await asyncio.to_thread(_read_all, reader)
+        contents = await asyncio.to_thread(_read_paths_and_build_json_files, reader)
         if not ctx.is_dry_run:
             await _store_all_or_none(store, reader, contents.small_files)
     bundle = UnpackedBundle(list(reader.mailboxes.values()), contents.paths, reader.skipped_count)
@@ -269,8 +269,11 @@ class _BundleContents:
     small_files: Mapping[str, bytes]
 
 
-def _read_all(reader: _BundleReader) -> _BundleContents:
-    """Read all messages and the files about them."""
+def _read_paths_and_build_json_files(reader: _BundleReader) -> _BundleContents:
+    """Read the archive once; return the paths of all objects, and the contents of the JSON files.
+
+    The contents of the messages are not kept.
+    """
     paths, lines = list[str](), list[bytes]()
     for path, message in reader.messages():
         paths.append(path)

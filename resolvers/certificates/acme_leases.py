@@ -20,7 +20,12 @@ class CertificateLeaseLost(Exception):
 
 
 async def lease_next_due_certificate(environment: Environment) -> ColumnRow | None:
-    """Lease the next due certificate, or return None."""
+    """Lease to this process the certificate that is due first, and return its row.
+
+    Returns None if no certificate is due, another process was faster, or the terms of the ACME
+    server are not agreed. The lease has no end time: it ends when it is released, or when the
+    heartbeat of the process stops.
+    """
     if not environment.options.acme_terms_agreed:
         return None
     now, lease = environment.now(), environment.new_id()

@@ -57,7 +57,10 @@ def new_empty_keyring(
 async def update_keyring_from_database(
     environment: Environment, keyring_to_update: SniCertificates
 ) -> None:
-    """Update the key ring to the stored certificates."""
+    """Update the key ring to the stored certificates, of which only changed ones are read.
+
+    The certificates are not checked here.
+    """
     stored_versions = {
         row.id: row.version for row in await environment.database.read(SELECT_VERSIONS)
     }

@@ -220,6 +220,11 @@ def _validate_target_domain(value: str | None, _options: Options) -> str | None:
 def _duration_validator(
     field_name: str, minimum: timedelta, maximum: timedelta, *, is_minimum_exclusive: bool = False
 ) -> Callable[[timedelta | None, Options], int | None]:
+    """Create a validator that returns a duration in whole seconds; None for None.
+
+    The validator raises InvalidInput if the duration is outside the limits.
+    """
+
     def validate_duration(value: timedelta | None, _options: Options) -> int | None:
         if value is None:
             return None

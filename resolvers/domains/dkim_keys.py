@@ -68,13 +68,16 @@ async def read_visible_key_page(
     columns: Collection[str],
     order: DkimKeyOrder = DkimKeyOrder.DOMAIN_ASC,
 ) -> Page[ColumnRow]:
-    """Read a page of the visible DKIM keys. Raises InvalidInput for a cursor of another order."""
+    """Read a page of the visible DKIM keys; with `query`, only those whose domain name contains it.
+
+    Raises InvalidInput for a cursor of another order.
+    """
     statement = _select_visible_keys(ctx, columns).where(*_domain_conditions(query))
     return await read_ordered_page(ctx, statement, DkimKey, page_request, LIST_ORDERS[order])
 
 
 async def count_visible_keys(ctx: Context, query: str | None) -> int:
-    """Count the visible DKIM keys that the query finds."""
+    """Count the visible DKIM keys; with `query`, only those whose domain name contains it."""
     statement = select(func.count().label("many")).select_from(DkimKey)
     (row,) = await ctx.read(statement.where(is_visible_key(ctx), *_domain_conditions(query)))
     return int(row.many)

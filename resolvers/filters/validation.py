@@ -109,6 +109,11 @@ def _tests_from_search_text(search_text: str, path: InputPath, depth: int) -> di
 def _validated_compound_query(
     queries: Sequence[InputValues], path: InputPath, problems: ErrorCollector, depth: int
 ) -> list[dict[str, Any]]:
+    """Validate the nested queries of a group; `depth` is that of the group.
+
+    Errors of single tests are added to `problems`. Raises InvalidInput, which the caller collects,
+    if there are more than MAX_TESTS queries, or if they are nested too deep.
+    """
     if len(queries) > MAX_TESTS:
         raise InvalidInput(
             f"At most {MAX_TESTS} tests are allowed.",

@@ -167,7 +167,10 @@ async def _probe_clamd(environment: Environment) -> str | None:
 
 
 async def _probe_resolver(environment: Environment) -> str | None:
-    """Query the name servers of the root, which each resolver knows."""
+    """Query the name server for the NS records of the root, which each resolver can answer.
+
+    Returns None, since name servers have no version. Raises TimeoutError or ProbeFailed.
+    """
     resolver = create_resolver(environment.options.dns_resolver)
     try:
         await resolver.resolve(".", "NS", lifetime=PROBE_TIMEOUT, raise_on_no_answer=False)
@@ -184,10 +187,11 @@ def _resolver_address(environment: Environment) -> str:
 
 
 async def _probe_acme_directories_on_one_process(environment: Environment) -> str | None:
-    """Load the ACME directory of the settings, and those that have issued stored certificates.
+    """Probe the ACME directory of the settings, and those that stored certificates came from.
 
-    Only one process of the platform sends requests: the one with the worker `acme` on the first
-    reachable server. Raises ProbedElsewhere in the others.
+    Returns None, since a directory has no version. Raises ProbeFailed if one does not answer or is
+    no ACME directory. Only one process sends requests: the one with the worker `acme` on the first
+    reachable server. In all others it raises ProbedElsewhere.
     """
     has_worker = environment.components.find("acme") is not None
     if not has_worker or not await is_first_reachable_server(environment):

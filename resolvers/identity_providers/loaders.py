@@ -22,7 +22,10 @@ READABLE_COLUMNS = frozenset(column.name for column in select_columns(IdentityPr
 async def load_visible_providers_by_domain_id(
     ctx: Context, domain_ids: list[int]
 ) -> list[ColumnRow | None]:
-    """Load the providers of administered domains by domain id, in this order; None without one."""
+    """Load the identity provider of each domain, in the order of the IDs.
+
+    None for a domain that has no provider, or that the viewer does not administer.
+    """
     has_secret = col(IdentityProvider.client_secret).is_not(None).label(HAS_SECRET_COLUMN)
     statement = select(*select_columns(IdentityProvider, READABLE_COLUMNS), has_secret).where(
         col(IdentityProvider.domain_id).in_(domain_ids),

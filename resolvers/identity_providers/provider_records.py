@@ -143,9 +143,10 @@ async def find_provider_by_domain_name(
 async def find_provider_of_login_name(
     environment: Environment, login_name: str
 ) -> ProviderConfig | None:
-    """Return the provider of the domain of the user with this username or address; None if none.
+    """Find the identity provider of a user's domain, by a username or address of the user.
 
-    Raises ProviderFailure.
+    Returns None if there is no such user, or the domain has no provider. Raises ProviderFailure if
+    the client secret can't be decrypted.
     """
     domain_id = select(col(User.domain_id)).where(col(User.id) == SIGN_IN_USER_ID)
     return await _find_provider(

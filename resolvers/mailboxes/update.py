@@ -181,7 +181,12 @@ async def _write_columns_and_move_special_use(
     mailboxes: Sequence[ColumnRow],
     values_by_user: Mapping[int, Mapping[str, Any]],
 ) -> None:
-    """Write the values of each owner to the mailboxes that differ from them, and record it."""
+    """Write new column values to mailboxes of several owners, and record the changes.
+
+    `values_by_user` has the values by owner, which may differ in `retention` only. Mailboxes that
+    have all values already stay unchanged. A new special use is removed from the other mailboxes
+    of these owners.
+    """
     changed_rows = [
         row
         for row in mailboxes

@@ -118,7 +118,7 @@ async def store_imported_message_and_load_if_readable(
     replaced = await _require_replaced_draft_if_given(ctx, new_message, mailbox)
     if replaced:
         new_message = replace(new_message, is_draft=True)
-    source = await _require_single_message_source(ctx, new_message)
+    source = await _read_single_source_without_own_results(ctx, new_message)
     parsed_message = await parse_storable_message(source)
     share_rights = await ctx.load(mailbox_rights.load_viewer_rights, (mailbox.user_id, mailbox.id))
     placement = _placement_within_rights(ctx, new_message, mailbox, share_rights)
@@ -209,7 +209,7 @@ async def _insert_message_for_each_user(
     *,
     rewrite_blobs: bool,
 ) -> list[int]:
-    source = await _require_single_message_source(ctx, new_message)
+    source = await _read_single_source_without_own_results(ctx, new_message)
     unencrypted = await parse_storable_message(source)
     prepared_inserts = list[InsertItem]()
     stored_digests = set[tuple[int, str]]()  # with the tenant id
@@ -349,7 +349,10 @@ def validated_keywords(names: Sequence[str]) -> list[str]:
 async def _require_replaced_draft_if_given(
     ctx: Context, new_message: NewMessage, mailbox: ColumnRow
 ) -> StoredMessage | None:
-    """Return the viewer's draft to replace. Raises NotFound, or Conflict if it is no draft."""
+    """Return the viewer's draft to replace; None if none is given.
+
+    Raises NotFound, Conflict if it is no draft, and Forbidden for a mailbox of another user.
+    """
     if new_message.replaced_draft_id is None:
         return None
     if mailbox.user_id != require_user_id(ctx):
@@ -384,8 +387,14 @@ async def draft_to_replace(
     return EarlierDraft(row.id, row.sha256, index_row, path)
 
 
-async def _require_single_message_source(ctx: Context, new_message: NewMessage) -> bytes | Path:
-    """Return the bytes of the message. Raises InvalidInput unless exactly one source is given."""
+async def _read_single_source_without_own_results(
+    ctx: Context, new_message: NewMessage
+) -> bytes | Path:
+    """Read the message to import, and remove Authentication-Results in the name of this server.
+
+    `received_source` is used if it is given; a file is rewritten in place. Otherwise raises
+    InvalidInput unless exactly one of `raw` and `rawUpload` is given and is valid.
+    """
     if new_message.received_source is not None:
         return await remove_own_results(ctx.environment.options, new_message.received_source)
     has_raw, has_upload = new_message.raw is not None, new_message.upload_id is not None

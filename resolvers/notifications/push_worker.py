@@ -236,7 +236,10 @@ def _select_due_channels(worker: PushWorker, *, read_all: bool) -> Select[*tuple
 
 
 async def _seconds_until_retry(environment: Environment) -> float:
-    """Return the seconds until the next retry of a channel."""
+    """Return the seconds until the next retry of a channel that is not leased.
+
+    Retries that are due already do not count. Returns at most POLL_SECONDS, also without a retry.
+    """
     soonest = select(func.min(col(PushChannel.retry_at)).label("at")).where(
         col(PushChannel.retry_at) > environment.now(), leases.is_unleased(PushChannel)
     )

@@ -20,11 +20,12 @@ SMTP_SIGN_IN = SignInRequest(scope=Scope.SMTP, protocol=AuthProtocol.SMTP)
 
 
 async def authenticate_user_by_token(ctx: Context, login_name: str | None, token: str) -> ColumnRow:
-    """Return the user of a token, with the column `token_id`, and log the sign-in.
+    """Authenticate an SMTP client by an access token; return its user with the column `token_id`.
 
-    `login_name` must be a name of the user; None: the user of the token. Failures are counted and
-    logged as those of passwords. Raises AuthenticationFailed, also if the token lacks the scope
-    `smtp`; RateLimited after too many failures; Forbidden if SMTP is turned off for the user.
+    Logs the sign-in. `login_name` must be a name of the token's user; None is not checked. Failures
+    are counted and logged like wrong passwords. Raises AuthenticationFailed, also if the token
+    lacks the scope `smtp`; RateLimited after too many failures; Forbidden if the user may not use
+    SMTP.
     """
     row = await bearer_tokens.find_valid_token(ctx.environment, token)
     if login_name is None:

@@ -208,10 +208,11 @@ def validate_password(text: str, *, path: Sequence[str] = ("password",)) -> str:
 def validate_tls_parameters(
     text: str | None, level: TlsPolicyLevel, *, path: Sequence[str] = ("parameters",)
 ) -> str | None:
-    """Return the parameters of a TLS policy, written as in Postfix, in normal form.
+    """Validate the parameters of a TLS policy, written as in Postfix; return them in normal form.
 
-    `protocols=>=TLSv1.2` is for every level with TLS, `match=` for levels that compare names,
-    or with fingerprints for FINGERPRINT, which requires it. Raises InvalidInput.
+    Each level except NONE allows `protocols=`, for example with the value `>=TLSv1.2`. VERIFY and
+    SECURE allow `match=` with host names or MATCH_STRATEGIES. FINGERPRINT requires `match=` with
+    fingerprints. Returns None without parameters. Raises InvalidInput.
     """
     attributes = _parse_attributes(text or "", path)
     validators: dict[str, Callable[[str], str]] = {}

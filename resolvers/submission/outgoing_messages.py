@@ -205,7 +205,7 @@ async def compose_messages_of_request(
 
 
 def _require_compatible_fields(request: SendRequest) -> None:
-    """Raise InvalidInput if other fields exclude `mailMerge`."""
+    """Raise InvalidInput if `mailMerge` is too long, or can't be combined with other fields."""
     if request.mail_merge is not None:
         if not 0 < len(request.mail_merge) <= MAX_PER_MERGE:
             text = f"`mailMerge` must have from 1 to {MAX_PER_MERGE} messages."
@@ -220,7 +220,11 @@ def _require_compatible_fields(request: SendRequest) -> None:
 
 
 def _require_compatible_whole_message(request: SendRequest) -> None:
-    """Raise InvalidInput if fields exclude the message that the client hands in."""
+    """Raise InvalidInput if a raw message can't be combined with other fields of the request.
+
+    `raw` excludes `rawUpload`, and both exclude `template` and `encrypt`. The mutation
+    `messageSend` checks the other fields.
+    """
     if request.raw is not None and request.upload_id is not None:
         text = "Exactly one of `raw` and `rawUpload` is required."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])

@@ -153,10 +153,11 @@ class MessageAndCopyBlobs(NamedTuple):
 async def store_blobs_of_message_and_copy(
     ctx: Context, account: ColumnRow, prepared: PreparedMessage, *, is_retry: bool
 ) -> MessageAndCopyBlobs:
-    """Store the blobs of a message and of its copy.
+    """Store the blobs of a message and of its copy, before the transaction that writes their rows.
 
-    With `is_retry`, no stored blob is reused. Raises BlobRowDeleted if a reused blob was just
-    deleted.
+    Blobs that the tenant has are not stored again. If the transaction raises BlobRowDeleted, since
+    one of these was deleted meanwhile, call this once more with `is_retry`, which stores all of
+    them.
     """
     message_blobs = copy_blobs = await store_blobs_once_per_tenant(
         ctx.environment, account.tenant_id, prepared.message, store_again=is_retry

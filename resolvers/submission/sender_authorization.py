@@ -178,11 +178,11 @@ async def _read_user_and_owner_pairs_with_post_right(
 async def read_sendable_forwards(
     ctx: Context, user_ids: Collection[int], address_ids: Collection[int] | None = None
 ) -> Sequence[ColumnRow]:
-    """Read forwards that these users are a target of and may send as. `member` is the user.
+    """Read the forwards that these users may send as. Each row has the user ID in `member`.
 
-    A target must be exactly an address of the user, in its domain or an alias domain.
-    `address_ids` limits the result to these address ids; without it all forwards are read through
-    an index.
+    A user may send as a forward if one of its targets is a mailbox address of the user, also in an
+    alias domain. Case, dots and the label of the local part do not matter. A forward has a row for
+    each such user. With `address_ids`, only forwards with these IDs are read.
     """
     dialect = ctx.environment.database.dialect
     target_forms: Any = _select_mailbox_addresses_of_users(ctx.environment, user_ids).cte("mine")

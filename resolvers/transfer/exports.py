@@ -375,9 +375,9 @@ async def insert_export_chunk_parts(
     _: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    """Insert the parts of the chunk; after the last chunk mark the export as finished.
+    """Insert the parts of the chunk, and set the expiry of the export anew.
 
-    Raises NotFound if the export was deleted.
+    After the last chunk, the export is marked as finished. Raises NotFound if it was deleted.
     """
     chunk: PreparedExportChunk = task_plan.prepared
     note = chunk.checkpoint

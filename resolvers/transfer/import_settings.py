@@ -66,10 +66,14 @@ IDENTITY_FIELDS = {  # column and type by the name in the record
 }
 
 
-async def import_settings_key_values_labels_and_rules(
+async def import_settings_key_values_labels_rules_and_searches(
     running: RunningImport, account: AccountRecord
 ) -> None:
-    """Import the user's settings, key-values, labels and sender rules, as far as possible."""
+    """Import the user's settings, key-values, labels, sender rules and saved searches.
+
+    An entry that can't be stored is added to the skipped ones. If a limit is reached, the next
+    entries of that kind are left out.
+    """
     await _import_changed_settings(running, account.settings)
     for entries, import_entry in (
         (account.key_values, _import_key_value_unless_limit_reached),

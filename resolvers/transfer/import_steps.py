@@ -27,7 +27,7 @@ from resolvers.transfer import import_mailboxes, import_writer, passphrases
 from resolvers.transfer.import_archives import delete_archive, open_server_file_or_archive_copy
 from resolvers.transfer.import_settings import (
     import_identities_filters_reply_and_scripts,
-    import_settings_key_values_labels_and_rules,
+    import_settings_key_values_labels_rules_and_searches,
 )
 from resolvers.transfer.import_writer import ImportableMessage, SourceReader
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
@@ -149,7 +149,7 @@ class _ImportRun:
         if account is None:
             return
         if task_order["settings"]:  # before the mailboxes: encrypted ones need the public key
-            await import_settings_key_values_labels_and_rules(self.running, account)
+            await import_settings_key_values_labels_rules_and_searches(self.running, account)
         elif task_order["unset"] and any(
             getattr(account, name)
             for name in (

@@ -31,7 +31,10 @@ class ImportOutcome:
             self.unlisted += 1
 
     def no_message_reason_or_none(self) -> str | None:
-        """Return why the source has no usable message, None if a message was stored or known."""
+        """The reason why the source has no usable message, with that of the first skipped item.
+
+        None if a message was stored, or the account had it already.
+        """
         if self.stored or self.known:
             return None
         if not self.skipped:

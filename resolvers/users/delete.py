@@ -141,7 +141,11 @@ async def delete_users_or_reschedule_purge(
 
 
 async def _load_changed_stream_ids(ctx: Context, user_ids: Sequence[int]) -> set[int]:
-    """Load the streams of these users, of their addresses' domains, and of sharing users."""
+    """Load the IDs of the streams that a deletion of these users changes.
+
+    These are PLATFORM, the users, the domains of their addresses, the users with whom they share
+    mailboxes, and the users who share mailboxes with them. The caller adds the users' own domains.
+    """
     address_domains = (
         select(col(Address.domain_id)).where(col(Address.user_id).in_(user_ids)).distinct()
     )

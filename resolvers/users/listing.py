@@ -140,7 +140,11 @@ async def load_visible_user_page(
 def _merge_scans(
     scans: Sequence[Select[*tuple[Any, ...]]], page_form: PageForm, sort_column_names: Sequence[str]
 ) -> Select[*tuple[Any, ...]]:
-    """SQL: one page of several short index scans. An OR over them would be sorted as a whole."""
+    """SQL for one page of the sorted rows of several selects.
+
+    Each select must be sorted, and limited to the page.
+    """
+    # one select with OR would sort all rows
     union = union_all(*(select(scan.subquery()) for scan in scans)).subquery()
     is_ascending = page_form.is_backward is page_form.is_descending
     keys = (union.c[name] if is_ascending else union.c[name].desc() for name in sort_column_names)

@@ -28,6 +28,7 @@ def test_no_description_breaks_a_rule() -> None:
         ("User.quota", "Bytes; null = unlimited.", "contains 'null = '"),
         ("Connector.port", "The port.", "only repeats the name"),
         ("MetricName.READ_TIME", "Duration of these reads.", "refers to another description"),
+        ("Blob.path", "Name. (Same sentence for tags.)", "contains a note for authors"),
         ("Connector.lastRunAt", "Start of the last run.", ""),
         ("Query.users", "All users, by name.", "does not begin with a verb"),
         ("Query.users", "Lists users, by name.", ""),

@@ -106,7 +106,11 @@ def _endpoint(
     service: ConfigurationService,
     handler: ConfigurationHandler,
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint that charges, serves and logs requests of a service."""
+    """Create the endpoint of a service, which calls the handler and logs the request.
+
+    The endpoint counts REQUEST_POINTS against the rate limit of the IP address, and converts errors
+    to responses.
+    """
 
     async def serve_and_log(request: Request) -> Response:
         configuration_request = ConfigurationRequest(request, environment)

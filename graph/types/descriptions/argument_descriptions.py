@@ -19,9 +19,13 @@ DEFAULT_SENTENCE = re.compile(r" Default: [^.]+\.")
 ROOT_TYPE_DESCRIPTIONS = {
     "Query": "Operations that read data.",
     "Mutation": "Operations that change data. The fields of a request run one after another, each "
-    "in its own transaction. With `@atomic` all fields run in one transaction. The description of "
-    "a field lists its own error codes. Each field can also return VALIDATION, NOT_FOUND, "
-    "FORBIDDEN, DAMAGED and ABORTED.",
+    "in its "
+    "own transaction. With `@atomic` all fields run in one transaction. The description of a "
+    "field lists its own error codes. Each field can also return VALIDATION, NOT_FOUND, "
+    "FORBIDDEN and FORBIDDEN_OPERATION. DAMAGED: stored bytes that the field needs are lost or "
+    "damaged. ABORTED: another field of the `@atomic` request failed. UNAVAILABLE: concurrent "
+    "requests changed the same objects; retry. CONFLICT: the `idempotencyKey` was used with "
+    "another input, or its first request is in progress.",
     "Subscription": "Operations that stream events.",
 }
 ARGUMENT_DESCRIPTIONS = {

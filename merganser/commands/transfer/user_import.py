@@ -137,7 +137,9 @@ async def _import_mailboxes_and_optional_settings(
     import_state: RunningImport, account: AccountRecord, *, includes_settings: bool
 ) -> None:
     if includes_settings:  # first, since mailboxes that encrypt need the key
-        await import_settings.import_settings_key_values_labels_and_rules(import_state, account)
+        await import_settings.import_settings_key_values_labels_rules_and_searches(
+            import_state, account
+        )
     await import_mailboxes.create_mailboxes_or_record_skipped(
         import_state, account, with_annotations=includes_settings
     )

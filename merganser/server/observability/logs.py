@@ -89,7 +89,10 @@ class JsonLogFormatter(logging.Formatter):
 
 
 class TextLogFormatter(logging.Formatter):
-    """Formats a record as one line: time, level, event, fields. Unprintable text is escaped."""
+    """Formats a record as a line with time, level, event, and extra fields as name=value.
+
+    Unprintable text in this line is escaped. A traceback follows on lines of its own, unescaped.
+    """
 
     def __init__(self, process_name: str | None = None) -> None:
         super().__init__()

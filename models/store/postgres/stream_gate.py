@@ -94,6 +94,11 @@ class StreamGate:
     def _release_place_and_admit_waiters(
         self, stream_id: int, *, has_lock_timed_out: bool, has_got_lock: bool = False
     ) -> None:
+        """Free the place of a transaction, and admit waiting transactions.
+
+        If the transaction waited for the lock until its timeout, all waiting transactions get
+        StreamBusy. From then on one transaction at a time is admitted, until one has got the lock.
+        """
         lane = self._queues[stream_id]
         lane.active_count -= 1
         lane.is_stuck = has_lock_timed_out or (lane.is_stuck and not has_got_lock)

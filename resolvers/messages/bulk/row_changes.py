@@ -351,7 +351,10 @@ async def _record_and_count_removal_returning_modseq(
 async def restore_deleted_messages_to_mailbox(
     ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], target: ColumnRow
 ) -> None:
-    """Restore archived messages of one account into its mailbox. Raises OverQuota or NotFound."""
+    """Restore deleted messages of an account into the mailbox `target` of the account.
+
+    Reports a raised storage level to the user. Raises OverQuota or NotFound.
+    """
     user_id, size = target.user_id, sum(row.size for row in rows)
     usage = await ctx.environment.run_in_session(
         session, lambda transaction: take_quota_of_rows(transaction, user_id, rows)

@@ -107,7 +107,7 @@ async def _require_selected_ids(
 async def copy_next_blobs(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
-    """Copy the next bodies to their new tier."""
+    """Copy the blobs of the next messages to their new tier, without lost and damaged ones."""
     ids = next_ids_of_task(task_order, checkpoint, MESSAGES_PER_STEP)
     return TaskStepPlan(
         ids=ids,
@@ -122,7 +122,7 @@ async def switch_copied_blobs(
     checkpoint: dict[str, Any],
     task_plan: TaskStepPlan,
 ) -> TaskStepResult:
-    """Update the rows of the copied bodies to their new tier."""
+    """Update the rows of the copied blobs to their new tier."""
     await ctx.environment.run_in_session(
         session,
         lambda transaction: tier_move.update_rows_of_moved_blobs(transaction, task_plan.prepared),

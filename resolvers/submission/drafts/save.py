@@ -318,9 +318,10 @@ def _file_list_changes(changes: DraftChanges, previous: PreviousDraft | None) ->
 
 @contextmanager
 def _translate_error_paths_to_patch(kept_attachment_count: int = 0) -> Generator[None]:
-    """Change the paths of errors raised inside to those in the input of `draftSave`.
+    """Change the paths of errors raised in the block to those in the input of `draftSave`.
 
-    Attachments that the draft keeps come before the added ones.
+    The draft has `kept_attachment_count` stored attachments before the added ones, so this number
+    is subtracted from the index of an attachment.
     """
     try:
         yield

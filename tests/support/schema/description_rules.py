@@ -23,7 +23,7 @@ from tests.support.schema.printed_schema import SDL
 ROOT_TYPES = ("Query", "Mutation", "Subscription")
 # Sentences that graph/types/requirement_texts.py appends.
 REQUIREMENT = re.compile(
-    r" ?((Requires|A USER also needs|A DOMAIN_ADMIN also needs|Requires no credential"
+    r" ?((Requires|A (USER|DOMAIN_ADMIN|USER or DOMAIN_ADMIN) also needs|Requires no credential"
     r"|Cost:|Errors:)[^.]*"
     r"|Other users require the scope [A-Z]+"
     r"|[^.]* can (also )?use this (query|mutation|subscription|field) for [^.]*)\."
@@ -36,6 +36,8 @@ FRAGMENT_START = re.compile(
 NEIGHBOUR_REFERENCE = re.compile(
     r"(Estimated )?([Ss]ize|Number|Duration|Bytes) (of|that) (these|those)\b"
 )
+# What an author noted for other texts, such as "(Same sentence for `blobCopy`.)".
+AUTHORS_NOTE = re.compile(r"[—–]|\b[Ss]ame sentences?\b|\b[Ll]ikewise:")  # noqa: RUF001
 UNCLEAR_PHRASES = (
     "whoever", "of ours", "stand", "stands", "by itself", "letter", "letters", "told", "tell of",
     "tells of", "elsewhere", "nothing given", "the viewer's", "those there", "afresh", "anew",
@@ -118,6 +120,8 @@ def broken_rules(coordinate: str, text: str) -> Iterator[str]:
         yield "begins as a fragment"
     if NEIGHBOUR_REFERENCE.match(text):
         yield "refers to another description"
+    if AUTHORS_NOTE.search(text):
+        yield "contains a note for authors"
     if word := UNCLEAR_WORDS.search(text):
         yield f"contains {word[0]!r}"
     if field_name and words_of(text) <= words_of(coordinate):

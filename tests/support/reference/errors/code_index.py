@@ -25,8 +25,14 @@ MAX_METHODS_OF_A_NAME = 4  # of more classes the receiver must be known
 CALLED_WITH_CLASS = (
     "__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__aenter__", "__aexit__",
 )  # fmt: skip
+# Attributes of an error without its code.
+DESCRIPTIVE_ATTRIBUTES = ("args", "constraint", "index", "message", "retry_after")
 # Classes that get the functions of a task: the worker runs them, not the request that queues it.
 TASK_CLASSES = ("RecordTaskKind", "TaskRunner")
+# Attributes with a function of an upper layer, which raises errors.
+STORED_FUNCTIONS = {
+    "charge_bytes": "graph.http.admission_control.AdmissionControl.charge_viewer",
+}
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -194,7 +200,11 @@ def _handled_classes(function: ast.AST) -> dict[int, frozenset[str]]:
         else:
             continue
         nodes = [node for type_ in types for node in ast.walk(type_)]
-        names = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
+        names = frozenset(
+            node.id if isinstance(node, ast.Name) else node.attr
+            for node in nodes
+            if isinstance(node, ast.Name | ast.Attribute)
+        )
         for part in statement.body if names else ():
             for node in ast.walk(part):
                 handled[id(node)] = handled.get(id(node), frozenset()) | names
@@ -202,9 +212,27 @@ def _handled_classes(function: ast.AST) -> dict[int, frozenset[str]]:
 
 
 def _drops_error(handler: ast.ExceptHandler) -> bool:
-    """True if a handler neither binds the error nor raises it again."""
-    raises = [node for node in ast.walk(handler) if isinstance(node, ast.Raise)]
-    return handler.name is None and all(one.exc is not None for one in raises)
+    """True if a handler neither raises the error again nor passes it or its code on."""
+    dropped_uses = set[int]()
+    for node in ast.walk(handler):
+        match node:
+            case ast.Raise(exc=None):
+                return False
+            case ast.Raise(cause=ast.Name() as name):
+                dropped_uses.add(id(name))
+            case ast.Attribute(value=ast.Name() as name, attr=attribute) if (
+                attribute in DESCRIPTIVE_ATTRIBUTES
+            ):
+                dropped_uses.add(id(name))
+            case ast.FormattedValue(value=ast.Name() as name):
+                dropped_uses.add(id(name))
+            case ast.Call(func=ast.Name(id="str" | "repr"), args=[ast.Name() as name]):
+                dropped_uses.add(id(name))
+    return all(
+        id(node) in dropped_uses
+        for node in ast.walk(handler)
+        if isinstance(node, ast.Name) and node.id == handler.name
+    )
 
 
 def _suppressed_types(call: ast.expr) -> list[ast.expr]:
@@ -236,8 +264,8 @@ def _targets(
     name = index.resolve(f"{definition.module}.{ast.unparse(node)}")
     if name in index.definitions:
         return [name]
-    if isinstance(node, ast.Name):
-        return []
+    if isinstance(node, ast.Name) or node.attr in STORED_FUNCTIONS:
+        return [STORED_FUNCTIONS[node.attr]] if isinstance(node, ast.Attribute) else []
     if class_name := class_of_value(index, definition, classes, node.value):
         method = index.method(class_name, node.attr)
         return [method] if method else []

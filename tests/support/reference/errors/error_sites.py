@@ -3,7 +3,7 @@
 import ast
 import builtins
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -11,7 +11,6 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
-import models.errors
 from models.errors import ErrorCode, Forbidden, RequestError, ServiceUnavailable
 from models.quantities import describe_duration
 from tests.support.reference.errors.code_index import (
@@ -65,22 +64,33 @@ def error_sites(reach: Reach) -> set[ErrorSite]:
         if name in _error_classes():
             continue
         definition = index.definitions[name]
-        own_sites = set[ErrorSite]()
         for reference in references_of(name):
             error = error_class(reference.target)
-            if reference.call and error and error.__name__ not in reference.handled:
-                own_sites |= set(_sites_of_call(reach, definition, reference.call, error))
+            handled = reach.handled[name] | reference.handled
+            if reference.call and error and not _is_handled(error, handled):
+                sites |= set(_sites_of_call(reach, definition, reference.call, error))
+        handled_codes = _codes_of_classes(reach.handled[name])
         for change in path_changes_of(name):
-            own_sites |= set(_sites_of_path_change(reach, definition, change))
-        handled = _codes_of_classes(reach.handled[name])
-        sites |= {site for site in own_sites if site.code not in handled}
+            changed_sites = _sites_of_path_change(reach, definition, change)
+            sites |= {site for site in changed_sites if site.code not in handled_codes}
     return sites
 
 
-def _codes_of_classes(names: Iterable[str]) -> frozenset[str]:
-    """Return the codes of the errors with these class names."""
-    classes = [getattr(models.errors, name) for name in names if hasattr(models.errors, name)]
-    codes = [CODES_BY_CLASS.get(cls, frozenset({cls.code})) for cls in classes]
+def _is_handled(error: type[RequestError], names: Collection[str]) -> bool:
+    """True if one of these class names is that of the error or of a base class."""
+    return any(base.__name__ in names for base in error.__mro__)
+
+
+def _codes_of_classes(names: Collection[str]) -> frozenset[str]:
+    """Return the codes of which all errors have one of these classes or a subclass."""
+    classes: list[type[RequestError]] = [RequestError, *_error_classes().values()]
+    codes = [
+        CODES_BY_CLASS.get(cls, frozenset({cls.code}))
+        for cls in classes
+        if RequestError in (cls, *cls.__bases__)
+        and ("code" in vars(cls) or cls in CODES_BY_CLASS)
+        and _is_handled(cls, names)
+    ]
     return frozenset[str]().union(*codes)
 
 
