@@ -97,7 +97,7 @@ from graph.types.descriptions.argument_descriptions import (
     set_directive_argument_descriptions,
     set_missing_descriptions,
 )
-from graph.types.descriptions.boolean_defaults import append_boolean_defaults
+from graph.types.descriptions.input_defaults import append_input_defaults
 from graph.types.descriptions.input_examples import append_examples
 from graph.types.descriptions.reference_descriptions import name_objects_of_references
 from graph.types.mutations import atomic
@@ -273,7 +273,7 @@ def _set_descriptions_and_restore_enums(schema: ExecutableSchema) -> ExecutableS
     """
     set_missing_descriptions(schema._schema)  # noqa: SLF001 - strawberry has no other way in
     name_objects_of_references(schema._schema)  # noqa: SLF001
-    append_boolean_defaults(schema._schema)  # noqa: SLF001
+    append_input_defaults(schema._schema)  # noqa: SLF001
     append_examples(schema._schema)  # noqa: SLF001
     append_requirement_texts(schema._schema)  # noqa: SLF001
     # printed with the fields: a text that differs from the sorted schema would appear twice

@@ -375,7 +375,8 @@ class LegalHoldQuery:
 
     @query(
         "Returns the legal holds of all accounts, also expired ones, but not those that "
-        "`legalHoldEnd` ended. An ADMIN can't see those of the ADMIN's own account.",
+        "`legalHoldEnd` ended. An ADMIN does not get the legal holds on the own account; a ROOT "
+        "gets all.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

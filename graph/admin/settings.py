@@ -48,7 +48,9 @@ class SettingHistoryEntry(NodeView):
         "Stored value before the change. Null: the default applied."
     )
     after: JSON | None = attribute_field(
-        "Stored value after the change. Null: the default applies."
+        "Stored value after the change. Null: the stored value was deleted, or the new value is "
+        "null, which few settings accept. A setting without a stored value has its default; a "
+        "custom setting does not exist."
     )
     reason: str | None = attribute_field("Reason that the caller gave in `options`.")
 
@@ -67,9 +69,8 @@ class Setting:
         "with `custom.`."
     )
     value: JSON | None = attribute_field(
-        "Stored value, or else the default. If `restartRequired` is true, processes may "
-        "still use an older value. Durations are in ISO 8601, sizes in bytes. Null is a "
-        "value of some "
+        "Stored value, or else the default. If `restartRequired` is true, processes may still use "
+        "an older value. Durations are in ISO 8601, sizes in bytes. Null is a value of some "
         "settings, as their `description` says."
     )
     name: str | None = attribute_field(

@@ -286,18 +286,19 @@ class AppPasswordsPayload(MutationPayload):
 @strawberry.type
 class AppPasswordMutation:
     @mutation(
-        "Creates an application password for one program or device. It signs in without a second "
-        "factor to SMTP, HTTP Basic authentication, and IMAP and POP3 servers beside Merganser, as "
-        "its scopes allow. If a second factor of the user is on, these services refuse the "
-        "account's main password. An application password for another user has only the scopes "
-        "MAIL, MAIL_READ and SUBMIT, and expires after at most 4 hours. It stops working earlier "
-        "if its creator loses the right to create it. These limits don't apply to the bootstrap "
-        "key, and to hashes that a ROOT imports with `hashedPassword`. LIMIT_REACHED if the user "
-        "already has 50 unexpired application passwords (by default), or 10 imported ones. Expired "
-        "application passwords of the user are deleted. CONFLICT if the password is too similar to "
-        "another one of the user: retry with another password. RATE_LIMITED if the server has to "
-        "hash too many passwords now: retry. UNAVAILABLE if `generateMobileconfig` is true, and "
-        "the server's certificate for signing configuration profiles is unusable.",
+        "Creates an application password for one program or device. A sign-in with it needs no "
+        "second factor. It is accepted by SMTP, by HTTP Basic authentication, and by IMAP and POP3 "
+        "servers beside Merganser, within its scopes. If a second factor of the user is on, these "
+        "services refuse the account's main password. For another user, it has at most the scopes "
+        "MAIL, MAIL_READ and SUBMIT, and expires after at most 4 hours. It then also ends if its "
+        "creator loses the right to create it. These rules for other users don't apply to the "
+        "bootstrap key, and to hashes that a ROOT imports with `hashedPassword`. LIMIT_REACHED if "
+        "the user already has 50 unexpired application passwords (by default), imported ones "
+        "included. LIMIT_REACHED also for an eleventh imported one. Expired application passwords "
+        "of the user are deleted. CONFLICT if the password is too similar to another one of the "
+        "user: retry with another password. RATE_LIMITED if the server has to hash too many "
+        "passwords now: retry. UNAVAILABLE if `generateMobileconfig` is true, and the server's "
+        "certificate for signing configuration profiles is unusable.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),

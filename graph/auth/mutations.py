@@ -55,8 +55,8 @@ from resolvers.auth.sign_in import SignInRequest
 
 FAILURE_LIMITS = (
     "Failed attempts are counted for each user, for each network, and for each user in each "
-    "network. The limit of a user does not refuse networks that the user has signed in from. "
-    "Above a limit attempts are refused with RATE_LIMITED for a time."
+    "network. When a limit is reached, attempts are refused with RATE_LIMITED for a time. The "
+    "limit of a user does not apply to networks that the user has signed in from."
 )
 NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failures are counted
 
@@ -93,14 +93,18 @@ class AuthMutation:
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
-        "Checks whether a password is right and has a scope, without an access token. An IMAP, "
-        "POP3 or SMTP server beside Merganser signs its users in with it, and so does an "
-        "application with sessions of its own. The security log records a right password as a "
-        "sign-in. A wrong name, password or second factor, or a disabled or suspended user, is "
-        "the error AUTHENTICATION_FAILED. A right password that the scope does not accept is "
-        "FORBIDDEN. Before the start of its validity, a temporary password is "
-        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
-        "server has no public URL. " + FAILURE_LIMITS,
+        "Verifies a password for a scope, without an access token. Mail servers beside Merganser, "
+        "and applications with their own sessions, sign in users with it. With the scope FULL, the "
+        "second factor of the user is required too. If `totp` and `webauthn` are missing, the "
+        "mutation succeeds, and `requiredTwoFactorMethods` of the payload lists the factors. The "
+        "sign-in is complete only if this list is empty. AUTHENTICATION_FAILED for a wrong name, "
+        "password or second factor, and for a disabled or suspended user. FORBIDDEN if the "
+        "password is right but does not allow the scope. FORBIDDEN_OPERATION before the start of "
+        "the validity of a temporary password. UNAVAILABLE if a response of a security key is "
+        "given, but the server has no public URL. The security log records a right password as a "
+        "sign-in. A mail server sends an API key of an ADMIN, and the address of its client in "
+        "`options.clientIp`. Otherwise all failures count for the address of the mail server. "
+        + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -205,10 +209,11 @@ class AuthMutation:
 
     @mutation(
         "Creates an access token to act on another user's mail and settings, without access to "
-        "credentials. The user's security log names the administrator or API key. The token ends "
-        "early if the caller loses the right to impersonate. It can't give other users access to "
-        "the mail: shares, forwarding, copies and links are FORBIDDEN. The signed-in user's own "
-        "account is refused; a disabled or suspended user is a CONFLICT.",
+        "credentials. The token expires after 30 minutes, or after `ttl`, which is at most 4 "
+        "hours. It ends early if the caller loses the right to impersonate. The user's security "
+        "log names the administrator or API key. The token can't give other people access to the "
+        "mail: shares, forwarding, copies to other addresses and links are FORBIDDEN. VALIDATION "
+        "for the signed-in user's own account. CONFLICT if the user is disabled or suspended.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.IMPERSONATE,

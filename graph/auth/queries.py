@@ -81,9 +81,9 @@ class AuthQuery:
         )
 
     @query(
-        "Returns the API keys of the signed-in user. A request with an API key also gets that key. "
-        "If the key belongs to no user, it is the only item. An ADMIN gets all API keys, also by "
-        "an API key without a user.",
+        "Returns the API keys of the signed-in user. If an API key authenticates the request, the "
+        "list has this key too. An API key without a user can use this query as well: with the "
+        "role ADMIN it gets all keys, else only itself. An ADMIN gets the API keys of all users.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

@@ -172,11 +172,12 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Verifies a TOTP code or a recovery code of a second factor (2FA, MFA), and completes a "
-        "sign-in that lacks it. The access token of that sign-in stays the same and becomes "
-        "complete; no new token is returned. Each code works once. A wrong or used code is the "
-        "error AUTHENTICATION_FAILED, and after too many of them RATE_LIMITED. CONFLICT if the "
-        "user has no second factor.",
+        "Verifies a TOTP code or a recovery code of a second factor (2FA, MFA). If the sign-in of "
+        "the access token lacks its second factor, a right code completes the sign-in. The access "
+        "token stays the same and becomes complete; no new token is returned. With a complete "
+        "credential, the mutation only checks the code. Each code works once, also if it was only "
+        "checked. AUTHENTICATION_FAILED for a wrong or used code, and RATE_LIMITED after too many "
+        "of them. CONFLICT if the user has no second factor.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -308,12 +309,17 @@ class TwoFactorMutation:
         return WebauthnChallengePayload(challenge=challenge)
 
     @mutation(
-        "Registers a security key or passkey as second factor (2FA, MFA); a user can have 20. A "
-        "wrong response is the error AUTHENTICATION_FAILED and uses up the challenge. CONFLICT "
-        "if the key is registered already. The first key ends the access tokens of the user with "
-        "their open connections, except the token of the request. API keys and application "
-        "passwords stay valid. If neither TOTP nor a key was on, ten recovery codes are returned "
-        "once. UNAVAILABLE if the server has no public URL (MERGANSER_PUBLIC_URL).",
+        "Registers a security key or passkey as second factor (2FA, MFA), by the response to a "
+        "challenge of `webauthnChallenge`. A user who registers a key for the own account and "
+        "already has a second factor must give `proof` of it. AUTHENTICATION_FAILED if this proof "
+        "is missing or wrong, and RATE_LIMITED after too many wrong proofs. FORBIDDEN if the own "
+        "account has only the factor EXTERNAL and no proof is given. AUTHENTICATION_FAILED also "
+        "for a wrong response, which uses up the challenge. CONFLICT if the key is registered "
+        "already. LIMIT_REACHED if the user already has 20 keys. The first key ends the access "
+        "tokens of the user with their open connections, except the token of the request. API keys "
+        "and application passwords stay valid. If neither TOTP nor a key was on, ten recovery "
+        "codes are returned once. UNAVAILABLE if the server has no public URL "
+        "(MERGANSER_PUBLIC_URL).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
@@ -361,12 +367,14 @@ class TwoFactorMutation:
         return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
-        "Deletes WebAuthn keys of one user, all or none. Deleting the last key turns the factor "
-        "off, and deletes the recovery codes unless TOTP is on. For own keys, `proof` is required. "
-        "For keys of another user, `proof` or `options.reason` is required. AUTHENTICATION_FAILED "
-        "if `proof` is wrong, or is missing for own keys. RATE_LIMITED after too many wrong "
-        "proofs. UNAVAILABLE if `proof` has the response of a security key, but the server has no "
-        "public URL. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes WebAuthn keys of one user, all or none. Deleting the last key turns off the "
+        "factor WEBAUTHN, and deletes the recovery codes unless TOTP is on. Access tokens stay "
+        "valid. For own keys, `proof` of an own second factor is required, else "
+        "AUTHENTICATION_FAILED. For keys of another user, `options.reason` or `proof` of a second "
+        "factor of that user is required, else VALIDATION. AUTHENTICATION_FAILED for a wrong "
+        "proof, and RATE_LIMITED after too many wrong proofs. UNAVAILABLE if `proof` has the "
+        "response of a security key, but the server has no public URL. VALIDATION if the keys "
+        "belong to several users. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

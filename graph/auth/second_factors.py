@@ -69,11 +69,6 @@ class TwoFactorProofInput:
     )
 
 
-EXTERNAL_USER_DESCRIPTION = (
-    "User whose factor EXTERNAL is turned on or off. Default: the signed-in user."
-)
-
-
 @strawberry.input
 class _OptionalUserInput(Options):
     user: UserRef | None = attribute_field(
@@ -154,12 +149,20 @@ class TotpDisableInput(_OptionalProofInput):
 
 @strawberry.input(description="Input of externalTwoFactorEnable.")
 class ExternalTwoFactorEnableInput(_OptionalUserInput):
-    user: UserRef | None = attribute_field(EXTERNAL_USER_DESCRIPTION, default=UNSET)
+    user: UserRef | None = attribute_field(
+        "User whose second factor EXTERNAL is turned on. The calling application checks this "
+        "factor. Default: the signed-in user.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of externalTwoFactorDisable.")
 class ExternalTwoFactorDisableInput(_OptionalProofInput):
-    user: UserRef | None = attribute_field(EXTERNAL_USER_DESCRIPTION, default=UNSET)
+    user: UserRef | None = attribute_field(
+        "User whose second factor EXTERNAL is turned off. The calling application checks this "
+        "factor. Default: the signed-in user.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of twoFactorDisable.")

@@ -25,8 +25,9 @@ NOT_ATOMIC = AtomicExclusion("A change of an object store")
 # a stored payload needs an open transaction, in which a copy would take long
 COPY_NOT_ATOMIC = AtomicExclusion("A copy of a blob", forbids_idempotency_key=True)
 ADMIN_PATH_DESCRIPTION = (
-    "`admin/` and at most 15 parts of A-Z, a-z, 0-9 and ._@+=,- that don't begin with a dot; at "
-    "most 512 characters. An existing object is replaced."
+    "`admin/` and 1 to 15 parts with `/` between them, at most 512 characters in all. A part has 1 "
+    "to 255 characters and does not begin with a dot. Its characters are A-Z, a-z, 0-9 and "
+    "`._@+=,-`. An existing object is replaced."
 )
 
 
@@ -130,11 +131,15 @@ class BlobMutation:
         return BlobPayload(blob=Blob.from_row_or_none(stored))
 
     @mutation(
-        "Deletes objects of an object store: without `recursive` all or none. A path without an "
-        "object is NOT_FOUND. CONFLICT if a record uses an object, or if it is kept for a "
-        "restored database. Also CONFLICT if an object is less than a day old, since a running "
-        "delivery can use it. With `recursive` or an idempotency key, a task deletes the objects. "
-        "Its result has `deletedCount`, `freedBytes` and `refusedCount`.",
+        "Deletes objects of an object store. Without `recursive`, all given objects are deleted, "
+        "or none. NOT_FOUND for a path without an object. CONFLICT if a record of the database "
+        "uses an object, or if an object is kept for a restored database. CONFLICT also if an "
+        "object is less than a day old, since a running delivery can use it. Objects below "
+        "`admin/` can always be deleted. With an idempotency key, the mutation checks the objects "
+        "at once, and a task deletes them. With `recursive`, a task deletes the objects, and "
+        "counts as `refusedCount` those that can't be deleted. The result of a task has "
+        "`deletedCount`, `freedBytes` and `refusedCount`. LIMIT_REACHED for more than 1,000 paths "
+        "(by default).",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

@@ -155,11 +155,11 @@ class BlobQuery:
 
     @query(
         "Returns the objects of one object store (`filter.store`, by default `hot`), sorted by "
-        "path in byte order. A bucket (S3) lists objects only in ascending order. So a page that "
-        "is read backward is slower: in descending order, or with `last` in ascending order. It "
-        "reads whole top folders until it is full. A top folder has about 1/256 of the stored "
-        "objects, and `admin/` has all objects of administrators. `totalCount` counts at most "
-        "10,000 objects.",
+        "path in byte order. A bucket (S3) lists objects only in ascending order. `first` with "
+        "PATH_DESC, and `last` with PATH_ASC, need the descending order, and are slower there. The "
+        "server then reads whole top folders until the page is full. A top folder has about 1/256 "
+        "of the stored objects, and `admin/` has all objects of administrators. `totalCount` "
+        "counts at most 10,000 objects.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

@@ -326,10 +326,12 @@ class CertificateMutation:
         )
 
     @mutation(
-        "Queues the renewal of certificates by ACME now, all or none, even after failures. "
-        "CONFLICT if ACME does not manage one of them. Nothing is ordered until the setting "
-        "`acme.termsAgreed` is on. The private key stays. `acmeState` and `acmeError` show the "
-        "result later. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Queues the renewal of certificates by ACME now, all or none. Earlier failures and the "
+        "waiting time after them are ignored. CONFLICT if ACME does not manage one of the "
+        "certificates. While the setting `acme.termsAgreed` is off, the renewal waits without an "
+        "error, and `acmeState` is TERMS_NOT_AGREED. The renewed certificate has the same private "
+        "key. `acmeState` and `acmeError` show the result later. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
     )
     async def certificate_renew(

@@ -350,11 +350,11 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of users, addresses, sender rules, resources and the domain itself, of "
-        "one domain or of all domains that the caller administers. DOMAIN_UPDATED also reports "
-        "changes of alias domains, the identity provider, BCC rules, recipient rewrites and rate "
-        "limits of the domain. A caller who administers more than 99 domains must give `domain`. "
-        "An ADMIN administers all domains.",
+        "Returns the events of one domain, or of all domains that the caller administers. These "
+        "events are about users, addresses, sender rules, resources (rooms, things and groups) and "
+        "the domain. DOMAIN_UPDATED also reports changes of alias domains, the identity provider, "
+        "BCC rules, recipient rewrites and rate limits of the domain. A caller who administers "
+        "more than 99 domains must give `domain`. An ADMIN administers all domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

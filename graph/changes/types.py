@@ -34,8 +34,8 @@ def _user_from_row(row: Any) -> User | None:
 class Change:
     row: strawberry.Private[JournalEvent]
     cursor: Cursor = attribute_field(
-        "Position in the event journal after this event. A stream that resumes with it continues "
-        "after this event."
+        "Position in the event journal after this event. With it as the argument `after`, "
+        "`changes` and the other streams of events return only later events."
     )
     at: datetime = attribute_field(
         "Time when the change was committed; of a ResyncChange, the time of the notice."
@@ -260,8 +260,9 @@ class UserChange(Change):
 
 
 @strawberry.type(
-    description="Notice that a stream can't continue after the given cursor. The client reads the "
-    "state again and then continues after `cursor`."
+    description="Notice that events after the client's last position can't be returned. The client "
+    "must read the state of the followed accounts and domains again. A subscription then continues "
+    "after `cursor`. With the query `changes`, the client passes `cursor` as `after`."
 )
 class ResyncChange(Change):
     reason: ResyncReason = attribute_field(

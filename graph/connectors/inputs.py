@@ -327,8 +327,9 @@ class ConnectorPatch:
         "of the user's main address."
     )
     target_folder: strawberry.Maybe[str | None] = attribute_field(
-        "Path of the local mailbox that contains all fetched mailboxes. Null or INBOX: "
-        "the remote hierarchy."
+        "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "
+        "It is created if it is missing. Null or INBOX: each mailbox keeps its remote path, unless "
+        "`autoMapFolders` or `folderRewrites` changes it."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
         "Time from the end of a run to the next one, more than PT4M and at most P30D. Failed runs "

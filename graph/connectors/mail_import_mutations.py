@@ -56,11 +56,13 @@ DELETE_SOURCE_DESCRIPTION = (
 
 
 @strawberry.input(
-    description="Account on a remote server whose messages are fetched once. Its password is "
-    "deleted when the run ends."
+    description="Account on a remote server whose messages are fetched once. The server deletes "
+    "the password of the account when the run ends, also if the run failed."
 )
 class ImportRemoteInput(FetchRulesInput):
-    server: RemoteServerInput = attribute_field("Remote server, and the account to import from.")
+    server: RemoteServerInput = attribute_field(
+        "Remote server, with the username and password of the account to import from."
+    )
     auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
     delete_source: bool = attribute_field(DELETE_SOURCE_DESCRIPTION, default=False)
 

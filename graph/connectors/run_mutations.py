@@ -34,8 +34,9 @@ class ConnectorStartInput(Options):
         "Connectors to start, at most 1,000 by default."
     )
     dry_run: bool = attribute_field(
-        "True runs without storing or deleting anything. If a connector already has a run that is "
-        "queued or in progress, that run is returned unchanged, even if it is no dry run.",
+        "True queues a dry run: it counts the messages that it would fetch, but stores and deletes "
+        "none. If a connector already has a run that is queued or in progress, no run is added. "
+        "The mutation then returns that run, even if it is not a dry run.",
         default=False,
     )
 

@@ -135,8 +135,9 @@ class Connector(NodeView):
         "of the user's main address."
     )
     target_folder: str | None = attribute_field(
-        "Path of the local mailbox that contains all fetched mailboxes. Null or INBOX: "
-        "the remote hierarchy."
+        "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "
+        "Null or INBOX: each mailbox keeps its remote path, unless `autoMapFolders` or "
+        "`folderRewrites` changes it."
     )
     interval: Duration | None = attribute_field(
         "Time from the end of a run to the next one. Failed runs prolong it by a factor of up to "
@@ -186,7 +187,10 @@ class Connector(NodeView):
     custom_options: list[ConnectorOption] = attribute_field(
         "Further options of the connector, such as patterns of mailboxes to fetch. At most 50."
     )
-    spam_check: bool = attribute_field("True if messages fetched into INBOX are scanned for spam.")
+    spam_check: bool = attribute_field(
+        "True if messages fetched into the local INBOX are scanned for spam. Messages fetched into "
+        "other mailboxes, such as those below `targetFolder`, are not scanned."
+    )
     virus_check: bool = attribute_field(
         "True if messages fetched into INBOX are scanned for viruses. Messages of other mailboxes "
         "are not scanned."

@@ -249,9 +249,10 @@ class DkimKeyRotateInput(Options):
         default=UNSET,
     )
     algorithm: DkimAlgorithm | None = attribute_field(
-        "Algorithm of the new keys. A domain that has an active key of another algorithm only "
-        "gets a pending key of this algorithm in addition. Default: each active key gets a "
-        "successor of its own algorithm.",
+        "Algorithm of the new keys. If a domain has an active key of this algorithm, only that key "
+        "gets a successor. If all its active keys have another algorithm, they stay, and a pending "
+        "key of this algorithm is added. Default: each active key gets a successor of its own "
+        "algorithm.",
         default=UNSET,
     )
     key_size: int | None = attribute_field(

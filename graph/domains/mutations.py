@@ -343,11 +343,13 @@ class DomainMutation:
         return DomainsPayload(domains=[Domain.from_row(row) for row in rows])
 
     @mutation(
-        "Deletes domains with their DKIM keys, BCC rules, recipient rewrites and the API keys "
-        "that are restricted to them, all or none. An API key that is also restricted to other "
-        "domains keeps these. Refused with CONFLICT while a domain has accounts, addresses or "
-        "aliases, unless `cascade` is true. With `cascade`, FORBIDDEN_OPERATION if the signed-in "
-        "user is among the accounts.",
+        "Deletes domains with their DKIM keys, BCC rules and recipient rewrites, all or none. API "
+        "keys that are restricted to these domains alone are deleted too. An API key that is also "
+        "restricted to other domains stays valid for the other domains. CONFLICT if a domain has "
+        "accounts, addresses or alias domains, unless `cascade` is true. With `cascade`, these are "
+        "deleted too. Background tasks then remove the data of the accounts, without a grace "
+        "period. FORBIDDEN_OPERATION if one of these accounts is that of the signed-in user. "
+        "LIMIT_REACHED for more than 1,000 domains, or 1,000 accounts to delete (by default).",
         **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:

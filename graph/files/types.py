@@ -94,9 +94,9 @@ class File(NodeView):
     }
 
     @field(
-        "Signed download URL of the file, valid for 15 to 20 minutes, but not longer than the "
-        "credential of the request. For everybody but the owner and a ROOT, null with the error "
-        "FORBIDDEN.",
+        "Signed download URL of the file. It is valid for 15 to 20 minutes, but not longer than "
+        "the credential of the request. Only the owner and a ROOT get it; for others null with the "
+        "error FORBIDDEN.",
         "user_id",
         can_fail=True,
     )
@@ -121,7 +121,7 @@ class File(NodeView):
 class FileFilter(ConditionsInput):
     query: str | None = attribute_field(
         "Returns only files with this text in the name (case is ignored). At most 1,000 "
-        "characters. An administrator who can't read the names gets FORBIDDEN.",
+        "characters. Only the owner of the files and a ROOT can use it; others get FORBIDDEN.",
         default=UNSET,
     )
 

@@ -73,11 +73,10 @@ class RegexTestInput:
 
 
 @strawberry.input(
-    description="Tests of a filter, at most 100 including groups and their tests, nested at most "
-    "5 levels deep. A message "
-    "matches if all tests hold; without tests every message matches. Each text has 1 to 255 "
-    "characters and matches a part of the value, ignoring case. Runs of white space count as "
-    "one space. In an update, null removes a test."
+    description="Tests of a filter, at most 100 including groups and their tests, nested at most 5 "
+    "levels deep. A message matches if all tests hold; without tests every message matches. Each "
+    "text has 1 to 255 characters and matches a part of the value, ignoring case. Runs of white "
+    "space count as one space. In an update, null removes a test."
 )
 class FilterQueryInput(RestrictionsInput):
     restriction_fields = frozenset({"all", "any", "not_"})
@@ -208,8 +207,7 @@ class FilterActionInput:
     )
     spam: bool | None = attribute_field(
         "True stores the message in Junk. False keeps it out of Junk, whatever its spam score, "
-        "unless it has a virus. "
-        "Default: the spam score decides.",
+        "unless it has a virus. Default: the spam score decides.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
@@ -219,10 +217,9 @@ class FilterActionInput:
         default=UNSET,
     )
     copy_to: list[MailboxRef] | None = attribute_field(
-        "Mailboxes of the filter's owner that get an additional copy, at most 10. Those "
-        "with the special use SNOOZED or SCHEDULED are refused. Each copy counts for the "
-        "quota. "
-        "Default: none.",
+        "Mailboxes of the filter's owner that get an additional copy, at most 10. Those with the "
+        "special use SNOOZED or SCHEDULED are refused. Each copy counts for the quota. Default: "
+        "none.",
         default=UNSET,
     )
     forward_to: list[str] | None = attribute_field(
@@ -335,7 +332,7 @@ class FilterCreateInput(Options, NewFilterInput):
 
 @strawberry.input(description="Input of filtersCreate.")
 class FiltersCreateInput(Options):
-    filters: list[NewFilterInput] = attribute_field(f"The filters, at most {MAX_FILTERS}.")
+    filters: list[NewFilterInput] = attribute_field(f"Filters to create, 1 to {MAX_FILTERS}.")
 
 
 @strawberry.input(description="Input of filtersCreateFromFile.")
@@ -409,13 +406,17 @@ def _filter_column_values_from_input(
 
 @strawberry.input(description="Input of filterUpdate.")
 class FilterUpdateInput(Options):
-    filters: list[FilterRef] = attribute_field("Filters to change, at most 1,000 by default.")
+    filters: list[FilterRef] = attribute_field(
+        "Filters to change, at most 1,000. The setting `bulk.maxItems` changes this limit."
+    )
     set: FilterPatch = attribute_field("Values to change, the same for all filters.")
 
 
 @strawberry.input(description="Input of filterDelete.")
 class FilterDeleteInput(Options):
-    filters: list[FilterRef] = attribute_field("Filters to delete, at most 1,000 by default.")
+    filters: list[FilterRef] = attribute_field(
+        "Filters to delete, at most 1,000. The setting `bulk.maxItems` changes this limit."
+    )
 
 
 @strawberry.input(description="Input of filterApply.")

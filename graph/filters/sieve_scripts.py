@@ -30,8 +30,9 @@ CONTENT_ARGUMENT = strawberry.argument(description="Sieve script (RFC 5228) to c
 USER_ARGUMENT = strawberry.argument(description="User to test for. Default: the signed-in user.")
 MESSAGE_ARGUMENT = strawberry.argument(
     description="Message to run the script on. A stored message must belong to the user that the "
-    "script is tested for. It must be the caller's own, or in a mailbox that is shared with the "
-    "caller. Default: the script is only compiled."
+    "script is tested for. If that is another user, the message must be in a mailbox that is "
+    "shared with the caller. A stored message requires the scope MAIL_READ. Default: the script is "
+    "only compiled."
 )
 
 
@@ -168,9 +169,9 @@ class SieveTestResult:
 @strawberry.type
 class SieveQuery:
     @query(
-        "Compiles a Sieve script, and runs it on a message if one is given, without "
-        "changing anything. Errors of the script are part of the result, and no errors "
-        "of the request.",
+        "Compiles a Sieve script, and runs it on a message if one is given, without changing "
+        "anything. Errors of the script are in the result; they are not errors of the request. A "
+        "stored message also requires the scope MAIL_READ.",
         scope=Scope.READ,
         access=ACCOUNTS,
     )

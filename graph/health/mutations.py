@@ -50,8 +50,9 @@ class ComponentsPayload(MutationPayload):
         default_factory=list,
     )
     unresponsive_nodes: list[str] = attribute_field(
-        "Nodes (`host:port`) with a process that did not answer within a second. It applies "
-        "the change when it answers again, and at its next start. Empty if all processes answered.",
+        "Nodes (`host:port`) with a process that did not answer within a second. Such a process "
+        "applies the change as soon as it answers again, or when it is started again. Empty if all "
+        "processes answered.",
         default_factory=list,
     )
 
@@ -106,10 +107,12 @@ def _components_payload(changed: update.ChangedComponents) -> ComponentsPayload:
 @strawberry.type
 class HealthMutation:
     @mutation(
-        "Stops listeners and background workers in all processes of one node or of all nodes, "
-        "within a second. They finish their current work first: a listener accepts no more "
-        "connections, ends idle sessions and finishes messages in DATA; a worker ends its leases. "
-        "They stay stopped after a restart, until componentStart. HTTP can't be stopped.",
+        "Stops listeners and background workers in all processes of one node or of all nodes. Each "
+        "process begins the stop within a second, and finishes the current work first. A listener "
+        "accepts no more connections, ends idle sessions and finishes messages in DATA. A worker "
+        "finishes its current work and releases its leases. The components stay stopped after a "
+        "restart, until `componentStart` starts them. VALIDATION for HTTP, which only `serverStop` "
+        "stops.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A stop of components", forbids_idempotency_key=True),
     )

@@ -220,7 +220,8 @@ class SpamLogEntry(LogEntry):
         "Points from which the spam filter recommends to reject a message. Null: it did not run."
     )
     symbols: list[SpamSymbol] = attribute_field(
-        "Tests of the spam filter that matched, highest weight first: at most 100."
+        "Tests of the spam filter that matched, sorted by the absolute value of `score`, the "
+        "highest first. At most 100, and fewer if the log entry would be longer than 16 KiB."
     )
     virus: str | None = attribute_field("Name of the virus that was found. Null: none.")
     sender: str | None = attribute_field("Envelope sender. Null: the message is a bounce.")

@@ -80,8 +80,9 @@ class MailboxAnnotationsMutation:
         )
 
     @mutation(
-        "Deletes one annotation (RFC 5464) of one mailbox of each selected user, for all "
-        "users or none. A missing annotation is no error; a missing mailbox is NOT_FOUND.",
+        "Deletes an annotation (RFC 5464) from one mailbox in the account of each selected user, "
+        "for all users or none. A missing annotation is no error; a missing mailbox is NOT_FOUND. "
+        "LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -128,9 +128,8 @@ class Mailbox(NodeView):
     )
     hidden: bool = attribute_field(
         "True if lists of the owner's mailboxes and their totals omit the mailbox unless "
-        "`showHidden` is true. `sharedMailboxes` and `mailboxCounters` contain it. A "
-        "hidden mailbox "
-        "can't be renamed or deleted."
+        "`showHidden` is true. `sharedMailboxes` and `mailboxCounters` contain it. A hidden "
+        "mailbox can't be renamed or deleted."
     )
     encrypt_messages: bool = attribute_field(
         "True if messages that arrive in the mailbox are encrypted with the OpenPGP key of its "
@@ -377,11 +376,12 @@ class MailboxMutation:
         )
 
     @mutation(
-        "Renames a mailbox of each selected user, or moves it below another one, for all users or "
-        "none. All mailboxes below it and their messages move with it. FORBIDDEN_OPERATION for "
-        "INBOX and hidden mailboxes, and if the mailbox would move below itself. CONFLICT if a "
-        "mailbox has the new path. LIMIT_REACHED for more than 1,000 users (by default), or if a "
-        "user would have too many mailboxes or subscriptions.",
+        "Renames a mailbox of each selected user, or moves it below another mailbox, for all users "
+        "or none. All mailboxes below it and their messages move with it. Missing parents of the "
+        "new path are created. FORBIDDEN_OPERATION for INBOX and hidden mailboxes, and if the "
+        "mailbox would move below itself. CONFLICT if a mailbox has the new path. LIMIT_REACHED "
+        "for more than 1,000 users (by default), or if a user would have too many mailboxes or "
+        "subscriptions.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -103,7 +103,8 @@ class PushChannel(NodeView):
 
 
 @strawberry.input(
-    description="Input of pushChannelSet. An absent field leaves the value unchanged."
+    description="Input of pushChannelSet. `users` and `kind` select the channels. If another field "
+    "is absent, an existing channel keeps its value."
 )
 class PushChannelSetInput(Options, RestrictionsInput):
     restriction_fields = frozenset({"mailboxes", "senders"})
@@ -111,7 +112,8 @@ class PushChannelSetInput(Options, RestrictionsInput):
         "Users whose channel is set. Default: the signed-in user.", default=UNSET
     )
     kind: PushKind = attribute_field(
-        "Service of the channel, which selects the channel to create or change. Default: PUSHOVER.",
+        "Service that delivers the notifications. A user has one channel for each service, so this "
+        "field selects the channel to create or change. Default: PUSHOVER.",
         default=PushKind.PUSHOVER,
     )
     active: bool | None = attribute_field(
@@ -213,8 +215,8 @@ class PushChannelsPayload(MutationPayload):
 @strawberry.type
 class PushQuery:
     @query(
-        "Returns the public VAPID key (RFC 8292) in base64url, which browsers need as "
-        "`applicationServerKey`.",
+        "Returns the public VAPID key (RFC 8292), which browsers need as `applicationServerKey`. "
+        "It is in base64url without padding. Null only with an error.",
         scope=Scope.READ,
     )
     async def vapid_public_key(self, info: Info) -> str:

@@ -201,8 +201,9 @@ class Webhook(NodeView):
         "accepted an event by a status 2xx. Failed attempts of webhookTest don't count."
     )
     last_delivery_at: datetime | None = attribute_field(
-        "Time when the receiver last accepted an event by a status 2xx, with a precision of 10 "
-        "seconds. Null: never."
+        "Time when the receiver last accepted an event: its response had a status 2xx. Events of "
+        "`webhookTest` count. The value can be up to 10 seconds too early. Null: it has accepted "
+        "none."
     )
 
     load_batch = staticmethod(webhook_lists.load_visible_webhooks_by_id)
@@ -455,9 +456,9 @@ class WebhookMutation:
         return DeletePayload(deleted_ids=[global_ids.encode("Webhook", key) for key in keys])
 
     @mutation(
-        "Queues an event PING for webhooks, also for inactive ones, all or none. A worker "
-        "delivers it once, without retries. `Webhook.deliveries` shows the result. LIMIT_REACHED "
-        "for more than 1,000 references (by default).",
+        "Queues a test event PING for each webhook, all or none. Inactive webhooks get it too. A "
+        "worker delivers the event once, without retries. `Webhook.deliveries` shows the result. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -185,9 +185,10 @@ class OauthMutation:
         return DeletePayload.of_keys("OauthClient", list(dict.fromkeys(keys)))
 
     @mutation(
-        "Revokes the access of OAuth clients, all or none. Their tokens end within 1 second, and "
-        "open WebSocket connections, event streams and submission sessions with these tokens are "
-        "closed. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Revokes OAuth grants, which give OAuth clients access to accounts, all or none. The "
+        "access tokens and refresh tokens of these grants end within 1 second. Open WebSocket "
+        "connections, event streams and submission sessions with these tokens are closed. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
     )

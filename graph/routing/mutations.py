@@ -6,6 +6,18 @@ from typing import Any
 import strawberry
 from strawberry import UNSET
 
+from graph.routing.input_descriptions import (
+    CHANGED_CREDENTIAL_DESCRIPTION,
+    DESTINATION_DESCRIPTION,
+    HOST_DESCRIPTION,
+    LOOKUP_MX_DESCRIPTION,
+    NEXT_HOP_DESCRIPTION,
+    NULLABLE_USERNAME_DESCRIPTION,
+    PARAMETERS_DESCRIPTION,
+    PASSWORD_DESCRIPTION,
+    TLS_DESCRIPTION,
+    USERNAME_DESCRIPTION,
+)
 from graph.routing.references import (
     ForwardingHostRef,
     RelayHostRef,
@@ -28,51 +40,6 @@ from resolvers.routing import mutations as routing_mutations
 from resolvers.routing.loaders import POLICIES, RELAYS, TRANSPORTS, RoutingTable
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
-HOST_DESCRIPTION = "Host name or IP address of the relay host, or host:port."
-TLS_DESCRIPTION = (
-    "True requires TLS with a verified certificate. False: TLS is opportunistic and the "
-    "certificate is not verified; but with a username, or on port 465, TLS with a verified "
-    "certificate is required too. A TLS policy for the relay host has precedence."
-)
-USERNAME_DESCRIPTION = (
-    "Username to authenticate with (SMTP AUTH), at most 255 printable "
-    "characters; it requires a password, and the connection then requires TLS. Default: "
-    "no authentication."
-)
-PASSWORD_DESCRIPTION = (
-    "Password for SMTP AUTH, required with `username`. It is stored encrypted, and never "  # noqa: S105 - words
-    "returned. Default: none."
-)
-CHANGED_CREDENTIAL_DESCRIPTION = (
-    "New password to authenticate with (SMTP AUTH). It is required if another server "
-    "than before would receive the stored one, or with a `username` while none is "
-    "stored. Null changes nothing. It is stored encrypted "
-    "and never returned."
-)
-NULLABLE_USERNAME_DESCRIPTION = (
-    "Username to authenticate with (SMTP AUTH). Null: no authentication, and "
-    "the stored password is deleted."
-)
-DESTINATION_DESCRIPTION = (
-    "Recipients that the transport is for: a domain, .domain for all its "
-    "subdomains, an address, or a /regular expression/ that is found in the recipient's address "
-    "in lower case."
-)
-NEXT_HOP_DESCRIPTION = (
-    "Server that receives the mail, as host or host:port, by default port 25. Port 465 uses "
-    "implicit TLS. An IPv6 address is in brackets, as in `[2001:db8::1]:25`. With `lookupMx`: "
-    "domain whose MX hosts receive the mail, as domain or domain:port, without implicit TLS."
-)
-LOOKUP_MX_DESCRIPTION = (
-    "True sends to the MX hosts of the next hop, which is then a domain. False sends to "
-    "the next hop itself."
-)
-PARAMETERS_DESCRIPTION = (
-    "Parameters in the syntax of Postfix, with spaces between them: "
-    "`protocols=>=TLSv1.2` for every level with TLS; `match=a.example:.example` "
-    "for VERIFY and SECURE; `match=` and SHA-256 fingerprints in hexadecimal with | between them "
-    "for FINGERPRINT, which requires them. At most 2,000 ASCII characters. Default: none."
-)
 NON_COLUMN_FIELDS = frozenset({"options", "password"})
 NULLABLE_FIELDS = frozenset({"username", "parameters"})
 
@@ -119,7 +86,9 @@ class RelayHostCreateInput(Options):
     )
 
 
-@strawberry.input(description="New values of relay hosts. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of relay hosts. An absent field leaves the value unchanged."
+)
 class RelayHostPatch:
     host: strawberry.Maybe[str] = attribute_field(HOST_DESCRIPTION)
     port: strawberry.Maybe[int] = attribute_field("TCP port of the relay host, 1 to 65535.")
@@ -159,7 +128,9 @@ class TransportCreateInput(Options):
     )
 
 
-@strawberry.input(description="New values of transports. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of transports. An absent field leaves the value unchanged."
+)
 class TransportPatch:
     destination: strawberry.Maybe[str] = attribute_field(DESTINATION_DESCRIPTION)
     next_hop: strawberry.Maybe[str] = attribute_field(NEXT_HOP_DESCRIPTION)
@@ -194,19 +165,25 @@ class TlsPolicyCreateInput(Options):
         "TLS level and certificate check that the server requires when it sends mail to the "
         "destination."
     )
-    parameters: str | None = attribute_field(PARAMETERS_DESCRIPTION, default=UNSET)
+    parameters: str | None = attribute_field(
+        f"{PARAMETERS_DESCRIPTION} Default: no parameters.", default=UNSET
+    )
     active: bool = attribute_field(
         "True applies the TLS policy. False stores it unused. Default: true.", default=True
     )
 
 
-@strawberry.input(description="New values of TLS policies. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of TLS policies. An absent field leaves the value unchanged."
+)
 class TlsPolicyPatch:
     level: strawberry.Maybe[TlsPolicyLevel] = attribute_field(
         "TLS level and certificate check that the server requires when it sends mail to the "
         "destinations."
     )
-    parameters: str | None = attribute_field(f"{PARAMETERS_DESCRIPTION} Null: none.", default=UNSET)
+    parameters: str | None = attribute_field(
+        f"{PARAMETERS_DESCRIPTION} Null: no parameters. Default: unchanged.", default=UNSET
+    )
     active: strawberry.Maybe[bool] = attribute_field("False: the TLS policies are not applied.")
 
 
@@ -424,9 +401,9 @@ class RoutingMutation:
     @mutation(
         "Deletes forwarding hosts, all or none. Mail from their addresses can then be refused or "
         "deferred because of SPF, DMARC and greylisting again. If `filterSpam` of a deleted host "
-        "was false, its mail passes through the spam filter again. If a wider network with the "
-        "same addresses is a forwarding host, the rules of that network then apply to them. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "was false, its mail passes through the spam filter again. A remaining forwarding host can "
+        "be a network that contains these addresses; its rules then apply to them. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def forwarding_host_delete(

@@ -50,8 +50,8 @@ READ_GUARD: dict[str, Any] = {**ADMIN_GUARD, "scope": Scope.READ}
 
 
 @strawberry.type(
-    description="Server that sends the mail of the domains that have it as their relay host "
-    "(smarthost).",
+    description="Relay host (smarthost): a server that gets the outgoing mail of the domains that "
+    "use it, and sends it on.",
     directives=[Auth(**ADMIN_GUARD)],
 )
 class RelayHost(NodeView):
@@ -64,7 +64,9 @@ class RelayHost(NodeView):
     tls: bool = attribute_field(
         "True if TLS with a verified certificate is required. If false, TLS is opportunistic and "
         "the certificate is not verified; but with a username, or on port 465, TLS with a verified "
-        "certificate is required too. A TLS policy for the relay host has precedence."
+        "certificate is required too. A TLS policy for the relay host changes these rules. The "
+        "level ENCRYPT requires TLS without verification, and stricter levels set the check of the "
+        "certificate. The levels NONE and MAY do not remove required TLS."
     )
     active: bool = attribute_field(
         "True if the relay host is used. If false, the mail of its domains is sent "

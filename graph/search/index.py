@@ -169,9 +169,8 @@ class SearchDiagnostics:
         )
 
     @field(
-        "Messages that the text index finds for the words of the search, the last stored "
-        "first. Messages "
-        "that are not indexed yet are missing. Conditions other than words are ignored."
+        "Messages that the text index finds for the words of the search, the last stored first. "
+        "Messages that are not indexed yet are missing. Conditions other than words are ignored."
     )
     async def hits(
         self,
@@ -267,8 +266,8 @@ class SearchIndexQuery:
         return SearchIndexStatus(enabled=True, engine=engine)
 
     @query(
-        "Returns diagnostics of the text index: how it splits texts into words, and which "
-        "messages it finds for a filter.",
+        "Returns diagnostics of the text index. Their fields show how the index splits a text into "
+        "words, and which messages it finds for a filter.",
         **READ_GUARD,
         access=MANAGED,
     )

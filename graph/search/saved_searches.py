@@ -155,8 +155,8 @@ class SavedSearchCreateInput(Options):
 )
 class SavedSearchPatch:
     name: strawberry.Maybe[str] = attribute_field(
-        "New name, at most 128 characters, allowed with one saved search. If another saved search "
-        "has this name (case is ignored): CONFLICT."
+        "New name, at most 128 characters. VALIDATION if the input names more than one saved "
+        "search. CONFLICT if another saved search of the user has this name; case is ignored."
     )
     filter: strawberry.Maybe[MessageFilter] = attribute_field(FILTER_DESCRIPTION)
     query: strawberry.Maybe[str] = attribute_field(QUERY_DESCRIPTION)

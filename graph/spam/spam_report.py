@@ -33,7 +33,8 @@ class SpamReport:
         "header`. Null: none."
     )
     symbols: list[SpamSymbol] = attribute_field(
-        "Tests that matched, highest weight first: at most 100."
+        "Tests that matched, sorted by the absolute value of `score`, the highest first. At most "
+        "100."
     )
     virus: str | None = attribute_field("Name of the virus that was found. Null: none.")
 

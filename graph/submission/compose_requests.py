@@ -258,11 +258,12 @@ class ComposeMutation:
 @strawberry.type
 class ComposeSubscription:
     @subscription(
-        "Returns the requests of `composeRequestCreate` to open a compose window in the clients of "
-        "the signed-in user. Each subscribed client gets every request. While it is subscribed, it "
-        "counts as reachable for `composeRequestCreate`. With `after`, the stream begins with the "
-        "requests that were created after this one and have not expired; a request expires after "
-        "10 minutes.",
+        "Returns the requests of `composeRequestCreate` to open a compose window for the signed-in "
+        "user. Every subscribed client gets every request. A client counts as reachable for "
+        "`composeRequestCreate` while it is subscribed. A request expires after 10 minutes. With "
+        "`after`, the stream begins with the requests that were created after the given request "
+        "and have not expired. If the server does not know the given request, the stream begins "
+        "with all requests that have not expired.",
         scope=Scope.MAIL_READ,
     )
     async def compose_requested(

@@ -222,10 +222,11 @@ class IdentityMutation:
         return IdentityPayload(identity=identity)
 
     @mutation(
-        "Changes display name, signature and other values of identities: all or none. An address "
-        "that has no stored values yet gets an identity with these values. A DOMAIN_ADMIN needs "
-        "the permission BCC_RULES to set `bcc` or `replyTo` of other users. LIMIT_REACHED for "
-        "more than 1,000 references (by default).",
+        "Changes display name, signature and other values of identities, all or none. All given "
+        "identities get the same values. An identity that has no stored values yet, since it "
+        "follows from an address of the user, gets stored values. A DOMAIN_ADMIN needs the "
+        "permission BCC_RULES to set `bcc` or `replyTo` of other users. LIMIT_REACHED for more "
+        "than 1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

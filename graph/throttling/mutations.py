@@ -136,9 +136,9 @@ class ThrottlingMutation:
         "Bans (blocks) networks, all or none. Within one second all processes refuse connections "
         "from them. If exactly the same network is banned already, the new ban replaces that ban: "
         "it begins now, with the new duration and reason. Addresses on the allow list are still "
-        "accepted. FORBIDDEN if the caller's own IP address would be refused. VALIDATION for "
-        "loopback, trusted proxies and servers of the platform. If more than 100,000 bans are in "
-        "force, the server ends the oldest ones.",
+        "accepted. FORBIDDEN if the caller's own IP address would be refused. VALIDATION for a "
+        "network inside loopback or a trusted proxy, and for addresses of the platform's own "
+        "servers. If more than 100,000 bans are in force, the server ends the oldest ones.",
         cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )

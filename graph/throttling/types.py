@@ -233,10 +233,11 @@ class ThrottlingQuery:
         return BanPolicy.from_row(await loaders.load_policy(info.context))
 
     @query(
-        "Returns the delays after failed sign-ins that are in force. A delay precedes a "
-        "ban. It refuses attempts of one network for one account or link, or of one "
-        "network for all accounts. It can also protect an account or link against all "
-        "networks that its user has not signed in from.",
+        "Returns the delays after failed sign-ins that are in force. During a delay, the server "
+        "refuses further attempts (RATE_LIMITED). A delay of a network applies to one account, to "
+        "one link with a password, or to all accounts and links. A delay without a network "
+        "protects an account against all networks that its user has not signed in from. It "
+        "protects a link against all networks. Further failures can lead to a ban of the network.",
         **READ_GUARD,
     )
     async def login_penalties(

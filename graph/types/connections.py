@@ -123,7 +123,9 @@ class Edge(View, Generic[Node]):
 class Connection(View, Generic[Node]):
     edges: list[Edge[Node]] = attribute_field("Items of the page with their cursors.")
     nodes: list[Node] = attribute_field("Items of the page.")
-    page_info: PageInfo = attribute_field("Cursors of the page, and whether other pages follow.")
+    page_info: PageInfo = attribute_field(
+        "Cursors of the page, and whether other items precede or follow it."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "edges": NestedViewField((), ConnectionSource.edge_sources, Edge, is_list=True),
@@ -131,8 +133,9 @@ class Connection(View, Generic[Node]):
     }
 
     @field(
-        "Number of items on all pages of the list, with its filter applied. It is counted only if "
-        "the field is selected."
+        "Number of items on all pages of the list, with its filter applied. Some long lists are "
+        "counted only up to a limit, which the description of the list names. The items are "
+        "counted only if the field is selected."
     )
     async def total_count(self) -> int:
         total: int = await self.row.load_total_count()

@@ -186,28 +186,32 @@ class Warning:  # noqa: A001 - the name in the schema
 @strawberry.interface(description="Fields that every mutation payload has.")
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
-        "Expected errors. Empty if the mutation succeeded. Every mutation can return VALIDATION, "
-        "NOT_FOUND, FORBIDDEN, DAMAGED and ABORTED, and CONFLICT if its `idempotencyKey` was used "
-        "with another input. The description of the mutation lists its other codes. DAMAGED: "
-        "stored bytes that the mutation needs are lost or damaged. ABORTED: the mutation was "
-        "rolled back, because another mutation of its `@atomic` request failed.",
+        "Errors that a client can expect. Empty if the mutation succeeded. Every mutation can "
+        "return VALIDATION, NOT_FOUND, FORBIDDEN, FORBIDDEN_OPERATION, DAMAGED and ABORTED. It "
+        "returns CONFLICT if its `idempotencyKey` was used with another input, or if the first "
+        "request with the key is in progress. The description of the mutation lists its other "
+        "codes. DAMAGED: stored bytes that the mutation needs are lost or damaged. ABORTED: the "
+        "mutation changed nothing, because another mutation of its `@atomic` request failed.",
         default_factory=list,
     )
     warnings: list[Warning] = attribute_field(
-        "Notes about a mutation that succeeded, such as skipped values.", default_factory=list
+        "Notes about a mutation that succeeded, such as a value that was skipped. Empty if there "
+        "is no note, or if the mutation failed.",
+        default_factory=list,
     )
     replayed: bool = attribute_field(
         "True if an earlier request with the same `idempotencyKey` and input succeeded, so that "
-        "this one changed nothing. The payload is that of the earlier request. Objects in the "
-        "payload have their current state, and deleted objects are left out. Secrets in the "
-        "payload are null or empty.",
+        "this one changed nothing. The payload is that of the earlier request. Objects with an ID "
+        "have their current state, and deleted objects are left out. Secrets in the payload are "
+        "null or empty. Always false if the mutation refuses idempotency keys.",
         default=False,
     )
     journal_cursor: Cursor | None = attribute_field(
-        "Position in the event journal after the events of this mutation, for the argument `after` "
-        "of `changes`. It has a number for each changed user and domain, and for each user whose "
-        "mailboxes are shared with the caller. Null if the mutation caused no event, or if the "
-        "position would have more than 100 numbers.",
+        "Position in the event journal after the events of this mutation. With it as `after`, "
+        "`changes` returns only later events. A client with a running stream keeps the cursor of "
+        "the stream, since events of other requests can be before this position. Null if the "
+        "mutation caused no event. Also null if more than 100 users and domains are concerned: "
+        "those changed, and those who share mailboxes with the caller.",
         default=None,
     )
 
@@ -256,8 +260,8 @@ class MutationOptions:
         default=strawberry.UNSET,
     )
     client_ip: IPAddress | None = attribute_field(
-        "IP address of the user's client, given by a front end. It is used only with an API key "
-        "of an ADMIN. If the network of this address is banned, the error is FORBIDDEN. "
+        "IP address of the user's client, given by a front end. It is used only with an API key of "
+        "an ADMIN. If the network of this address is banned, the error is FORBIDDEN_OPERATION. "
         "Default: the address of the connection.",
         default=strawberry.UNSET,
     )
@@ -273,8 +277,9 @@ class Options:
     """Base of the inputs of all mutations."""
 
     options: MutationOptions | None = attribute_field(
-        "Options of the mutation: dry run, values for the logs, and an idempotency key, which some "
-        "mutations refuse. Default: no option is set.",
+        "Options of the mutation: dry run, idempotency key, reason, session and client address. If "
+        "the mutation refuses an idempotency key, its description says so. Default: no option is "
+        "set.",
         default=strawberry.UNSET,
     )
 

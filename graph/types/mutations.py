@@ -86,7 +86,7 @@ class AtomicExclusion:
     @property
     def description(self) -> str:
         """The sentence about the rule in the description of the mutation."""
-        subject = f"{self.condition}, it" if self.condition else "It"
+        subject = f"{self.condition}, this mutation" if self.condition else "This mutation"
         no_key = (
             ", and can't have an idempotency key (VALIDATION)"
             if self.forbids_idempotency_key

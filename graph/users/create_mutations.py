@@ -27,10 +27,12 @@ from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
 HASH_DESCRIPTION = (
-    "True: `password` is a password hash. Its format is recognized by its prefix: $pbkdf2-sha1$, "
-    "$pbkdf2-sha256$, $pbkdf2-sha512$; bcrypt $2a$, $2b$, $2y$; crypt $1$ (MD5), $5$ (SHA-256), "
-    "$6$ (SHA-512); $argon2d$, $argon2i$, $argon2id$; DES crypt has 13 characters and no prefix. "
-    "Other formats are refused. The first sign-in replaces the hash by Argon2id."
+    "True: `password` is a password hash. PBKDF2 begins with $pbkdf2-sha1$, $pbkdf2-sha256$ or "
+    "$pbkdf2-sha512$, bcrypt with $2a$, $2b$ or $2y$. Crypt begins with $1$ (MD5), $5$ (SHA-256) "
+    "or $6$ (SHA-512), and Argon2 with $argon2d$, $argon2i$ or $argon2id$. DES crypt has 13 "
+    "characters and no prefix. Other formats, and hashes that are too costly to check, are "
+    "refused. A successful sign-in replaces the hash by Argon2id, except HTTP Basic "
+    "authentication."
 )
 FORWARD_TO_DESCRIPTION = (
     "Targets to which a copy of each received message is forwarded, apart from spam: mail "

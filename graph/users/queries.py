@@ -48,8 +48,9 @@ class UserQuery:
         return user
 
     @query(
-        "Returns accounts of all roles: that of the signed-in user, and those of the administered "
-        "domains, or for an ADMIN all accounts. Deleted accounts are left out.",
+        "Returns the account of the signed-in user and all accounts of administered domains, of "
+        "every role. An ADMIN gets all accounts. Disabled and suspended accounts are included; "
+        "deleted accounts are left out.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

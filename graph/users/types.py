@@ -217,8 +217,8 @@ class User(UserCredentialFields):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = USER_DERIVED_FIELDS
 
     @field(
-        "Domains that the account administers as DOMAIN_ADMIN. A caller below ADMIN sees only "
-        "those that the caller administers too.",
+        "Domains that the account administers as DOMAIN_ADMIN. A caller with the role ADMIN or "
+        "ROOT sees all of them. Other callers see only domains that they administer too.",
         "id",
     )
     async def administers(

@@ -232,9 +232,10 @@ class UserPatch(RestrictionsInput):
         "smtp_allowed_networks",
     )
     webmail_access: strawberry.Maybe[bool] = user_patch_field(
-        "False refuses the account password for HTTP Basic authentication and for access tokens, "
-        "which web mail clients need. OAuth clients with scopes for GraphQL and REST are refused "
-        "too. Existing access tokens stay valid.",
+        "False: the account password can't be used for HTTP Basic authentication, nor to create an "
+        "access token, which web mail clients need. OAuth clients get no new tokens with scopes "
+        "for GraphQL and REST, also not by a refresh token. Existing access tokens stay valid. "
+        "Application passwords, API keys and SMTP are not affected.",
         "webmail_access",
     )
     allow_local: strawberry.Maybe[bool] = user_patch_field(
@@ -400,13 +401,13 @@ class UserUpdateMutation:
 
     @mutation(
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
-        "accounts or none. An absent field leaves the value. The role can't exceed the caller's. "
-        "An account that is no longer a DOMAIN_ADMIN loses its domains and permissions. What an "
-        "account has set up for others ends if the account no longer has the right to it. Its BCC "
-        "rules and webhooks are then deleted, and its shares of other users' mailboxes end. `bcc` "
-        "and `replyTo` that it has set in identities of other users are removed. CONFLICT if a "
-        "user moves to another domain at the same time: retry. LIMIT_REACHED for more than 1,000 "
-        "users (by default).",
+        "accounts or none. An absent field leaves the value. FORBIDDEN for a role above the "
+        "caller's. An account that is no longer a DOMAIN_ADMIN loses its domains and permissions. "
+        "An account can lose the right to rules that it made for domains or other users. Only "
+        "these rules then end: BCC rules and webhooks are deleted, and shares of other users' "
+        "mailboxes end. `bcc` and `replyTo` that the account set in identities of these users are "
+        "removed. CONFLICT if a user moves to another domain at the same time: retry. "
+        "LIMIT_REACHED for more than 1,000 users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -442,13 +443,14 @@ class UserUpdateMutation:
         return await load_users_payload(info, keys)
 
     @mutation(
-        "Gives an account a temporary password in addition to its password, and ends its access "
-        "tokens with their open connections. An earlier temporary password is replaced. The "
-        "field `passwordChangeRequired` of the account becomes true at once. With the temporary "
-        "password the user can only set a new password, within 24 hours from `startsAt`. "
-        "API keys, application passwords and second factors stay. "
-        "FORBIDDEN_OPERATION for the signed-in user. CONFLICT if a user moves to another domain "
-        "at the same time: retry.",
+        "Gives an account a generated temporary password, which is returned once. It is valid for "
+        "24 hours from `startsAt`, and a sign-in with it can only set a new password. An earlier "
+        "temporary password is replaced. The main password of the account stays valid, and a "
+        "sign-in with it is not limited. The access tokens of the account and their open "
+        "connections end at once. API keys, application passwords and second factors stay. The "
+        "field `passwordChangeRequired` of the account becomes true at once. FORBIDDEN_OPERATION "
+        "for the signed-in user. CONFLICT if the user moves to another domain at the same time: "
+        "retry. RATE_LIMITED if the server has to hash too many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -111,7 +111,7 @@ async def _signers_of_usable_keys(
         except (DecryptionError, UnusableKey):
             UNUSABLE_KEYS.add()
             facts = {"domain": row.domain, "selector": row.selector}
-            log.error("A DKIM key can't be decrypted", extra=facts)
+            log.error("A DKIM key can't be used", extra=facts)
     return signers
 
 

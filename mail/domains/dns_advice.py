@@ -396,22 +396,31 @@ def check_tlsa(published: Sequence[str], *, spki_sha256: str) -> RecordCheck:
     """Check the TLSA records: one must be `3 1 1` with this hash of the public key (RFC 7672).
 
     `spki_sha256` is in lower-case hex. Without such a record, the result is UNKNOWN if one has
-    usage 2 (a certificate authority), since the chain is not checked; otherwise MISMATCH or
-    MISSING.
+    usage 2 (a certificate authority), since the chain is not checked, or usage 3 in another form
+    than `3 1 1`, which is not compared; otherwise MISMATCH or MISSING.
     """
     records = [text.lower().split() for text in published]
     if any(
         record[:3] == ["3", "1", "1"] and "".join(record[3:]) == spki_sha256 for record in records
     ):
         return _record_check(published, is_right=True)
-    if any(record[:1] == ["2"] for record in records):
+    uncompared_problems = [
+        problem for record in records if (problem := _uncompared_tlsa_problem_or_none(record))
+    ]
+    if uncompared_problems:
         shown_records = tuple(text[:MAX_SHOWN_CHARACTERS] for text in published[:MAX_SHOWN_RECORDS])
-        return RecordCheck(
-            DnsState.UNKNOWN,
-            shown_records,
-            "The TLSA record names a certificate authority, and no key of this server.",
-        )
+        return RecordCheck(DnsState.UNKNOWN, shown_records, uncompared_problems[0])
     return _record_check(published, is_right=False)
+
+
+def _uncompared_tlsa_problem_or_none(record: Sequence[str]) -> str | None:
+    """Return why a TLSA record can't be compared with the key; None if it can be."""
+    if record[:1] == ["2"]:
+        return "The TLSA record names a certificate authority, and no key of this server."
+    is_other_form = record[1:3] != ["1", "1"] and record[1:2] in (["0"], ["1"])
+    if record[:1] == ["3"] and is_other_form and record[2:3] in (["0"], ["1"], ["2"]):
+        return "Only TLSA records of the form `3 1 1` are compared with the key of this server."
+    return None
 
 
 def _parse_tags(record_text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ _PARAMETER = re.compile(
 _SPACE_AROUND_SLASH = re.compile(r"(?<!\s)\s*+/\s*+")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _SEGMENT = re.compile(r"([^*]+)\*(?:(\d{1,4})(\*?))?")
-_COMMENT_EDGE = re.compile(r"[()\\]")
+_MAIN_VALUE_EDGE = re.compile(r"[();\\]")
 # Control characters, line separators, and characters that change the direction of text.
 _INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
@@ -32,8 +32,9 @@ def parse_value_and_parameters(value: str) -> tuple[str, dict[str, str]]:
     """
     main_value, semicolon, _ = value.partition(";")
     if "(" in main_value:
-        main_value, semicolon, _ = replace_comments(value).partition(";")
+        main_value, parameters = _split_after_main_value(value)
         main_value = _SPACE_AROUND_SLASH.sub("/", main_value)
+        semicolon, value = parameters[:1], main_value + parameters
     if "=" in main_value:  # the semicolon is missing
         main_value, *rest = value.split(None, 1)
         value = main_value + ";" + "".join(rest)
@@ -83,29 +84,29 @@ def safe_filename_or_none(text: str) -> str | None:
     return names[-1] if names else None
 
 
-def replace_comments(field_value: str) -> str:
-    """Replace each comment of a value by a space, also nested comments.
+def _split_after_main_value(value: str) -> tuple[str, str]:
+    """Split a value before its first semicolon outside of comments.
 
-    A comment separates the tokens beside it (RFC 5322, section 3.2.2). Quoted strings are not
-    recognized: parentheses in them are replaced too. A comment without end extends to the end.
+    In the first part, each comment is replaced by a space, also nested ones: it separates the
+    tokens beside it (RFC 5322, section 3.2.2). A comment without end extends to the end.
     """
     out: list[str] = []
-    depth = end = 0
-    at = field_value.find("(")
-    while at >= 0 and (edge := _COMMENT_EDGE.search(field_value, at)):
+    depth = end = at = 0
+    while edge := _MAIN_VALUE_EDGE.search(value, at):
         at = edge.end()
-        if edge.group() == "(":
-            if depth == 0:
-                out += [field_value[end : edge.start()], " "]
-            depth += 1
-        elif edge.group() == "\\":
+        character = edge.group()
+        if character == "\\":
             at += 1
-        elif depth:
+        elif character == "(":
+            if depth == 0:
+                out += [value[end : edge.start()], " "]
+            depth += 1
+        elif character == ")" and depth:
             depth -= 1
             end = at if depth == 0 else end
-    if depth == 0:
-        out.append(field_value[end:])
-    return "".join(out)
+        elif character == ";" and depth == 0:
+            return "".join([*out, value[end : edge.start()]]), value[edge.start() :]
+    return "".join(out if depth else [*out, value[end:]]), ""
 
 
 def _parameter_text(match: re.Match[str]) -> str:

@@ -199,7 +199,8 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
             or not text.isprintable()
             or (name == "client_id" and not text)
         ):
-            error_text = f"The scope has at most {MAX_SCOPE_LENGTH} characters on one line."
+            minimum = "1 to" if name == "client_id" else "at most"
+            error_text = f"`{label}` has {minimum} {MAX_SCOPE_LENGTH} characters on one line."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.LENGTH, path=["server", "oauth", label]
             )

@@ -227,7 +227,7 @@ def _require_compatible_whole_message(request: SendRequest) -> None:
     """
     if request.raw is not None and request.upload_id is not None:
         text = "Exactly one of `raw` and `rawUpload` is required."
-        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])
+        raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["rawUpload"])
     if request.template is not None or request.encrypt:
         text = "A raw message can't be combined with `template` or `encrypt`."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=["raw"])

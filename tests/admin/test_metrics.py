@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,18 @@ def test_log_record_is_one_line_with_any_value(value: object) -> None:
     text = TextLogFormatter().format(make_log_record("an event", fact=value, codes=["A", "B"]))
     assert text.isprintable()
     assert text.endswith("codes=A,B")
+
+
+def test_error_text_forges_no_line_of_a_text_log() -> None:
+    log_record = make_log_record("Failed")
+    try:
+        raise ValueError("a\n12:00:00 info Signed in\r\x1b[31m")
+    except ValueError:
+        log_record.exc_info = sys.exc_info()
+    first, *others = TextLogFormatter().format(log_record).split("\n")
+    assert first.endswith("Failed")
+    assert all(line.isprintable() and line.startswith("    ") for line in others)
+    assert "    12:00:00 info Signed in" in others
 
 
 def test_log_handler_does_not_block_without_a_reader() -> None:

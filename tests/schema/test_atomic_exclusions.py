@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.support.schema.printed_schema import SDL
 
 PAGE = Path(__file__).parents[2] / "docs" / "api" / "transactions.md"
-SENTENCE = re.compile(r"[^.]*\b[Ii]t can't be part of an `@atomic` request")
+SENTENCE = re.compile(r"[^.]*\b[Tt]his mutation can't be part of an `@atomic` request")
 
 
 def test_docs_list_all_mutations_that_cannot_be_atomic() -> None:
@@ -19,5 +19,5 @@ def test_docs_list_all_mutations_that_cannot_be_atomic() -> None:
         if (match := SENTENCE.search(field.description or ""))
     }
     assert len(sentences) >= 36
-    excluded = {name for name, text in sentences.items() if "With `proof`, it" not in text}
+    excluded = {name for name, text in sentences.items() if "With `proof`, this" not in text}
     assert excluded - listed == set()

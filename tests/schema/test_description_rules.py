@@ -1,7 +1,17 @@
 """Descriptions of the schema are understandable alone."""
 
+import re
+
 import pytest
-from graphql import GraphQLEnumType, Undefined, build_schema, parse_value, value_from_ast
+from graphql import (
+    GraphQLEnumType,
+    ListValueNode,
+    NullValueNode,
+    Undefined,
+    build_schema,
+    parse_value,
+    value_from_ast,
+)
 
 from graph.schema import schema
 from graph.types.descriptions import input_examples
@@ -14,6 +24,8 @@ from tests.support.schema.description_rules import (
     unclear_descriptions,
 )
 from tests.support.schema.printed_schema import SDL
+
+DEFAULT = re.compile(r"\b[Dd]efault: |\bby default\b")
 
 
 def test_no_description_breaks_a_rule() -> None:
@@ -53,6 +65,20 @@ def test_examples_are_values_of_their_type() -> None:
             value = value_from_ast(parse_value(example), member.type)
             assert value is not Undefined, (coordinate, example)
     assert example_count >= 350
+
+
+def test_each_default_value_is_told() -> None:
+    """Hovering over a field in an editor shows its description, but not its default value."""
+    described, missing = 0, list[str]()
+    for coordinate, _, member in iter_inputs(SDL):
+        value = member.ast_node.default_value if member.ast_node else None
+        if value is None or isinstance(value, (ListValueNode, NullValueNode)):
+            continue
+        described += 1
+        if not DEFAULT.search(member.description or ""):
+            missing.append(coordinate)
+    assert missing == []
+    assert described >= 300
 
 
 def test_each_example_has_a_field() -> None:

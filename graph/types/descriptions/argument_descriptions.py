@@ -20,12 +20,15 @@ ROOT_TYPE_DESCRIPTIONS = {
     "Query": "Operations that read data.",
     "Mutation": "Operations that change data. The fields of a request run one after another, each "
     "in its "
-    "own transaction. With `@atomic` all fields run in one transaction. The description of a "
-    "field lists its own error codes. Each field can also return VALIDATION, NOT_FOUND, "
-    "FORBIDDEN and FORBIDDEN_OPERATION. DAMAGED: stored bytes that the field needs are lost or "
-    "damaged. ABORTED: another field of the `@atomic` request failed. UNAVAILABLE: concurrent "
-    "requests changed the same objects; retry. CONFLICT: the `idempotencyKey` was used with "
-    "another input, or its first request is in progress.",
+    "own transaction. With `@atomic` all fields run in one transaction. Expected errors are in "
+    "the field `errors` of each payload. The description of a field lists its own error codes. "
+    "Every field can also return the following codes. VALIDATION: a value of the input is not "
+    "allowed. NOT_FOUND: an object does not exist, or the caller can't see it. FORBIDDEN: the "
+    "credential lacks a role, scope or permission. FORBIDDEN_OPERATION: no credential allows "
+    "the operation. DAMAGED: stored bytes that the field needs are lost or damaged. ABORTED: "
+    "another field of the `@atomic` request failed. UNAVAILABLE: concurrent requests changed "
+    "the same objects; retry. CONFLICT: the `idempotencyKey` was used with another input, or "
+    "its first request is in progress.",
     "Subscription": "Operations that stream events.",
 }
 ARGUMENT_DESCRIPTIONS = {

@@ -107,7 +107,11 @@ class TextLogFormatter(logging.Formatter):
             for name, value in extra_fields_of_log_record(record).items()
         ]
         line = " ".join(parts)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        # the text of an error can have control characters, but must not forge lines of the log
+        traceback_lines = self.formatException(record.exc_info).splitlines()
+        return "\n".join([line, *(f"    {_escape_unprintable(text)}" for text in traceback_lines)])
 
 
 def _escape_unprintable(text: str) -> str:

@@ -153,7 +153,10 @@ def test_advised_records_pass_their_own_check() -> None:
         ([f"3 1 1 {'ab' * 28} {'ab' * 4}"], "OK"),
         ([f"3 1 1 {'cd' * 32}", f"3 1 1 {'ab' * 32}"], "OK"),  # during a key change
         ([f"3 1 1 {'cd' * 32}"], "MISMATCH"),
-        ([f"3 0 1 {'ab' * 32}"], "MISMATCH"),
+        ([f"3 0 1 {'ab' * 32}"], "UNKNOWN"),
+        ([f"3 1 2 {'ab' * 64}", f"3 1 1 {'cd' * 32}"], "UNKNOWN"),
+        ([f"3 0 1 {'cd' * 32}", f"3 1 1 {'ab' * 32}"], "OK"),
+        ([f"3 1 3 {'ab' * 32}"], "MISMATCH"),
         ([f"2 1 1 {'ab' * 32}"], "UNKNOWN"),
         (["", "x"], "MISMATCH"),
         ([], "MISSING"),

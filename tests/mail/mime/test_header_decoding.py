@@ -109,6 +109,24 @@ def test_tokens_are_not_joined_across_a_comment() -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "text/plain (a; charset=x); charset=utf-8",
+        "text/plain (a (b; charset=x) c); charset=utf-8",
+        r"text/plain (a\); charset=x); charset=utf-8",
+        "text/plain (a); charset=utf-8 (b; c)",
+    ],
+)
+def test_comments_have_no_parameters(value: str) -> None:
+    main_value, parameters = parse_value_and_parameters(value)
+    assert (main_value, parameters["charset"]) == ("text/plain", "utf-8")
+
+
+def test_comment_without_end_extends_to_the_end() -> None:
+    assert parse_value_and_parameters("text/plain (a; charset=x") == ("text/plain", {})
+
+
+@pytest.mark.parametrize(
     "subject",
     ["Re: x", "AW: WG: x", "RE[2]: [list] Re: x", "x (fwd) (fwd)", "回复\uff1ax", "Fwd: SV: VS: X"],
 )

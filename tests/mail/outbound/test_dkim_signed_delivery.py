@@ -292,7 +292,7 @@ async def test_undecryptable_signing_key_does_not_block_delivery(
     async with run_smtp_server(FakeSmtpServer()) as server:
         raw = await send_and_receive(ada, server)
     assert b"DKIM-Signature" not in raw
-    assert "A DKIM key can't be decrypted" in caplog.text
+    assert "A DKIM key can't be used" in caplog.text
     assert "PRIVATE" not in caplog.text
 
 

@@ -61,6 +61,8 @@ MOVED_USER_STEPS = ("resolvers.users.user_locks._require_users_in_locked_domains
 # Functions that can't refuse a mutation: its input has no field for them, or the case can't occur.
 UNUSED_FUNCTIONS = {
     "draftSend": FIELDS_OF_NEW_MESSAGES,
+    # Imported filters have no custom data, which the quota limits.
+    "filterImport": ("resolvers.filters.mutations.require_quota_for_new_filters",),
     "identityProviderDelete": MOVED_USER_STEPS,
     "messageCopy": (*FLAG_STEPS, *SNOOZE_STEPS),
     "messageDeduplicate": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
@@ -71,6 +73,8 @@ UNUSED_FUNCTIONS = {
     "quarantineRelease": ("resolvers.sql_text.validated_distinct_tags",),
     "threadUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS, *FILTER_STEPS),
     "tlsPolicyDelete": RELAY_HOST_STEPS,
+    # Only the response of a security key needs the public URL of the server.
+    "totpVerify": ("resolvers.auth.second_factors.webauthn.require_relying_party",),
     "transportDelete": RELAY_HOST_STEPS,
 }
 

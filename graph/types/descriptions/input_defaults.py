@@ -1,4 +1,4 @@
-"""Sentences about defaults at the end of descriptions of Boolean arguments and input fields.
+"""Sentences about defaults at the end of descriptions of arguments and input fields.
 
 A description that names a default itself stays as it is.
 """
@@ -12,19 +12,28 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLSchema,
+    StringValueNode,
+    Undefined,
     get_named_type,
+    get_nullable_type,
+    is_leaf_type,
+    print_ast,
 )
+from graphql.utilities import ast_from_value
 from strawberry.types.base import StrawberryMaybe, StrawberryOptional
 
 from graph.execution.strawberry_definitions import strawberry_definition
 
-TELLS_DEFAULT = re.compile(r"\bDefault: ")
+TELLS_DEFAULT = re.compile(r"\bDefault: |\bby default\b")
 TELLS_NULL = re.compile(r"\b[Nn]ull\b")
 CONDITION_ON_BOTH = re.compile(r"^True (returns|selects|matches) .*\bfalse\b", re.DOTALL)
 
 
-def append_boolean_defaults(schema: GraphQLSchema) -> None:
-    """Append the default to the description of each Boolean argument and input field."""
+def append_input_defaults(schema: GraphQLSchema) -> None:
+    """Append the default to the description of each argument and input field with a single value.
+
+    A Boolean without a default value has a sentence, too, if its meaning is clear.
+    """
     for kind in schema.type_map.values():
         if kind.name.startswith("__"):
             continue
@@ -39,13 +48,29 @@ def append_boolean_defaults(schema: GraphQLSchema) -> None:
 
 def _append_default(member: GraphQLArgument | GraphQLInputField, type_name: str) -> None:
     text = member.description or ""
-    if get_named_type(member.type).name != "Boolean" or TELLS_DEFAULT.search(text):
+    if TELLS_DEFAULT.search(text):
         return
-    if sentence := _default_sentence(member, text, type_name):
+    if get_named_type(member.type).name == "Boolean":
+        sentence = _boolean_default_sentence(member, text, type_name)
+    else:
+        sentence = _default_sentence(member)
+    if sentence:
         member.description = f"{text} {sentence}".strip()
 
 
-def _default_sentence(
+def _default_sentence(member: GraphQLArgument | GraphQLInputField) -> str | None:
+    """Return a sentence such as "Default: NONE."; None without a default value, or for a list."""
+    nullable_type = get_nullable_type(member.type)
+    if member.default_value in (Undefined, None) or not is_leaf_type(nullable_type):
+        return None
+    value = ast_from_value(member.default_value, nullable_type)
+    if value is None:
+        return None
+    literal = f"`{value.value}`" if isinstance(value, StringValueNode) else print_ast(value)
+    return f"Default: {literal}."
+
+
+def _boolean_default_sentence(
     member: GraphQLArgument | GraphQLInputField, text: str, type_name: str
 ) -> str | None:
     """Return a sentence such as "Default: true."; None if the member has no default to name."""
