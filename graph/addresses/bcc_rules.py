@@ -199,11 +199,13 @@ class BccRuleMutation:
         return BccRulePayload(bcc_rule=rule)
 
     @mutation(
-        "Changes BCC rules, all or none. The caller becomes the author of each rule. A rule "
-        "copies mail of another account only if the role of its author can administer that "
-        "account. CONFLICT if another rule has the same `match` and `direction`. A rule that "
-        "copies an address to itself is the error VALIDATION. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Changes the given BCC rules, or none of them if one can't be changed. The caller becomes "
+        "the author of each rule. Mail of an administrator is copied only if the author is that "
+        "administrator, or has a role that can administer it. FORBIDDEN if the address of a rule "
+        "belongs to an account that the caller can't administer. CONFLICT if another rule has the "
+        "same `match` and `direction`. VALIDATION if a rule copies an address to itself. "
+        "LIMIT_REACHED for more than 1,000 given rules (by default), or if a domain would have "
+        "more than 1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

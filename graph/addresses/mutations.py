@@ -220,8 +220,8 @@ class AddressPatch:
         "Limit of forwarded messages, for a FORWARD address."
     )
     inherit_limits: strawberry.Maybe[bool] = attribute_field(
-        "True: the FORWARD address inherits the limit of the platform. Not allowed with `limits`. "
-        "False changes nothing."
+        "True removes the own limit of forwarded messages of a FORWARD address, so that the limit "
+        "of the platform applies. Not allowed with `limits`. False changes nothing."
     )
     expires_at: strawberry.Maybe[datetime | None] = attribute_field(
         "Time in the future when the address expires and refuses mail. The server deletes the "
@@ -318,14 +318,14 @@ class AddressesPayload(MutationPayload):
 @strawberry.type
 class AddressMutation:
     @mutation(
-        "Creates an address, such as an alias of a user or a forwarding address: of any kind "
-        "except RESOURCE, which `resourceCreate` creates. A DOMAIN_ADMIN can create addresses in "
-        "the administered domains. If an ADMIN names an unknown domain and "
-        "MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
-        "DOMAIN_CREATED. Refused with CONFLICT if the address is taken; case and dots of the "
-        "local part are ignored. LIMIT_REACHED if the domain has no room for another address. "
-        "QUOTA_EXCEEDED if the metadata of the address does not fit in the storage quota of its "
-        "user.",
+        "Creates an address, such as an alias of a user or a forwarding address. An address of the "
+        "kind RESOURCE is created by `resourceCreate` instead. If an ADMIN names an unknown domain "
+        "and MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
+        "DOMAIN_CREATED. An address of all domains requires the role ADMIN. CONFLICT if the "
+        "address is taken. The comparison ignores case and dots of the local part. CONFLICT also "
+        "if another request moves the user to another domain at the same time: retry. "
+        "LIMIT_REACHED if the domain has its largest number of addresses. QUOTA_EXCEEDED if the "
+        "metadata of the address do not fit into the storage quota of its user.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

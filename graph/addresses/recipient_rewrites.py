@@ -196,9 +196,11 @@ class RecipientRewriteMutation:
         return RecipientRewritePayload(recipient_rewrite=rewrite)
 
     @mutation(
-        "Changes recipient rewrites, which replace recipients of incoming mail by other "
-        "addresses: all or none. CONFLICT if a recipient would have two rewrites. Rewrites can't "
-        "form a loop. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes the given recipient rewrites, or none of them if one can't be changed. A rewrite "
+        "replaces the recipient of incoming mail by one other address. CONFLICT if a recipient "
+        "would have two rewrites. VALIDATION if rewrites would form a loop. FORBIDDEN if `from` is "
+        "an address of an account with the role ROOT and the caller is an ADMIN. LIMIT_REACHED for "
+        "more than 1,000 given rewrites (by default).",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_update(

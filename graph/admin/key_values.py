@@ -267,8 +267,11 @@ class KeyValueQuery:
         )
 
     @query(
-        "Returns the entries of one level of a key-value store, or with `recursive` also of the "
-        "levels below it. Expired entries are left out.",
+        "Returns entries of a key-value store. `filter` selects the store, its user or the shared "
+        "entries, and the level of the keys. Slashes in a key separate levels. Only one level is "
+        "returned, by default the first. If `filter.recursive` is true, the levels below it are "
+        "returned too. Expired entries are left out. Every signed-in user can read the shared "
+        "entries.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

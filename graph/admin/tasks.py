@@ -190,9 +190,9 @@ class TaskQuery:
         return Task.from_row_or_none(row)
 
     @query(
-        "Returns the tasks of the signed-in user's account, and those that the caller started "
-        "for other accounts or for no account. Tasks are deleted 7 days after their end. An "
-        "ADMIN sees all tasks except legal hold tasks that others started, a ROOT sees all.",
+        "Returns the tasks of the signed-in user's account, and the tasks that the caller started "
+        "for other accounts or for the platform. An ADMIN gets all tasks except legal hold tasks "
+        "that others started. A ROOT gets all tasks. Tasks are deleted 7 days after their end.",
         scope=Scope.MAIL_READ,
     )
     async def tasks(

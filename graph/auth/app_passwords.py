@@ -68,7 +68,8 @@ class AppPassword(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that the application password belongs to.",
+        description="User that the application password belongs to. Null if the caller can't see "
+        "the user.",
     )
     description: str = attribute_field(
         "Purpose of the application password, such as the name of the mail program."

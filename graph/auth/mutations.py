@@ -122,13 +122,14 @@ class AuthMutation:
         return PasswordVerifyPayload.from_sign_in(sign_in)
 
     @mutation(
-        "Revokes access tokens of the signed-in user: the given tokens (all or none), all tokens, "
-        "or that of this request. The refresh tokens of the same OAuth authorizations end too; "
-        "with `all`, every refresh token. Given tokens and `all` require the scope FULL. Without "
-        "a credential, the mutation succeeds and revokes nothing. The same is true without given "
-        "tokens and `all` if no access token authenticates the request. An access token that "
-        "lacks its second factor can only revoke itself; given tokens and `all` then revoke "
-        "nothing. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Revokes access tokens of the signed-in user. `accessTokens` revokes the given tokens, or "
+        "none of them if one does not exist. `all` revokes every token. Without these two fields, "
+        "the token of the request is revoked. `accessTokens` and `all` require the scope FULL. "
+        "Refresh tokens of the same OAuth authorizations end too; with `all`, every refresh token "
+        "ends. The mutation succeeds and revokes nothing if the request has no credential. It also "
+        "revokes nothing if neither field is given and the credential is no access token. A token "
+        "that lacks its second factor can only revoke itself: `accessTokens` and `all` then have "
+        "no effect. LIMIT_REACHED for more than 1,000 tokens (by default).",
         role=Role.PUBLIC,
         access=OWN,
     )

@@ -81,9 +81,9 @@ class AuthQuery:
         )
 
     @query(
-        "Returns the API keys of the signed-in user. If an API key authenticates the request, the "
-        "list has this key too. An API key without a user can use this query as well: with the "
-        "role ADMIN it gets all keys, else only itself. An ADMIN gets the API keys of all users.",
+        "Returns API keys without their secrets. An ADMIN gets all API keys. Other callers get the "
+        "API keys of the signed-in user. If an API key authenticates the request, the list also "
+        "has this key. An API key without a user and below the role ADMIN gets only itself.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

@@ -192,9 +192,11 @@ class TwoFactorMutation:
         return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
-        "Turns TOTP off. Other second factors stay on. The signed-in user must prove a factor. An "
-        "administrator proves a factor of the other user, or gives `options.reason` instead. "
-        "Recovery codes are deleted unless a WebAuthn key is on. CONFLICT if TOTP is off. "
+        "Turns TOTP off. Other second factors stay on. For the own account, `proof` of an own "
+        "second factor is required. For another user, `options.reason` or `proof` of a second "
+        "factor of that user is required, else VALIDATION. AUTHENTICATION_FAILED if the proof is "
+        "wrong, or is missing for the own account. RATE_LIMITED after too many wrong proofs. "
+        "Recovery codes are deleted unless the user has a WebAuthn key. CONFLICT if TOTP is off. "
         "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
         "URL.",
         scope=Scope.FULL,
@@ -309,17 +311,17 @@ class TwoFactorMutation:
         return WebauthnChallengePayload(challenge=challenge)
 
     @mutation(
-        "Registers a security key or passkey as second factor (2FA, MFA), by the response to a "
-        "challenge of `webauthnChallenge`. A user who registers a key for the own account and "
-        "already has a second factor must give `proof` of it. AUTHENTICATION_FAILED if this proof "
-        "is missing or wrong, and RATE_LIMITED after too many wrong proofs. FORBIDDEN if the own "
-        "account has only the factor EXTERNAL and no proof is given. AUTHENTICATION_FAILED also "
+        "Registers a security key or passkey as second factor (2FA, MFA). The input has the "
+        "response of the key to a challenge of `webauthnChallenge`. If the own account already has "
+        "a second factor, `proof` of it is required. AUTHENTICATION_FAILED if this proof is "
+        "missing or wrong. RATE_LIMITED after too many wrong proofs. If the only factor of the own "
+        "account is EXTERNAL, a request without `proof` is FORBIDDEN. AUTHENTICATION_FAILED also "
         "for a wrong response, which uses up the challenge. CONFLICT if the key is registered "
-        "already. LIMIT_REACHED if the user already has 20 keys. The first key ends the access "
-        "tokens of the user with their open connections, except the token of the request. API keys "
-        "and application passwords stay valid. If neither TOTP nor a key was on, ten recovery "
-        "codes are returned once. UNAVAILABLE if the server has no public URL "
-        "(MERGANSER_PUBLIC_URL).",
+        "already. LIMIT_REACHED if the user already has 20 keys. The first key ends all access "
+        "tokens of the user, except the token of the request. Open connections of the ended tokens "
+        "are closed. API keys and application passwords stay valid. If the user had neither TOTP "
+        "nor a key before, ten recovery codes are returned once. UNAVAILABLE if the server has no "
+        "public URL (MERGANSER_PUBLIC_URL).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,

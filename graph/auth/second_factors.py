@@ -130,7 +130,9 @@ class TotpEnableInput(_ProofToAddFactorInput):
 
 @strawberry.input(description="Input of totpImport.")
 class TotpImportInput(Options):
-    user: UserRef = attribute_field("User whose authenticator has the secret.")
+    user: UserRef = attribute_field(
+        "User for whom TOTP is turned on. The authenticator of the user already has the secret."
+    )
     secret: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
     proof: TwoFactorProofInput | None = attribute_field(_PROOF_TO_ADD_FACTOR_TEXT, default=UNSET)
 

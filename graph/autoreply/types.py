@@ -110,7 +110,9 @@ class Autoreply(NodeView):
         "Subject of the reply. Null: `Auto: Re:` and the original subject."
     )
     text: str | None = attribute_field("Plain text of the reply. Null: it is made from the HTML.")
-    html: str | None = attribute_field("HTML of the reply. Null: there is none.")
+    html: str | None = attribute_field(
+        "Body of the reply as HTML. Null: the reply has no HTML body."
+    )
     internal_subject: str | None = attribute_field(
         "Subject for senders of the same domain. Null: `subject`."
     )

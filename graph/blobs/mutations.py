@@ -25,9 +25,9 @@ NOT_ATOMIC = AtomicExclusion("A change of an object store")
 # a stored payload needs an open transaction, in which a copy would take long
 COPY_NOT_ATOMIC = AtomicExclusion("A copy of a blob", forbids_idempotency_key=True)
 ADMIN_PATH_DESCRIPTION = (
-    "`admin/` and 1 to 15 parts with `/` between them, at most 512 characters in all. A part has 1 "
-    "to 255 characters and does not begin with a dot. Its characters are A-Z, a-z, 0-9 and "
-    "`._@+=,-`. An existing object is replaced."
+    "`admin/` and then 1 to 15 parts with `/` between them, together at most 512 characters. A "
+    "part has 1 to 255 characters and does not begin with a dot. Its characters are A-Z, a-z, 0-9 "
+    "and `._@+=,-`. An existing object is replaced."
 )
 
 

@@ -275,10 +275,10 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of one mailbox and of the messages in it. If the mailbox belongs to "
-        "another user, events of messages require the right READ. Without it, only events of the "
-        "mailbox are returned. Ends when the mailbox is deleted or no longer shared with the "
-        "signed-in user.",
+        "Returns events of one mailbox and of the messages in it. In a mailbox of another user, "
+        "the caller needs the right LOOKUP, else the error is FORBIDDEN. Events of its messages "
+        "also require the right READ. The subscription completes when the mailbox is deleted, or "
+        "when it is no longer shared with the signed-in user.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=OWN_OR_SHARED,

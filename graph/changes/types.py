@@ -47,9 +47,9 @@ class Change:
         _user_from_row,
         description=(
             "User whose account changed. Null if the caller can't see the user, or the event "
-            "belongs to no account. In a ResyncChange: one of the users whose events are followed; "
-            "the client must read the state of all of them again. Always null in the subscriptions "
-            "`userChanges` and `domainChanges`, where `UserChange.node` is the changed object."
+            "belongs to no account. A ResyncChange names only one of the followed users: the "
+            "client must read the state of all of them again. Always null in `userChanges` and "
+            "`domainChanges`, where `UserChange.node` is the changed object."
         ),
     )
     origin: str | None = attribute_field(

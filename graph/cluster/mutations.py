@@ -91,10 +91,12 @@ async def _load_nodes(info: Info, node_ids: list[int]) -> list[ClusterNode]:
 @strawberry.type
 class ClusterMutation:
     @mutation(
-        "Adds a node. A server registers itself, so only load balancers, and servers that don't "
-        "run yet, must be added. A node that its server has registered gets the new values, and "
-        "is kept without a server from now on. If the node was already added, the error is "
-        "CONFLICT.",
+        "Adds a node, which is a server or a load balancer, to the cluster. A running server "
+        "registers its own node, so only load balancers and future servers must be added. If a "
+        "server has already registered the node, the node gets the new values. An added node stays "
+        "in the cluster when its server stops. Other nodes are deleted 7 days (by default) after "
+        "their server stopped. CONFLICT if the node was already added, or if a load balancer is "
+        "given for the node of a server. LIMIT_REACHED if the cluster has 1,000 nodes.",
         **WRITE_GUARD,
     )
     async def cluster_node_add(self, info: Info, input: ClusterNodeAddInput) -> ClusterNodePayload:
@@ -110,12 +112,13 @@ class ClusterMutation:
         return ClusterNodePayload(cluster_node=node)
 
     @mutation(
-        "Changes state, weight and tags of nodes, all or none. A server applies a new state "
-        "within a second. On a DRAINING or DOWN node, `/health/ready` returns 503, new sessions "
-        "are refused, and workers stop. On a DRAINING node, open sessions end one after another "
-        "during `drainTime`; on a DOWN node all end at once. Each session first finishes its "
-        "running message or operation. UP ends both states. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Changes state, weight and tags of the given nodes: of all or none. A server applies a new "
+        "state within a second. On a DRAINING or DOWN node, `/health/ready` returns 503, new "
+        "sessions are refused, and workers stop. On a DRAINING node, the server asks the open "
+        "sessions to end one after another during `drainTime`. On a DOWN node, it asks all "
+        "sessions to end immediately. A session ends when its running message or operation is "
+        "finished. A node with the state UP accepts sessions again, and its workers run. "
+        "LIMIT_REACHED for more than 1,000 nodes (by default).",
         **WRITE_GUARD,
     )
     async def cluster_node_update(

@@ -96,8 +96,8 @@ class ClusterQuery:
         )
 
     @query(
-        "Returns all nodes of the cluster, and for each node the input of `clusterNodeAdd` that "
-        "adds the same node to an empty database.",
+        "Returns all nodes of the cluster. The field `asInputs` has an input of `clusterNodeAdd` "
+        "for each node. With these inputs, the same nodes can be added to another, empty database.",
         **READ_GUARD,
     )
     async def cluster_config(self, info: Info) -> ClusterConfig:

@@ -192,7 +192,9 @@ class FetchRulesInput:
         default=True,
     )
     skip_cross_duplicates: bool = attribute_field(
-        "True fetches a message that is in several remote mailboxes only once.", default=False
+        "True stores a message that is in several remote mailboxes only once, from the mailbox "
+        "that is fetched first.",
+        default=False,
     )
     remove_duplicates: bool = attribute_field(
         "True skips messages that the local mailbox already contains.", default=True

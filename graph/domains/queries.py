@@ -77,8 +77,8 @@ class DomainQuery:
         )
 
     @query(
-        "Returns an alias domain by ID or name. Null if it does not exist or the caller does not "
-        "administer its domain.",
+        "Returns an alias domain by ID or name. Null if it does not exist, or if the caller does "
+        "not administer the domain that it is an alias of.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

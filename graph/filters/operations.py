@@ -190,8 +190,9 @@ class FilterMutation:
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
     @mutation(
-        "Deletes filters, all or none. Messages that they have already acted on are unchanged. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes the given filters, or none of them if one can't be deleted. Messages that the "
+        "filters have already acted on are unchanged. LIMIT_REACHED for more than 1,000 filters "
+        "(by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

@@ -112,10 +112,12 @@ class SieveScriptsPayload(MutationPayload):
 @strawberry.type
 class SieveMutation:
     @mutation(
-        "Stores a Sieve script (RFC 5228) for each selected user, all or none. It replaces a "
-        "script of the same name, which stays active if it was. A user has at most 25 scripts. "
-        "An included script that does not exist is a warning. CONFLICT if a user moves to "
-        "another domain at the same time: retry.",
+        "Stores a Sieve script (RFC 5228) under a name for each selected user, for all users or "
+        "none. If the user has a script with this name, its content is replaced. An active script "
+        "stays active. SIEVE_COMPILE if the script does not compile. LIMIT_REACHED if a user would "
+        "have more than 25 scripts, or for more than 1,000 users (by default). If the script "
+        "includes a script that does not exist, the payload has a warning. CONFLICT if another "
+        "request moves a user to another domain at the same time: retry.",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

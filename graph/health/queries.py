@@ -37,8 +37,11 @@ class HealthQuery:
         return Health.from_row(await loaders.probe_dependencies_and_read_health(info.context))
 
     @query(
-        "Returns the components of all processes and nodes: listeners, background workers, and "
-        "the services that each process depends on. Services are probed at each request.",
+        "Returns the components of all processes and nodes: listeners, background workers, and the "
+        "services that each process depends on. The state of a service is the result of its latest "
+        "probe. Processes repeat the probes while clients ask for components. A request waits at "
+        "most 250 milliseconds for new results. A service that has not answered its probe by then "
+        "is STARTING or FAILED.",
         **READ_GUARD,
         cost=SESSION_COST,
     )
@@ -76,8 +79,9 @@ class HealthQuery:
         )
 
     @query(
-        "Returns the size of the database and the other stores, and the free space of their "
-        "disks, on all nodes. Reads counters of the stores and of the file systems only.",
+        "Returns the size in bytes of the database and of the other stores, and the free space of "
+        "their disks, on all nodes. The values come from counters of the stores and file systems, "
+        "so no stored data is scanned.",
         **READ_GUARD,
         cost=SESSION_COST,
     )

@@ -131,9 +131,11 @@ class IdentityProviderTestPayload(MutationPayload):
 @strawberry.type
 class IdentityProviderMutation:
     @mutation(
-        "Sets or replaces the OpenID Connect provider of a domain. Its users can then sign in at "
-        "the provider, through the OAuth sign-in page of this server. The first such sign-in "
-        "links an account by its address.",
+        "Sets or replaces the OpenID Connect provider of a domain. Accounts of the domain with the "
+        "role USER or DOMAIN_ADMIN can then sign in at the provider. They do so on the OAuth "
+        "sign-in page of this server. At the first such sign-in, the verified address that the "
+        "provider sends selects the account of this server. The account stays linked to the "
+        "account of the provider.",
         **WRITE_GUARD,
     )
     async def identity_provider_set(

@@ -61,9 +61,11 @@ class MailboxAnnotationDeletePayload(MutationPayload):
 @strawberry.type
 class MailboxAnnotationsMutation:
     @mutation(
-        "Sets one annotation (RFC 5464) in one mailbox of each selected user, and replaces an "
-        "existing text: for all users or none. Mailboxes that other users share can't be named. "
-        "A new annotation of a mailbox with 100 annotations is refused with LIMIT_REACHED.",
+        "Sets one annotation (RFC 5464) in one mailbox of each selected user, for all users or "
+        "none. An existing annotation with this name gets the new text. The mailbox must belong to "
+        "the selected user: NOT_FOUND for a mailbox that another user shares. LIMIT_REACHED for a "
+        "new annotation of a mailbox that has 100, or for more than 1,000 users (by default). "
+        "QUOTA_EXCEEDED if the annotation does not fit into the storage quota of its user.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

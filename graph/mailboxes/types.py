@@ -136,8 +136,9 @@ class Mailbox(NodeView):
         "owner."
     )
     retention: Duration | None = attribute_field(
-        "Time after which messages that are added to the mailbox from now on are deleted: its own "
-        "retention, or else that of the account. Null: they are kept for ever."
+        "Retention of messages that are added to the mailbox from now on: the time from the "
+        "addition to the deletion of a message. A mailbox without an own retention has that of the "
+        "account. Null: messages are kept for ever."
     )
     retention_inherited: bool = attribute_field(
         "True if the mailbox has no retention of its own: `retention` is that of the account."

@@ -54,8 +54,8 @@ class MessageStorage:
         "message nor of its body."
     )
     ref_count: int = attribute_field(
-        "Number of messages that share the stored layout, also deleted ones that can be restored. "
-        "Blobs are shared within one domain."
+        "Number of messages that share the stored layout, with deleted messages that can be "
+        "restored. A layout is shared only within one domain."
     )
 
 

@@ -85,8 +85,9 @@ class MessageMovePayload(MutationPayload):
         "Task that moves the messages. Null if they were moved at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`. Null if the move can't be undone, as to another account, "
-        "or if a task does it.",
+        "Token for the mutation `undo`. Null if a task moves the messages, and with "
+        "`validateOnly`. Also null for a move to another account, and for a shared mailbox of "
+        "another user.",
         default=None,
     )
 
@@ -235,20 +236,20 @@ class MessageBulkMutation:
 
     @mutation(
         "Moves messages to another mailbox. They get new UIDs and the retention of that mailbox, "
-        "and the changes in `set` are applied to them. A snooze of a moved message ends. If the "
-        "copy of a held or scheduled message is in Trash at the send time, the message is not "
-        "sent. In a mailbox that another user shares, and that the messages leave, the caller "
-        "needs the rights READ and DELETE. In a target mailbox that another user shares, the "
-        "caller needs INSERT, and the rights for the changes in `set`. Messages that move to a "
-        "mailbox of another account get new IDs. If such messages leave a mailbox that another "
-        "user shares, the caller also needs the right EXPUNGE. CONFLICT if the two accounts are in "
-        "different domains. QUOTA_EXCEEDED if they do not fit into the storage of the other "
-        "account. If training of the spam filter is configured, a move to or from Junk trains it. "
-        "More than 1,000 messages (by default) are moved by a task in the background. "
-        "LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than 2,000 "
-        "messages, RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE if "
-        "`select` searches for words while more than 5,000 messages are not indexed yet: retry "
-        "later.",
+        "and the changes in `set` are applied to them. A snooze of a moved message ends. A held or "
+        "scheduled message is not sent if its stored copy is in Trash at the send time. To move "
+        "messages out of a mailbox that another user shares, the caller needs the rights READ and "
+        "DELETE. The caller also needs the right EXPUNGE if the messages move to a mailbox of "
+        "another account. To move messages into a mailbox that another user shares, the caller "
+        "needs INSERT, and the rights for the changes in `set`. Messages get new IDs if they move "
+        "to a mailbox of another account. CONFLICT if the two accounts are in different domains. "
+        "QUOTA_EXCEEDED if the messages, or new metadata in `set`, do not fit into the storage of "
+        "the account. If training of the spam filter is configured, a move to or from Junk trains "
+        "it. More than 1,000 messages (by default) are moved by a task in the background. "
+        "LIMIT_REACHED if the conditions `text`, `body` or `header` of `select` must read more "
+        "than 2,000 messages. RATE_LIMITED if this reading exceeds the caller's rate limit. "
+        "UNAVAILABLE if `select` searches the text index while more than 5,000 messages are not "
+        "indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

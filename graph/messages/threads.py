@@ -196,8 +196,9 @@ class ThreadMutation:
 @strawberry.type
 class ThreadQuery:
     @query(
-        "Returns one thread of the signed-in user, or the visible messages of a thread in "
-        "mailboxes that other users share. Null if it does not exist or the caller can't see it.",
+        "Returns one thread by ID. Of the thread of a user who only shares mailboxes with the "
+        "caller, only the messages in these mailboxes are visible. Null if the thread does not "
+        "exist or the caller can't see it.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -103,7 +103,9 @@ filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 )
 class Message(MessageContentFields, MailSummary):
     email_id: str = attribute_field(
-        "EMAILID of the message (RFC 8474): 32 hexadecimal digits. It never changes."
+        "ID of the message: 32 hexadecimal digits, in the form of an EMAILID (RFC 8474). It never "
+        "changes. A copy of the message has another ID. Unlike RFC 8474, a draft keeps its ID when "
+        "its content changes."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -199,8 +201,9 @@ class Message(MessageContentFields, MailSummary):
         "not the owner, null with the error FORBIDDEN."
     )
     mime_structure: MimePart | None = attribute_field(
-        "MIME tree of the message. For an administrator with a role below ROOT who is not the "
-        "owner, null with the error FORBIDDEN."
+        "MIME tree of the message. An administrator with a role below ROOT can't read it in a "
+        "mailbox of another user, unless the mailbox is shared with READ. The value is then null, "
+        "with the error FORBIDDEN."
     )
     content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
     encrypted: bool = attribute_field("True if the content is encrypted with OpenPGP or S/MIME.")

@@ -243,10 +243,10 @@ class PushMutation:
         return await _load_payload(info, keys)
 
     @mutation(
-        "Queues a sample notification for push channels, also for inactive ones, all or none. "
-        "When a worker has sent it, `lastPushAt` or `lastError` shows the result. Nothing is "
-        "sent while the user is suspended or inactive. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Queues a sample notification for each given push channel, for all or none. Inactive "
+        "channels get it too. When a worker has sent it, `lastPushAt` or `lastError` shows the "
+        "result. If the user of the channel is suspended or inactive, the notification waits until "
+        "that ends. LIMIT_REACHED for more than 1,000 channels (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
     )

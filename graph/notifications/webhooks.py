@@ -343,7 +343,8 @@ class WebhookFilter(ConditionsInput):
 @strawberry.type
 class WebhookQuery:
     @query(
-        "Returns the webhooks that the caller administers.",
+        "Returns the webhooks of the domains and users that the caller administers. An ADMIN also "
+        "gets webhooks for all domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN_OR_DOMAINS,

@@ -54,8 +54,9 @@ RATE_LIMIT_GUARD: dict[str, Any] = {
     "admin_permission": AdminPermission.RATE_LIMITS,
 }
 MESSAGES_DESCRIPTION = (
-    "Messages that can be sent in the time window, 1 to 1,000,000,000. Null: unlimited, even if "
-    "the settings have a limit."
+    "Messages that can be sent in the time window, 1 to 1,000,000,000. Null: the user or domain "
+    "has no limit of its own, and the default of the settings does not apply. The limit of the "
+    "platform still applies, and for a user also the limit of the domain."
 )
 
 
@@ -346,11 +347,12 @@ class RateLimitQuery:
 @strawberry.type
 class RateLimitMutation:
     @mutation(
-        "Sets or removes the rate limits of users and domains for sending, all or none. Without "
-        "them the limits of the settings apply, which they can exceed. The limit of the platform "
-        "applies in any case. LIMIT_REACHED for more than 1,000 users (by default). Messages of "
-        "the current window still count, unless `per` changes. CONFLICT if a user moves to "
-        "another domain at the same time: retry.",
+        "Sets or removes the rate limits for sending of users and domains: for all of them or for "
+        "none. A user or domain without an own limit has the limit of the settings. An own limit "
+        "can be higher than that of the settings. The limit of the platform applies in any case. "
+        "If `per` is unchanged, messages that were already counted still count. If `per` changes, "
+        "the count begins again. LIMIT_REACHED for more than 1,000 users (by default). CONFLICT if "
+        "another request moves a user to another domain at the same time: retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,

@@ -49,9 +49,10 @@ class ResourceFilter(ConditionsInput):
 @strawberry.type
 class ResourceQuery:
     @query(
-        "Returns a resource by ID or address. Null if there is none or the caller can't see it. "
-        "Users see the resources in the domains of their account and addresses. A DOMAIN_ADMIN "
-        "also sees those of administered domains, an ADMIN all.",
+        "Returns a resource (a room, thing or group that can be booked) by ID or address. Users "
+        "see the resources of the domain of their account, and of the domains of their addresses. "
+        "A DOMAIN_ADMIN also sees those of administered domains. An ADMIN sees all. Null if the "
+        "resource does not exist or the caller can't see it.",
         scope=Scope.READ,
         cost=3,
     )

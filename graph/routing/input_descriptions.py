@@ -1,6 +1,10 @@
 """Descriptions of input fields of relay hosts, transports and TLS policies."""
 
-HOST_DESCRIPTION = "Host name or IP address of the relay host, or host:port."
+HOST_DESCRIPTION = (
+    "Host name or IP address of the relay host, optionally with a port, as in "
+    "`relay.example.com:587`. With a port, an IPv6 address is in brackets, as in "
+    "`[2001:db8::1]:587`."
+)
 TLS_DESCRIPTION = (
     "True requires TLS with a verified certificate. False: TLS is opportunistic and the "
     "certificate is not verified; but with a username, or on port 465, TLS with a verified "

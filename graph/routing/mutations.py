@@ -300,10 +300,10 @@ class RoutingMutation:
         return RelayHostsPayload(relay_hosts=records)
 
     @mutation(
-        "Deletes relay hosts, all or none. The domains that used one then have no relay host, "
-        "and their mail is sent by the default route. UNAVAILABLE if a domain begins to use a "
-        "relay host at the same time: retry. LIMIT_REACHED for more than 1,000 references (by "
-        "default).",
+        "Deletes the given relay hosts, or none of them if one can't be deleted. Domains that used "
+        "a deleted relay host then have none, and their mail is sent by the default route. "
+        "UNAVAILABLE if a domain begins to use a relay host at the same time: retry. LIMIT_REACHED "
+        "for more than 1,000 relay hosts (by default).",
         **WRITE_GUARD,
     )
     async def relay_host_delete(self, info: Info, input: RelayHostDeleteInput) -> DeletePayload:

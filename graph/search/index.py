@@ -76,7 +76,10 @@ class SearchToken:
         "Word in lower case and without accents. In scripts without spaces between words, a word "
         "is a pair of characters."
     )
-    position: int = attribute_field("Position of the word in the text, counted from 1.")
+    position: int = attribute_field(
+        "Number of the word in the text: 1 for the first word. In scripts without spaces, each "
+        "pair of characters counts as a word."
+    )
 
 
 @strawberry.type(description="Query that the text index gets for a filter.")
@@ -266,8 +269,8 @@ class SearchIndexQuery:
         return SearchIndexStatus(enabled=True, engine=engine)
 
     @query(
-        "Returns diagnostics of the text index. Their fields show how the index splits a text into "
-        "words, and which messages it finds for a filter.",
+        "Returns an object whose fields examine the text index. They show how the index splits a "
+        "text into words, which query it gets for a filter, and which messages it finds.",
         **READ_GUARD,
         access=MANAGED,
     )

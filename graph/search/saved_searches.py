@@ -192,12 +192,12 @@ class SavedSearchesPayload(MutationPayload):
 @strawberry.type
 class SavedSearchMutation:
     @mutation(
-        "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. A "
-        "user has at most 100 saved searches. CONFLICT if another saved search has the name. "
-        "LIMIT_REACHED if the filter searches `text`, `body` or `header` of more than 2,000 "
-        "messages. RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE if the "
-        "filter searches for words while more than 5,000 messages are not indexed yet: retry "
-        "later.",
+        "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. "
+        "VALIDATION if the filter has a condition `text`, `body` or `header`; `query` searches "
+        "words in messages. CONFLICT if another saved search of the user has the name. "
+        "LIMIT_REACHED if the user has 100 saved searches, or if the filter has more than 16,384 "
+        "characters as JSON. UNAVAILABLE if the filter searches for words while more than 5,000 "
+        "messages of the user are not indexed yet: retry later.",
         scope=Scope.MAIL,
     )
     async def saved_search_create(
@@ -216,11 +216,11 @@ class SavedSearchMutation:
         "Changes saved searches of the signed-in user, all or none. A new filter can be given for "
         "several saved searches, a new name only for one. Both can be given together. `filter` and "
         "`query` replace the stored filter; if both are given, a message must match both. No "
-        "message is changed. CONFLICT if another saved search of the user has the name. "
-        "RATE_LIMITED if the filter searches `text`, `body` or `header`, and this search exceeds "
-        "the caller's rate limit. UNAVAILABLE if the filter searches for words while more than "
-        "5,000 messages of the user are not indexed yet: retry later. LIMIT_REACHED for more than "
-        "1,000 references (by default), or for a filter of more than 16,384 characters as JSON.",
+        "message is changed. CONFLICT if another saved search of the user has the name. VALIDATION "
+        "if a filter has a condition `text`, `body` or `header`. UNAVAILABLE if the filter "
+        "searches for words while more than 5,000 messages of the user are not indexed yet: retry "
+        "later. LIMIT_REACHED for more than 1,000 references (by default), or for a filter of more "
+        "than 16,384 characters as JSON.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(

@@ -28,8 +28,9 @@ DEFAULT_DRAIN_TIMEOUT = timedelta(seconds=30)
 @strawberry.input(description="Input of sessionTerminate.")
 class SessionTerminateInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose sessions end. Users that the caller can't change are left out of patterns, "
-        "domains, tags and `all`. Default: the signed-in user, unless `sessions` is given.",
+        "Users whose sessions end. Not allowed with `sessions`. A named user whom the caller can't "
+        "change is an error. Patterns, domains, tags and `all` select only users whom the caller "
+        "can change. Default: the signed-in user, unless `sessions` is given.",
         default=strawberry.UNSET,
     )
     sessions: list[SessionRef] | None = attribute_field(
@@ -126,9 +127,9 @@ class SessionMutation:
         "Ends sessions of the signed-in user, or of users that the caller manages, on all nodes. "
         "Sessions are WebSockets, event streams, and connections by SMTP, submission and LMTP. "
         "Access tokens stay valid, so that clients can connect again, unless `revokeTokens` is "
-        "true. An ADMIN can also end sessions without a user, by `sessions`. The error NO_SESSION "
-        "is returned if no node has such a session and no token was revoked. LIMIT_REACHED for "
-        "more than 1,000 references (by default).",
+        "true. An ADMIN can also end sessions without a user, if the field `sessions` names them. "
+        "NO_SESSION if all nodes answer, none has such a session, and no token was revoked. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=MANAGED,
         atomic_exclusion=AtomicExclusion("The end of sessions", forbids_idempotency_key=True),

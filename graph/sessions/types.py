@@ -177,11 +177,11 @@ def _ordering(name: str, conditions: SessionConditions) -> str:
 @strawberry.type
 class SessionQuery:
     @query(
-        "Returns open connections (SMTP, submission, LMTP, WebSocket, event stream) to all "
-        "processes of all nodes. They are those of the signed-in user, and for an administrator "
-        "also those of other users. An ADMIN also gets connections without a user. If a process "
-        "does not answer within one second, its connections are missing, and `unresponsiveNodes` "
-        "has its node. (Same for `sessionSummaries`.)",
+        "Returns the connections that are open on all nodes: SMTP, submission, LMTP, WebSocket and "
+        "event stream. The signed-in user gets the own connections. Administrators also get those "
+        "of other users, and an ADMIN those without a user. If a process does not answer within "
+        "one second, its connections are missing. The field `unresponsiveNodes` of the page names "
+        "the node of that process.",
         scope=Scope.READ,
         access=OVERSEEN,
         cost=SESSION_COST,

@@ -94,11 +94,14 @@ class DraftPatch:
         "`original`."
     )
     bcc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
-        "Addresses of the header field Bcc. An incomplete address is an error. The addresses of "
-        "`Identity.bcc` are added if the draft has recipients."
+        "Addresses of the header field Bcc. An incomplete address is an error. If To, Cc or Bcc "
+        "has an address, each save also adds the addresses of `Identity.bcc`. Null removes the "
+        "addresses."
     )
     reply_to: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
-        "Addresses of the header field Reply-To. Default: that of the identity."
+        "Addresses of the header field Reply-To. An incomplete address is an error. An empty list: "
+        "the message has no Reply-To. Null, the default of a new draft: the Reply-To address of "
+        "the identity, if it has one."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
         "Subject of the draft, at most 2,048 bytes. Default for a new draft with an `original`: "
@@ -205,10 +208,9 @@ class DraftSaveInput(Options):
     )
     set: DraftPatch = attribute_field("Values of the draft. Only the given fields change.")
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that the draft is stored in. A mailbox that another user shares is only "
-        "allowed for a new draft, with the right INSERT. Default: the mailbox of the "
-        "draft, or that with the "
-        "special use DRAFTS for a new draft.",
+        "Mailbox that the draft is stored in. A mailbox that another user shares is only allowed "
+        "for a new draft, with the right INSERT. Default: the mailbox of the draft, or that with "
+        "the special use DRAFTS for a new draft.",
         default=UNSET,
     )
     original: MessageRelationInput | None = attribute_field(
@@ -250,11 +252,10 @@ class DraftSendInput(Options):
         default=UNSET,
     )
     send_at: datetime | None = attribute_field(
-        "Time when the message is sent, at most 3,653 days ahead. A time in the past "
-        "means now. A longer `undoWindow` delays the sending until its end. Until then "
-        "the copy is in the mailbox with the special use SCHEDULED; to delete it cancels "
-        "the submission. "
-        "Default: now.",
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. A "
+        "longer `undoWindow` delays the sending until its end. Until then the copy is in the "
+        "mailbox with the special use SCHEDULED; to delete it cancels the submission. Default: "
+        "now.",
         default=UNSET,
     )
     undo_window: Duration | None = attribute_field(

@@ -138,10 +138,10 @@ class IdentityPatch:
         default=UNSET,
     )
     sent_mailbox: MailboxRef | None = attribute_field(
-        "Mailbox of the user for the copies of sent messages, but not that with the "
-        "special use SNOOZED or SCHEDULED. Copies of complete messages (`raw`) and of "
-        "messages submitted by SMTP go to Sent. Null, the default of a new "
-        "identity: the mailbox with the special use SENT.",
+        "Mailbox of the user that gets the copies of messages sent with the identity. A mailbox "
+        "with the special use SNOOZED or SCHEDULED is refused. Copies of complete messages (`raw`) "
+        "and of messages submitted by SMTP go to the mailbox with the special use SENT. Null, the "
+        "default of a new identity: the mailbox with the special use SENT.",
         default=UNSET,
     )
 

@@ -40,7 +40,8 @@ class NetworkBan(NodeView):
         "Reason that the administrator gave for the ban. Null: none was given."
     )
     failure_count: int = attribute_field(
-        "Number of failures that led to the ban. It is 0 for a ban by an administrator."
+        "Number of failures in the network that led to the ban, such as failed sign-ins, within "
+        "the `retryWindow` of the policy. It is 0 for a ban by an administrator."
     )
     ban_count: int = attribute_field(
         "Number of successive bans of the network, including this one. The count starts at 1 again "

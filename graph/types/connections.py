@@ -112,7 +112,7 @@ class PageInfo(View):
 @strawberry.type(description="Item of a page with its cursor.")
 class Edge(View, Generic[Node]):
     cursor: str = attribute_field("Cursor of the item, for `after` and `before`.")
-    node: Node = attribute_field("Item of the list.")
+    node: Node = attribute_field("Object of the list that this edge contains.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "cursor": DerivedField((), lambda placed: str(placed.cursor_of_row(placed.row)))
@@ -134,7 +134,7 @@ class Connection(View, Generic[Node]):
 
     @field(
         "Number of items on all pages of the list, with its filter applied. Some long lists are "
-        "counted only up to a limit, which the description of the list names. The items are "
+        "counted only up to a limit. The description of such a list names its limit. The items are "
         "counted only if the field is selected."
     )
     async def total_count(self) -> int:

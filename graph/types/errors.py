@@ -187,11 +187,13 @@ class Warning:  # noqa: A001 - the name in the schema
 class MutationPayload:
     errors: list[MutationError] = attribute_field(
         "Errors that a client can expect. Empty if the mutation succeeded. Every mutation can "
-        "return VALIDATION, NOT_FOUND, FORBIDDEN, FORBIDDEN_OPERATION, DAMAGED and ABORTED. It "
-        "returns CONFLICT if its `idempotencyKey` was used with another input, or if the first "
-        "request with the key is in progress. The description of the mutation lists its other "
-        "codes. DAMAGED: stored bytes that the mutation needs are lost or damaged. ABORTED: the "
-        "mutation changed nothing, because another mutation of its `@atomic` request failed.",
+        "return the following codes. VALIDATION: a value of the input is not allowed. NOT_FOUND: "
+        "an object does not exist, or the caller can't see it. FORBIDDEN: the credential lacks a "
+        "role, scope or permission. FORBIDDEN_OPERATION: no credential allows the operation. "
+        "DAMAGED: stored bytes that the mutation needs are lost or damaged. ABORTED: the mutation "
+        "changed nothing, because another mutation of its `@atomic` request failed. CONFLICT: the "
+        "`idempotencyKey` was used with another input, or its first request is in progress. The "
+        "description of the mutation lists its other codes.",
         default_factory=list,
     )
     warnings: list[Warning] = attribute_field(
@@ -207,11 +209,12 @@ class MutationPayload:
         default=False,
     )
     journal_cursor: Cursor | None = attribute_field(
-        "Position in the event journal after the events of this mutation. With it as `after`, "
-        "`changes` returns only later events. A client with a running stream keeps the cursor of "
-        "the stream, since events of other requests can be before this position. Null if the "
-        "mutation caused no event. Also null if more than 100 users and domains are concerned: "
-        "those changed, and those who share mailboxes with the caller.",
+        "Position in the event journal after the events of this mutation. `changes` with this "
+        "position as `after` returns only later events. A client with a running stream must keep "
+        "the cursor of the stream, which can still send earlier events. Null if the mutation "
+        "caused no event, and with `validateOnly`. Also null if the position covers more than 100 "
+        "accounts and domains: those that changed, and the owners of mailboxes that are shared "
+        "with the caller.",
         default=None,
     )
 
@@ -277,9 +280,9 @@ class Options:
     """Base of the inputs of all mutations."""
 
     options: MutationOptions | None = attribute_field(
-        "Options of the mutation: dry run, idempotency key, reason, session and client address. If "
-        "the mutation refuses an idempotency key, its description says so. Default: no option is "
-        "set.",
+        "Options of the mutation: dry run, idempotency key, and values for logs and events "
+        "(reason, session, IP address of the client). If the mutation refuses an idempotency key, "
+        "its description says so. Default: no option is set.",
         default=strawberry.UNSET,
     )
 

@@ -86,8 +86,8 @@ DOMAINS = ObjectAccess(Reach.DOMAINS)
 
 _OWN_TEXTS = {
     Reach.OWN: "Nobody can use this {noun} for other users.",
-    Reach.OWN_OR_SHARED: "Nobody can use this {noun} for other users, except for mailboxes that "
-    "they share with the caller.",
+    Reach.OWN_OR_SHARED: "The caller can use this {noun} only for own mailboxes, and for "
+    "mailboxes that other users share with the caller.",
     Reach.OWN_OR_ROOT: "Only a ROOT can use this {noun} for other users.",
     Reach.OWN_OR_ADMINISTRATOR: "Only an ADMIN can use this {noun} for other users, but not for a "
     "user with the role ROOT.",

@@ -192,7 +192,8 @@ class NewUserInput(RestrictionsInput):
         default=UNSET,
     )
     limits: strawberry.Maybe[UserLimitsInput] = attribute_field(
-        "Sending and receiving limits of the account. Default: inherited from the platform."
+        "Sending and receiving limits of the account. Default: inherited from the platform, also "
+        "for each limit that is omitted. Null is refused."
     )
     allowed_senders: list[str] | None = attribute_field(
         f"{SENDERS_DESCRIPTION} A DOMAIN_ADMIN needs the permission ALLOWED_SENDERS.", default=UNSET

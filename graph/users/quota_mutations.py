@@ -38,7 +38,9 @@ class QuotaRecalculatePayload(MutationPayload):
         "Counted accounts. Empty if a task counts them.", default_factory=list
     )
     task: Task | None = attribute_field(
-        "Task that counts the accounts. Null: the results are complete.", default=None
+        "Task that recalculates the used storage of the accounts. Null: the accounts in "
+        "`quotaResults` are complete, or the mutation failed.",
+        default=None,
     )
 
 

@@ -209,8 +209,8 @@ class User(UserCredentialFields):
         "id",
         stream_reader.load_last_stream_positions_by_user,
         Cursor,
-        description="Latest position in the event journal of the account, for `after` of a "
-        "subscription.",
+        description="Latest position in the event journal of the account, for the argument `after` "
+        "of `changes`. The subscriptions `userChanges` and `domainChanges` refuse it.",
     )
 
     load_batch = staticmethod(user_loaders.load_visible_users_by_id)
@@ -218,7 +218,8 @@ class User(UserCredentialFields):
 
     @field(
         "Domains that the account administers as DOMAIN_ADMIN. A caller with the role ADMIN or "
-        "ROOT sees all of them. Other callers see only domains that they administer too.",
+        "ROOT sees every domain that the account administers. Other callers see only those of them "
+        "that they administer too.",
         "id",
     )
     async def administers(

@@ -164,8 +164,8 @@ class UserPatch(RestrictionsInput):
         "subaddress_action",
     )
     metadata: strawberry.Maybe[JSON | None] = user_patch_field(
-        "JSON object with data of your application, which the user can read. It replaces the "
-        "stored one. At most 64 KiB by default.",
+        "JSON object with data of your application. The user can read and change it. It replaces "
+        "the stored object. At most 64 KiB by default.",
         "public_metadata",
     )
     private_metadata: strawberry.Maybe[JSON | None] = user_patch_field(
@@ -372,15 +372,18 @@ def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
 @strawberry.type
 class UserUpdateMutation:
     @mutation(
-        "Changes the signed-in user's account or the selected ones, all or none. The fields of "
-        "`set` say in their descriptions if only an administrator can change them. A new or "
-        "removed password ends the access tokens of the account, except that of the request, and "
-        "the connections that were opened with them. API keys and application passwords stay "
-        "valid. CONFLICT if the username is taken, or if a user moves to another domain at the "
-        "same time. Also CONFLICT if an OpenPGP key is removed while the account or a mailbox "
-        "encrypts with it. AUTHENTICATION_FAILED if `existingPassword` is wrong, RATE_LIMITED "
-        "after too many wrong ones. LIMIT_REACHED if a quota exceeds what the domain has left. "
-        "QUOTA_EXCEEDED if new metadata exceed the storage quota of the account.",
+        "Changes the account of the signed-in user, or the selected accounts: all of them or none. "
+        "The fields of `set` say in their descriptions if only an administrator can change them. A "
+        "new or removed password requires the scope FULL, except after a sign-in with a temporary "
+        "password. It ends the access tokens of the account and the connections that they opened. "
+        "If the own account changes, the token of the request and its connection stay. API keys "
+        "and application passwords stay valid. VALIDATION if the own password changes without "
+        "`existingPassword`. AUTHENTICATION_FAILED if `existingPassword` is wrong, RATE_LIMITED "
+        "after too many wrong ones. CONFLICT if the username is taken, or if another request moves "
+        "a user to another domain at the same time. CONFLICT also if an OpenPGP key is removed "
+        "that the account or a mailbox uses to encrypt messages. LIMIT_REACHED if a quota exceeds "
+        "what the domain has left, or for more than 1,000 accounts (by default). QUOTA_EXCEEDED if "
+        "new metadata exceed the storage quota of the account.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords",

@@ -27,9 +27,12 @@ class UserUsageResetInput(Options):
 @strawberry.type
 class UserUsageResetMutation:
     @mutation(
-        "Resets counters of sending and receiving limits to 0, for all selected accounts or "
-        "none. The limits stay. Used storage is corrected by `quotaRecalculate` instead. "
-        "CONFLICT if a user moves to another domain at the same time: retry.",
+        "Resets counters of accounts to 0: recipients, received messages, forwarded messages and "
+        "automatic replies. It resets those of all selected accounts or none. The limits stay. It "
+        "does not reset the count of the rate limit for sending: `rateLimitReset` does. It does "
+        "not change the used storage: `quotaRecalculate` corrects it. LIMIT_REACHED for more than "
+        "1,000 accounts (by default). CONFLICT if another request moves a user to another domain "
+        "at the same time: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.RATE_LIMITS,

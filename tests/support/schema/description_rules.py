@@ -26,7 +26,7 @@ REQUIREMENT = re.compile(
     r" ?((Requires|A (USER|DOMAIN_ADMIN|USER or DOMAIN_ADMIN) also needs|Requires no credential"
     r"|Cost:|Errors:)[^.]*"
     r"|Other users require the scope [A-Z]+"
-    r"|[^.]* can (also )?use this (query|mutation|subscription|field) for [^.]*)\."
+    r"|[^.]* can (also )?use this (query|mutation|subscription|field)( only)? for [^.]*)\."
 )
 # A description that begins so depends on another one, which the sorted schema moves away.
 FRAGMENT_START = re.compile(
@@ -37,7 +37,7 @@ NEIGHBOUR_REFERENCE = re.compile(
     r"(Estimated )?([Ss]ize|Number|Duration|Bytes) (of|that) (these|those)\b"
 )
 # What an author noted for other texts, such as "(Same sentence for `blobCopy`.)".
-AUTHORS_NOTE = re.compile(r"[—–]|\b[Ss]ame sentences?\b|\b[Ll]ikewise:")  # noqa: RUF001
+AUTHORS_NOTE = re.compile(r"[—–]|\b[Ss]ame sentences?\b|\([Ss]ame for\b|\b[Ll]ikewise:")  # noqa: RUF001
 UNCLEAR_PHRASES = (
     "whoever", "of ours", "stand", "stands", "by itself", "letter", "letters", "told", "tell of",
     "tells of", "elsewhere", "nothing given", "the viewer's", "those there", "afresh", "anew",
