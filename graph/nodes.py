@@ -191,7 +191,7 @@ class NodeQuery:
         "Returns objects by their global IDs, in the order of `ids`. A missing or invisible "
         "object is null. A malformed ID is null, with an error at its path. An object whose type "
         "requires a scope that the credential lacks is null, with the error FORBIDDEN. At most "
-        "250 IDs.",
+        "250 IDs: more are an error (BAD_USER_INPUT).",
         scope=Scope.MAIL_READ,
     )
     async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[NodeView | None]:

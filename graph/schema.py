@@ -97,9 +97,12 @@ from graph.types.descriptions.argument_descriptions import (
     set_directive_argument_descriptions,
     set_missing_descriptions,
 )
+from graph.types.descriptions.condition_descriptions import append_condition_rules
 from graph.types.descriptions.input_defaults import append_input_defaults
 from graph.types.descriptions.input_examples import append_examples
 from graph.types.descriptions.reference_descriptions import name_objects_of_references
+from graph.types.descriptions.replay_descriptions import set_replay_descriptions
+from graph.types.descriptions.warning_descriptions import set_warning_descriptions
 from graph.types.mutations import atomic
 from graph.types.requirement_texts import append_requirement_texts
 from graph.types.scalars import SCALARS
@@ -275,7 +278,10 @@ def _set_descriptions_and_restore_enums(schema: ExecutableSchema) -> ExecutableS
     name_objects_of_references(schema._schema)  # noqa: SLF001
     append_input_defaults(schema._schema)  # noqa: SLF001
     append_examples(schema._schema)  # noqa: SLF001
+    append_condition_rules(schema._schema)  # noqa: SLF001
     append_requirement_texts(schema._schema)  # noqa: SLF001
+    set_replay_descriptions(schema._schema)  # noqa: SLF001
+    set_warning_descriptions(schema._schema)  # noqa: SLF001
     # printed with the fields: a text that differs from the sorted schema would appear twice
     set_directive_argument_descriptions(schema._schema_graphql_directives.values())  # noqa: SLF001
     for kind in schema._schema.type_map.values():  # noqa: SLF001 - strawberry has no other way in

@@ -17,7 +17,7 @@
   - ServiceUnavailable     a component does not answer, or the transaction was rolled back
 """
 
-from collections.abc import Container, Generator, Iterable, Sequence, Sized
+from collections.abc import Container, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
@@ -388,16 +388,6 @@ def require_all_found(
     for index, key in enumerate(ids):
         if key not in found_ids:
             raise NotFound(str(key), path=path, index=index)
-
-
-def require_at_least_one_reference(ids: Sized, *, path: Sequence[str] = ("ids",)) -> None:
-    """Raise InvalidInput if no reference is given."""
-    if not ids:
-        raise InvalidInput(
-            "At least one reference is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=path,
-        )
 
 
 def require_found(

@@ -29,6 +29,7 @@ from bench.crashes.crash_rounds import (
 from bench.load.sample_account import READER_ADDRESS, create_user
 from bench.servers.merganser_process import MerganserServer, run_consistency_check
 from bench.servers.ports import HOST, free_port
+from mail.outbound import accepted_results
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import Settings
 from resolvers.addresses import mutations as address_mutations
@@ -191,7 +192,7 @@ def _read_unconfirmed(server: MerganserServer) -> Iterator[tuple[OutgoingKey, st
 
 def _read_delivery_ids_of_results_file(server: MerganserServer) -> set[int]:
     """Return the ids of the deliveries in the file with the replies of external servers."""
-    path = server.data_folder / "accepted-results"
+    path = server.data_folder / accepted_results.FILE_NAME
     lines = path.read_bytes().splitlines() if path.exists() else []
     return {row[0] for line in lines for row in json.loads(line)[1]}
 

@@ -33,10 +33,12 @@ from resolvers.addresses.bcc_rules import (
 from resolvers.domains import loaders as domain_loaders
 
 MATCH_DESCRIPTION = (
-    "Address without subaddress (`+label`), or `@domain` for all addresses of a domain. Dots are "
-    "ignored. An alias domain means its domain."
+    "Address without subaddress (`+label`) and `*`, or `@domain` for all addresses of a domain. "
+    "Case and dots are ignored. An alias domain means its domain."
 )
-BCC_TO_DESCRIPTION = "Address that receives the copies. It can be on another server."
+BCC_TO_DESCRIPTION = (
+    "Address that receives the copies. It can be on another server, and must differ from `match`."
+)
 READ_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.BCC_RULES,
@@ -78,10 +80,14 @@ class BccRule(NodeView):
 @strawberry.input(description="Conditions on BCC rules. All must hold.")
 class BccRuleFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only rules with this text in `match` or `bccTo` (case is ignored).", default=UNSET
+        "Returns only rules with this text in `match`, which has no dots in the local part, or in "
+        "`bccTo`. Case and accents are ignored. At most 1,000 characters.",
+        default=UNSET,
     )
     domain: DomainRef | None = attribute_field(
-        "Returns only rules that match addresses of this domain.", default=UNSET
+        "Returns only rules that match addresses of this domain. There are none if the caller "
+        "does not administer it.",
+        default=UNSET,
     )
 
     def to_conditions(self) -> BccRuleConditions:
@@ -108,7 +114,10 @@ class BccRuleRef(ObjectRef):
 
 
 @strawberry.input(
-    description="New values of BCC rules. An absent field leaves the value; null is an error."
+    description=(
+        "New values of BCC rules. An absent field leaves the value; null is an error. At least one "
+        "field is required."
+    )
 )
 class BccRulePatch:
     match: strawberry.Maybe[str] = attribute_field(MATCH_DESCRIPTION)
@@ -123,13 +132,13 @@ class BccRulePatch:
 
 @strawberry.input(description="Input of bccRuleUpdate.")
 class BccRuleUpdateInput(Options):
-    bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to change, at most 1,000 by default.")
+    bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to change, 1 to 1,000 by default.")
     set: BccRulePatch = attribute_field("New values, the same for all rules.")
 
 
 @strawberry.input(description="Input of bccRuleDelete.")
 class BccRuleDeleteInput(Options):
-    bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to delete, at most 1,000 by default.")
+    bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to delete, 1 to 1,000 by default.")
 
 
 @strawberry.type(description="Payload of bccRuleCreate.")
@@ -142,14 +151,16 @@ class BccRulePayload(MutationPayload):
 @strawberry.type(description="Payload of bccRuleUpdate.")
 class BccRulesPayload(MutationPayload):
     bcc_rules: list[BccRule] = attribute_field(
-        "Changed BCC rules, in the order of the references.", default_factory=list
+        "Changed BCC rules, in the order of the references. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class BccRuleQuery:
     @query(
-        "Returns the BCC rules of the domains that the caller administers.",
+        "Returns the BCC rules of the domains that the caller administers, active and inactive "
+        "ones.",
         scope=Scope.READ,
         **READ_GUARD,
         access=DOMAINS,
@@ -185,11 +196,14 @@ class BccRuleQuery:
 class BccRuleMutation:
     @mutation(
         "Creates a BCC rule. The server then sends a copy of mail from or for an address or "
-        "domain to another address. Sender and recipients don't see it. A rule copies mail of "
-        "another account only if the role of its author, the caller, can administer that account. "
-        "CONFLICT if a rule with the same match and direction exists. NOT_FOUND if the caller "
-        "does not administer the domain. A rule that copies an address to itself is the error "
-        "VALIDATION. A domain has at most 1,000 rules.",
+        "domain to another address. Sender and recipients don't see it. Mail for an address is "
+        "copied if an account stores it. A rule copies mail of another account only if the role "
+        "of its author, the caller, can administer that account. FORBIDDEN if `match` is an "
+        "address of an account that the caller can't administer. The security log of that account "
+        "contains the rule. If somebody else makes it, the user gets a message. CONFLICT if a "
+        "rule with the same match and direction exists. NOT_FOUND if the caller does not "
+        "administer the domain. VALIDATION if a rule copies an address to itself. LIMIT_REACHED "
+        "if the domain has 1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -202,10 +216,11 @@ class BccRuleMutation:
         "Changes the given BCC rules, or none of them if one can't be changed. The caller becomes "
         "the author of each rule. Mail of an administrator is copied only if the author is that "
         "administrator, or has a role that can administer it. FORBIDDEN if the address of a rule "
-        "belongs to an account that the caller can't administer. CONFLICT if another rule has the "
-        "same `match` and `direction`. VALIDATION if a rule copies an address to itself. "
-        "LIMIT_REACHED for more than 1,000 given rules (by default), or if a domain would have "
-        "more than 1,000 rules.",
+        "belongs to an account that the caller can't administer. The change is in the security "
+        "log of that account; if somebody else makes it, the user gets a message. CONFLICT if "
+        "another rule has the same `match` and `direction`. VALIDATION if a rule copies an "
+        "address to itself. LIMIT_REACHED for more than 1,000 given rules (by default), or if a "
+        "domain would have more than 1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -219,7 +234,9 @@ class BccRuleMutation:
 
     @mutation(
         "Deletes BCC rules, all or none. Copies that are already in the queue are still sent. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "FORBIDDEN if the address of a rule belongs to an account that the caller can't "
+        "administer. The deletion is in the security log of that account; if somebody else makes "
+        "it, the user gets a message. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

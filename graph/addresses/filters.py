@@ -10,7 +10,7 @@ from graph.types.references import (
     DomainRef,
     UserRef,
     domain_selector_from_ref,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     optional_tuple,
     value_or_none,
 )
@@ -18,13 +18,18 @@ from models.addresses.tables import AddressKind
 from resolvers.addresses.loaders import AddressConditions
 
 
-@strawberry.input(description="Conditions on addresses. All must hold.")
+@strawberry.input(
+    description="Conditions on addresses. All must hold. An empty list matches no address."
+)
 class AddressFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only addresses that contain this text (case is ignored).", default=UNSET
+        "Returns only addresses that contain this text, at most 1,000 characters. Case and "
+        "accents are ignored.",
+        default=UNSET,
     )
     forward: str | None = attribute_field(
-        "Returns only addresses with this text in a forwarding target (case is ignored).",
+        "Returns only addresses with this text in a forwarding target, at most 1,000 characters. "
+        "Case and accents are ignored.",
         default=UNSET,
     )
     tags: list[str] | None = attribute_field(
@@ -39,7 +44,8 @@ class AddressFilter(ConditionsInput):
         "Returns only addresses of one of these kinds.", default=UNSET
     )
     domain: DomainRef | None = attribute_field(
-        "Returns only addresses in this domain.", default=UNSET
+        "Returns only addresses in this domain. An address of all domains (`name@*`) is in none.",
+        default=UNSET,
     )
     user: UserRef | None = attribute_field(
         "Returns only addresses whose mail this user gets. The list is empty if the caller can't "
@@ -48,7 +54,8 @@ class AddressFilter(ConditionsInput):
         default=UNSET,
     )
     active: bool | None = attribute_field(
-        "True returns only active addresses, false only the others.", default=UNSET
+        "True returns only active addresses, false only the others. Expiry does not matter.",
+        default=UNSET,
     )
     wildcard: bool | None = attribute_field(
         "True returns only addresses with `*`, false only the others.", default=UNSET
@@ -64,7 +71,7 @@ class AddressFilter(ConditionsInput):
 
         An unknown user selects no address.
         """
-        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
+        user = await load_visible_user(info, self.user) if self.user else None
         return AddressConditions(
             query=self.query or None,
             forward=self.forward or None,

@@ -41,13 +41,9 @@ from resolvers.transfer import record_tasks
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 FORWARD_TO_DESCRIPTION = (
-    "Targets of a FORWARD address, at most 100: mail addresses, URLs of relay servers (smtp:// "
-    "or smtps://), and URLs that receive the message by POST (http:// or https://). The kind "
-    "FORWARD must have at least one, other kinds none."
-)
-AUTOREPLY_DESCRIPTION = (
-    "Automatic reply of a FORWARD address; other kinds refuse it. The reply is off unless "
-    "`enabled` is true. The field `addresses` is not allowed in it."
+    "Targets of a FORWARD address, at most 100: mail addresses, URLs of relay servers (smtp:// or "
+    "smtps://), and URLs that receive the message by POST (http:// or https://). Hosts in private "
+    "networks are refused by default. The kind FORWARD must have at least one, other kinds none."
 )
 CREATE_FIELDS = (
     "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
@@ -64,8 +60,8 @@ UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 )
 class NewAddressInput:
     address: str = attribute_field(
-        "New address, with the domain in Unicode or ASCII form. `@domain` means `*@domain`, a "
-        "catch-all."
+        "New address without subaddress (`+label`), with the domain in Unicode or ASCII form. "
+        "`@domain` means `*@domain`, a catch-all."
     )
     kind: AddressKind | None = attribute_field(
         "Kind of the address. Default: MAILBOX with `user`, else FORWARD. RESOURCE is "
@@ -79,14 +75,15 @@ class NewAddressInput:
         default=UNSET,
     )
     name: str | None = attribute_field(
-        "Display name for messages sent from the address, at most 128 characters.", default=UNSET
+        "Display name for messages sent from the address, at most 128 characters. Default: none.",
+        default=UNSET,
     )
     forward_to: list[str] | None = attribute_field(FORWARD_TO_DESCRIPTION, default=UNSET)
     main: bool = attribute_field(
-        "True makes the address the main address of its user; if it is in another "
-        "domain, the account moves to that domain. The first MAILBOX address of a "
-        "user without `*` and `expiresAt` is always the main address. True is refused for other "
-        "addresses.",
+        "True makes the address the main address of its user in place of the current one. If it "
+        "is in another domain, the account moves to that domain: FORBIDDEN unless the caller "
+        "administers both domains. The first MAILBOX address of a user without `*` and "
+        "`expiresAt` is always the main address. True is refused for other addresses.",
         default=False,
     )
     active: bool = attribute_field(
@@ -96,29 +93,36 @@ class NewAddressInput:
         "True: the users to whom the address delivers can use it as sender.", default=True
     )
     allow_wildcard: bool = attribute_field(
-        "True allows an address with `*`: `*@domain`, `*end@domain`, `begin*@domain` with at "
-        "most 32 fixed characters, or `name@*`, which requires role ADMIN. Such an address is "
-        "refused otherwise.",
+        "True allows an address with `*`: `*@domain`, `*end@domain` or `begin*@domain`, where "
+        "`end` or `begin` has at most 32 characters without its dots. It also allows `name@*`, "
+        "which requires role ADMIN. Such an address is refused otherwise.",
         default=False,
     )
     limits: strawberry.Maybe[AddressLimitsInput] = attribute_field(
-        "Limits of a FORWARD address: messages that it forwards in 24 hours. Default: those of "
-        "the platform."
+        "Limit of messages that a FORWARD address forwards in 24 hours; other kinds refuse it. "
+        "Default: that of the platform (setting `limits.forwardsPerDay`)."
     )
     expires_at: datetime | None = attribute_field(
         "Time in the future when the address expires and refuses mail. The server deletes the "
         "address 30 days later. Null: the address does not expire. Default: null.",
         default=UNSET,
     )
-    tags: list[str] | None = attribute_field("Tags of the address, at most 100.", default=UNSET)
-    autoreply: AutoreplyPatch | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
+    tags: list[str] | None = attribute_field(
+        "Tags of the address, at most 100 of 1 to 128 characters. Default: none.", default=UNSET
+    )
+    autoreply: AutoreplyPatch | None = attribute_field(
+        "Automatic reply of a FORWARD address; other kinds refuse it. The reply is off unless "
+        "`enabled` is true. The field `addresses` is not allowed in it. Default: none.",
+        default=UNSET,
+    )
     public_comment: str | None = attribute_field(
-        "Comment that the user of the address can also read, at most 1,000 characters.",
+        "Comment that the user of the address can also read, at most 1,000 characters. Default: "
+        "none.",
         default=UNSET,
     )
     private_comment: str | None = attribute_field(
         "Comment for administrators, at most 1,000 characters. Users with the role USER can't "
-        "read it.",
+        "read it. Default: none.",
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
@@ -161,7 +165,7 @@ class AddressCreateInput(Options, NewAddressInput):
 @strawberry.input(description="Input of addressesCreate.")
 class AddressesCreateInput(Options):
     addresses: list[NewAddressInput] = attribute_field(
-        f"The addresses, at most {bulk_create.MAX_ADDRESSES}."
+        f"Addresses to create, 1 to {bulk_create.MAX_ADDRESSES}."
     )
 
 
@@ -181,20 +185,22 @@ class AddressesCreateFromFileInput(Options):
 
 
 @strawberry.input(
-    description="New values of addresses. An absent field leaves the value. Null clears a value "
-    "that can be empty; for other fields null is an error."
+    description=(
+        "New values of addresses. An absent field leaves the value. Null clears a value that can "
+        "be empty; for other fields null is an error. At least one field is required."
+    )
 )
 class AddressPatch:
     address: strawberry.Maybe[str] = attribute_field(
         "New spelling or new address, without subaddress (`+label`). If a main address gets "
-        "another domain, the account moves to that domain. Allowed for one address only, and not "
-        "for an address with `*`."
+        "another domain, the account moves to that domain: FORBIDDEN unless the caller administers "
+        "both domains. Allowed for one address only, and not for an address with `*`."
     )
     kind: strawberry.Maybe[AddressKind] = attribute_field(
-        "Kind of the address. It can't change to or from MAILBOX. A change to RESOURCE "
-        "is refused. A change from FORWARD deletes the targets and the automatic reply. "
-        "It is refused while the address has its own limit, unless `inheritLimits` is "
-        "true."
+        "Kind of the address. It can't change to or from MAILBOX. A change to RESOURCE is refused. "
+        "LEARN_HAM and LEARN_SPAM require a spam filter that can be trained (setting "
+        "MERGANSER_RSPAMD_LEARN_URL). A change from FORWARD deletes the targets and the automatic "
+        "reply. It is refused while the address has its own limit, unless `inheritLimits` is true."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
         "Display name for messages sent from the address, at most 128 characters. Null or an empty "
@@ -205,10 +211,10 @@ class AddressPatch:
         "password keeps the stored password."
     )
     main: strawberry.Maybe[bool] = attribute_field(
-        "True makes it the main address of its user in place of the current one. If it "
-        "is in another domain, the account moves to that domain: FORBIDDEN unless the "
-        "caller administers both domains. Allowed for one address only. False is "
-        "refused for the main address."
+        "True makes it the main address of its user in place of the current one. If it is in "
+        "another domain, the account moves to that domain: FORBIDDEN unless the caller administers "
+        "both domains. Allowed for one address only, of the kind MAILBOX, without `*` and "
+        "`expiresAt`. False is refused for the main address, and changes nothing for others."
     )
     active: strawberry.Maybe[bool] = attribute_field(
         "False: the address refuses mail and forwards none."
@@ -217,7 +223,7 @@ class AddressPatch:
         "True: the users to whom the address delivers can use it as sender."
     )
     limits: strawberry.Maybe[AddressLimitsInput] = attribute_field(
-        "Limit of forwarded messages, for a FORWARD address."
+        "Limit of messages that a FORWARD address forwards in 24 hours; other kinds refuse it."
     )
     inherit_limits: strawberry.Maybe[bool] = attribute_field(
         "True removes the own limit of forwarded messages of a FORWARD address, so that the limit "
@@ -229,13 +235,17 @@ class AddressPatch:
         "a main address."
     )
     tags: strawberry.Maybe[list[str] | None] = attribute_field(
-        "Tags of the address, at most 100. The list replaces the stored one."
+        "Tags of the address, at most 100 of 1 to 128 characters. The list replaces the stored "
+        "one. Null or an empty list removes all tags."
     )
     autoreply: strawberry.Maybe[AutoreplyPatch | None] = attribute_field(
-        f"{AUTOREPLY_DESCRIPTION} Null deletes it."
+        "New values of the automatic reply of a FORWARD address; other kinds refuse it. An absent "
+        "field stays unchanged; a new reply is off unless `enabled` is true. The field `addresses` "
+        "is not allowed in it. Null deletes the reply."
     )
     public_comment: strawberry.Maybe[str | None] = attribute_field(
-        "Comment that the user of the address can also read, at most 1,000 characters."
+        "Comment that the user of the address can also read, at most 1,000 characters. Null "
+        "removes it."
     )
     private_comment: strawberry.Maybe[str | None] = attribute_field(
         "Comment for administrators, at most 1,000 characters. Users with the role USER can't "
@@ -243,11 +253,11 @@ class AddressPatch:
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object with data of your application, which the user can read. It replaces the "
-        "stored one. At most 64 KiB by default."
+        "stored one. At most 64 KiB by default. Null removes it."
     )
     private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object with data of your application that the user can't read. It replaces the "
-        "stored one. At most 64 KiB by default."
+        "stored one. At most 64 KiB by default. Null removes it."
     )
 
     def to_changes(self) -> AddressPatchValues:
@@ -269,13 +279,13 @@ class AddressPatch:
 
 @strawberry.input(description="Input of addressUpdate.")
 class AddressUpdateInput(Options):
-    addresses: list[AddressRef] = attribute_field("Addresses to change, at most 1,000 by default.")
+    addresses: list[AddressRef] = attribute_field("Addresses to change, 1 to 1,000 by default.")
     set: AddressPatch = attribute_field("New values, the same for all addresses.")
 
 
 @strawberry.input(description="Input of addressDelete.")
 class AddressDeleteInput(Options):
-    addresses: list[AddressRef] = attribute_field("Addresses to delete, at most 1,000 by default.")
+    addresses: list[AddressRef] = attribute_field("Addresses to delete, 1 to 1,000 by default.")
 
 
 @strawberry.input(description="Input of temporaryAddressCreate.")
@@ -284,20 +294,22 @@ class TemporaryAddressCreateInput(Options):
         "User that gets the address. Default: the signed-in user.", default=UNSET
     )
     domain: DomainRef | None = attribute_field(
-        "Domain of the new address, in which the user must have an address. Default: the "
-        "domain of the main address. Required if the user has no main address.",
+        "Domain of the new address, in which the user must have an address, else NOT_FOUND. "
+        "Default: the domain of the main address. Required if the user has no main address.",
         default=UNSET,
     )
     validity: Duration | None = attribute_field(
-        "Time until the address expires, at most 3,660 days. Null: it does not expire (a masked "
-        "address). Default: 365 days.",
+        "Time until the address expires: longer than 0, at most 3,660 days. Null: it does not "
+        "expire (a masked address). Default: 365 days.",
         default=Duration(timedelta(days=365)),
     )
     comment: str | None = attribute_field(
-        "Comment about the use of the address, at most 1,000 characters.", default=UNSET
+        "Comment about the use of the address, at most 1,000 characters. It becomes "
+        "`Address.publicComment`. Default: none.",
+        default=UNSET,
     )
     for_site: str | None = attribute_field(
-        "Domain name of the website that gets the address.", default=UNSET
+        "Domain name of the website that gets the address. Default: none.", default=UNSET
     )
 
 
@@ -311,21 +323,24 @@ class AddressPayload(MutationPayload):
 @strawberry.type(description="Payload of addressUpdate and addressesCreate.")
 class AddressesPayload(MutationPayload):
     addresses: list[Address] = attribute_field(
-        "Addresses after the change, in the order of the input.", default_factory=list
+        "Changed or created addresses in the order of the input, each once. Empty if the mutation "
+        "failed.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class AddressMutation:
     @mutation(
-        "Creates an address, such as an alias of a user or a forwarding address. An address of the "
-        "kind RESOURCE is created by `resourceCreate` instead. If an ADMIN names an unknown domain "
-        "and MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
-        "DOMAIN_CREATED. An address of all domains requires the role ADMIN. CONFLICT if the "
-        "address is taken. The comparison ignores case and dots of the local part. CONFLICT also "
-        "if another request moves the user to another domain at the same time: retry. "
-        "LIMIT_REACHED if the domain has its largest number of addresses. QUOTA_EXCEEDED if the "
-        "metadata of the address do not fit into the storage quota of its user.",
+        "Creates an address, such as an alias of a user or a forwarding address. An address of "
+        "the kind RESOURCE is created by `resourceCreate` instead. NOT_FOUND for an unknown "
+        "domain. If an ADMIN names one and MERGANSER_AUTO_CREATE_DOMAINS is on, it is created, "
+        "with the warning DOMAIN_CREATED. An address of all domains requires the role ADMIN. "
+        "CONFLICT if the address is taken, where case and dots of the local part are ignored. "
+        "CONFLICT also for an alias domain, or if another request moves the user to another "
+        "domain at the same time: retry. LIMIT_REACHED if the domain has its largest number of "
+        "addresses, or with `main` no room for the user. QUOTA_EXCEEDED if the metadata of the "
+        "address do not fit into the storage quota of its user.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -356,10 +371,10 @@ class AddressMutation:
         "Creates addresses from a CSV or JSON Lines file in a background task, in the order of "
         "the file. A DOMAIN_ADMIN can create addresses in the administered domains, an ADMIN in "
         "any domain. The rules are those of `addressCreate`. A refused line does not stop the "
-        "task. A caller has at most 2 unfinished tasks of this kind. A credential without a user "
-        "is FORBIDDEN. `Task.result` has the counts `createdCount` and `refusedCount`, and "
-        "`errors` with line, code, path and message of the first 1,000 errors. After a crash the "
-        "task continues where it was.",
+        "task. A caller has at most 2 unfinished tasks of this kind: LIMIT_REACHED. A credential "
+        "without a user is FORBIDDEN. `Task.result` has the counts `createdCount` and "
+        "`refusedCount`, `errors` with line, code, path and message of the first 1,000 errors, "
+        "and `warnings`. After a crash the task continues where it was.",
         **WRITE_GUARD,
     )
     async def addresses_create_from_file(
@@ -372,11 +387,11 @@ class AddressMutation:
         return TaskPayload(task=Task.from_row_or_none(task))
 
     @mutation(
-        "Creates an address with a random local part, a temporary alias, for a user. It works "
-        "until `validity` has passed (null: without limit) or the user disables it. A user has "
-        "at most 100 such addresses by default; expired ones count until they are deleted 30 "
-        "days later. LIMIT_REACHED also if the domain has no room. CONFLICT if the random "
-        "address is taken: retry.",
+        "Creates a MAILBOX address with a random local part, a temporary alias, for a user, who "
+        "can also send from it. It works until `validity` has passed (null: without limit) or the "
+        "user disables or deletes it. LIMIT_REACHED if the user has 100 such addresses (by "
+        "default); expired ones count until they are deleted 30 days later. LIMIT_REACHED also if "
+        "the domain has no room. CONFLICT if the random address is taken: retry.",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.TEMPORARY_ADDRESSES,
         access=MANAGED.with_scope(Scope.FULL),
@@ -399,10 +414,12 @@ class AddressMutation:
 
     @mutation(
         "Changes addresses, all or none. Users can change `name` and `main` of their own "
-        "addresses, and `active` of those that `temporaryAddressCreate` made, for which a USER "
-        "needs the permission TEMPORARY_ADDRESSES. Other changes require the role DOMAIN_ADMIN for "
-        "the domain of the address. An address that is not the caller's, also one without a user, "
-        "requires this role and the scope FULL. The address of a resource is a CONFLICT.",
+        "addresses, and also `active` of those that `temporaryAddressCreate` made. For any change "
+        "of such an own address a USER needs the permission TEMPORARY_ADDRESSES. Other fields "
+        "require the role DOMAIN_ADMIN, and that the caller administers the domain of the "
+        "address. An address that is not the caller's, also one without a user, requires this for "
+        "every field, and the scope FULL. The address of a resource is a CONFLICT. CONFLICT also "
+        "if the new `address` is taken.",
         scope=Scope.SETTINGS,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
@@ -425,4 +442,4 @@ class AddressMutation:
     async def address_delete(self, info: Info, input: AddressDeleteInput) -> DeletePayload:
         refs = address_selectors_from_refs(input.addresses)
         keys = await address_mutations.delete_addresses(info.context, refs)
-        return DeletePayload(deleted_ids=[global_ids.encode("Address", key) for key in keys])
+        return DeletePayload.of_keys("Address", keys)

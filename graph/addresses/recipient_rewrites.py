@@ -26,12 +26,12 @@ from resolvers.addresses.recipient_rewrites import (
 )
 
 FROM_DESCRIPTION = (
-    "Recipient to replace, as the server receives it: an address without subaddress (`+label`), "
-    "or `@domain`. Dots are ignored. The domain need not be one of the platform."
+    "Recipient to replace, as the server receives it: an address without subaddress (`+label`) and "
+    "`*`, or `@domain`. Case and dots are ignored. The domain need not be one of the platform."
 )
 TO_DESCRIPTION = (
-    "New recipient: an address, or `@domain` if `from` is a domain, which keeps the local part. "
-    "It can be on another server."
+    "New recipient: an address, or `@domain` if `from` is a domain, which keeps the local part. It "
+    "can be on another server, and must differ from `from`."
 )
 LIST_FIELD = "recipientRewrites"
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
@@ -53,8 +53,8 @@ class RecipientRewrite(NodeView):
         "New recipient: an address, or `@domain`, which keeps the local part."
     )
     forwarded: bool = attribute_field(
-        "True: the new recipient was in no domain of the platform when the rewrite was stored, "
-        "so that mail is sent to another server."
+        "True: the new recipient was in no domain of the platform when `to` was stored, so that "
+        "mail can be sent to another server."
     )
     active: bool = attribute_field(
         "True if the rewrite is applied. If false, an active rewrite of the domain of the "
@@ -75,7 +75,9 @@ class RecipientRewrite(NodeView):
 @strawberry.input(description="Conditions on recipient rewrites.")
 class RecipientRewriteFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only rewrites with this text in `from` or `to` (case is ignored).", default=UNSET
+        "Returns only rewrites with this text in `from`, which has no dots in the local part, or "
+        "in `to`. Case and accents are ignored. At most 1,000 characters.",
+        default=UNSET,
     )
 
 
@@ -93,14 +95,17 @@ class RecipientRewriteCreateInput(Options):
 @strawberry.input(one_of=True, description="Reference to one recipient rewrite.")
 class RecipientRewriteRef(ObjectRef):
     from_: strawberry.Maybe[str] = attribute_field(
-        "Replaced recipient: an address or `@domain`, in any spelling that the creation accepts.",
+        "Replaced recipient: an address or `@domain`, in any spelling that the creation accepts. "
+        "NOT_FOUND if it has no rewrite.",
         name="from",
     )
 
 
 @strawberry.input(
-    description="New values of recipient rewrites. An absent field leaves the value; null is an "
-    "error."
+    description=(
+        "New values of recipient rewrites. An absent field leaves the value; null is an error. At "
+        "least one field is required."
+    )
 )
 class RecipientRewritePatch:
     from_: strawberry.Maybe[str] = attribute_field(FROM_DESCRIPTION, name="from")
@@ -114,7 +119,8 @@ class RecipientRewritePatch:
 @strawberry.input(description="Input of recipientRewriteUpdate.")
 class RecipientRewriteUpdateInput(Options):
     recipient_rewrites: list[RecipientRewriteRef] = attribute_field(
-        "Recipient rewrites to change, at most 1,000 by default."
+        "Recipient rewrites to change, 1 to 1,000 by default. Only one if `from` is given, else "
+        "CONFLICT."
     )
     set: RecipientRewritePatch = attribute_field("New values, the same for all rewrites.")
 
@@ -122,7 +128,7 @@ class RecipientRewriteUpdateInput(Options):
 @strawberry.input(description="Input of recipientRewriteDelete.")
 class RecipientRewriteDeleteInput(Options):
     recipient_rewrites: list[RecipientRewriteRef] = attribute_field(
-        "Recipient rewrites to delete, at most 1,000 by default."
+        "Recipient rewrites to delete, 1 to 1,000 by default."
     )
 
 
@@ -136,15 +142,16 @@ class RecipientRewritePayload(MutationPayload):
 @strawberry.type(description="Payload of recipientRewriteUpdate.")
 class RecipientRewritesPayload(MutationPayload):
     recipient_rewrites: list[RecipientRewrite] = attribute_field(
-        "Changed recipient rewrites, in the order of the references.", default_factory=list
+        "Changed recipient rewrites, in the order of the references. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class RecipientRewriteQuery:
     @query(
-        "Returns the recipient rewrites of the platform, which replace recipients of incoming "
-        "mail by other addresses.",
+        "Returns the recipient rewrites of the platform, active and inactive ones. They replace "
+        "recipients of incoming mail by other addresses.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -182,9 +189,10 @@ class RecipientRewriteMutation:
     @mutation(
         "Creates a recipient rewrite, which replaces a recipient of incoming mail by another "
         "address. CONFLICT if the recipient has a rewrite already. VALIDATION if rewrites would "
-        "form a loop. LIMIT_REACHED if the platform has 5,000 rewrites. If an ADMIN gives an "
-        "address of an account with the role ROOT as `from`, the error is FORBIDDEN. A rewrite of "
-        "a whole domain by an ADMIN does not apply to such accounts.",
+        "form a loop, for which inactive ones count too. LIMIT_REACHED if the platform has 5,000 "
+        "rewrites. If an ADMIN gives an address of an account with the role ROOT as `from`, the "
+        "error is FORBIDDEN. A rewrite of a whole domain by an ADMIN does not apply to such "
+        "accounts.",
         **WRITE_GUARD,
     )
     async def recipient_rewrite_create(
@@ -198,8 +206,9 @@ class RecipientRewriteMutation:
     @mutation(
         "Changes the given recipient rewrites, or none of them if one can't be changed. A rewrite "
         "replaces the recipient of incoming mail by one other address. CONFLICT if a recipient "
-        "would have two rewrites. VALIDATION if rewrites would form a loop. FORBIDDEN if `from` is "
-        "an address of an account with the role ROOT and the caller is an ADMIN. LIMIT_REACHED for "
+        "would have two rewrites. VALIDATION if rewrites would form a loop. FORBIDDEN if `from` "
+        "is an address of an account with the role ROOT and the caller is an ADMIN. A rewrite of "
+        "a whole domain that an ADMIN changed does not apply to such accounts. LIMIT_REACHED for "
         "more than 1,000 given rewrites (by default).",
         **WRITE_GUARD,
     )

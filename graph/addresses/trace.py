@@ -49,15 +49,18 @@ class TraceStep(View):
         "deleted here. At most 100."
     )
     matched: str | None = attribute_field(
-        "Address, or pattern of an address or sender rule, that matched best. Null: none "
-        "matches, or the stage is neither ADDRESS nor SENDER_RULE."
+        "Address, or pattern of an address or sender rule, that matched best. Null: none matches, "
+        "the caller can't see the rule, or the stage is neither ADDRESS nor SENDER_RULE."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "output": DerivedField(("output",), list)
     }
 
-    @field("Object that decides, such as an address or filter. Null: none does.")
+    @field(
+        "Object that decides, such as an address or filter. Null: none does, or the caller can't "
+        "see it, as a DOMAIN_ADMIN can't see recipient rewrites."
+    )
     async def record(self, info: Info) -> NodeView | None:
         if self.row.record is None:
             return None
@@ -70,9 +73,11 @@ class TraceStep(View):
 class AddressTraceQuery:
     @query(
         "Returns the decisions that the server would make about mail for an address, step by "
-        "step, without sending anything. Records that the caller can't see are treated as "
-        "missing. For an address that the caller can't see, the only step is ADDRESS without "
-        "output. At most the first 1,000 decisions are returned.",
+        "step, without sending anything. Sieve scripts, forwarding targets of the user, BCC rules "
+        "and limits are left out. Records that the caller can't see are treated as missing, or "
+        "shown without `record`. If the caller can see no address that receives the mail, the "
+        "last step is ADDRESS without output. There is none if a rewrite or a backup MX sends the "
+        "mail to another server. At most the first 1,000 decisions are returned.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -83,8 +88,10 @@ class AddressTraceQuery:
         address: Annotated[
             str,
             strawberry.argument(
-                description="Recipient address, in any spelling, with or without a subaddress "
-                "(`+label`)."
+                description=(
+                    "Recipient address, in any spelling, with or without a subaddress (`+label`). "
+                    "For an invalid address the only step is ADDRESS without output."
+                )
             ),
         ],
         sender: str | None = UNSET,

@@ -49,8 +49,8 @@ DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 @strawberry.type(description="Limits of an address and their use.")
 class AddressLimits(View):
     @field(
-        "Limit of messages that the address forwards in 24 hours. A message counts once for each "
-        "target."
+        "Limit of messages that the address forwards in 24 hours, which begin with the first one, "
+        "and its use. A message counts once for each target. Only the kind FORWARD forwards mail."
     )
     async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(
@@ -60,30 +60,38 @@ class AddressLimits(View):
 
 @strawberry.type(
     description=(
-        "Address that accepts mail: the main address or an alias of a user, a forwarding "
-        "address, or a pattern of addresses."
+        "Address that the platform serves. It is the main address or an alias of a user, an "
+        "address of another kind, or a pattern of addresses."
     )
 )
 class Address(NodeView):
     address: str = attribute_field(
         "Address with the domain in Unicode form. A pattern contains `*`."
     )
-    local_part: str = attribute_field("Part of the address before the `@`.")
+    local_part: str = attribute_field("Part of the address before the `@`, as it was written.")
     kind: AddressKind = attribute_field(
         "Kind of the address, which decides what happens to its mail."
     )
-    name: str | None = attribute_field("Display name for messages sent from the address.")
+    name: str | None = attribute_field(
+        "Display name for messages sent from the address. Null: there is none."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that gets the mail of a MAILBOX address. Null for other kinds.",
+        description=(
+            "User that gets the mail of a MAILBOX address. Null: the address has another kind, or "
+            "the caller can't see the user."
+        ),
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Domain of the address. Null: the address is valid in all domains (`name@*`).",
+        description=(
+            "Domain of the address. Null: the address is valid in all domains (`name@*`), or the "
+            "caller can't see the domain."
+        ),
     )
     forward_to: list[str] = attribute_field(
         "Targets of a FORWARD address: addresses, smtp:// and smtps:// relays, http:// and "
@@ -91,7 +99,10 @@ class Address(NodeView):
         "most 100."
     )
     main: bool = attribute_field("True: this is the main address of its user.")
-    active: bool = attribute_field("False: the address refuses mail and forwards none.")
+    active: bool = attribute_field(
+        "False: the address was disabled. It refuses mail and forwards none. Expiry does not "
+        "change this field."
+    )
     send_as: bool = attribute_field(
         "True: the users to whom the address delivers can use it as sender."
     )
@@ -117,7 +128,7 @@ class Address(NodeView):
         "Comment that the user of the address can also read. Null: there is none."
     )
     metadata: JSON | None = attribute_field(
-        "JSON object with data of your application, which the user can read."
+        "JSON object with data of your application, which the user can read. Null: there is none."
     )
     created_at: datetime = attribute_field("Time when the address was created.")
     updated_at: datetime | None = attribute_field("Time of the last change of the address.")
@@ -133,8 +144,8 @@ class Address(NodeView):
     }
 
     @field(
-        "The same address in the main domain, if the query named it in an alias domain. "
-        "Otherwise null."
+        "The same address in the domain itself, if the query `address` named it in an alias "
+        "domain. Null otherwise, and for a pattern."
     )
     async def canonical_address(self) -> str | None:
         primary_address: str | None = vars(self).get("primary")
@@ -160,13 +171,15 @@ class Address(NodeView):
             )
         )
 
-    @field("Comment for administrators.", "private_comment", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "Comment for administrators. Null: there is none.", "private_comment", **DOMAIN_ADMIN_GUARD
+    )
     async def private_comment(self) -> str | None:
         text: str | None = self.row.private_comment
         return text
 
     @field(
-        "JSON object with data of your application that the user can't read.",
+        "JSON object with data of your application that the user can't read. Null: there is none.",
         "private_metadata",
         **DOMAIN_ADMIN_GUARD,
     )
@@ -249,8 +262,12 @@ async def _load_address_page(info: Info, page_key: AddressPageKey) -> Connection
 @strawberry.type
 class AddressQuery:
     @query(
-        "Returns an address by ID or by its text. With `allowWildcard`, returns the address that "
-        "receives mail for the given one. Null if there is none or the caller can't see it.",
+        "Returns an address by ID or by its text. Case, dots and a subaddress (`+label`) of the "
+        "text are ignored, and an alias domain means its domain. Inactive and expired addresses "
+        "are returned too. With `allowWildcard`, a text returns the address that would receive "
+        "mail for it, such as a pattern. One that is inactive, expired or in an inactive domain "
+        "is then not returned. A DOMAIN_ADMIN also sees addresses without a user in administered "
+        "domains. Null if there is none or the caller can't see it.",
         scope=Scope.READ,
         access=ACCOUNTS,
         cost=2,
@@ -278,9 +295,9 @@ class AddressQuery:
         return own_address
 
     @query(
-        "Returns addresses of every kind. A DOMAIN_ADMIN gets the addresses in administered "
-        "domains, the addresses of the users of these domains, and the caller's own addresses. An "
-        "ADMIN gets all addresses of the platform.",
+        "Returns addresses of every kind, also inactive and expired ones. A DOMAIN_ADMIN gets the "
+        "addresses in administered domains, the addresses of the users of these domains, and the "
+        "caller's own addresses. An ADMIN gets all addresses of the platform.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

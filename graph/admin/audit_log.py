@@ -17,7 +17,7 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.logged_ids import audit_log_values_with_global_ids
 from graph.types.object_access import DOMAINS
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_visible_user_id_or_viewer_id
+from graph.types.references import UserRef, load_visible_user_id
 from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
 from models.store.keyset_pages import ordering_name
@@ -39,36 +39,40 @@ def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.I
 
 
 @strawberry.type(
-    description="Entry of the audit log: a change that an administrator made to another account, "
-    "a domain or the platform.",
+    description=(
+        "Entry of the audit log. It is a change that an administrator made to another account, a "
+        "domain or the platform. Or it is a read of the bytes of a stored object."
+    ),
     directives=[Auth(scope=Scope.READ)],
 )
 class AuditLogEntry(NodeView):
     at: datetime = attribute_field("Time of the change.")
     actor: str = attribute_field(
-        "Username of the user who made the change, or `key NAME` for an API key of the platform. "
-        "`operator`: a command on the server, or the bootstrap key."
+        "Username, at that time, of the user who made the change. `key NAME`: an API key of the "
+        "platform. `operator`: a command on the server, or the bootstrap key. `identity provider "
+        "of DOMAIN`: the sign-in of a user there."
     )
     role: Role = attribute_field("Role of the actor at that time.")
     ip: IPAddress | None = attribute_field(
         "IP address that the change was made from. Null: unknown."
     )
     mutation: str = attribute_field(
-        "Name of the mutation, such as `userUpdate`, or of the field that returned bytes: "
-        "`Blob.text` or `Blob.url`."
+        "Name of the mutation that made the change, such as `userUpdate`, or of the field that "
+        "returned bytes: `Blob.text` or `Blob.url`."
     )
     target_id: strawberry.ID | None = attribute_field(
         "Global ID of the changed object, which may have been deleted. Null: the change is not "
-        "about one object with a global ID, such as a setting."
+        "about one object with a global ID, such as that of a setting."
     )
     before: JSON | None = attribute_field(
-        "Old values of the changed fields. Secrets are redacted, long values truncated; "
-        "objects are given by global ID. "
-        "Null: none were recorded, as for a new object."
+        "Old values of the changed fields. Secrets are redacted, and texts over 1,000 characters "
+        "truncated. Some objects are given by global ID. Null: none were recorded, as for a new "
+        "object."
     )
     after: JSON | None = attribute_field(
-        "New values of the changed fields. Secrets are redacted; objects are given by global ID. "
-        "Null: none were recorded, as for a deletion."
+        "New values of the changed fields. Secrets are redacted, and texts over 1,000 characters "
+        "truncated. Some objects are given by global ID. Null: none were recorded, as for a "
+        "deletion."
     )
     reason: str | None = attribute_field(
         "Reason that the caller gave in `MutationOptions.reason`. Null: none."
@@ -83,7 +87,8 @@ class AuditLogEntry(NodeView):
     }
 
     @field(
-        "Changed object with its current values. Null: it was deleted, or the caller can't see it.",
+        "Changed object with its current values. Null: it was deleted, the caller can't see it, "
+        "or the change is not about one object with a global ID.",
         "target_kind",
         "target_id",
     )
@@ -99,13 +104,14 @@ class AuditLogEntry(NodeView):
 @strawberry.input(description="Conditions on entries of the audit log. All must hold.")
 class AuditLogFilter(ConditionsInput):
     actor: UserRef | None = attribute_field(
-        "Returns only entries of mutations that this account ran. A deleted account can only be "
-        "referred to by its ID.",
+        "Returns only entries of changes that this account made. A deleted account can only be "
+        "referred to by its ID. A username or address without a user whom the caller can see "
+        "returns no entry.",
         default=UNSET,
     )
     mutation: str | None = attribute_field(
-        "Returns only entries of the mutation with this name, such as `userUpdate`. At most 128 "
-        "printable characters.",
+        "Returns only entries whose `mutation` is exactly this name, such as `userUpdate`. Case "
+        "matters. At most 128 printable characters; more are an error.",
         default=UNSET,
     )
     target_id: strawberry.ID | None = attribute_field(
@@ -133,10 +139,11 @@ class AuditLogFilter(ConditionsInput):
 @strawberry.type
 class AuditLogQuery:
     @query(
-        "Returns entries of the audit log: changes that administrators made to other accounts, "
-        "domains and the platform, with old and new values. Entries are kept for 365 days by "
-        "default. A DOMAIN_ADMIN sees entries of the administered domains. An ADMIN sees all "
-        "except changes of legal holds by other administrators, a ROOT sees all.",
+        "Returns entries of the audit log: changes that administrators, API keys of the platform "
+        "and commands on the server made. They concern other accounts, domains and the platform. "
+        "Reads of the bytes of stored objects are entries, too. Entries are kept for 365 days by "
+        "default. A DOMAIN_ADMIN sees entries of the administered domains and their accounts. An "
+        "ADMIN sees all except changes of legal holds by others. A ROOT sees all.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -188,4 +195,4 @@ async def _actor_user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None)
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path=("filter", "actor", "id"))
-    return await load_visible_user_id_or_viewer_id(info, user_ref) or audit_log.NO_USER_ID
+    return await load_visible_user_id(info, user_ref) or audit_log.NO_USER_ID

@@ -48,9 +48,14 @@ KeyArgument = Annotated[
 @strawberry.type(description="Entry of a key-value store.")
 class KeyValueEntry(NodeView):
     key: str = attribute_field("Key of the entry. Slashes separate levels.")
-    value: str | None = attribute_field("Value of the entry. Null if the filter has `keysOnly`.")
+    value: str | None = attribute_field(
+        "Text value of the entry. Null in a list whose filter has `keysOnly`."
+    )
     store: str = attribute_field("Name of the key-value store that contains the entry.")
-    shared: bool = attribute_field("True if every signed-in user can read the entry.")
+    shared: bool = attribute_field(
+        "True for a shared entry, which every signed-in user can read. False for an entry of one "
+        "user."
+    )
     expires_at: datetime | None = attribute_field(
         "Time when the entry expires: from then on it is treated as missing, and a later "
         "clean-up deletes it. Null: never."
@@ -81,7 +86,9 @@ class KeyValueKeyInput:
         default=False,
     )
     user: UserRef | None = attribute_field(
-        "Owner of the entry. Default: the signed-in user.", default=UNSET
+        "Owner of the entry. Default: the signed-in user. A caller without a user must set `user` "
+        "or `shared`.",
+        default=UNSET,
     )
 
 
@@ -90,33 +97,40 @@ class KeyValueEntryRef(ObjectRef):
     name: strawberry.Maybe[KeyValueKeyInput] = attribute_field("Store and key of the entry.")
 
 
-@strawberry.input(description="Conditions on the entries of one key-value store.")
+@strawberry.input(description="Conditions on the entries of one key-value store. All must hold.")
 class KeyValueEntryFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"prefix", "store", "exact_key"})
     user: UserRef | None = attribute_field(
-        "Returns the entries of this user. Default: the signed-in user.", default=UNSET
+        "Returns the entries of this user. Without a user whom the caller can see, the list is "
+        "empty. Default: the signed-in user. A caller without a user must set `user` or `shared`.",
+        default=UNSET,
     )
     store: str | None = attribute_field(
-        f"Name of the store. Default: `{DEFAULT_STORE}`.", default=UNSET
+        f"Name of the key-value store. An unknown name is an error. Default: `{DEFAULT_STORE}`.",
+        default=UNSET,
     )
     shared: bool | None = attribute_field(
-        "True returns the entries that every signed-in user can read. Not allowed with `user`. "
-        "Default: false.",
+        "True returns the shared entries, which every signed-in user can read, instead of those "
+        "of a user. Not allowed with `user`. Default: false.",
         default=UNSET,
     )
     prefix: str | None = attribute_field(
-        "Returns only entries whose key begins with this prefix. A prefix that ends with a slash "
-        "selects the level below it. Default: the first level.",
+        "Returns only entries whose key begins with this text (case matters). The level is that "
+        "of the text up to its last slash: `a/` and `a/b` select keys such as `a/bc`. At most "
+        "1,024 bytes. Default: all keys of the first level.",
         default=UNSET,
     )
     exact_key: str | None = attribute_field(
-        "Returns only the entry with this key. Not allowed with `prefix`.", default=UNSET
+        "Returns only the entry with this key, on any level (case matters). Must not be empty. "
+        "Not allowed with `prefix`.",
+        default=UNSET,
     )
     recursive: bool | None = attribute_field(
-        "True includes all levels below the selected one. Default: false.", default=UNSET
+        "True also returns matching keys on all levels below the selected one. Default: false.",
+        default=UNSET,
     )
     keys_only: bool | None = attribute_field(
-        "True returns keys without values. Default: false.", default=UNSET
+        "True returns the entries without values: `value` is null. Default: false.", default=UNSET
     )
 
     async def resolve_conditions_or_match_nothing(self, info: Info) -> KeyValueListConditions:
@@ -142,7 +156,8 @@ class KeyValueEntryInput(Options):
     """Base of the inputs of all key-value mutations: which store they change."""
 
     user: UserRef | None = attribute_field(
-        "Owner of the entry. Default: the signed-in user.",
+        "Owner of the entry. Default: the signed-in user. A caller without a user must set `user` "
+        "or `shared`.",
         default=UNSET,
     )
     store: str = attribute_field(
@@ -151,8 +166,8 @@ class KeyValueEntryInput(Options):
         default=DEFAULT_STORE,
     )
     key: str = attribute_field(
-        "Key of the entry. Slashes separate levels, none of which is empty. By default at most "
-        "512 bytes and 16 levels."
+        "Key of the entry. Case matters. Slashes separate levels, none of which is empty. Control "
+        "characters are not allowed. A new key has by default at most 512 bytes and 16 levels."
     )
     shared: bool = attribute_field(
         "True refers to the shared entry with this key, which every signed-in user can read. True "
@@ -176,15 +191,17 @@ class KeyValueEntryInput(Options):
 
 @strawberry.input(description="Input of keyValueSet.")
 class KeyValueSetInput(KeyValueEntryInput):
-    value: str = attribute_field("Text to store, by default at most 64 KiB.")
+    value: str = attribute_field(
+        "Text to store, by default at most 64 KiB. A larger one is LIMIT_REACHED. It can be empty."
+    )
     ttl: Duration | None = attribute_field(
-        "Lifetime of the entry from now, 1 second to 3,650 days. Default: it never expires, also "
-        "if it had an expiry before.",
+        "Lifetime of the entry from now, 1 second to 3,650 days. Default: null, the entry never "
+        "expires, even if it had an expiry before.",
         default=UNSET,
     )
     if_version: BigInt | None = attribute_field(
         "Changes the entry only if this is its version, else returns a StaleError. 0: only if "
-        "there is no entry. Default: always.",
+        "there is no entry, or an expired one. Default: always.",
         default=UNSET,
     )
 
@@ -193,14 +210,17 @@ class KeyValueSetInput(KeyValueEntryInput):
 class KeyValueIncrementInput(KeyValueEntryInput):
     delta: BigInt = attribute_field("Integer to add. A negative number lowers the value.")
     create_missing: bool = attribute_field(
-        "True creates a missing entry with the value `delta`. False: a missing entry is an error.",
+        "True creates a missing or expired entry with the value `delta` and without an expiry. "
+        "False: such an entry is the error NOT_FOUND.",
         default=False,
     )
 
 
 @strawberry.input(description="Input of keyValueDelete.")
 class KeyValueDeleteInput(KeyValueEntryInput):
-    recursive: bool = attribute_field("True also deletes all entries below the key.", default=False)
+    recursive: bool = attribute_field(
+        "True also deletes all entries whose key begins with this key and a slash.", default=False
+    )
 
 
 @strawberry.type(description="Payload of keyValueSet and keyValueIncrement.")
@@ -212,7 +232,10 @@ class KeyValuePayload(MutationPayload):
 
 @strawberry.type(description="Payload of keyValueDelete.")
 class KeyValueDeletePayload(MutationPayload):
-    deleted_count: BigInt = attribute_field("Number of deleted entries.", default=BigInt(0))
+    deleted_count: BigInt = attribute_field(
+        "Number of deleted entries. Expired entries are not counted. 0 if the mutation failed.",
+        default=BigInt(0),
+    )
 
 
 def _require_no_user_for_shared_namespace(
@@ -243,9 +266,9 @@ async def _query_namespace_or_empty(
 @strawberry.type
 class KeyValueQuery:
     @query(
-        "Returns an entry of a key-value store: one of a user, or a shared one, which every "
-        "signed-in user can read. Null if there is none, it has expired, or the caller can't see "
-        "it.",
+        "Returns an entry of a key-value store by ID, or by store and key. It belongs to a user, "
+        "or is shared, so that every signed-in user can read it. Null if there is none, it has "
+        "expired, or the caller can't see it. An unknown store is an error.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )
@@ -267,11 +290,12 @@ class KeyValueQuery:
         )
 
     @query(
-        "Returns entries of a key-value store. `filter` selects the store, its user or the shared "
-        "entries, and the level of the keys. Slashes in a key separate levels. Only one level is "
-        "returned, by default the first. If `filter.recursive` is true, the levels below it are "
-        "returned too. Expired entries are left out. Every signed-in user can read the shared "
-        "entries.",
+        "Returns the entries of one user in a key-value store, or its shared entries. Default: "
+        "the signed-in user's entries in the store `default`. Slashes in a key separate levels. "
+        "Only one level is returned, by default the first. If `filter.recursive` is true, the "
+        "levels below it are returned too. Expired entries are left out. Every signed-in user can "
+        "read the shared entries. For another user whose entries the caller can't read, the list "
+        "is empty. An unknown store is an error.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )
@@ -310,12 +334,13 @@ class KeyValueQuery:
 @strawberry.type
 class KeyValueMutation:
     @mutation(
-        "Creates an entry of a key-value store, or replaces its value and expiry. By default, "
-        "the entries of a user in all stores are limited to 1,000, and to 1 MiB of keys and "
-        "values. The shared entries together have the same limits. Shared entries require the "
-        "role ADMIN and the scope FULL. Above a limit the error is LIMIT_REACHED, and "
-        "QUOTA_EXCEEDED if the storage of the account is full. STALE if `ifVersion` is not the "
-        "present version.",
+        "Creates an entry of a key-value store, or replaces its value and expiry. By default, the "
+        "entries of a user in all stores are limited to 1,000, and to 1 MiB of keys and values. "
+        "The shared entries together have the same limits. Expired entries don't count. Above a "
+        "limit the error is LIMIT_REACHED, and QUOTA_EXCEEDED if the storage of the account is "
+        "full. STALE if `ifVersion` is not the present version. Shared entries require the role "
+        "ADMIN and the scope FULL. The audit log names changes of shared entries and of other "
+        "users' entries, without values.",
         scope=Scope.SETTINGS,
         access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )
@@ -330,12 +355,12 @@ class KeyValueMutation:
         return KeyValuePayload(key_value_entry=KeyValueEntry.from_row(entry))
 
     @mutation(
-        "Adds an integer to the integer value of an entry atomically. The expiry is unchanged. A "
-        "missing entry is the error NOT_FOUND, unless `createMissing` is true. VALIDATION if the "
-        "value is no integer, or if the result is not between -(2^53-1) and 2^53-1. Shared "
-        "entries require the role ADMIN and the scope FULL. LIMIT_REACHED above 1,000 entries or "
-        "1 MiB of a user, or of all shared entries together (by default). QUOTA_EXCEEDED if the "
-        "storage of the account is full.",
+        "Adds an integer to the integer value of an entry of a key-value store atomically. The "
+        "expiry is unchanged. A missing or expired entry is the error NOT_FOUND, unless "
+        "`createMissing` is true. VALIDATION if the value is no integer, or if the result is not "
+        "between -(2^53-1) and 2^53-1. Shared entries require the role ADMIN and the scope FULL. "
+        "LIMIT_REACHED above 1,000 entries or 1 MiB of a user, or of all shared entries together "
+        "(by default). QUOTA_EXCEEDED if the storage of the account is full.",
         scope=Scope.SETTINGS,
         access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )
@@ -353,8 +378,8 @@ class KeyValueMutation:
 
     @mutation(
         "Deletes an entry of a key-value store, or with `recursive` also all entries below its "
-        "key. A missing entry is no error: `deletedCount` is 0. Shared entries require the role "
-        "ADMIN and the scope FULL.",
+        "key, even if the key itself has none. A missing entry is no error: `deletedCount` is 0. "
+        "Shared entries require the role ADMIN and the scope FULL.",
         scope=Scope.SETTINGS,
         access=OWN_OR_ROOT.with_scope(Scope.FULL),
     )

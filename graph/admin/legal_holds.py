@@ -21,7 +21,7 @@ from graph.types.object_references import ObjectRef, id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     optional_tuple,
     require_visible_user_id_if_named,
     value_or_none,
@@ -63,20 +63,22 @@ MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "preview", "has_attachments")
 
 
 @strawberry.input(
-    description="Conditions on copies of a legal hold. All must hold. They are tested on at most "
-    "10,000 copies for each page. The page can then have fewer copies than requested, or none, "
-    "while `pageInfo.hasNextPage` is true."
+    description=(
+        "Conditions on copies of a legal hold. All must hold. They are tested on at most 10,000 "
+        "copies for each page. The page can then have fewer copies than requested, or none, while "
+        "`pageInfo.hasNextPage` is true."
+    )
 )
 class HeldCopyFilter(ConditionsInput):
     from_: str | None = attribute_field(
-        "Returns only copies with this text in the name or address of the author (case is "
-        "ignored). At most 1,000 characters.",
+        "Returns only copies with this text in the name or address of the author (first From "
+        "address). Case is ignored. At most 1,000 characters; more are an error.",
         name="from",
         default=UNSET,
     )
     subject: str | None = attribute_field(
         "Returns only copies with this text in the subject (case is ignored). At most 1,000 "
-        "characters.",
+        "characters; more are an error.",
         default=UNSET,
     )
     received_since: datetime | None = attribute_field(
@@ -132,7 +134,8 @@ class HeldCopy(MailSummary):
     position: BigInt = attribute_field("Position in the hash chain of the legal hold, from 1.")
     origin: CopyOrigin = attribute_field("Reason why the message was copied.")
     mailbox_path: str | None = attribute_field(
-        "Path of the mailbox that has the message, or that it was deleted from. Null: none."
+        "Path, when the copy was made, of the mailbox with the message, or of the mailbox that it "
+        "was deleted from. Null: the message was in no mailbox, as a quarantined message."
     )
     envelope_from: str | None = attribute_field("Envelope sender (MAIL FROM). Null: unknown.")
     envelope_to: list[str] = attribute_field(
@@ -159,8 +162,8 @@ class HeldCopy(MailSummary):
 class LegalHoldAccess(NodeView):
     at: datetime = attribute_field("Time of the access.")
     actor: str = attribute_field(
-        "Username of the user who read the copies, or `key NAME` for an API key of the platform, "
-        "or `operator` for the bootstrap key."
+        "Username, at that time, of the user who read the copies. `key NAME`: an API key of the "
+        "platform. `operator`: the bootstrap key."
     )
     role: Role = attribute_field("Role of the actor at that time.")
     ip: IPAddress | None = attribute_field(
@@ -191,20 +194,25 @@ class LegalHold(NodeView):
     )
     username: str = attribute_field("Username of the account when the legal hold was created.")
     starts_at: datetime | None = attribute_field(
-        "Mail that arrived at or after this time is copied. Null: no lower limit."
+        "Messages that were received at or after this time are copied. New messages with an "
+        "earlier date are copied too if they are stored at or after this time. Null: no lower "
+        "limit."
     )
     ends_at: datetime | None = attribute_field(
-        "Mail that arrives before this time is copied. Null: until the legal hold ends."
+        "Messages that were received before this time are copied. New messages with a later date "
+        "are copied too if they are stored before this time. Null: until the legal hold ends."
     )
     expires_at: datetime = attribute_field(
-        "End of retention: from this time on nothing is copied, and the next clean-up deletes the "
-        "copies."
+        "End of the legal hold: from this time on nothing is copied, and the next clean-up deletes "
+        "the copies. Until that clean-up the copies can be read."
     )
-    reason: str | None = attribute_field("Reason for the legal hold, as given at its creation.")
+    reason: str | None = attribute_field(
+        "Reason for the legal hold, as given at its creation. Null: none."
+    )
     created_at: datetime = attribute_field("Time when the legal hold was created.")
     created_by: str = attribute_field(
-        "Username of the user who created the legal hold, or `key NAME` for an API key of the "
-        "platform, or `operator` for the bootstrap key."
+        "Username, at that time, of the user who created the legal hold. `key NAME`: an API key of "
+        "the platform. `operator`: the bootstrap key."
     )
     ended_at: datetime | None = attribute_field(
         "Time when the clean-up after `expiresAt` ended the legal hold and made its "
@@ -222,7 +230,11 @@ class LegalHold(NodeView):
         "id",
         legal_holds.load_copy_task_states_by_legal_hold,
         lambda state: state,
-        description="State of the task that copies the messages stored before the legal hold.",
+        description=(
+            "State of the task that copies the messages stored before the legal hold. SUCCEEDED: "
+            "all of them are copied. New messages are copied in every state, until the legal hold "
+            "ends."
+        ),
     )
 
     load_batch = staticmethod(legal_holds.load_visible_legal_holds_by_id)
@@ -232,8 +244,8 @@ class LegalHold(NodeView):
     }
 
     @field(
-        "Copies of the legal hold. Empty after the legal hold has ended. Each access is logged in "
-        "`accessLog`."
+        "Copies of messages that the legal hold has made. Empty after the legal hold has ended "
+        "(`endedAt`). Each page that is read is logged in `accessLog`."
     )
     async def messages(
         self,
@@ -259,7 +271,10 @@ class LegalHold(NodeView):
             lambda: info.context.load(legal_holds.count_visible_copies_by_legal_hold, page_key),
         )
 
-    @field("Accesses to the copies of the legal hold.")
+    @field(
+        "Accesses of administrators to the copies of the legal hold, also after the legal hold has "
+        "ended."
+    )
     async def access_log(
         self,
         info: Info,
@@ -289,17 +304,18 @@ class LegalHold(NodeView):
         )
 
     @field(
-        "Signed download URL of an mbox file with all copies, valid for 15 to 20 minutes. Each "
-        "download is logged in `accessLog`."
+        "Signed download URL of an mbox file with all copies of the legal hold. It is valid for 15 "
+        "to 20 minutes, and ends earlier with the caller's credential. Each download is logged in "
+        "`accessLog`. After the legal hold has ended, the download fails."
     )
     def export_url(self, info: Info) -> URL:
         path = download_urls.legal_hold_path(self.row.id)
         return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
 
     @field(
-        "Position, from 1, of the first copy whose record is missing or was changed, found by "
-        "checking the hash chain. The contents of the copies are not read. Null: the chain is "
-        "intact, or the legal hold has ended.",
+        "Position, from 1, of the first copy of the legal hold whose record is missing or was "
+        "changed, found by checking the hash chain. The contents of the copies are not read. "
+        "Null: the chain is intact, or the legal hold has ended.",
         "copies",
         "head",
         "ended_at",
@@ -319,7 +335,8 @@ class LegalHoldRef(ObjectRef):
 class LegalHoldFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
         "Returns only legal holds of this account. A deleted account can only be referred to by "
-        "its ID.",
+        "its ID. A username or address without a user whom the caller can see returns no legal "
+        "hold.",
         default=UNSET,
     )
 
@@ -327,28 +344,35 @@ class LegalHoldFilter(ConditionsInput):
 @strawberry.input(description="Input of legalHoldEnd.")
 class LegalHoldEndInput(Options):
     legal_holds: list[LegalHoldRef] = attribute_field(
-        "Legal holds to end, at most 1,000 by default."
+        "Legal holds to end, 1 to 1,000 by default; more are LIMIT_REACHED."
     )
 
 
 @strawberry.input(description="Input of legalHoldCreate.")
 class LegalHoldCreateInput(Options):
     user: UserRef = attribute_field(
-        "Account whose mail is copied. It can't be the signed-in user's."
+        "Account whose mail is copied. It can't be the signed-in user's, nor, for an ADMIN, that "
+        "of a ROOT."
     )
     starts_at: datetime | None = attribute_field(
-        "Copies mail that arrived at or after this time. Default: no lower limit.", default=UNSET
+        "Copies messages that were received at or after this time. New messages with an earlier "
+        "date are copied too if they are stored at or after this time. Default: no lower limit.",
+        default=UNSET,
     )
     ends_at: datetime | None = attribute_field(
-        "Copies mail that arrives before this time. Default: until the legal hold ends.",
+        "Copies messages that were received before this time, which must be after `startsAt`. New "
+        "messages with a later date are copied too if they are stored before this time. Default: "
+        "until the legal hold ends.",
         default=UNSET,
     )
     expires_at: datetime = attribute_field(
-        "End of retention, in the future and at most 36,500 days ahead. From this time "
-        "on nothing is copied, and the next clean-up deletes the copies."
+        "End of the legal hold, in the future and at most 36,500 days ahead. From this time on "
+        "nothing is copied, and the next clean-up deletes the copies."
     )
     reason: str | None = attribute_field(
-        "Reason for the legal hold, at most 1,000 characters. Default: none.", default=UNSET
+        "Reason for the legal hold, at most 1,000 characters; more are an error. Null or empty: "
+        "none. Default: none.",
+        default=UNSET,
     )
 
 
@@ -362,8 +386,8 @@ class LegalHoldPayload(MutationPayload):
 @strawberry.type
 class LegalHoldQuery:
     @query(
-        "Returns a legal hold by ID. Null if it does not exist or was ended by `legalHoldEnd`. An "
-        "ADMIN can't see a legal hold of the own account.",
+        "Returns a legal hold by ID, also an expired one. Null if it does not exist or was ended "
+        "by `legalHoldEnd`. An ADMIN can't see a legal hold of the own account; a ROOT can.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -374,9 +398,9 @@ class LegalHoldQuery:
         )
 
     @query(
-        "Returns the legal holds of all accounts, also expired ones, but not those that "
-        "`legalHoldEnd` ended. An ADMIN does not get the legal holds on the own account; a ROOT "
-        "gets all.",
+        "Returns the legal holds of all accounts, also of deleted accounts and expired ones, but "
+        "not those that `legalHoldEnd` ended. An ADMIN does not get the legal holds on the own "
+        "account; a ROOT gets all.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -417,7 +441,7 @@ async def _held_user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) 
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path=("filter", "user", "id"))
-    row = await load_visible_user_or_require_viewer(info, user_ref)
+    row = await load_visible_user(info, user_ref)
     return row.id if row else NO_USER_ID
 
 
@@ -425,9 +449,10 @@ async def _held_user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) 
 class LegalHoldMutation:
     @mutation(
         "Creates a legal hold, which copies mail of an account in a period: stored, deleted but "
-        "restorable, and future mail. A task copies the stored messages. The account is not "
-        "notified. At most 10 legal holds of an account are active. The signed-in user's own "
-        "account is FORBIDDEN_OPERATION.",
+        "restorable, and future mail, received, sent or saved. A task copies the stored messages. "
+        "The account is not notified. An account has at most 10 legal holds that have not ended; "
+        "above that the error is LIMIT_REACHED. The signed-in user's own account is "
+        "FORBIDDEN_OPERATION. The audit log records the creation.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -450,7 +475,8 @@ class LegalHoldMutation:
     @mutation(
         "Ends legal holds before their expiry, all or none. Expired ones are removed too. The "
         "legal holds and their copies are unavailable at once, and a later clean-up deletes them "
-        "for good. LIMIT_REACHED for more than 1,000 references (by default).",
+        "for good. The audit log records the end. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         role=Role.ROOT,
         scope=Scope.FULL,
     )

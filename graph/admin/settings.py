@@ -41,18 +41,21 @@ class SettingHistoryEntry(NodeView):
     key: str = attribute_field("Key of the changed setting.")
     at: datetime = attribute_field("Time of the change.")
     actor: str = attribute_field(
-        "Username of the user who made the change, or `key NAME` for an API key of the "
-        "platform. `operator`: a command on the server, or the bootstrap key."
+        "Username, at that time, of the user who changed the setting. `key NAME`: an API key of "
+        "the platform. `operator`: a command on the server, or the bootstrap key."
     )
     before: JSON | None = attribute_field(
-        "Stored value before the change. Null: the default applied."
+        "Stored value before the change. Null: no value was stored, so that the default applied or "
+        "the custom setting did not exist; or the value was null."
     )
     after: JSON | None = attribute_field(
         "Stored value after the change. Null: the stored value was deleted, or the new value is "
         "null, which few settings accept. A setting without a stored value has its default; a "
         "custom setting does not exist."
     )
-    reason: str | None = attribute_field("Reason that the caller gave in `options`.")
+    reason: str | None = attribute_field(
+        "Reason that the caller gave in `options.reason`. Null: none."
+    )
 
     load_batch = staticmethod(admin_settings.load_visible_changes_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -70,7 +73,7 @@ class Setting:
     )
     value: JSON | None = attribute_field(
         "Stored value, or else the default. If `restartRequired` is true, processes may still use "
-        "an older value. Durations are in ISO 8601, sizes in bytes. Null is a value of some "
+        "an older value. Durations are in ISO 8601, sizes in bytes. Null is a value of few "
         "settings, as their `description` says."
     )
     name: str | None = attribute_field(
@@ -80,15 +83,18 @@ class Setting:
         "Description of the setting, in English. Null for custom settings."
     )
     default: JSON | None = attribute_field(
-        "Value that applies if none is stored: the value of the environment variable or the "
-        "built-in default. Null for custom settings."
+        "Value that applies if none is stored: the value of the environment variable or else the "
+        "built-in default. Null for custom settings, and if the default is null."
     )
     type: SettingKind = attribute_field("Kind of the value, such as a number or a duration.")
     custom: bool = attribute_field(
-        "True if a value is stored, which replaces the default. It does not say whether the key "
-        "begins with `custom.`."
+        "True if a valid value of the setting is stored, which replaces the default. It does not "
+        "say whether the key begins with `custom.`."
     )
-    restart_required: bool = attribute_field("True if a new value applies only after a restart.")
+    restart_required: bool = attribute_field(
+        "True if a new value of the setting applies only after a restart of the server. Always "
+        "false for custom settings."
+    )
 
     @classmethod
     def from_stored_setting(cls, setting: CurrentSetting) -> "Setting":
@@ -104,7 +110,7 @@ class Setting:
             restart_required=setting.restart_required,
         )
 
-    @field("Changes of the setting.")
+    @field("Changes of the stored value of the setting, including deletions.")
     async def history(
         self,
         info: Info,
@@ -134,7 +140,7 @@ class Setting:
 class SettingFilter(ConditionsInput):
     query: str | None = attribute_field(
         "Returns only settings whose key contains this text (case is ignored). At most 128 "
-        "characters.",
+        "characters; more are an error.",
         default=UNSET,
     )
 
@@ -142,13 +148,15 @@ class SettingFilter(ConditionsInput):
 @strawberry.input(description="Input of settingSet.")
 class SettingSetInput(Options):
     key: str = attribute_field(
-        "Key of the setting. Keys of custom settings begin with `custom.` and have at most 128 "
-        "characters."
+        "Key of the setting. Case matters. An unknown key is the error VALIDATION, unless it is "
+        "that of a custom setting: `custom.` and parts of A-Z, a-z, 0-9, `_` and `-`, separated by "
+        "dots. It has at most 128 characters."
     )
     value: JSON | None = attribute_field(
-        "New value, of the type of the setting: durations in ISO 8601, sizes in bytes or texts "
-        "such as `3 GiB`. Only some settings accept null. A custom setting accepts a text, "
-        "number, boolean, or a list of these, at most 4,096 bytes of JSON.",
+        "New value, of the type and in the range of the setting, else VALIDATION. Durations are "
+        "in ISO 8601, sizes in bytes or texts such as `3 GiB`. Only some settings accept null. An "
+        "absent value is an error. A custom setting accepts a text, number, boolean, or a list of "
+        "at most 100 of these. It has at most 4,096 bytes of JSON.",
         default=UNSET,
     )
 
@@ -156,14 +164,14 @@ class SettingSetInput(Options):
 @strawberry.input(one_of=True, description="Reference to one setting of the platform.")
 class SettingRef:
     key: strawberry.Maybe[str] = attribute_field(
-        "Key of the setting, such as `limits.warningPercent`."
+        "Key of the setting, such as `limits.warningPercent`. Case matters."
     )
 
 
 @strawberry.input(description="Input of settingDelete.")
 class SettingDeleteInput(Options):
     settings: list[SettingRef] = attribute_field(
-        "Settings whose stored values are deleted, at most 100."
+        "Settings whose stored values are deleted, 1 to 100; more are the error VALIDATION."
     )
 
 
@@ -177,7 +185,8 @@ class SettingPayload(MutationPayload):
 @strawberry.type(description="Payload of settingDelete.")
 class SettingsPayload(MutationPayload):
     settings: list[Setting] = attribute_field(
-        "Settings after the change, without custom settings, which are deleted.",
+        "Settings after the change, each once, with their defaults as values. Custom settings are "
+        "left out, since they are deleted. Empty if the mutation failed.",
         default_factory=list,
     )
 
@@ -185,7 +194,8 @@ class SettingsPayload(MutationPayload):
 @strawberry.type
 class SettingQuery:
     @query(
-        "Returns one setting. Null if there is no setting with this key.",
+        "Returns one setting of the platform by its key, with its stored value or else its "
+        "default. Null if there is no setting with this key.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -194,8 +204,8 @@ class SettingQuery:
         return Setting.from_stored_setting(setting) if setting else None
 
     @query(
-        "Returns all settings of the platform, also those without a stored value, which have "
-        "their default.",
+        "Returns all settings of the platform, also custom settings and those without a stored "
+        "value, which have their default.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -238,9 +248,11 @@ class SettingQuery:
 @strawberry.type
 class SettingMutation:
     @mutation(
-        "Stores the value of a setting. It applies at once in this process and within seconds in "
-        "the others, or after a restart if `Setting.restartRequired` is true. At most 200 custom "
-        "settings are stored.",
+        "Stores the value of a setting of the platform, or creates a custom setting. It applies "
+        "at once in this process and within seconds in the others, or after a restart if "
+        "`Setting.restartRequired` is true. The change is recorded in `Setting.history` and the "
+        "audit log, unless the value is already stored. Above 200 custom settings the error is "
+        "LIMIT_REACHED.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
@@ -253,10 +265,11 @@ class SettingMutation:
         return SettingPayload(setting=Setting.from_stored_setting(setting))
 
     @mutation(
-        "Deletes the stored values of settings, so that their defaults apply. A custom setting "
-        "(`custom.…`) has no default and is removed. An unknown key without the prefix "
-        "`custom.` is an error, and then nothing is deleted. A warning names settings "
-        "without a stored value, also unknown keys that begin with `custom.`.",
+        "Deletes the stored values of settings of the platform, all or none, so that their "
+        "defaults apply. The change applies as that of `settingSet`. A custom setting "
+        "(`custom.…`) has no default and is removed. An unknown key without the prefix `custom.` "
+        "is the error VALIDATION. A warning names settings without a stored value, also unknown "
+        "keys that begin with `custom.`.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )

@@ -50,7 +50,9 @@ _submission_from_row = lazy_view_factory("graph.submission.types", "Submission")
 class Task(NodeView):
     kind: TaskKind = attribute_field("Kind of work that the task does.")
     state: TaskState = attribute_field("State of the task: queued, running, or how it ended.")
-    done_count: BigInt = attribute_field("Number of items that the task has processed.")
+    done_count: BigInt = attribute_field(
+        "Number of items that the task has processed so far, such as messages or rows."
+    )
     total_count: BigInt | None = attribute_field(
         "Number of items that the task has to process. Null: unknown."
     )
@@ -65,7 +67,8 @@ class Task(NodeView):
     )
     created_at: datetime = attribute_field("Time when the task was created.")
     started_at: datetime | None = attribute_field(
-        "Time when a worker started the task. Null: it has not started, or was cancelled before."
+        "Time when a worker first started the task. Null: it has not started, or was cancelled "
+        "before."
     )
     finished_at: datetime | None = attribute_field(
         "Time when the task ended. Null: it has not ended."
@@ -97,17 +100,20 @@ class Task(NodeView):
 
 @strawberry.type(description="Token that undoes a mutation once.")
 class UndoToken:
-    token: str = attribute_field("Secret for the mutation `undo`.")
-    expires_at: datetime = attribute_field("Time when the token expires.")
+    token: str = attribute_field("Secret for the mutation `undo`, which accepts it once.")
+    expires_at: datetime = attribute_field(
+        "Time when the undo token expires: by default 10 minutes after a change of messages, and "
+        "the end of the delay for a message that is sent with one."
+    )
 
 
 @strawberry.input(description="Conditions on tasks. All must hold.")
 class TaskFilter(ConditionsInput):
     kinds: list[TaskKind] | None = attribute_field(
-        "Returns only tasks of one of these kinds.", default=UNSET
+        "Returns only tasks of one of these kinds. An empty list returns no task.", default=UNSET
     )
     states: list[TaskState] | None = attribute_field(
-        "Returns only tasks in one of these states.", default=UNSET
+        "Returns only tasks in one of these states. An empty list returns no task.", default=UNSET
     )
 
 
@@ -118,13 +124,17 @@ class TaskRef(ObjectRef):
 
 @strawberry.input(description="Input of taskCancel.")
 class TaskCancelInput(Options):
-    tasks: list[TaskRef] = attribute_field("Tasks to cancel, at most 250.")
+    tasks: list[TaskRef] = attribute_field(
+        "Tasks to cancel, 1 to 250; more are the error VALIDATION."
+    )
 
 
 @strawberry.type(description="Payload of taskCancel.")
 class TasksPayload(MutationPayload):
     tasks: list[Task] = attribute_field(
-        "Tasks in the order of the references.", default_factory=list
+        "Tasks in the order of the references. A running task keeps the state RUNNING until its "
+        "next step ends it. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
@@ -158,7 +168,8 @@ class UndoInput(Options):
 @strawberry.type(description="Payload of undo.")
 class UndoPayload(MutationPayload):
     restored_count: int = attribute_field(
-        "Number of messages whose change was undone, or of submissions that were cancelled.",
+        "Number of messages whose change was undone, or of submissions that were cancelled. 0 if "
+        "the mutation failed.",
         default=0,
     )
     messages: list[Annotated["Message", strawberry.lazy("graph.messages.types")]] = attribute_field(
@@ -169,8 +180,8 @@ class UndoPayload(MutationPayload):
     )
     submissions: list[Annotated["Submission", strawberry.lazy("graph.submission.types")]] = (
         attribute_field(
-            "Submissions that were cancelled. Empty if the token undoes another change, or if the "
-            "mutation failed.",
+            "Submissions that were cancelled. A submission of another user is left out. Empty if "
+            "the token undoes another change, or if the mutation failed.",
             default_factory=list,
         )
     )
@@ -190,9 +201,10 @@ class TaskQuery:
         return Task.from_row_or_none(row)
 
     @query(
-        "Returns the tasks of the signed-in user's account, and the tasks that the caller started "
-        "for other accounts or for the platform. An ADMIN gets all tasks except legal hold tasks "
-        "that others started. A ROOT gets all tasks. Tasks are deleted 7 days after their end.",
+        "Returns the background tasks of the signed-in user's account, and the tasks that the "
+        "caller started for other accounts or for the platform. An ADMIN gets all tasks except "
+        "legal hold tasks that others started. A ROOT gets all tasks. Tasks are deleted 7 days "
+        "after their end.",
         scope=Scope.MAIL_READ,
     )
     async def tasks(
@@ -229,11 +241,12 @@ class TaskQuery:
 @strawberry.type
 class TaskMutation:
     @mutation(
-        "Cancels tasks, all or none: queued ones at once, running ones at their next step. The "
-        "work done before remains. Finished tasks don't change. Tasks HELD_COPY, USER_DELETE, "
-        "SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even finished ones: "
-        "FORBIDDEN_OPERATION. The caller can cancel the tasks that `tasks` returns. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Cancels background tasks, all or none: queued ones at once, running ones at their next "
+        "step. The work done before remains. Finished tasks don't change. Tasks HELD_COPY, "
+        "USER_DELETE, SECURITY_NOTIFICATION and BLOB_COLLECT can't be cancelled, even finished "
+        "ones: FORBIDDEN_OPERATION. The caller can cancel the tasks that `tasks` returns; another "
+        "task is NOT_FOUND. More than 250 tasks are the error VALIDATION, and more than 1,000 (by "
+        "default) LIMIT_REACHED.",
         scope=Scope.MAIL,
     )
     async def task_cancel(self, info: Info, input: TaskCancelInput) -> TasksPayload:
@@ -243,15 +256,15 @@ class TaskMutation:
         return TasksPayload(tasks=[Task.from_row(row) for row in rows if row])
 
     @mutation(
-        "Undoes a move, deletion or mute of messages, a change of their flags, expiry, snooze "
-        "or metadata, or a submission that is still held. Only the account whose request "
-        "returned the token can use it. That can be an administrator who changed messages of "
-        "another user and still has the right to do so. A change can be undone for 10 minutes "
-        "by default. A message that was moved again stays where it is. Flags that were changed "
-        "since then are kept; other values are set back. A permanently deleted message stays "
-        "deleted, and INBOX replaces a missing mailbox. An undone submission becomes a draft. A "
-        "token that is unknown, used or expired is the error NOT_FOUND. A message that is "
-        "already being sent is the error CONFLICT.",
+        "Undoes a move, deletion or mute of messages, a change of their flags, expiry, snooze or "
+        "metadata, or a submission that is still held. Only the account whose request returned "
+        "the token can use it, once. That can be an administrator who changed messages of another "
+        "user, or sent for one, and still has the right to do so. A change can be undone for 10 "
+        "minutes by default, a submission until its delay ends. A message that was moved again "
+        "stays where it is. Flags that were changed since then are kept; other values are set "
+        "back. A permanently deleted message stays deleted, and INBOX replaces a missing mailbox. "
+        "An undone submission becomes a draft. An unknown, used or expired token is NOT_FOUND. A "
+        "message that is already being sent is CONFLICT.",
         scope=Scope.MAIL,
         access=OWN,
         cost=2 * LONG_MUTATION_COST,
@@ -278,8 +291,9 @@ class TaskMutation:
 @strawberry.type
 class TaskSubscription:
     @subscription(
-        "Streams a task at once, and after each change of its state or counts until it ends. The "
-        "caller can follow the tasks that `tasks` returns. Another task is the error NOT_FOUND.",
+        "Streams a background task at once, and after each change of its state or counts until it "
+        "ends, as its last item. The caller can follow the tasks that `tasks` returns. Another "
+        "task is the error NOT_FOUND.",
         scope=Scope.MAIL_READ,
     )
     async def task_progress(self, info: Info, task: TaskRef) -> AsyncIterator[Task]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.auth.second_factors import SECRET_METADATA
 from graph.auth.security_log import SecurityEvent
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import PASSWORD_HASH_COST, mutation
 from graph.types.object_access import MANAGED
@@ -83,8 +83,9 @@ class AppPassword(NodeView):
         "activates it. True does not say that the user or protocol is enabled."
     )
     maker: str | None = attribute_field(
-        "Name of the administrator or API key that created the application "
-        "password. Null: the user or the operator of the server did."
+        "Username of the administrator, or `key NAME` for an API key without a user, who created "
+        "the application password for its user. Null: the user or the operator of the server "
+        "created it, or a ROOT imported its hash."
     )
     last_use: LastUse | None = attribute_field(
         "Last sign-in with the application password. Null: never used."
@@ -122,7 +123,8 @@ class AppPasswordFilter(ConditionsInput):
     )
     has_ttl: bool | None = attribute_field(
         "True returns only passwords with a `ttl`, which expire if they are not used, false only "
-        "the others.",
+        "the others. A password that an administrator created for its user has no `ttl`, although "
+        "it expires.",
         default=UNSET,
     )
 
@@ -161,8 +163,8 @@ class AppPasswordCreateInput(Options):
     )
     scopes: list[AppPasswordScope] = attribute_field(
         "Protocols and rights that the application password opens. ALL: every other value of "
-        "AppPasswordScope. For another user only MAIL, MAIL_READ and SUBMIT are allowed, which "
-        "ALL then means.",
+        "AppPasswordScope. For another user only MAIL, MAIL_READ and SUBMIT are allowed (else "
+        "FORBIDDEN), which ALL then means. An empty list is refused. Default: ALL.",
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = attribute_field(
@@ -173,33 +175,34 @@ class AppPasswordCreateInput(Options):
         default=UNSET,
     )
     hashed_password: bool = attribute_field(
-        "True: `password` is the hash that another mail server has stored of an application "
-        "password, in one of the formats of `UserCreateInput.hashedPassword`. The role ROOT is "
-        "required. The hashed password must have 16 characters from a to z: the server can't check "
-        "this, but refuses any other password at sign-in. For another user all scopes are "
-        "then allowed, and any `ttl`. A user has at most 10 imported application passwords.",
+        "True: `password` is required, and is the hash that another mail server has stored of an "
+        "application password, in one of the formats of `UserCreateInput.hashedPassword`. The "
+        "role ROOT is required. The hashed password must have 16 characters from a to z: the "
+        "server can't check this, but refuses any other password at sign-in. For another user all "
+        "scopes are then allowed, and any `ttl`. A user has at most 10 imported application "
+        "passwords.",
         default=False,
     )
     ttl: Duration | None = attribute_field(
-        "Time after the last sign-in until the application password expires: 1 minute to 3,650 "
-        "days. Default: never. For another user: time after the creation, at most and by default "
-        "4 hours.",
+        "Time after the last recorded sign-in, or else after the creation, until the application "
+        "password expires: 1 minute to 3,650 days. Default: never. For another user: time after "
+        "the creation, at most and by default 4 hours.",
         default=UNSET,
     )
     active: bool = attribute_field(
         "False: the application password is refused at sign-in until it is activated.", default=True
     )
     generate_mobileconfig: bool = attribute_field(
-        "True creates a configuration profile for Apple devices. Refused if the application "
-        "password is for another user. This requires the scope SMTP, "
-        "the scope IMAP or POP3, and an IMAP or POP3 server beside Merganser that the operator has "
+        "True creates a configuration profile for Apple devices. Refused with `hashedPassword`, "
+        "and if the application password is for another user. This requires the scope SMTP, the "
+        "scope IMAP or POP3, and an IMAP or POP3 server beside Merganser that the operator has "
         "set; without such a server the request is refused (constraint `SERVER`).",
         default=False,
     )
     address: EmailAddress | None = attribute_field(
-        "Address in the configuration profile, one of the user's, else NOT_FOUND. "
-        "Ignored unless `generateMobileconfig` is true. Default: the "
-        "user's main address.",
+        "Address in the configuration profile, one of the user's, else NOT_FOUND. Ignored unless "
+        "`generateMobileconfig` is true. Default: the user's main address; NOT_FOUND if there is "
+        "none.",
         default=UNSET,
     )
 
@@ -223,15 +226,15 @@ class AppPasswordCreatePayload(MutationPayload):
         "Created application password, without its text. Null if the mutation failed.", default=None
     )
     password: str | None = attribute_field(
-        "The new password in plain text, which is returned once. Spaces and case "
-        "don't matter when it is typed. Null if its hash was imported.",
+        "The new password in plain text, which is returned once. Spaces and case don't matter "
+        "when it is typed. Null: its hash was imported, the mutation failed, or it was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
     mobileconfig: str | None = attribute_field(
-        "Configuration profile for Apple devices (application/x-apple-aspen-config) "
-        "in base64, with the password. It is returned once. Null: "
-        "generateMobileconfig was false.",
+        "Configuration profile for Apple devices (application/x-apple-aspen-config) in base64, "
+        "with the password. It is returned once. Null: generateMobileconfig was false, the "
+        "mutation failed, or it was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -243,7 +246,10 @@ class AppPasswordRef(ObjectRef):
 
 
 @strawberry.input(
-    description="New values of application passwords. An absent field or null leaves the value."
+    description=(
+        "New values of application passwords. An absent field or null leaves the value. At least "
+        "one value is required."
+    )
 )
 class AppPasswordPatch:
     description: str | None = attribute_field(
@@ -254,9 +260,9 @@ class AppPasswordPatch:
         default=UNSET,
     )
     scopes: list[AppPasswordScope] | None = attribute_field(
-        "Protocols and rights that replace the present ones. ALL: every other value of "
-        "AppPasswordScope. For a password that an administrator created, only MAIL, MAIL_READ "
-        "and SUBMIT are allowed, which ALL then means.",
+        "Protocols and rights that replace the present ones. An empty list is refused. ALL: every "
+        "other value of AppPasswordScope. For a password that an administrator created, only "
+        "MAIL, MAIL_READ and SUBMIT are allowed (else FORBIDDEN), which ALL then means.",
         default=UNSET,
     )
 
@@ -264,7 +270,7 @@ class AppPasswordPatch:
 @strawberry.input(description="Input of appPasswordUpdate.")
 class AppPasswordUpdateInput(Options):
     app_passwords: list[AppPasswordRef] = attribute_field(
-        "Application passwords to change, at most 1,000 by default."
+        "Application passwords to change, 1 to 1,000 by default."
     )
     set: AppPasswordPatch = attribute_field("New values, the same for all application passwords.")
 
@@ -272,7 +278,7 @@ class AppPasswordUpdateInput(Options):
 @strawberry.input(description="Input of appPasswordDelete.")
 class AppPasswordDeleteInput(Options):
     app_passwords: list[AppPasswordRef] = attribute_field(
-        "Application passwords to delete, at most 1,000 by default."
+        "Application passwords to delete, 1 to 1,000 by default."
     )
 
 
@@ -288,18 +294,20 @@ class AppPasswordsPayload(MutationPayload):
 class AppPasswordMutation:
     @mutation(
         "Creates an application password for one program or device. A sign-in with it needs no "
-        "second factor. It is accepted by SMTP, by HTTP Basic authentication, and by IMAP and POP3 "
-        "servers beside Merganser, within its scopes. If a second factor of the user is on, these "
+        "second factor. SMTP, HTTP Basic authentication, and IMAP and POP3 servers beside "
+        "Merganser accept it, within its scopes. If a second factor of the user is on, these "
         "services refuse the account's main password. For another user, it has at most the scopes "
         "MAIL, MAIL_READ and SUBMIT, and expires after at most 4 hours. It then also ends if its "
         "creator loses the right to create it. These rules for other users don't apply to the "
-        "bootstrap key, and to hashes that a ROOT imports with `hashedPassword`. LIMIT_REACHED if "
-        "the user already has 50 unexpired application passwords (by default), imported ones "
-        "included. LIMIT_REACHED also for an eleventh imported one. Expired application passwords "
-        "of the user are deleted. CONFLICT if the password is too similar to another one of the "
-        "user: retry with another password. RATE_LIMITED if the server has to hash too many "
-        "passwords now: retry. UNAVAILABLE if `generateMobileconfig` is true, and the server's "
-        "certificate for signing configuration profiles is unusable.",
+        "bootstrap key, and to hashes that a ROOT imports with `hashedPassword`. The user gets a "
+        "message about an application password that somebody else creates. An API key that is "
+        "restricted to domains is FORBIDDEN. LIMIT_REACHED if the user already has 50 unexpired "
+        "application passwords (by default), imported ones included. LIMIT_REACHED also for an "
+        "eleventh imported one. Expired application passwords of the user are deleted. CONFLICT "
+        "if the password is too similar to another one of the user: retry with another password. "
+        "RATE_LIMITED if the server has to hash too many passwords now: retry. UNAVAILABLE if "
+        "`generateMobileconfig` is true, and the server's certificate for signing configuration "
+        "profiles is unusable.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
@@ -320,8 +328,9 @@ class AppPasswordMutation:
 
     @mutation(
         "Changes purpose, scopes or state of application passwords, all or none. The password "
-        "text can't be changed. NOT_FOUND for one that has expired or that the caller can't see. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "text can't be changed. VALIDATION if `set` has no value. The user gets a message about a "
+        "change by somebody else. NOT_FOUND for one that has expired or that the caller can't "
+        "see. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
@@ -342,8 +351,9 @@ class AppPasswordMutation:
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes application passwords, all or none. NOT_FOUND for one that has expired or that "
-        "the caller can't see. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes application passwords, all or none. The user gets a message if somebody else "
+        "deletes one. NOT_FOUND for one that has expired or that the caller can't see. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),

@@ -24,12 +24,13 @@ class AccessTokenRef(ObjectRef):
 @strawberry.input(description="Input of accessTokenRevoke.")
 class AccessTokenRevokeInput(Options):
     access_tokens: list[AccessTokenRef] | None = attribute_field(
-        "Access tokens to revoke, at most 1,000 by default. Requires the scope FULL. Default: "
-        "the access token of this request.",
+        "Access tokens to revoke, 1 to 1,000 by default. Requires the scope FULL. Default: the "
+        "access token of this request.",
         default=strawberry.UNSET,
     )
     all: bool = attribute_field(
-        "True revokes every access token of the signed-in user. Requires the scope FULL.",
+        "True revokes every access token of the signed-in user, also those that `accessTokens` "
+        "does not name. Requires the scope FULL.",
         default=False,
     )
 
@@ -44,8 +45,8 @@ class ApiKeyCreateInput(Options, RestrictionsInput):
         default=Role.USER,
     )
     scopes: list[Scope] | None = attribute_field(
-        "Scopes of the API key. Default: all scopes. For another user the default, and the "
-        "maximum, is READ, MAIL, SUBMIT and SETTINGS. An empty list is refused.",
+        "Scopes of the API key. Default: all scopes. For another user the default is READ, MAIL, "
+        "SUBMIT and SETTINGS, and a scope beyond these is FORBIDDEN. An empty list is refused.",
         default=strawberry.UNSET,
     )
     read_only: bool = attribute_field(
@@ -59,22 +60,22 @@ class ApiKeyCreateInput(Options, RestrictionsInput):
     )
     expires_at: datetime | None = attribute_field(
         "Time in the future when the API key expires. Default: never, or the expiry of the API "
-        "key that makes the request. A key for another user expires after at most 4 hours, which "
-        "is also its default.",
+        "key that makes the request. A later time than that expiry is FORBIDDEN. A key for "
+        "another user expires after at most 4 hours (else VALIDATION). Its default is 4 hours, or "
+        "the expiry of the API key that makes the request if that is earlier.",
         default=strawberry.UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
         "Restricts the API key to at most 100 domains, which the key administers as a "
-        "DOMAIN_ADMIN without acting for a user. Requires `role` DOMAIN_ADMIN or above; "
-        "with ADMIN or above `user` is refused. The caller and the key's user must "
-        "administer the domains, else NOT_FOUND. An API key for domains must give them "
-        "for a key above USER. Default: "
-        "no restriction. An empty list is refused.",
+        "DOMAIN_ADMIN without acting for a user. Requires `role` DOMAIN_ADMIN or above; with "
+        "ADMIN or above `user` is refused. The caller and the key's user must administer the "
+        "domains, else NOT_FOUND. Default: no restriction. An empty list is refused.",
         default=strawberry.UNSET,
     )
     operations: list[str] | None = attribute_field(
-        "Names of the root fields that the API key can use: at most 100. Default: all root "
-        "fields, or those of the API key that makes the request. An empty list is refused.",
+        "Names of the root fields that the API key can use: at most 100. Other HTTP paths, such "
+        "as downloads, refuse a key with such a list. Default: all root fields, or those of the "
+        "API key that makes the request. An empty list is refused.",
         default=strawberry.UNSET,
     )
     allowed_ips: list[CIDR] | None = attribute_field(
@@ -89,7 +90,9 @@ class ApiKeyRef(ObjectRef):
     pass
 
 
-@strawberry.input(description="New values of API keys. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of API keys, at least one. An absent field leaves the value."
+)
 class ApiKeyPatch(RestrictionsInput):
     restriction_fields = frozenset({"allowed_ips"})
     name: str | None = attribute_field(
@@ -117,13 +120,13 @@ class ApiKeyPatch(RestrictionsInput):
 
 @strawberry.input(description="Input of apiKeyUpdate.")
 class ApiKeyUpdateInput(Options):
-    api_keys: list[ApiKeyRef] = attribute_field("API keys to change, at most 1,000 by default.")
+    api_keys: list[ApiKeyRef] = attribute_field("API keys to change, 1 to 1,000 by default.")
     set: ApiKeyPatch = attribute_field("New values, the same for all API keys.")
 
 
 @strawberry.input(description="Input of apiKeyDelete.")
 class ApiKeyDeleteInput(Options):
-    api_keys: list[ApiKeyRef] = attribute_field("API keys to delete, at most 1,000 by default.")
+    api_keys: list[ApiKeyRef] = attribute_field("API keys to delete, 1 to 1,000 by default.")
 
 
 @strawberry.input(description="Input of userImpersonate.")
@@ -139,5 +142,7 @@ class UserImpersonateInput(Options):
 @strawberry.input(description="Input of authCacheFlush.")
 class AuthCacheFlushInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose cached credentials are dropped. Default: all users.", default=strawberry.UNSET
+        "Users whose cached credentials are dropped, also users with the role ROOT. Default: all "
+        "cached credentials, also those without a user.",
+        default=strawberry.UNSET,
     )

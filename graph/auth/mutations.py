@@ -32,10 +32,11 @@ from graph.types.mutations import AtomicExclusion, mutation
 from graph.types.object_access import MANAGED, OWN, OWN_OR_ADMINISTRATOR
 from graph.types.object_references import ids_from_refs
 from graph.types.references import (
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     require_administered_domain_ids,
     require_visible_user_id_if_named,
     user_selector_from_selection,
+    value_or_none,
 )
 from models.auth.security_log import AuthProtocol
 from models.errors import ErrorCollector, InvalidInput, require_found
@@ -54,9 +55,10 @@ from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 from resolvers.auth.sign_in import SignInRequest
 
 FAILURE_LIMITS = (
-    "Failed attempts are counted for each user, for each network, and for each user in each "
-    "network. When a limit is reached, attempts are refused with RATE_LIMITED for a time. The "
-    "limit of a user does not apply to networks that the user has signed in from."
+    "Failures are limited, else RATE_LIMITED. By default, a user can have 12 failures in 2 minutes "
+    "from one network, and 100 from all networks together. One network can have 100 failures in 5 "
+    "minutes. The limit for all networks together does not apply to networks that the user has "
+    "signed in from. The wait is at most 1 hour by default."
 )
 NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failures are counted
 
@@ -65,13 +67,15 @@ NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failu
 class AuthMutation:
     @mutation(
         "Signs in (logs in) with username and password, and returns an access token, on request "
-        "with fewer scopes than FULL. A second factor (2FA, MFA) can be given too. A wrong name, "
+        "with fewer scopes than FULL. If a second factor (2FA, MFA) of the user is on, `totp` or "
+        "`webauthn` can prove it. Without a proof, the mutation succeeds, but the token is "
+        "incomplete until `totpVerify` or `webauthnVerify` proves the factor. A wrong name, "
         "password or second factor, or a disabled or suspended user, is the error "
-        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an "
-        "identity provider, is FORBIDDEN. A temporary password is FORBIDDEN if `scopes` has "
-        "neither SETTINGS nor FULL. Before the start of its validity, a temporary password is "
-        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the "
-        "server has no public URL. " + FAILURE_LIMITS,
+        "AUTHENTICATION_FAILED. A user without `webmailAccess`, or who must sign in at an identity "
+        "provider, is FORBIDDEN. A temporary password is FORBIDDEN if `scopes` has neither "
+        "SETTINGS nor FULL. Before the start of its validity, a temporary password is "
+        "FORBIDDEN_OPERATION. UNAVAILABLE if a response of a security key is given, but the server "
+        "has no public URL. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -83,7 +87,7 @@ class AuthMutation:
         attempt = SignInRequest(
             protocol=AuthProtocol(input.protocol),
             token=True,
-            ttl=input.token_ttl or None,
+            ttl=value_or_none(input.token_ttl),
             proof=_validated_proof_from_input(input),
             token_scopes=token_scopes.validate_requested_scopes(requested_scopes),
         )
@@ -99,12 +103,12 @@ class AuthMutation:
         "mutation succeeds, and `requiredTwoFactorMethods` of the payload lists the factors. The "
         "sign-in is complete only if this list is empty. AUTHENTICATION_FAILED for a wrong name, "
         "password or second factor, and for a disabled or suspended user. FORBIDDEN if the "
-        "password is right but does not allow the scope. FORBIDDEN_OPERATION before the start of "
-        "the validity of a temporary password. UNAVAILABLE if a response of a security key is "
-        "given, but the server has no public URL. The security log records a right password as a "
-        "sign-in. A mail server sends an API key of an ADMIN, and the address of its client in "
-        "`options.clientIp`. Otherwise all failures count for the address of the mail server. "
-        + FAILURE_LIMITS,
+        "password is right but does not allow the scope, or the user must sign in at an identity "
+        "provider. FORBIDDEN_OPERATION before the start of the validity of a temporary password. "
+        "UNAVAILABLE if a response of a security key is given, but the server has no public URL. "
+        "The security log records a right password as a sign-in. A mail server sends an API key of "
+        "an ADMIN, and the address of its client in `options.clientIp`. Otherwise all failures "
+        "count for the address of the mail server. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -123,13 +127,15 @@ class AuthMutation:
 
     @mutation(
         "Revokes access tokens of the signed-in user. `accessTokens` revokes the given tokens, or "
-        "none of them if one does not exist. `all` revokes every token. Without these two fields, "
-        "the token of the request is revoked. `accessTokens` and `all` require the scope FULL. "
+        "none of them if one does not exist (NOT_FOUND). `all` revokes every token, also those of "
+        "OAuth clients and of administrators who act as the user. Without these two fields, the "
+        "token of the request is revoked. `accessTokens` and `all` require the scope FULL. "
         "Refresh tokens of the same OAuth authorizations end too; with `all`, every refresh token "
-        "ends. The mutation succeeds and revokes nothing if the request has no credential. It also "
-        "revokes nothing if neither field is given and the credential is no access token. A token "
-        "that lacks its second factor can only revoke itself: `accessTokens` and `all` then have "
-        "no effect. LIMIT_REACHED for more than 1,000 tokens (by default).",
+        "ends. Open connections with a revoked token are closed. The mutation succeeds and "
+        "revokes nothing if the request has no credential. It also revokes nothing if neither "
+        "field is given and the credential is no access token. A token that lacks its second "
+        "factor can only revoke itself: `accessTokens` and `all` then have no effect. "
+        "LIMIT_REACHED for more than 1,000 tokens (by default).",
         role=Role.PUBLIC,
         access=OWN,
     )
@@ -144,11 +150,15 @@ class AuthMutation:
         return AccessTokenRevokePayload(revoked_count=revoked_count)
 
     @mutation(
-        "Creates an API key. Its role can't exceed the caller's or that of its user. The "
-        "secret is returned once. A key for another user has the role USER, at most the "
-        "scopes READ, MAIL, SUBMIT and SETTINGS, and expires after at most 4 hours. It "
-        "stops working earlier if its creator loses the right to create it. The bootstrap key "
-        "creates keys for other users without these limits.",
+        "Creates an API key. Its role can't exceed the caller's or that of its user. The secret "
+        "is returned once. A key for another user has the role USER, at most the scopes READ, "
+        "MAIL, SUBMIT and SETTINGS, and expires after at most 4 hours. It stops working earlier "
+        "if its creator loses the right to create it. The bootstrap key creates keys for other "
+        "users without these limits. The user gets a message about a key that somebody else "
+        "creates. If an API key makes the request, networks, operations and expiry of the new key "
+        "can't exceed those of that key (FORBIDDEN). An API key that is restricted to domains "
+        "can't create API keys. LIMIT_REACHED for more than 1,000 `domains` (by default); the "
+        "number of API keys has no limit.",
         scope=Scope.FULL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -176,10 +186,12 @@ class AuthMutation:
         return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
 
     @mutation(
-        "Changes name, networks, expiry or state of API keys, all or none. A key with a higher "
-        "role than the caller's is FORBIDDEN, one that the caller can't see NOT_FOUND. Role and "
-        "scopes can't be changed. If an API key makes the request, networks and expiry can't "
-        "exceed those of that key. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes name, networks, expiry or state of API keys, all or none. VALIDATION if `set` "
+        "has no value. A key with a higher role than the caller's is FORBIDDEN, one that the "
+        "caller can't see NOT_FOUND. The user gets a message about a change by somebody else. "
+        "Role and scopes can't be changed. If an API key makes the request, networks and expiry "
+        "can't exceed those of that key. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         scope=Scope.FULL,
         access=OWN_OR_ADMINISTRATOR,
     )
@@ -197,9 +209,10 @@ class AuthMutation:
         return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
     @mutation(
-        "Deletes API keys, all or none. A key with a higher role than the caller's is FORBIDDEN, "
-        "one that the caller can't see NOT_FOUND. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "Deletes API keys, all or none. Open connections with a deleted key are closed. "
+        "Credentials that a key without a user created for users end with it. A key with a higher "
+        "role than the caller's is FORBIDDEN, one that the caller can't see NOT_FOUND. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         access=OWN_OR_ADMINISTRATOR,
     )
@@ -210,11 +223,13 @@ class AuthMutation:
 
     @mutation(
         "Creates an access token to act on another user's mail and settings, without access to "
-        "credentials. The token expires after 30 minutes, or after `ttl`, which is at most 4 "
-        "hours. It ends early if the caller loses the right to impersonate. The user's security "
-        "log names the administrator or API key. The token can't give other people access to the "
-        "mail: shares, forwarding, copies to other addresses and links are FORBIDDEN. VALIDATION "
-        "for the signed-in user's own account. CONFLICT if the user is disabled or suspended.",
+        "credentials. The token has the role USER and the scopes READ, MAIL, SUBMIT and SETTINGS. "
+        "It expires after `ttl`, by default 30 minutes. It ends early if the caller loses the "
+        "right to impersonate, or the user is disabled, suspended or gets a new password. The "
+        "user's security log and the audit log name the administrator or API key. The token can't "
+        "give other people access to the mail: shares, forwarding, copies to other addresses and "
+        "links are FORBIDDEN. VALIDATION for the signed-in user's own account. CONFLICT if the "
+        "user is disabled or suspended. An API key that is restricted to domains is FORBIDDEN.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         admin_permission=AdminPermission.IMPERSONATE,
@@ -223,18 +238,17 @@ class AuthMutation:
     async def user_impersonate(
         self, info: Info, input: UserImpersonateInput
     ) -> AuthenticatePayload:
-        user = require_found(
-            await load_visible_user_or_require_viewer(info, input.user), path=["user"]
-        )
+        user = require_found(await load_visible_user(info, input.user), path=["user"])
         sign_in = await impersonation.create_impersonation_token(
-            info.context, user.id, input.ttl or None
+            info.context, user.id, value_or_none(input.ttl)
         )
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
         "Removes access tokens, API keys and passwords of HTTP Basic authentication from the "
         "caches of all processes. The next use of a credential reads the database. No credential "
-        "is revoked.",
+        "is revoked. LIMIT_REACHED for more than 1,000 users (by default), unless `users.all` is "
+        "true.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )

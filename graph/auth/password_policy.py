@@ -16,10 +16,14 @@ DEFAULT_DESCRIPTION = "Null: the platform's value applies."
     "imported hashes and to passwords that are already set."
 )
 class PasswordPolicy:
-    min_length: int = attribute_field("Minimum length of a password in characters.")
+    min_length: int = attribute_field(
+        "Minimum length of a password in characters: the value of the domain, or else of the "
+        "platform (8 by default)."
+    )
     min_classes: int = attribute_field(
-        "Minimum number of different character classes in a password. The four "
-        "classes are lower case, upper case, digits and other characters."
+        "Minimum number of different character classes in a password: the value of the domain, or "
+        "else of the platform (1 by default). The four classes are lower case, upper case, digits "
+        "and other characters."
     )
     own_min_length: int | None = attribute_field(
         f"Minimum length that is set on the domain itself. {DEFAULT_DESCRIPTION}"
@@ -41,7 +45,10 @@ class PasswordPolicy:
 
 
 @strawberry.input(
-    description="Required strength of new passwords. An absent field leaves the value."
+    description=(
+        "Required strength of new passwords. An absent field leaves the value; in a new domain it "
+        "means the platform's value."
+    )
 )
 class PasswordPolicyInput:
     min_length: int | None = attribute_field(

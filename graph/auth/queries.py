@@ -10,7 +10,7 @@ from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.object_access import OWN_OR_OVERSEEN
-from graph.types.references import UserRef, load_visible_user_or_require_viewer
+from graph.types.references import UserRef, load_visible_user
 from graph.types.row_mapping import selected_columns
 from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -30,14 +30,14 @@ class ApiKeyFilter(ConditionsInput):
     )
 
     maker: UserRef | None = attribute_field(
-        "Returns only API keys that this account created for other users, or without a user. A "
-        "deleted account can only be referred to by its ID.",
+        "Returns only API keys that this account created for another user, or for no user. An "
+        "unknown account matches no key. A deleted account can only be referred to by its ID.",
         default=UNSET,
     )
 
     async def resolve_conditions_or_match_nothing(self, info: Info) -> ApiKeyConditions:
         """Convert the filter to conditions of the resolvers. An unknown user selects no key."""
-        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
+        user = await load_visible_user(info, self.user) if self.user else None
         return ApiKeyConditions(
             query=self.query or None,
             user_id=(user.id if user else 0) if self.user else None,
@@ -51,15 +51,16 @@ class ApiKeyFilter(ConditionsInput):
         if self.maker.id:  # also of a deleted account
             path = ("filter", "maker", "id")
             return global_ids.decode("User", self.maker.id.value, path=path)
-        maker = await load_visible_user_or_require_viewer(info, self.maker)
+        maker = await load_visible_user(info, self.maker)
         return maker.id if maker else 0
 
 
 @strawberry.type
 class AuthQuery:
     @query(
-        "Returns the caller of this request. Without a credential, or before the second "
-        "factor of the sign-in is proved, the role is PUBLIC.",
+        "Returns the caller of this request. Without a credential, or before the second factor of "
+        "the sign-in is proved, the role is PUBLIC. With a wrong or expired credential, the whole "
+        "request fails.",
         role=Role.PUBLIC,
     )
     async def viewer(self, info: Info) -> Viewer:
@@ -81,9 +82,10 @@ class AuthQuery:
         )
 
     @query(
-        "Returns API keys without their secrets. An ADMIN gets all API keys. Other callers get the "
-        "API keys of the signed-in user. If an API key authenticates the request, the list also "
-        "has this key. An API key without a user and below the role ADMIN gets only itself.",
+        "Returns API keys without their secrets, also inactive and expired ones. An ADMIN gets "
+        "all API keys. Other callers get the API keys of the signed-in user. If an API key "
+        "authenticates the request, the list also has this key. An API key that is restricted to "
+        "domains gets only itself.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )

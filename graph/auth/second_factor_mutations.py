@@ -116,8 +116,9 @@ async def _load_user(info: Info, user_id: int) -> Any:
 class TwoFactorMutation:
     @mutation(
         "Creates a secret for TOTP codes (RFC 6238), a second factor (2FA, MFA). The factor is "
-        "off until totpEnable proves the secret. An earlier secret that was not proved is "
-        "replaced. CONFLICT if TOTP is on already.",
+        "off until totpEnable proves the secret within 6 hours. No proof of another factor is "
+        "required. An earlier secret that was not proved is replaced. CONFLICT if TOTP is on "
+        "already.",
         scope=Scope.FULL,
         access=MANAGED,
         cost=SECOND_FACTOR_CHANGE_COST,
@@ -133,11 +134,15 @@ class TwoFactorMutation:
 
     @mutation(
         "Turns TOTP, a second factor (2FA, MFA), on by a code of the secret that totpSetup "
-        "created. The access tokens of the user end, except that of the request. API keys and "
-        "application passwords stay valid. The payload has new recovery codes, and earlier codes "
-        "become invalid. A wrong code is the error AUTHENTICATION_FAILED. CONFLICT if TOTP is on "
-        "already, or no secret was created in the last 6 hours. UNAVAILABLE if `proof` has a "
-        "response of a security key, but the server has no public URL.",
+        "created. If the own account already has another factor, `proof` of it is required. "
+        "AUTHENTICATION_FAILED if the code is wrong, or the proof is wrong or missing. "
+        "RATE_LIMITED after too many wrong proofs. If the only factor of the own account is "
+        "EXTERNAL, a request without `proof` is FORBIDDEN. The access tokens of the user end, "
+        "except that of the request. Open connections of the ended tokens are closed. API keys "
+        "and application passwords stay valid. The payload has new recovery codes, and earlier "
+        "codes become invalid. The user gets a message about a change by somebody else. CONFLICT "
+        "if TOTP is on already, or no secret was created in the last 6 hours. UNAVAILABLE if "
+        "`proof` has a response of a security key, but the server has no public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -151,12 +156,15 @@ class TwoFactorMutation:
         return TotpEnablePayload(user=await _load_user(info, user_id), recovery_codes=codes)
 
     @mutation(
-        "Turns TOTP on with a secret that the user's authenticator has from another system. The "
-        "access tokens of the user end, except that of the request. API keys and application "
-        "passwords stay valid. CONFLICT if TOTP is on already. No recovery codes are created. "
-        "For the signed-in user's own account, `proof` is required if another factor is on. "
-        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
-        "URL.",
+        "Turns TOTP on with a secret that the user's authenticator has from another system. If "
+        "the own account already has another factor, `proof` of it is required. "
+        "AUTHENTICATION_FAILED if the proof is wrong or missing. RATE_LIMITED after too many "
+        "wrong proofs. If the only factor of the own account is EXTERNAL, a request without "
+        "`proof` is FORBIDDEN. The access tokens of the user end, except that of the request. "
+        "Open connections of the ended tokens are closed. API keys and application passwords stay "
+        "valid. No recovery codes are created. The user gets a message about a change by somebody "
+        "else. CONFLICT if TOTP is on already. UNAVAILABLE if `proof` has a response of a "
+        "security key, but the server has no public URL.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -176,8 +184,8 @@ class TwoFactorMutation:
         "the access token lacks its second factor, a right code completes the sign-in. The access "
         "token stays the same and becomes complete; no new token is returned. With a complete "
         "credential, the mutation only checks the code. Each code works once, also if it was only "
-        "checked. AUTHENTICATION_FAILED for a wrong or used code, and RATE_LIMITED after too many "
-        "of them. CONFLICT if the user has no second factor.",
+        "checked. AUTHENTICATION_FAILED for a wrong or used code. RATE_LIMITED after 12 wrong "
+        "proofs of the user in 2 minutes (by default). CONFLICT if the user has no second factor.",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -192,13 +200,14 @@ class TwoFactorMutation:
         return TwoFactorVerifyPayload(valid=True)
 
     @mutation(
-        "Turns TOTP off. Other second factors stay on. For the own account, `proof` of an own "
-        "second factor is required. For another user, `options.reason` or `proof` of a second "
-        "factor of that user is required, else VALIDATION. AUTHENTICATION_FAILED if the proof is "
-        "wrong, or is missing for the own account. RATE_LIMITED after too many wrong proofs. "
-        "Recovery codes are deleted unless the user has a WebAuthn key. CONFLICT if TOTP is off. "
-        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
-        "URL.",
+        "Turns TOTP off. Other second factors stay on. Access tokens stay valid. For the own "
+        "account, `proof` of an own second factor is required. For another user, `options.reason` "
+        "or `proof` of a second factor of that user is required, else VALIDATION. "
+        "AUTHENTICATION_FAILED if the proof is wrong, or is missing for the own account. "
+        "RATE_LIMITED after too many wrong proofs. Recovery codes are deleted unless the user has "
+        "a WebAuthn key. The user gets a message about a change by somebody else. CONFLICT if "
+        "TOTP is off. UNAVAILABLE if `proof` has a response of a security key, but the server has "
+        "no public URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -212,9 +221,11 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Turns on the factor EXTERNAL, which the calling application checks itself. "
-        "The access tokens of the user end, except that of the request. API keys and application "
-        "passwords stay valid. CONFLICT if the factor is on already.",
+        "Turns on the second factor EXTERNAL (2FA, MFA), which the calling application checks "
+        "itself. No proof of another factor is required. The access tokens of the user end, "
+        "except that of the request. Open connections of the ended tokens are closed. API keys "
+        "and application passwords stay valid. The user gets a message about a change by somebody "
+        "else. CONFLICT if the factor is on already.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -229,12 +240,14 @@ class TwoFactorMutation:
 
     @mutation(
         "Turns off the second factor EXTERNAL, which the calling application checks. Other second "
-        "factors stay on. For the own account, `proof` of another factor is required. For another "
-        "user, `proof` of a factor of that user or `options.reason` is required. CONFLICT if "
-        "EXTERNAL is off. AUTHENTICATION_FAILED if `proof` is wrong, or is missing for the own "
-        "account. RATE_LIMITED after too many wrong proofs. FORBIDDEN if EXTERNAL is the only "
-        "factor of the own account: another administrator must turn it off. UNAVAILABLE if `proof` "
-        "has the response of a security key, but the server has no public URL.",
+        "factors and access tokens stay valid. For the own account, `proof` of another factor is "
+        "required. For another user, `proof` of a factor of that user or `options.reason` is "
+        "required, else VALIDATION. CONFLICT if EXTERNAL is off. AUTHENTICATION_FAILED if `proof` "
+        "is wrong, or is missing for the own account. RATE_LIMITED after too many wrong proofs. "
+        "If EXTERNAL is the only factor of the own account, a request without `proof` is "
+        "FORBIDDEN: another administrator must turn it off. The user gets a message about a "
+        "change by somebody else. UNAVAILABLE if `proof` has the response of a security key, but "
+        "the server has no public URL.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
@@ -253,12 +266,14 @@ class TwoFactorMutation:
     @mutation(
         "Turns off every second factor (2FA, MFA) of a user and deletes the user's TOTP secret, "
         "WebAuthn keys and recovery codes. Access tokens stay valid. For the own account, `proof` "
-        "of a factor is required. For another user, an administrator gives `options.reason`, or "
-        "`proof` of a factor of that user. CONFLICT if no factor is on. AUTHENTICATION_FAILED if "
-        "the proof is wrong, or missing for the own account; RATE_LIMITED after too many wrong "
-        "proofs. FORBIDDEN if EXTERNAL is the only factor of the own account: it can't be proved, "
-        "so another administrator must turn it off. UNAVAILABLE if `proof` has a response of a "
-        "security key, but the server has no public URL.",
+        "of a factor is required. For another user, `options.reason` or `proof` of a factor of "
+        "that user is required, else VALIDATION. CONFLICT if no factor is on. "
+        "AUTHENTICATION_FAILED if the proof is wrong, or missing for the own account; "
+        "RATE_LIMITED after too many wrong proofs. If EXTERNAL is the only factor of the own "
+        "account, it can't be proved. A request without `proof` is then FORBIDDEN, and another "
+        "administrator must turn it off. The user gets a message about a change by somebody else. "
+        "UNAVAILABLE if `proof` has a response of a security key, but the server has no public "
+        "URL.",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,
@@ -272,8 +287,9 @@ class TwoFactorMutation:
         return UserPayload(user=await _load_user(info, changed_id))
 
     @mutation(
-        "Creates ten recovery codes for the signed-in user. Earlier codes become invalid. A "
-        "proof of a second factor is required. CONFLICT if neither TOTP nor a WebAuthn key is "
+        "Creates ten recovery codes for the signed-in user. Earlier codes become invalid. A proof "
+        "of a second factor is required. AUTHENTICATION_FAILED if it is wrong or missing, and "
+        "RATE_LIMITED after too many wrong proofs. CONFLICT if neither TOTP nor a WebAuthn key is "
         "on. UNAVAILABLE if `proof` has a response of a security key, but the server has no "
         "public URL.",
         scope=Scope.FULL,
@@ -312,16 +328,17 @@ class TwoFactorMutation:
 
     @mutation(
         "Registers a security key or passkey as second factor (2FA, MFA). The input has the "
-        "response of the key to a challenge of `webauthnChallenge`. If the own account already has "
-        "a second factor, `proof` of it is required. AUTHENTICATION_FAILED if this proof is "
-        "missing or wrong. RATE_LIMITED after too many wrong proofs. If the only factor of the own "
-        "account is EXTERNAL, a request without `proof` is FORBIDDEN. AUTHENTICATION_FAILED also "
-        "for a wrong response, which uses up the challenge. CONFLICT if the key is registered "
-        "already. LIMIT_REACHED if the user already has 20 keys. The first key ends all access "
-        "tokens of the user, except the token of the request. Open connections of the ended tokens "
-        "are closed. API keys and application passwords stay valid. If the user had neither TOTP "
-        "nor a key before, ten recovery codes are returned once. UNAVAILABLE if the server has no "
-        "public URL (MERGANSER_PUBLIC_URL).",
+        "response of the key to a challenge of `webauthnChallenge`. If the own account already "
+        "has a second factor, `proof` of it is required. AUTHENTICATION_FAILED if this proof is "
+        "missing or wrong. RATE_LIMITED after too many wrong proofs. If the only factor of the "
+        "own account is EXTERNAL, a request without `proof` is FORBIDDEN. AUTHENTICATION_FAILED "
+        "also for a wrong response, which uses up the challenge. CONFLICT if the key is "
+        "registered already. LIMIT_REACHED if the user already has 20 keys. The first key ends "
+        "all access tokens of the user, except the token of the request. Open connections of the "
+        "ended tokens are closed. API keys and application passwords stay valid. The user gets a "
+        "message about a change by somebody else. If the user had neither TOTP nor a key before, "
+        "ten recovery codes are returned once. UNAVAILABLE if the server has no public URL "
+        "(MERGANSER_PUBLIC_URL).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
         access=MANAGED,
@@ -348,10 +365,10 @@ class TwoFactorMutation:
     @mutation(
         "Verifies the response of a security key to a challenge, and completes a sign-in that "
         "lacks its second factor. The access token of that sign-in stays the same and becomes "
-        "complete; no new token is returned. A wrong response is the error AUTHENTICATION_FAILED "
-        "and uses up the challenge; after too many of them the error is RATE_LIMITED. CONFLICT "
-        "if the user has no second factor. UNAVAILABLE if the server has no public URL "
-        "(MERGANSER_PUBLIC_URL).",
+        "complete; no new token is returned. With a complete credential, the mutation only checks "
+        "the response. A wrong response is the error AUTHENTICATION_FAILED and uses up the "
+        "challenge; after too many of them the error is RATE_LIMITED. CONFLICT if the user has no "
+        "second factor. UNAVAILABLE if the server has no public URL (MERGANSER_PUBLIC_URL).",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
@@ -375,8 +392,9 @@ class TwoFactorMutation:
         "AUTHENTICATION_FAILED. For keys of another user, `options.reason` or `proof` of a second "
         "factor of that user is required, else VALIDATION. AUTHENTICATION_FAILED for a wrong "
         "proof, and RATE_LIMITED after too many wrong proofs. UNAVAILABLE if `proof` has the "
-        "response of a security key, but the server has no public URL. VALIDATION if the keys "
-        "belong to several users. LIMIT_REACHED for more than 1,000 references (by default).",
+        "response of a security key, but the server has no public URL. The user gets a message "
+        "about a change by somebody else. VALIDATION if the keys belong to several users. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
         access=MANAGED,

@@ -9,6 +9,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.object_references import ObjectRef
 from graph.types.object_views import DerivedField, View
 from graph.types.references import UserRef
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
 LazyUser = Annotated["User", strawberry.lazy("graph.users.types")]
 user_from_row = lazy_view_factory("graph.users.types", "User")
 
@@ -53,10 +53,12 @@ class WebauthnKey(NodeView):
 
 
 @strawberry.input(
-    description="Proof of a second factor that is on. A user who changes the user's own "
-    "factors must send it, since the access token may be stolen. An "
-    "administrator who changes the factors of another user can give "
-    "`options.reason` instead."
+    description=(
+        "Proof of a second factor that is on. A user with a second factor must send it to change "
+        "the own factors, since the access token may be stolen. An administrator who turns off "
+        "factors of another user can give `options.reason` instead. Without `totp` and `webauthn`, "
+        "the proof counts as missing."
+    )
 )
 class TwoFactorProofInput:
     totp: str | None = attribute_field(
@@ -81,7 +83,8 @@ class _OptionalUserInput(Options):
 class _CheckedUserInput(Options):
     user: UserRef | None = attribute_field(
         "User whose second factor is checked. Default: the signed-in user, or the user of the "
-        "sign-in that lacks its second factor.",
+        "sign-in that lacks its second factor. During such a sign-in, only the ID of its user is "
+        "accepted (else NOT_FOUND).",
         default=UNSET,
     )
 
@@ -90,15 +93,16 @@ class _CheckedUserInput(Options):
 class _OptionalProofInput(_OptionalUserInput):
     proof: TwoFactorProofInput | None = attribute_field(
         "Proof of a second factor that is on for the user whose factors change. Required if this "
-        "is the signed-in user. For another user, the proof or `options.reason` is required.",
+        "is the signed-in user (else AUTHENTICATION_FAILED). For another user, the proof or "
+        "`options.reason` is required (else VALIDATION).",
         default=UNSET,
     )
 
 
 _PROOF_TO_ADD_FACTOR_TEXT = (
-    "Proof of a second factor that is on for the user whose factors change. Required if this "
-    "is the signed-in user and has a factor already; FORBIDDEN if that is only EXTERNAL. Not "
-    "required for another user; a given proof is checked."
+    "Proof of a second factor that is on for the user whose factors change. Ignored if none is on. "
+    "Required if this is the signed-in user and has a factor already (else AUTHENTICATION_FAILED; "
+    "FORBIDDEN if that is only EXTERNAL). Not required for another user; a given proof is checked."
 )
 
 
@@ -109,6 +113,10 @@ class _ProofToAddFactorInput(_OptionalUserInput):
 
 @strawberry.input(description="Input of totpSetup.")
 class TotpSetupInput(_OptionalUserInput):
+    user: UserRef | None = attribute_field(
+        "User for whom the TOTP secret is created. Default: the signed-in user.",
+        default=UNSET,
+    )
     label: str | None = attribute_field(
         "Account name that the authenticator shows: at most 64 printable characters "
         "without a colon. Default: the username.",
@@ -123,6 +131,10 @@ class TotpSetupInput(_OptionalUserInput):
 
 @strawberry.input(description="Input of totpEnable.")
 class TotpEnableInput(_ProofToAddFactorInput):
+    user: UserRef | None = attribute_field(
+        "User whose TOTP is turned on. Default: the signed-in user.",
+        default=UNSET,
+    )
     token: str = attribute_field(
         "A TOTP code of 6 digits that the authenticator computes from the new secret."
     )
@@ -133,7 +145,9 @@ class TotpImportInput(Options):
     user: UserRef = attribute_field(
         "User for whom TOTP is turned on. The authenticator of the user already has the secret."
     )
-    secret: str = attribute_field("TOTP secret of 8 to 128 bytes in base32.")
+    secret: str = attribute_field(
+        "TOTP secret of 8 to 128 bytes in base32. Case, spaces and hyphens are ignored."
+    )
     proof: TwoFactorProofInput | None = attribute_field(_PROOF_TO_ADD_FACTOR_TEXT, default=UNSET)
 
 
@@ -146,7 +160,10 @@ class TotpVerifyInput(_CheckedUserInput):
 
 @strawberry.input(description="Input of totpDisable.")
 class TotpDisableInput(_OptionalProofInput):
-    pass
+    user: UserRef | None = attribute_field(
+        "User whose TOTP is turned off. Default: the signed-in user.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of externalTwoFactorEnable.")
@@ -169,13 +186,18 @@ class ExternalTwoFactorDisableInput(_OptionalProofInput):
 
 @strawberry.input(description="Input of twoFactorDisable.")
 class TwoFactorDisableInput(_OptionalProofInput):
-    pass
+    user: UserRef | None = attribute_field(
+        "User whose second factors are all turned off. Default: the signed-in user.",
+        default=UNSET,
+    )
 
 
 @strawberry.input(description="Input of recoveryCodesCreate.")
 class RecoveryCodesCreateInput(Options):
     proof: TwoFactorProofInput | None = attribute_field(
-        "Proof of a second factor that is on. It is required.", default=UNSET
+        "Proof of a second factor of the signed-in user that is on. It is required, else "
+        "AUTHENTICATION_FAILED.",
+        default=UNSET,
     )
 
 
@@ -183,19 +205,23 @@ class RecoveryCodesCreateInput(Options):
 class WebauthnChallengeInput(Options):
     user: UserRef | None = attribute_field(
         "User whose key is verified or registered with the challenge. Default: the signed-in "
-        "user, or the user of the sign-in that lacks its second factor.",
+        "user, or the user of the sign-in that lacks its second factor. During such a sign-in, "
+        "only the ID of its user is accepted (else NOT_FOUND).",
         default=UNSET,
     )
     ceremony: Ceremony | None = attribute_field(
-        "Purpose of the challenge. Default: AUTHENTICATION during a sign-in that "
-        "lacks its second factor, else REGISTRATION. During such a sign-in "
-        "REGISTRATION is refused.",
+        "Purpose of the challenge. Default: AUTHENTICATION during a sign-in that lacks its second "
+        "factor, else REGISTRATION. During such a sign-in REGISTRATION is FORBIDDEN.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of webauthnRegister.")
 class WebauthnRegisterInput(_ProofToAddFactorInput):
+    user: UserRef | None = attribute_field(
+        "User for whom the security key is registered. Default: the signed-in user.",
+        default=UNSET,
+    )
     name: str = attribute_field("Name of the key: 1 to 128 printable characters.")
     response: JSON = attribute_field(
         "Result of `navigator.credentials.create`, as the JSON that "
@@ -219,7 +245,7 @@ class WebauthnKeyRef(ObjectRef):
 @strawberry.input(description="Input of webauthnDelete.")
 class WebauthnDeleteInput(Options):
     webauthn_keys: list[WebauthnKeyRef] = attribute_field(
-        "WebAuthn keys to delete, at most 1,000 by default. All must belong to one user."
+        "WebAuthn keys to delete, 1 to 1,000 by default. All must belong to one user."
     )
     proof: TwoFactorProofInput | None = attribute_field(
         "Proof of a second factor of the owner of the keys: a TOTP code, a recovery code, or the "
@@ -233,17 +259,20 @@ class WebauthnDeleteInput(Options):
 @strawberry.type(description="Payload of totpSetup. The secret is returned once.")
 class TotpSetupPayload(MutationPayload):
     secret: str | None = attribute_field(
-        "TOTP secret in base32. It expires unless totpEnable proves it within 6 hours.",
+        "TOTP secret in base32. It expires unless totpEnable proves it within 6 hours. Null: the "
+        "mutation failed, or it was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
     otpauth_url: str | None = attribute_field(
-        "The TOTP secret as an otpauth: URL for authenticators.",
+        "The TOTP secret as an otpauth: URL for authenticators. Null: the mutation failed, or it "
+        "was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
     qr_code: str | None = attribute_field(
-        "QR code of the otpauth: URL, as a data URL with a PNG image.",
+        "QR code of the otpauth: URL, as a data URL with a PNG image. Null: the mutation failed, "
+        "or it was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -251,10 +280,13 @@ class TotpSetupPayload(MutationPayload):
 
 @strawberry.type(description="Payload of totpEnable.")
 class TotpEnablePayload(MutationPayload):
-    user: LazyUser | None = attribute_field("User whose TOTP factor was turned on.", default=None)
+    user: LazyUser | None = attribute_field(
+        "User whose TOTP factor was turned on. Null: the mutation failed.", default=None
+    )
     recovery_codes: list[str] = attribute_field(
         "Ten new recovery codes of 16 lower-case characters and digits in groups of four, which "
-        "are returned once. Each works once. Earlier codes become invalid.",
+        "are returned once. Each works once. Earlier codes become invalid. Empty: the mutation "
+        "failed, or it was a dry run.",
         default_factory=list,
         metadata=SECRET_METADATA,
     )
@@ -273,7 +305,7 @@ class TwoFactorVerifyPayload(MutationPayload):
 class RecoveryCodesCreatePayload(MutationPayload):
     recovery_codes: list[str] = attribute_field(
         "Ten new recovery codes of 16 lower-case characters and digits in groups of four, which "
-        "are returned once. Each works once.",
+        "are returned once. Each works once. Empty: the mutation failed, or it was a dry run.",
         default_factory=list,
         metadata=SECRET_METADATA,
     )
@@ -282,10 +314,10 @@ class RecoveryCodesCreatePayload(MutationPayload):
 @strawberry.type(description="Payload of webauthnChallenge.")
 class WebauthnChallengePayload(MutationPayload):
     challenge: JSON | None = attribute_field(
-        "Options for `publicKey` of `navigator.credentials.create` or `get`, as the "
-        "JSON that `PublicKeyCredential.parseCreationOptionsFromJSON` or "
-        "`parseRequestOptionsFromJSON` takes. The challenge works once, within one "
-        "hour.",
+        "Options for `publicKey` of `navigator.credentials.create` or `get`, as the JSON that "
+        "`PublicKeyCredential.parseCreationOptionsFromJSON` or `parseRequestOptionsFromJSON` "
+        "takes. The challenge works once, within one hour. Null: the mutation failed, or it was a "
+        "dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -293,13 +325,16 @@ class WebauthnChallengePayload(MutationPayload):
 
 @strawberry.type(description="Payload of webauthnRegister.")
 class WebauthnRegisterPayload(MutationPayload):
-    user: LazyUser | None = attribute_field("User whose key was registered.", default=None)
-    webauthn_key: WebauthnKey | None = attribute_field("The registered key.", default=None)
+    user: LazyUser | None = attribute_field(
+        "User whose key was registered. Null: the mutation failed.", default=None
+    )
+    webauthn_key: WebauthnKey | None = attribute_field(
+        "The registered key. Null: the mutation failed.", default=None
+    )
     recovery_codes: list[str] = attribute_field(
         "Ten recovery codes of 16 lower-case characters and digits in groups of four, which are "
-        "returned once. Each works once. The list is "
-        "empty if the user has recovery codes already, since TOTP or a WebAuthn key "
-        "was on.",
+        "returned once. Each works once. Empty: the user has recovery codes already, since TOTP "
+        "or a WebAuthn key was on, the mutation failed, or it was a dry run.",
         default_factory=list,
         metadata=SECRET_METADATA,
     )

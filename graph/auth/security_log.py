@@ -17,7 +17,7 @@ from graph.types.object_access import OVERSEEN
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     UserRef,
-    load_visible_user_id_or_viewer_id,
+    load_visible_user_id,
     require_no_user_condition,
     value_or_none,
 )
@@ -59,7 +59,7 @@ class SecurityEvent(NodeView):
         "Result of the action, or the state of the user that prevented it."
     )
     session_id: str | None = attribute_field(
-        "Session identifier that a trusted front end sent with the last of the equal events, by "
+        "Session identifier that an API key of an ADMIN sent with the last of the equal events, by "
         "`options.sessionId` or the header field X-Client-Session. Null: none was sent."
     )
     ip: IPAddress | None = attribute_field(
@@ -69,8 +69,10 @@ class SecurityEvent(NodeView):
         "Protocol of the sign-in. Null: the action is no sign-in."
     )
     by: str | None = attribute_field(
-        "Name of the administrator or API key that acted. Null: the user acted, the action is "
-        "SIGN_IN_ATTEMPTED, or the client was not signed in."
+        "Username of the administrator who acted, or `key NAME` for an API key that acts for no "
+        "user. `operator`: the bootstrap key or a command on the server. `identity provider of "
+        "DOMAIN`: the provider. Null: the user acted, the client was not signed in, or the action "
+        "is SIGN_IN_ATTEMPTED."
     )
     detail: JSON | None = attribute_field(
         "Details of the last of the equal events. They contain no secrets; objects are given by "
@@ -188,7 +190,7 @@ class SecurityLogQuery:
     @query(
         "Returns security events of the signed-in user and of users with the role USER in the "
         "administered domains. An ADMIN sees the events of all users and those without a user. "
-        "Events are kept for 30 days by default.",
+        "Events are kept for 30 days after the first of equal events, by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,
@@ -204,10 +206,6 @@ class SecurityLogQuery:
         before: str | None = UNSET,
     ) -> Connection[SecurityEvent]:
         user = filter.user if filter else None
-        owner = (
-            (await load_visible_user_id_or_viewer_id(info, user) or UNKNOWN_USER_ID)
-            if user
-            else None
-        )
+        owner = (await load_visible_user_id(info, user) or UNKNOWN_USER_ID) if user else None
         page_arguments = PageArguments(first, after, last, before)
         return await _load_event_page(info, owner, filter, order_by, page_arguments)

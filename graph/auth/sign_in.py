@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 from strawberry.scalars import JSON
 
-from graph.auth.types import SECRET_METADATA, user_from_row_or_none
+from graph.auth.types import user_from_row_or_none
 from graph.types.errors import MutationPayload, Options, attribute_field
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.scalars import Duration
 from models.auth.security_log import AuthProtocol
@@ -25,7 +26,8 @@ class AuthenticateInput(Options, RestrictionsInput):
     restriction_fields = frozenset({"scopes"})
     username: str = attribute_field('Username, or an address of the user. Example: `"ann"`.')
     password: str = attribute_field(
-        "Password as the user typed it: the user's main or temporary password."
+        "Password as the user typed it: the user's main or temporary password. An application "
+        "password is AUTHENTICATION_FAILED."
     )
     protocol: AuthProtocol = attribute_field(
         "Protocol of the client, for the security log.", default=AuthProtocol.API
@@ -39,14 +41,15 @@ class AuthenticateInput(Options, RestrictionsInput):
         default=strawberry.UNSET,
     )
     totp: str | None = attribute_field(
-        "Proof of the second factor in the same request: a TOTP code or a recovery code. Default: "
-        "none, so that `requiredTwoFactorMethods` of the payload lists the factors.",
+        "Proof of the second factor in the same request: a TOTP code or a recovery code. Ignored "
+        "if no second factor is on. Default: none, so that `requiredTwoFactorMethods` of the "
+        "payload lists the factors.",
         default=strawberry.UNSET,
     )
     webauthn: JSON | None = attribute_field(
         "Proof of the second factor in the same request: the response of a security key to a "
-        "challenge with the ceremony AUTHENTICATION, as JSON. Ignored if `totp` is given. "
-        "Default: none.",
+        "challenge with the ceremony AUTHENTICATION, as JSON. Ignored if `totp` is given, or no "
+        "second factor is on. Default: none.",
         default=strawberry.UNSET,
     )
     token_ttl: Duration | None = attribute_field(
@@ -102,13 +105,14 @@ class AuthenticatePayload(MutationPayload):
         "Until then the access token works for 10 minutes, and only for these mutations, "
         "`webauthnChallenge`, and fields without a credential such as `accessTokenRevoke`. The "
         "calling application checks EXTERNAL: if an API key of an ADMIN signs in a user with this "
-        "factor alone, the token is complete. Empty: no factor is missing.",
+        "factor alone, the token is complete, and the list has EXTERNAL. Empty: no factor is "
+        "missing.",
         default_factory=list,
     )
     password_change_required: bool = attribute_field(
         "True if an administrator, or a sign-in with a temporary password, asks for a new "
-        "password. Until the user sets one, the server limits only access tokens from a "
-        "temporary password.",
+        "password. Until the user sets one, the server limits only access tokens from a temporary "
+        "password. Always false for `userImpersonate`.",
         default=False,
     )
     token: str | None = attribute_field(
@@ -118,9 +122,9 @@ class AuthenticatePayload(MutationPayload):
         metadata=SECRET_METADATA,
     )
     expires_at: datetime | None = attribute_field(
-        "Time when the access token expires. Each use moves this time, except for a token of "
-        "`userImpersonate`. While a second factor is missing: 10 minutes after the sign-in. "
-        "Null: the mutation failed.",
+        "Time when the access token expires. Recorded uses move this time, except for a token of "
+        "`userImpersonate`. While a second factor is missing: at most 10 minutes after the "
+        "sign-in. Null: the mutation failed.",
         default=None,
     )
 

@@ -14,6 +14,7 @@ from graph.domains.types import Domain
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import MutationPayload, attribute_field
 from graph.types.fields import Info, field
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.object_views import DerivedField, WholeSourceField
 from graph.types.row_mapping import NodeView, global_id_field, link, selected_columns
 from graph.types.scalars import CIDR, IPAddress
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-SECRET_METADATA = {"secret": True}  # not stored with the idempotency key
-
-
 def user_from_row_or_none(row: Any) -> "User | None":
     """Return the user of a row; None without a row."""
     return graph.users.types.User.from_row_or_none(row)
@@ -55,9 +53,10 @@ class AccessToken(NodeView):
         "Time when `authenticate`, `userImpersonate` or an OAuth client created the access token."
     )
     expires_at: datetime = attribute_field(
-        "Time when the access token expires unless it is used before. A use moves this time to "
-        "the use plus the `tokenTtl` of the sign-in, but not beyond the age in the setting "
-        "tokens.maxAge. A token of userImpersonate or of an OAuth client is not extended."
+        "Time when the access token expires unless it is used before. A recorded use moves this "
+        "time to the use plus the `tokenTtl` of the sign-in, but not beyond the age in the setting "
+        "tokens.maxAge. A token of userImpersonate or of an OAuth client is not extended. A token "
+        "that lacks its second factor expires at most 10 minutes after its creation."
     )
     last_used_at: datetime = attribute_field(
         "Time of the last recorded use, at first the time of creation. A use is recorded at most "
@@ -68,7 +67,8 @@ class AccessToken(NodeView):
     )
     protocol: AuthProtocol | None = attribute_field(
         "Protocol that the client named at the sign-in. API: the client named none, or the access "
-        "token is one of `userImpersonate`."
+        "token is one of `userImpersonate`. HTTP: an OAuth client obtained the access token, or "
+        "the client named HTTP. It is never null."
     )
     scopes: list[Scope] = attribute_field(
         "Scopes of the access token: those that the sign-in asked for, by default FULL. A token "
@@ -90,6 +90,9 @@ class AccessToken(NodeView):
         "scopes": WholeSourceField(
             SCOPE_COLUMNS,
             lambda row: [Scope(name) for name in names_in_order(scopes_of_token(row))],
+        ),
+        "expires_at": WholeSourceField(
+            ("expires_at", "pending", "created_at"), access_tokens.end_of_unused_token
         ),
         "oauth_scopes": DerivedField(
             ("oauth_scopes",), lambda names: names and [OauthScope(name) for name in names]
@@ -119,14 +122,15 @@ async def load_access_token_page(
 class ApiKey(NodeView):
     name: str = attribute_field("Purpose of the API key.")
     role: Role = attribute_field(
-        "Role of the API key. Its rights never exceed the present role of its user."
+        "Role of the API key. Its rights never exceed the present role of its user. With "
+        "`domains`, the key acts as a DOMAIN_ADMIN, even if this role is higher."
     )
     scopes: list[Scope] = attribute_field("Scopes of the API key. Empty: all scopes of its role.")
     read_only: bool = attribute_field("True if the API key can't run mutations.")
     maker: str | None = attribute_field(
-        "Name of the administrator or API key that created the API key for its "
-        "user. Null: the user or the operator of the server created the key, or the key has no "
-        "user."
+        "Username of the administrator, or `key NAME` for an API key without a user, who created "
+        "the API key for its user. Null: the user or the operator of the server created the key, "
+        "or the key has no user."
     )
     created_at: datetime = attribute_field("Time when the API key was created.")
     expires_at: datetime | None = attribute_field("Time when the API key expires. Null: never.")
@@ -138,22 +142,25 @@ class ApiKey(NodeView):
         "last recorded use was by an open WebSocket connection or event stream."
     )
     active: bool = attribute_field(
-        "False: the API key is refused until `apiKeyUpdate` activates it. A key with true is "
-        "refused, too, if it has expired, or if its user is disabled or suspended."
+        "False: the API key is refused until `apiKeyUpdate` activates it. A key with true is also "
+        "refused if it has expired, or its user is disabled or suspended. The same holds if its "
+        "maker lost the right to create it, or the user of a key with `domains` administers none "
+        "of them."
     )
     allowed_ips: list[CIDR] = attribute_field(
         "Networks from which the API key is accepted. Empty: all networks. At most 100."
     )
     operations: list[str] = attribute_field(
-        "Root fields that the API key can use. Empty: all root fields. At most 100."
+        "Root fields that the API key can use. Empty: all root fields. A key with such a list is "
+        "refused by HTTP paths other than GraphQL, such as downloads. At most 100."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_visible_users_by_id,
         user_from_row_or_none,
         description=(
-            "User that the API key belongs to. Null: the key belongs to no user, or to one "
-            "who is deleted."
+            "User that the API key belongs to. Null: the key belongs to no user, to one who is "
+            "deleted, or to one whom the caller can't see."
         ),
     )
 
@@ -178,9 +185,11 @@ class ApiKey(NodeView):
 @strawberry.type(description="Caller of this request, with the rights of the credential.")
 class Viewer:
     role: Role = attribute_field(
-        "Role that the credential has now. PUBLIC: no credential, or a sign-in that lacks "
-        "its second factor. USER for a token of `userImpersonate`, from a temporary "
-        "password, or HTTP Basic authentication."
+        "Role that the credential has now. PUBLIC: no credential, or a sign-in that lacks its "
+        "second factor. USER for an application password, a token of `userImpersonate`, a token "
+        "from a temporary password, and an API key with a `maker`. A token of an OAuth client has "
+        "USER, or DOMAIN_ADMIN with the OAuth scope of this name. An API key with `domains` has "
+        "DOMAIN_ADMIN."
     )
     scopes: list[Scope] = attribute_field(
         "Scopes of the credential. Empty: no credential, or a sign-in that lacks its second factor."
@@ -196,8 +205,9 @@ class Viewer:
     )
 
     @field(
-        "User that the credential acts for: the signed-in or the impersonated one. Null: the "
-        "credential is an API key without a user, or a sign-in that lacks its second factor."
+        "User that the credential acts for: the signed-in or the impersonated one. Null: no "
+        "credential, a sign-in that lacks its second factor, or an API key that has no user or is "
+        "restricted to domains."
     )
     async def user(
         self, info: Info
@@ -243,7 +253,7 @@ class Viewer:
         )
         return await load_viewer_domain_page(info, request)
 
-    @field("API key of this request. Null: another credential or none.")
+    @field("API key of this request. Null: another credential, the bootstrap key, or none.")
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
         row = (
@@ -277,9 +287,14 @@ class AccessTokenRevokePayload(MutationPayload):
 
 @strawberry.type(description="Payload of apiKeyCreate.")
 class ApiKeyCreatePayload(MutationPayload):
-    api_key: ApiKey | None = attribute_field("The new API key, without its secret.", default=None)
+    api_key: ApiKey | None = attribute_field(
+        "The new API key, without its secret. Null: the mutation failed.", default=None
+    )
     secret: str | None = attribute_field(
-        "Secret of the API key, which is returned once.", default=None, metadata=SECRET_METADATA
+        "Secret of the API key, which is returned once. Null: the mutation failed, or it was a "
+        "dry run.",
+        default=None,
+        metadata=SECRET_METADATA,
     )
 
 

@@ -22,38 +22,48 @@ from resolvers.users import loaders as user_loaders
 
 
 @strawberry.input(
-    description="New values of an autoreply (vacation reply). An absent field leaves the value "
-    "unchanged, null sets the default."
+    description=(
+        "New values of an autoreply (vacation reply). An absent field leaves the value unchanged, "
+        "or has the default in a new autoreply. Null sets the default. At least one field is "
+        "required."
+    )
 )
 class AutoreplyPatch(RestrictionsInput):
     restriction_fields = frozenset({"addresses"})
     enabled: strawberry.Maybe[bool] = attribute_field(
-        "True turns the autoreply on, false turns it off. An enabled autoreply requires "
-        "`text`, `html`, `internalText` or `internalHtml`. After it is turned on, "
-        "senders who already got a reply get one again."
+        "True turns the autoreply on, false turns it off. A new autoreply is off unless this is "
+        "true. An enabled autoreply requires a text in `text`, `html`, `internalText` or "
+        "`internalHtml`. After it is turned on, senders who already got a reply get one again."
     )
     name: strawberry.Maybe[str | None] = attribute_field(
-        "Display name in From, at most 128 characters. Null: the name of the user or address."
+        "Display name in From, one line of at most 128 characters. Null or empty: the name of the "
+        "user or address."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
-        "Subject of the reply, at most 2 KiB. Null: `Auto: Re:` and the original subject."
+        "Subject of the reply, one line of at most 2 KiB. Null or empty: `Auto: Re:` and the "
+        "original subject."
     )
     text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text of the reply, at most 128 KiB. Null: it is made from the HTML."
+        "Plain text of the reply, at most 128 KiB. Null or empty: it is made from `html`."
     )
     html: strawberry.Maybe[str | None] = attribute_field(
-        "HTML of the reply, at most 128 KiB. Null: none."
+        "HTML of the reply, at most 128 KiB. Null or empty: none."
     )
     internal_subject: strawberry.Maybe[str | None] = attribute_field(
-        "Subject for senders of the same domain, at most 2 KiB. Null: `subject`."
+        "Subject for senders of the same domain or of its active alias domains, at most 2 KiB. "
+        "Null: `subject`. Empty: `Auto: Re:` and the original subject."
     )
     internal_text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text for senders of the same domain, at most 128 KiB. If `internalText` and "
-        "`internalHtml` are both null, these senders get `text` and `html`."
+        "Plain text for senders of the same domain or of its active alias domains, at most 128 "
+        "KiB. If `internalText` and `internalHtml` are both null, these senders get `text` and "
+        "`html`. If one is not null but neither has a text, they get no reply. If only "
+        "`internalText` is null, it is made from `internalHtml`."
     )
     internal_html: strawberry.Maybe[str | None] = attribute_field(
-        "HTML for senders of the same domain, at most 128 KiB. If `internalText` and "
-        "`internalHtml` are both null, these senders get `text` and `html`."
+        "HTML for senders of the same domain or of its active alias domains, at most 128 KiB. If "
+        "`internalText` and `internalHtml` are both null, these senders get `text` and `html`. If "
+        "one is not null but neither has a text, they get no reply. If only `internalHtml` is "
+        "null, the reply has no HTML."
     )
     starts_at: strawberry.Maybe[datetime | None] = attribute_field(
         "Start of the period of replies. Null: replies start at once."
@@ -62,13 +72,14 @@ class AutoreplyPatch(RestrictionsInput):
         "End of the period of replies, after `startsAt`. Null: no end."
     )
     addresses: strawberry.Maybe[list[EmailAddress] | None] = attribute_field(
-        "Addresses of the user to which mail is answered, at most 50. They can be set "
-        "for one user only, and not for the autoreply of an address. An empty list is an "
-        "error. Null: mail to any address is answered."
+        "Addresses of the user to which mail is answered, at most 50. They can be set for one user "
+        "only, and not for the autoreply of an address. An address of another user is NOT_FOUND. "
+        "An address that only a catch-all receives is an error, and so is an empty list. Null: "
+        "mail to any address is answered."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
         "Minimum time between two replies to one sender, PT1H to P366D. Null: the setting "
-        "`autoreply.interval`."
+        "`autoreply.interval`, P1D by default."
     )
 
     def to_column_values(self) -> dict[str, object]:
@@ -93,10 +104,13 @@ class AutoreplyDeleteInput(Options):
 @strawberry.type(description="Payload of autoreplySet.")
 class AutoreplySetPayload(UserSelectionPayload):
     autoreplies: list[Autoreply] = attribute_field(
-        "Autoreplies after the change, in the order of `users`.", default_factory=list
+        "Autoreplies after the change, also of users whose autoreply had these values already. "
+        "Each belongs to the user at the same position of `users`.",
+        default_factory=list,
     )
     users: list[User] = attribute_field(
-        "Users in the order of `autoreplies`.", default_factory=list
+        "Users of the autoreplies. The account that was created first is first.",
+        default_factory=list,
     )
 
 
@@ -104,9 +118,10 @@ class AutoreplySetPayload(UserSelectionPayload):
 class AutoreplyMutation:
     @mutation(
         "Creates or changes the autoreplies (vacation or out-of-office replies) of users, all or "
-        "none. If subjects, texts or times change, or an autoreply is turned on, senders who "
-        "already got a reply get one again. CONFLICT if a user moves to another domain at the "
-        "same time: retry.",
+        "none. A user without an autoreply gets one, which is off unless `enabled` is true. If "
+        "subjects, texts or times change, or an autoreply is turned on, senders who already got a "
+        "reply get one again. CONFLICT if another request moves a user to another domain at the "
+        "same time: retry. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -123,10 +138,10 @@ class AutoreplyMutation:
         )
 
     @mutation(
-        "Deletes the autoreplies (vacation or out-of-office replies) of users with their texts and "
-        "periods, all or none. A user without an autoreply is no error. CONFLICT if another "
-        "request moves a user to another domain at the same time: retry. LIMIT_REACHED for more "
-        "than 1,000 users (by default).",
+        "Deletes the autoreplies (vacation or out-of-office replies) of users with their texts, "
+        "periods and lists of answered senders, all or none. A user without an autoreply is no "
+        "error. CONFLICT if another request moves a user to another domain at the same time: "
+        "retry. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

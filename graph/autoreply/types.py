@@ -32,23 +32,27 @@ TEXT_FIELDS = {
     for name in ("subject", "text", "html")
 }
 SENDER_ARGUMENT = strawberry.argument(
-    description="Sender to reply to. Default: the envelope sender of `message`. Required without "
-    "`message`."
+    description=(
+        "Sender to reply to. Default: the envelope sender of `message`. Without `message` and "
+        "`sender`, the field is an error."
+    )
 )
 SUBJECT_ARGUMENT = strawberry.argument(
-    description="Original subject. Default: the subject of `message`."
+    description="Original subject. Default: the subject of `message`, or empty without `message`."
 )
 TO_ARGUMENT = strawberry.argument(
     description=(
-        "Recipient address of the user, or the forwarding address of the autoreply; another "
-        "one is NOT_FOUND. Default: the recipient of `message`, else the main "
-        "address."
+        "Recipient of the original message: an address of the user, or one that the forwarding "
+        "address receives mail for. Another one is NOT_FOUND. Default: the recipient of `message`, "
+        "else the main address or the forwarding address."
     )
 )
 MESSAGE_ARGUMENT = strawberry.argument(
     description=(
-        "Stored message to preview the reply for. It must belong to the user of the "
-        "autoreply, and the caller must be able to read it. Default: no message."
+        "Stored message to preview the reply for, which requires the scope MAIL_READ. It must "
+        "belong to the user of the autoreply. The caller must be that user, or read it in a shared "
+        "mailbox. Another message is NOT_FOUND, also for an administrator, and any message for the "
+        "autoreply of a forwarding address. Default: no message."
     )
 )
 
@@ -63,18 +67,23 @@ class AutoreplyPreview:
         "an active alias domain of that domain."
     )
     from_: EmailAddress | None = attribute_field(
-        "Address in the header field From of the automatic reply. Null: there is no address or no "
-        "sender to reply to.",
+        "Address in the header field From of the automatic reply: the recipient address if the "
+        "user can send as it, else the main address. Null: there is no such address, or no sender "
+        "to reply to.",
         name="from",
     )
     from_name: str | None = attribute_field(
-        "Display name in the header field From of the automatic reply. Null: none."
+        "Display name in the header field From of the automatic reply. Null: none, or there is no "
+        "sender to reply to."
     )
     to: EmailAddress | None = attribute_field(
         "Address in the header field To of the automatic reply. Null: there is no sender to reply "
         "to."
     )
-    subject: str = attribute_field("Subject of the automatic reply.")
+    subject: str = attribute_field(
+        "Subject of the automatic reply. Empty if there is no sender to reply to, no From address "
+        "or no text for the sender."
+    )
     text: str | None = attribute_field(
         "Plain text of the automatic reply. It is made from the HTML if only that is set. Null: "
         "there is no text."
@@ -104,41 +113,47 @@ class AutoreplyPreview:
 class Autoreply(NodeView):
     enabled: bool = attribute_field("True if the autoreply is turned on.")
     name: str | None = attribute_field(
-        "Display name in From. Null: the name of the user or address."
+        "Display name in the header field From of the reply. Null: the name of the user or address."
     )
     subject: str | None = attribute_field(
         "Subject of the reply. Null: `Auto: Re:` and the original subject."
     )
-    text: str | None = attribute_field("Plain text of the reply. Null: it is made from the HTML.")
+    text: str | None = attribute_field(
+        "Plain text of the reply. Null: it is made from `html`, if that is not null."
+    )
     html: str | None = attribute_field(
         "Body of the reply as HTML. Null: the reply has no HTML body."
     )
     internal_subject: str | None = attribute_field(
-        "Subject for senders of the same domain. Null: `subject`."
+        "Subject for senders of the same domain or of its active alias domains. Null: `subject`."
     )
     internal_text: str | None = attribute_field(
-        "Plain text for senders of the same domain. If `internalText` and `internalHtml` are both "
-        "null, these senders get `text` and `html`."
+        "Plain text for senders of the same domain or of its active alias domains. If "
+        "`internalText` and `internalHtml` are both null, these senders get `text` and `html`."
     )
     internal_html: str | None = attribute_field(
-        "HTML for senders of the same domain. If `internalText` and `internalHtml` are both null, "
-        "these senders get `text` and `html`."
+        "HTML for senders of the same domain or of its active alias domains. If `internalText` and "
+        "`internalHtml` are both null, these senders get `text` and `html`."
     )
     starts_at: datetime | None = attribute_field(
         "Start of the period of replies. Null: replies start at once."
     )
     ends_at: datetime | None = attribute_field("End of the period of replies. Null: no end.")
     addresses: list[EmailAddress] = attribute_field(
-        "Addresses to which mail is answered. Empty: mail to any address is answered. At most 50."
+        "Addresses to which mail is answered, at most 50. Empty: mail to any address is answered. "
+        "If an address is deleted, it is removed from the list. The deletion of the last one turns "
+        "the autoreply off."
     )
     interval: Duration = attribute_field(
-        "Minimum time between two replies to one sender. Default: the setting `autoreply.interval`."
+        "Minimum time between two replies to one sender. If none was set: the setting "
+        "`autoreply.interval`, P1D by default."
     )
     active_now: bool = attribute_field(
-        "True if the autoreply is turned on and the current time is in its period."
+        "True if the autoreply is turned on and the current time is in its period, also if the "
+        "account is suspended."
     )
     created_at: datetime | None = attribute_field(
-        "Time when the autoreply was first set. Null: it was never set."
+        "Time when the autoreply was created. Null: the user or address has no autoreply."
     )
 
     load_batch = staticmethod(autoreplies.load_visible_autoreplies_by_id)
@@ -148,7 +163,12 @@ class Autoreply(NodeView):
         **TEXT_FIELDS,
     }
 
-    @field("Preview of the reply to one sender. Nothing is sent.", "id", cost=5)
+    @field(
+        "Preview of the reply to one sender, also if the autoreply is off. Nothing is sent, and "
+        "the sender is not remembered.",
+        "id",
+        cost=5,
+    )
     async def preview(
         self,
         info: Info,

@@ -42,8 +42,8 @@ class BlobPutInput(Options):
         "Encoding of `content.text`.", default=ContentEncoding.UTF8
     )
     sha256: str | None = attribute_field(
-        "SHA-256 of the content, 64 hex digits. If the content has another one, nothing is stored. "
-        "Default: it is not compared.",
+        "SHA-256 of the content, 64 hexadecimal digits (case is ignored). If the content has "
+        "another one, the error is VALIDATION, and nothing is stored. Default: it is not compared.",
         default=UNSET,
     )
 
@@ -51,16 +51,23 @@ class BlobPutInput(Options):
 @strawberry.input(description="Input of blobCopy.")
 class BlobCopyInput(Options):
     store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
-    from_: str = attribute_field("Path of the object to copy.", name="from")
+    from_: str = attribute_field(
+        (
+            "Path of the object to copy, in the object store `store`. Without an object the error "
+            "is NOT_FOUND. It must differ from the target."
+        ),
+        name="from",
+    )
     to: str = attribute_field(f"Path of the new object: {ADMIN_PATH_DESCRIPTION}")
     to_store: str | None = attribute_field(
-        "Name of the object store of the new object. Default: the one of the copied object.",
+        "Name of the object store of the new object: `hot`, or `cold` if a second one is "
+        "configured. Default: the one of the copied object.",
         default=UNSET,
     )
     sha256: str | None = attribute_field(
-        "Expected SHA-256 of the content before compression, 64 hexadecimal digits. If the content "
-        "has a different one, the error is VALIDATION, and nothing is stored. Default: the content "
-        "is not checked.",
+        "Expected SHA-256 of the content before compression, 64 hexadecimal digits (case is "
+        "ignored). If the content has a different one, the error is VALIDATION, and nothing is "
+        "stored. Default: the content is not checked.",
         default=UNSET,
     )
 
@@ -69,13 +76,14 @@ class BlobCopyInput(Options):
 class BlobDeleteInput(Options):
     store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
     paths: list[str] = attribute_field(
-        "Paths of the objects to delete, at most 1,000 by default. With `recursive` also paths of "
-        "folders."
+        "Paths of the objects to delete, at least one, and at most 1,000 by default. With "
+        "`recursive` also paths of folders."
     )
     recursive: bool = attribute_field(
-        "True deletes also all objects below the paths, by a task. Objects stay if they "
-        "are in use, less than a day old, or kept for a restored database. The task "
-        "counts them as `refusedCount`.",
+        "True also deletes all objects below the paths, by a task. A path without an object is "
+        "then no error. Objects stay if they are in use, less than a day old, or kept for a "
+        "restored database. The task counts them as `refusedCount`. Objects below `admin/` never "
+        "stay.",
         default=False,
     )
 
@@ -97,9 +105,10 @@ class BlobMutation:
     @mutation(
         "Stores an object below `admin/` of an object store. An existing object with the path is "
         "replaced. The garbage collector never deletes objects below `admin/`. If `content` is an "
-        "upload, the upload is deleted afterwards. LIMIT_REACHED if the content has more than 50 "
-        "MiB (by default). CONFLICT if the path is that of a folder, or if a parent folder of the "
-        "path is already the path of an object.",
+        "upload, it must be a complete one of the caller, else NOT_FOUND. The upload is deleted "
+        "afterwards. LIMIT_REACHED if the content has more than 50 MiB (by default). CONFLICT if "
+        "the path is that of a folder, or if a parent folder of the path is already the path of "
+        "an object. The audit log records the change.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
@@ -115,10 +124,12 @@ class BlobMutation:
         return BlobPayload(blob=Blob.from_row_or_none(stored))
 
     @mutation(
-        "Copies the content of an object to a path below `admin/`, also of another object store. "
-        "If messages or files of the database use the object, the copy has its decompressed and "
-        "verified content. Their users find the access in their security logs. CONFLICT if the "
-        "new path is that of a folder, or is below an object.",
+        "Copies the content of an object of an object store to a path below `admin/`, also of "
+        "another object store. An existing object with the new path is replaced. If messages or "
+        "files of the database use the object, the copy has its decompressed and verified "
+        "content. Other users who have them find the access in their security logs. CONFLICT if "
+        "the new path is that of a folder, or is below an object. With `validateOnly` the content "
+        "is not read.",
         atomic_exclusion=COPY_NOT_ATOMIC,
         **WRITE_GUARD,
     )
@@ -152,11 +163,11 @@ class BlobMutation:
         )
 
     @mutation(
-        "Runs the garbage collector now, as a task. It removes blobs and objects that no record "
-        "uses and that were last stored more than a day ago, except below `admin/`. Objects that a "
-        "restored database can need are kept until `MERGANSER_BACKUP_RESTORE_WINDOW` is over, but "
-        "`freedBytes` of the task's result counts their bytes at once. The result also has "
-        "`deletedCount`.",
+        "Runs the garbage collector of the object stores now, as a task, which can't be "
+        "cancelled. It removes blobs and objects that no record uses and that were last stored "
+        "more than a day ago, except below `admin/`. Objects that a restored database can need "
+        "are kept until `MERGANSER_BACKUP_RESTORE_WINDOW` is over, but `freedBytes` of the task's "
+        "result counts their bytes at once. The result also has `deletedCount`.",
         cost=2 * LONG_MUTATION_COST,
         **WRITE_GUARD,
     )

@@ -36,13 +36,15 @@ class Blob(View):
     row_type = StoredBlob
 
     store: str = attribute_field("Name of the object store: `hot` or `cold`.")
-    path: str = attribute_field("Path of the object in its store.")
-    size: ByteSize = attribute_field("Number of stored bytes, after compression.")
-    modified_at: datetime = attribute_field("Time when the object was stored.")
-    tier: StorageTier = attribute_field("Storage tier that the object store is used for.")
+    path: str = attribute_field("Path of the object in its object store.")
+    size: ByteSize = attribute_field("Number of stored bytes of the object, after compression.")
+    modified_at: datetime = attribute_field("Time when the object was last stored.")
+    tier: StorageTier = attribute_field(
+        "Storage tier that the object's store is used for: COLD for `cold`, else HOT."
+    )
 
     @field(
-        "Number of bytes of the content before compression. Null: no row of the database "
+        "Number of bytes of the object's content before compression. Null: no row of the database "
         "names the object, and it is not below `admin/`."
     )
     async def content_size(self, info: Info) -> ByteSize | None:
@@ -50,22 +52,23 @@ class Blob(View):
         return None if size is None else ByteSize(size)
 
     @field(
-        "Compression of the stored bytes. NONE for an object below `admin/`. Null: unknown, since "
-        "no row of the database refers to the object."
+        "Compression of the stored bytes of the object. NONE for an object below `admin/`. Null: "
+        "unknown, since no row of the database names the object."
     )
     async def compression(self, info: Info) -> BlobCompression | None:
         return (await info.context.load(loaders.load_blob_facts, self.row)).compression
 
     @field(
-        "Number of messages, submissions, files and other records that use the object. An object "
-        "that none uses is removed by the garbage collector after a day, except below `admin/`."
+        "Number of messages, submissions, files and other records that use the object. 0 for an "
+        "object below `admin/`. Another object that none uses is removed by the garbage collector "
+        "after a day."
     )
     async def ref_count(self, info: Info) -> int:
         return (await info.context.load(loaders.load_blob_facts, self.row)).ref_count
 
     @field(
-        "SHA-256 of the content before compression, in hex. For an object below `admin/` the whole "
-        "object is read. Null: the name of the object doesn't contain it.",
+        "SHA-256 of the object's content before compression, in hex. For an object below `admin/` "
+        "the whole object is read. Null: the name of another object doesn't contain it.",
         cost=10,
         can_fail=True,
     )
@@ -73,10 +76,10 @@ class Blob(View):
         return await content.read_content_digest_if_known(info.context, self.row)
 
     @field(
-        "Signed URL that downloads the content (GET /rest/blobs/{store}/{path}). It is valid for "
-        "at least 15 minutes. Content that a row of the database names is decompressed. Each "
-        "download is in the audit log, and in the security logs of the users whose messages or "
-        "files have the content.",
+        "Signed URL that downloads the object's content (GET /rest/blobs/{store}/{path}). It is "
+        "valid for 15 to 20 minutes, and ends earlier with the caller's credential. Content that "
+        "a row of the database names is decompressed. Each download is in the audit log, and in "
+        "the security logs of other users whose messages or files have the content.",
         role=Role.ROOT,
         scope=Scope.READ,
     )
@@ -85,9 +88,10 @@ class Blob(View):
         return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
 
     @field(
-        "Content from its beginning as text. Content that a row of the database names is "
-        "decompressed. Null: it is not UTF-8 text. Each access is in the audit log, and in the "
-        "security logs of the users whose messages or files have the content.",
+        "Content of the object from its beginning, as text. Content that a row of the database "
+        "names is decompressed. Null: it is not UTF-8 text, or has a NUL character. Each access "
+        "is in the audit log, and in the security logs of other users whose messages or files "
+        "have the content.",
         role=Role.ROOT,
         scope=Scope.READ,
         cost=10,
@@ -98,8 +102,10 @@ class Blob(View):
         max_bytes: Annotated[
             int,
             strawberry.argument(
-                description="Largest number of bytes that are read, 1 to 1,048,576. "
-                "Default: 65,536."
+                description=(
+                    "Largest number of bytes that are read, 1 to 1,048,576; another number is an "
+                    "error. Default: 65,536."
+                )
             ),
         ] = DEFAULT_TEXT_BYTES,
     ) -> str | None:
@@ -121,8 +127,8 @@ class BlobFilter(ConditionsInput):
     store: str | None = attribute_field(STORE_DESCRIPTION, default=UNSET)
     prefix: str | None = attribute_field(
         "Returns only objects whose path begins with this text, at most 512 characters. In "
-        "`blobPrefixes` it is the folder whose folders are returned. Default: all objects, or the "
-        "folders of the first level.",
+        "`blobPrefixes` it is the folder whose folders are returned, with or without a slash at "
+        "its end. Default: all objects, or the folders of the first level.",
         default=UNSET,
     )
 
@@ -134,8 +140,8 @@ class BlobFilter(ConditionsInput):
 @strawberry.type
 class BlobQuery:
     @query(
-        "Returns an object of an object store. Null if it does not exist. An unknown "
-        "store is an error.",
+        "Returns an object of an object store by its path. Null if it does not exist. An unknown "
+        "store, or a text that can't be the path of an object, is an error.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -145,7 +151,7 @@ class BlobQuery:
         path: Annotated[
             str,
             strawberry.argument(
-                description="Path of the object in its store, at most 512 characters."
+                description="Path of the object in its store, at most 512 characters. Case matters."
             ),
         ],
         store: Annotated[str, strawberry.argument(description=STORE_DESCRIPTION)] = HOT_NAME,
@@ -185,8 +191,9 @@ class BlobQuery:
         )
 
     @query(
-        "Returns the folders of one level of an object store that contain objects, sorted by path "
-        "in byte order. `totalCount` counts at most 10,000 folders.",
+        "Returns the folders of one level of an object store (`filter.store`, by default `hot`) "
+        "that contain objects, sorted by path in byte order. `totalCount` counts at most 10,000 "
+        "folders. An unknown store is an error.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

@@ -32,8 +32,8 @@ UNPACK_NOT_ATOMIC = AtomicExclusion("Unpacking a bundle", forbids_idempotency_ke
 @strawberry.input(description="Input of cacheFlush.")
 class CacheFlushInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose pending writes are counted. All pending writes are written. Default: all "
-        "pending writes are counted.",
+        "Users whose pending writes are counted. All pending writes are written in any case. "
+        "Default: all pending writes are counted, also those without a user.",
         default=UNSET,
     )
 
@@ -47,8 +47,8 @@ class CacheCleanInput(Options):
         default=UNSET,
     )
     days: int = attribute_field(
-        "Number of days for which a removed entry was not used, from 0 to 36,500. 0 removes all "
-        "entries.",
+        "Number of days for which a removed entry was not used, from 0 to 36,500; another number "
+        "is the error VALIDATION. 0 removes all entries.",
         default=0,
     )
 
@@ -64,8 +64,9 @@ class CacheRemoveInput(Options):
 @strawberry.input(description="Input of cacheRescan.")
 class CacheRescanInput(Options):
     path: str | None = attribute_field(
-        "Beginning of the paths of the objects that are verified, at most 512 characters, such as "
-        "`a7/`. Foreign files are removed only if it is not given. Default: all objects.",
+        "Beginning of the paths of the objects whose cached files are verified, at most 512 "
+        "characters, such as `a7/`. Foreign files are removed only if it is not given. Default: "
+        "all objects.",
         default=UNSET,
     )
     max_age: Duration | None = attribute_field(
@@ -82,8 +83,9 @@ class CacheUnpackInput(Options):
         "and ._@+=,- that don't begin with a dot."
     )
     bundle: FileContent = attribute_field(
-        "File of a userExport in any format: an upload, or text in the given encoding. It has at "
-        "most 10,000 messages with 1 GiB together."
+        "File of a userExport in any format: an own complete upload, or text in the given "
+        "encoding. Text has at most 50 MiB by default, else the error is LIMIT_REACHED. A bundle "
+        "has at most 10,000 messages with 1 GiB together."
     )
     encoding: ContentEncoding = attribute_field(
         "Encoding of `bundle.text`.", default=ContentEncoding.UTF8
@@ -91,19 +93,21 @@ class CacheUnpackInput(Options):
     store: str = attribute_field(STORE_DESCRIPTION, default=HOT_NAME)
     path: str = attribute_field(
         "Path of the folder below `admin/` in which the folder of the bundle is created, such as "
-        "`admin/restore`. It has parts of A-Z, a-z, 0-9 and ._@+=,- that don't begin with a dot."
+        "`admin/restore`. It has parts of A-Z, a-z, 0-9 and ._@+=,- that don't begin with a dot. "
+        "It need not exist."
     )
 
 
 @strawberry.type(description="Payload of cacheClean and cacheRemove.")
 class CachePayload(MutationPayload):
     entry_count: int = attribute_field(
-        "Number of entries that were removed on all nodes. With `validateOnly`: number that "
-        "would be removed.",
+        "Number of cached entries that were removed on all nodes. With `validateOnly`: number "
+        "that would be removed.",
         default=0,
     )
     size: ByteSize = attribute_field(
-        "Size of the removed entries. It is estimated for values in memory, except DNS answers.",
+        "Size of the removed entries in bytes. It is estimated for values in memory, except DNS "
+        "answers. With `validateOnly`: of those that would be removed.",
         default=ByteSize(0),
     )
     unresponsive_nodes: list[str] = attribute_field(
@@ -114,11 +118,13 @@ class CachePayload(MutationPayload):
 @strawberry.type(description="Payload of cacheFlush.")
 class CacheFlushPayload(MutationPayload):
     entry_count: int = attribute_field(
-        "Number of writes that were pending on all nodes. With `validateOnly`: that are pending.",
+        "Number of writes that were pending on all nodes, of the selected users. With "
+        "`validateOnly`: that are pending.",
         default=0,
     )
     size: ByteSize = attribute_field(
-        "Estimated size of the writes that were pending.", default=ByteSize(0)
+        "Estimated size in bytes of the pending writes that `entryCount` counts.",
+        default=ByteSize(0),
     )
     lost_count: int = attribute_field(
         "Number of pending writes that could not be written, because the database or the log store "
@@ -138,7 +144,7 @@ class CacheRescanPayload(MutationPayload):
         default=0,
     )
     size: ByteSize = attribute_field(
-        "Size of the removed files. 0 with `validateOnly`, which reads no file.",
+        "Size in bytes of the removed files. 0 with `validateOnly`, which reads no file.",
         default=ByteSize(0),
     )
     incomplete_nodes: list[str] = attribute_field(
@@ -168,16 +174,18 @@ class BundleMailbox(View):
 @strawberry.type(description="Payload of cacheUnpack.")
 class CacheUnpackPayload(MutationPayload):
     mailboxes: list[BundleMailbox] = attribute_field(
-        "Mailboxes of the bundle, at most 10,000.", default_factory=list
+        "Mailboxes of the bundle, at most 10,000. Empty if the mutation failed.",
+        default_factory=list,
     )
     files: list[str] = attribute_field(
-        "Paths of the stored objects: `messages.jsonl` with a line for each message, "
-        "`account.json` with the account record, and the messages below `mail/`. With "
-        "`validateOnly`: those that would be stored.",
+        "Paths of the stored objects in the object store: `messages.jsonl` with a line for each "
+        "message, `account.json` with the account record if the bundle has one, and the messages "
+        "below `mail/`. With `validateOnly`: those that would be stored.",
         default_factory=list,
     )
     skipped_count: BigInt = attribute_field(
-        "Number of entries of the bundle that are damaged, or no messages. They are not stored.",
+        "Number of entries of the bundle that are damaged, or no messages. They are not stored. "
+        "More than 10,000 are the error VALIDATION.",
         default=0,
     )
 
@@ -202,8 +210,9 @@ def _payload_of_removal(change: CacheChange) -> CachePayload:
 @strawberry.type
 class CacheMutation:
     @mutation(
-        "Writes the pending writes of all processes and nodes, and returns when they are durable. "
-        "Use it before a backup. Each is also written without it, within about a second.",
+        "Writes the pending writes of all processes and nodes to the database and the log store, "
+        "and returns when they are durable. Use it before a backup. Each is also written without "
+        "it, within about a second. With `validateOnly` they are only counted.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -223,7 +232,8 @@ class CacheMutation:
     @mutation(
         "Removes cached values that were not used for a number of days, on all nodes. They are "
         "objects of blob caches, credentials, password checks, DNS answers and parsed messages. "
-        "Pending writes stay.",
+        "Pending writes stay. No data is lost, and no session ends: the values are read again "
+        "when they are needed.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -236,9 +246,9 @@ class CacheMutation:
         return _payload_of_removal(change)
 
     @mutation(
-        "Removes the cached values of users on all nodes. They are credentials, password checks, "
-        "parsed messages, and the objects of their messages, files and exports. Pending writes "
-        "stay.",
+        "Removes the cached values of the selected users on all nodes, however recently they were "
+        "used. They are credentials, password checks, parsed messages, and the objects of their "
+        "messages, files and exports. Pending writes stay. No data is lost, and no session ends.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -253,8 +263,8 @@ class CacheMutation:
 
     @mutation(
         "Verifies the files of the blob caches of all nodes: it removes damaged, foreign and old "
-        "files, and corrects the recorded size of the caches. With `validateOnly` nothing is read, "
-        "and the counts are 0.",
+        "files, and corrects the recorded size of the caches. On each node it stops after 20 "
+        "seconds. With `validateOnly` nothing is read, and the counts are 0.",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

@@ -60,11 +60,12 @@ class CacheEntry(View):
         "several users can share.",
     )
     size: ByteSize = attribute_field(
-        "Size of the entry. It is exact for objects and DNS answers, and estimated for others."
+        "Size of the entry in bytes. It is exact for objects and DNS answers, and estimated for "
+        "others."
     )
     last_used_at: datetime = attribute_field(
-        "Time when a cached value was last used, or when the latest pending write was made. For "
-        "objects it is up to a minute old."
+        "Time when a cached value was last used. Of pending writes, it is the time of the latest, "
+        "or the present time for LOG_ENTRY and MESSAGE_STEP. For objects it is up to a minute old."
     )
     dirty: bool = attribute_field(
         "True if the entry is a group of pending writes: they are lost if the process crashes."
@@ -99,7 +100,7 @@ class CacheFilter(ConditionsInput):
         default=UNSET,
     )
     kinds: list[CacheKind] | None = attribute_field(
-        "Returns only entries of one of these kinds.", default=UNSET
+        "Returns only entries of one of these kinds. An empty list returns no entry.", default=UNSET
     )
     dirty: bool | None = attribute_field(
         "True returns only pending writes, false only cached values.", default=UNSET

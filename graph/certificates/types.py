@@ -41,20 +41,25 @@ def _fingerprint_with_colons(fingerprint: str | None) -> str | None:
 
 
 @strawberry.type(
-    description="TLS certificate chain with its private key for a server name (SNI, RFC "
-    "6066). It also serves other names in it that have no certificate "
-    "themselves.",
+    description=(
+        "TLS certificate chain with its private key for a server name (SNI, RFC 6066) of the SMTP "
+        "servers. It also serves other names in it that have no certificate themselves. A "
+        "certificate that is valid now has precedence over one that is not."
+    ),
     directives=[Auth(role=Role.ADMIN)],
 )
 class Certificate(NodeView):
     server_name: str = attribute_field(
-        "Server name that the certificate is stored for, in ASCII form."
+        "Server name that the certificate is stored for, in ASCII form and lower case."
     )
     alt_names: list[str] = attribute_field(
-        "DNS names in the certificate (subjectAltName, RFC 5280). A wildcard covers one label. "
-        "At most 500."
+        "DNS names in the certificate (subjectAltName, RFC 5280), without that extension its "
+        "common name. A wildcard covers one label. At most 500. Empty: no certificate was issued "
+        "yet, or it has no DNS name."
     )
-    description: str | None = attribute_field("Description for administrators. Null: none.")
+    description: str | None = attribute_field(
+        "Description of the certificate for administrators. Null: none."
+    )
     fingerprint: str | None = attribute_field(
         "SHA-1 fingerprint of the certificate in lower-case hex, with a colon after each byte but "
         "the last. Null: no certificate was issued yet."
@@ -64,30 +69,34 @@ class Certificate(NodeView):
         "but the last. Null: no certificate was issued yet."
     )
     issuer: str | None = attribute_field(
-        "Distinguished name of the issuer, such as CN=R11,O=Let's Encrypt,C=US. "
-        "Null: no certificate was issued yet."
+        "Distinguished name of the issuer, such as CN=R11,O=Let's Encrypt,C=US, cut to 300 "
+        "characters. Null: no certificate was issued yet."
     )
     acme: bool = attribute_field(
         "True if the certificate is ordered and renewed by ACME (RFC 8555)."
     )
     acme_names: list[str] = attribute_field(
-        "Names that ACME orders in addition to serverName, in ASCII form. At most 100."
+        "Names that ACME orders in addition to serverName, in ASCII form. At most 99."
     )
     acme_state: AcmeState | None = attribute_field(
-        "State of the order by ACME. Null: ACME does not order this certificate."
+        "State of the certificate's order by ACME. Null: ACME does not order this certificate."
     )
     acme_error: str | None = attribute_field(
-        "Text of the last failed order: the problem detail of the authority (RFC 8555), or what "
-        "failed. Null: no order failed since the last success or the last `certificateRenew`."
+        "Text of the last failed order of the certificate: the problem detail of the authority "
+        "(RFC 8555), or what failed. Null: no order failed since the last success, "
+        "`certificateRenew`, or change of the ACME settings or the certificate by `certificateSet`."
     )
     acme_next_order_at: datetime | None = attribute_field(
-        "Time of the next order by ACME: of the renewal, or of the retry after a failure. Null: "
-        "no order is planned, or one is in progress."
+        "Time of the next order of the certificate by ACME: of the renewal, or of the retry after "
+        "a failure. Null: no order is planned, one is in progress, or `acmeState` is "
+        "TERMS_NOT_AGREED."
     )
     created_at: datetime = attribute_field(
         "Time when the certificate was first stored for the server name."
     )
-    updated_at: datetime = attribute_field("Time of the last change or ACME step.")
+    updated_at: datetime = attribute_field(
+        "Time of the last change or ACME step of the certificate."
+    )
     starts_at: datetime | None = attribute_field(
         "Time from which the certificate is valid. Null: no certificate was issued yet."
     )
@@ -111,19 +120,21 @@ class Certificate(NodeView):
 @strawberry.input(one_of=True, description="Reference to one certificate.")
 class CertificateRef(ObjectRef):
     server_name: strawberry.Maybe[str] = attribute_field(
-        "The `serverName` of the certificate, in Unicode or ASCII form."
+        "The `serverName` of the certificate, in Unicode or ASCII form. Other names in the "
+        "certificate are not searched."
     )
 
 
 @strawberry.input(description="Conditions on certificates.")
 class CertificateFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only certificates whose server name contains this text (case is ignored).",
+        "Returns only certificates whose server name, in ASCII form, contains this text (case is "
+        "ignored). At most 255 printable characters.",
         default=UNSET,
     )
     include_alt_names: bool | None = attribute_field(
-        "True compares `query` with all names in the certificate. A wildcard name matches the "
-        "names that it covers. Default: false.",
+        "True compares `query` also with the names in the certificate. A wildcard name matches "
+        "the names that it covers. It has no effect without `query`. Default: false.",
         default=UNSET,
     )
 
@@ -132,11 +143,15 @@ class CertificateFilter(ConditionsInput):
         return CertificateConditions(value_or_none(self.query), bool(self.include_alt_names))
 
 
-@strawberry.input(description="Input of certificateSet.")
+@strawberry.input(
+    description="Input of certificateSet. Null means the same as an absent field, except for "
+    "`description`."
+)
 class CertificateSetInput(Options):
     server_name: str = attribute_field(
-        "Server name (SNI) that the certificate is served for. If the certificate "
-        "does not contain the name, the payload has a warning."
+        "Server name (SNI) that the certificate is served for, in Unicode or ASCII form: no IP "
+        "address and no wildcard. If the certificate does not contain the name, the payload has a "
+        "warning."
     )
     description: str | None = attribute_field(
         "Description for administrators, at most 500 printable characters. Default: "
@@ -144,33 +159,35 @@ class CertificateSetInput(Options):
         default=UNSET,
     )
     acme: bool | None = attribute_field(
-        "True orders and renews the certificate by ACME (RFC 8555): now, or at the "
-        "renewal time of a present certificate that has all names. A present certificate "
-        "is served until then. Nothing is ordered until `acme.termsAgreed` is set. False "
-        "stops the renewal. Default: unchanged; false for a new server "
+        "True orders and renews the certificate by ACME (RFC 8555): now, or at the renewal time "
+        "of a present certificate that has all `acmeNames`. A present certificate is served until "
+        "then. Nothing is ordered until `acme.termsAgreed` is set. False stops the renewal, and "
+        "is refused if there is no certificate yet. Default: unchanged; false for a new server "
         "name.",
         default=UNSET,
     )
     acme_names: list[str] | None = attribute_field(
-        "Names that ACME orders in addition to `serverName`: at most 99, without "
-        "wildcards. If the certificate "
-        "lacks one of them, a new certificate is ordered at once. Refused if ACME is off. Default: "
-        "unchanged. `acme: false` removes the names.",
+        "Names that ACME orders in addition to `serverName`: at most 99, each with a dot and "
+        "without wildcards. They replace the stored names; an empty list removes them. If the "
+        "certificate lacks one of them, a new certificate is ordered at once. Names are refused "
+        "if ACME is off. Default: unchanged. `acme: false` removes the names.",
         default=UNSET,
     )
     private_key: str | None = attribute_field(
-        "Private key in PEM, not encrypted: RSA with at least 2,048 bits, ECDSA or "
-        "EdDSA. Default: the key in `cert`, else the stored key. Refused without `cert`.",
+        "Private key of `cert` in PEM, not encrypted: RSA with 2,048 to 8,192 bits, ECDSA (P-256, "
+        "P-384, P-521) or EdDSA. Default: the key in `cert`, else the stored key. Refused without "
+        "`cert`.",
         default=UNSET,
     )
     cert: str | None = attribute_field(
-        "Certificate in PEM, or a bundle of private key, certificate and chain in "
-        "any order. Default: unchanged. Required for a new server name unless `acme` is true.",
+        "Certificate in PEM, or a bundle of private key, certificate and chain in any order: at "
+        "most 20 certificates with those in `ca`. Default: unchanged. Required unless a "
+        "certificate is stored or `acme` is true.",
         default=UNSET,
     )
     ca: list[str] | None = attribute_field(
-        "Intermediate certificates in PEM, if `cert` does not contain the chain. Refused "
-        "without `cert`.",
+        "Intermediate certificates in PEM, if `cert` does not contain the chain. Certificates "
+        "that are not part of the chain are left out with a warning. Refused without `cert`.",
         default=UNSET,
     )
 
@@ -178,21 +195,21 @@ class CertificateSetInput(Options):
 @strawberry.type(description="Payload of certificateSet.")
 class CertificatePayload(MutationPayload):
     certificate: Certificate | None = attribute_field(
-        "The certificate after the change.", default=None
+        "The certificate after the change. Null if the mutation failed.", default=None
     )
 
 
 @strawberry.input(description="Input of certificateDelete.")
 class CertificateDeleteInput(Options):
     certificates: list[CertificateRef] = attribute_field(
-        "Certificates to delete, at most 1,000 by default."
+        "Certificates to delete, 1 to 1,000 by default."
     )
     revoke: RevocationReason | None = attribute_field(
         "Revokes the certificates at their ACME authorities first, with this "
-        f"reason: at most {acme_revocation.MAX_REVOCATIONS}. CONFLICT if ACME did not "
-        "issue one of them, or the setting `acme.termsAgreed` is off. If a revocation fails, no "
-        "certificate is deleted, and the revoked ones have `acmeState: REVOKED`. Default: not "
-        "revoked.",
+        f"reason. More than {acme_revocation.MAX_REVOCATIONS} are refused. CONFLICT if ACME did "
+        "not issue one of them, or the setting `acme.termsAgreed` is off. If a revocation fails, "
+        "or a certificate changes at the same time, no certificate is deleted, and the revoked "
+        "ones have `acmeState: REVOKED`. Default: not revoked.",
         default=UNSET,
     )
 
@@ -200,11 +217,11 @@ class CertificateDeleteInput(Options):
 @strawberry.type(description="Payload of certificateDelete.")
 class CertificateDeletePayload(MutationPayload):
     deleted_ids: list[strawberry.ID] = attribute_field(
-        "Global IDs of the deleted certificates.", default_factory=list
+        "Global IDs of the deleted certificates, each once.", default_factory=list
     )
     revoked_ids: list[strawberry.ID] = attribute_field(
-        "Global IDs of the deleted certificates that were revoked. Expired "
-        "certificates and certificates that were never issued are not revoked.",
+        "Global IDs of the deleted certificates that were revoked. Empty without `revoke`. "
+        "Expired certificates and certificates that were never issued are not revoked.",
         default_factory=list,
     )
 
@@ -212,14 +229,15 @@ class CertificateDeletePayload(MutationPayload):
 @strawberry.input(description="Input of certificateRenew.")
 class CertificateRenewInput(Options):
     certificates: list[CertificateRef] = attribute_field(
-        "Certificates to renew, at most 1,000 by default."
+        "Certificates to renew, 1 to 1,000 by default."
     )
 
 
 @strawberry.type(description="Payload of certificateRenew.")
 class CertificatesPayload(MutationPayload):
     certificates: list[Certificate] = attribute_field(
-        "The certificates to renew, in the order of the references.", default_factory=list
+        "The certificates to renew, in the order of the references, with their old content.",
+        default_factory=list,
     )
 
 
@@ -244,7 +262,8 @@ class CertificateQuery:
         )
 
     @query(
-        "Returns the TLS certificates of the platform.",
+        "Returns the TLS certificates of the platform, also those that ACME has not issued yet. "
+        "Certificates in files of the server are not contained.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -284,11 +303,12 @@ class CertificateQuery:
 class CertificateMutation:
     @mutation(
         "Stores a certificate for a server name, or changes the stored one, its description or "
-        "its ACME settings. New connections use a stored certificate at once, without a restart. "
-        "A certificate by ACME follows later. The private key must belong to the certificate and "
-        "is never returned. The platform has at most 2,000 certificates. CONFLICT if another "
-        "request changes the certificate at the same time: retry. UNAVAILABLE if the stored "
-        "private key can't be decrypted: give `privateKey` again.",
+        "its ACME settings. New SMTP connections use a stored certificate within 15 seconds, "
+        "without a restart. A certificate by ACME follows later. The private key must belong to "
+        "the certificate and is never returned. Warnings name problems that clients can have, "
+        "such as an expired certificate. LIMIT_REACHED above 2,000 certificates. CONFLICT if "
+        "another request changes the certificate at the same time: retry. UNAVAILABLE if `cert` "
+        "is given without `privateKey`, and the stored private key can't be decrypted.",
         **WRITE_GUARD,
     )
     async def certificate_set(self, info: Info, input: CertificateSetInput) -> CertificatePayload:
@@ -305,9 +325,9 @@ class CertificateMutation:
     @mutation(
         "Deletes certificates and their private keys, all or none. Open connections are not "
         "affected. With `revoke`, CONFLICT if ACME did not issue a certificate, "
-        "`acme.termsAgreed` is not set, or a certificate changes at the same time. UNAVAILABLE "
-        "if the ACME server does not revoke it. LIMIT_REACHED for more than 1,000 references (by "
-        "default).",
+        "`acme.termsAgreed` is not set, or a certificate changes at the same time. UNAVAILABLE if "
+        "the ACME server does not revoke it, VALIDATION if it refuses the reason. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         atomic_exclusion=AtomicExclusion(
             "A revocation", "With `revoke`", applies_to=lambda given: bool(given.revoke)
         ),
@@ -321,8 +341,8 @@ class CertificateMutation:
             info.context, keys, value_or_none(input.revoke)
         )
         return CertificateDeletePayload(
-            deleted_ids=[global_ids.encode("Certificate", key) for key in keys],
-            revoked_ids=[global_ids.encode("Certificate", key) for key in revoked],
+            deleted_ids=global_ids.encode_distinct("Certificate", keys),
+            revoked_ids=global_ids.encode_distinct("Certificate", revoked),
         )
 
     @mutation(

@@ -56,9 +56,10 @@ ResumeArgument = Annotated[
     strawberry.argument(
         description=(
             "Streams events after this position, first the missed ones. One event RESYNC replaces "
-            "the missed events if some are no longer kept, or if there are more than 10,000 (by "
-            "default). The header Last-Event-ID of SSE has precedence. Default: only events from "
-            "the time of the request on."
+            "the missed events in three cases: some are no longer kept, the position is unknown or "
+            "from before a restore, or there are more than 10,000 (by default). A position of "
+            "another user is an error. The header Last-Event-ID of SSE has precedence. Default: "
+            "only events from the time of the request on."
         )
     ),
 ]
@@ -169,11 +170,12 @@ async def _is_visible_mailbox(info: Info, mailbox_id: int) -> bool:
 @strawberry.type
 class ChangeQuery:
     @query(
-        "Returns the events of an account after a position, at most `first`, without waiting: "
-        "the same as the subscription `changes`, for clients that poll. If the position "
-        "is unknown or from before a restore, returns one ResyncChange. So it does if "
-        "the events are no longer kept: by default 30 days, and 100,000 for each user. A "
-        "position of another user is an error.",
+        "Returns the events of an account after a position, at most `first`, without waiting: the "
+        "same as the subscription `changes`, for clients that poll. For the signed-in user they "
+        "include events of mailboxes that other users share. If the position is unknown or from "
+        "before a restore, the query returns one ResyncChange. So it does if the events are no "
+        "longer kept: by default 30 days, and 100,000 for each user. A position of another user "
+        "is an error.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -275,10 +277,11 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of one mailbox and of the messages in it. In a mailbox of another user, "
-        "the caller needs the right LOOKUP, else the error is FORBIDDEN. Events of its messages "
-        "also require the right READ. The subscription completes when the mailbox is deleted, or "
-        "when it is no longer shared with the signed-in user.",
+        "Returns events of one mailbox and of the messages in it, or moved into or out of it. In "
+        "a mailbox of another user, the caller needs the right LOOKUP, else the error is "
+        "FORBIDDEN. Events of its messages also require the right READ. The subscription "
+        "completes when the mailbox is deleted, or when it is no longer shared with the signed-in "
+        "user.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=OWN_OR_SHARED,
@@ -351,10 +354,12 @@ class ChangeSubscription:
 
     @subscription(
         "Returns the events of one domain, or of all domains that the caller administers. These "
-        "events are about users, addresses, sender rules, resources (rooms, things and groups) and "
-        "the domain. DOMAIN_UPDATED also reports changes of alias domains, the identity provider, "
-        "BCC rules, recipient rewrites and rate limits of the domain. A caller who administers "
-        "more than 99 domains must give `domain`. An ADMIN administers all domains.",
+        "events are about users, addresses, sender rules, resources (rooms, things and groups) "
+        "and the domain. DOMAIN_UPDATED also reports changes of alias domains, the identity "
+        "provider, BCC rules, recipient rewrites and rate limits of the domain. A caller who "
+        "administers more than 99 domains must give `domain`, else the error is BAD_USER_INPUT. "
+        "An ADMIN administers all domains, and without `domain` also gets events of users and "
+        "addresses without a domain.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -365,8 +370,10 @@ class ChangeSubscription:
         domain: Annotated[
             DomainRef | None,
             strawberry.argument(
-                description="Domain whose events are returned. Default: all domains that the "
-                "caller administers."
+                description=(
+                    "Domain whose events are returned. A domain that the caller doesn't administer "
+                    "is the error NOT_FOUND. Default: all domains that the caller administers."
+                )
             ),
         ] = UNSET,
         after: ResumeArgument = UNSET,

@@ -235,8 +235,10 @@ class LimitChange(Change):
 
 
 @strawberry.type(
-    description="Event about any object that is no mailbox, message, submission or limit, such as "
-    "a label or the account itself."
+    description=(
+        "Event about any object that is no mailbox, message, submission or limit. It can be a "
+        "label, an entry of the security log, or the account itself."
+    )
 )
 class UserChange(Change):
     node_id: strawberry.ID = attribute_field(
@@ -260,9 +262,12 @@ class UserChange(Change):
 
 
 @strawberry.type(
-    description="Notice that events after the client's last position can't be returned. The client "
-    "must read the state of the followed accounts and domains again. A subscription then continues "
-    "after `cursor`. With the query `changes`, the client passes `cursor` as `after`."
+    description=(
+        "Notice that events after the client's last position can't be returned. The client must "
+        "read the state of the followed accounts and domains again. After the reason OVERFLOW, it "
+        "can instead read the missed events with the query `changes`. A subscription then "
+        "continues after `cursor`. With the query `changes`, the client passes `cursor` as `after`."
+    )
 )
 class ResyncChange(Change):
     reason: ResyncReason = attribute_field(
@@ -287,7 +292,10 @@ def change_from_event(event: JournalEvent) -> Change:
     description="Events that are delivered together, in the order in which they were committed."
 )
 class ChangeBatch:
-    events: list[Change] = attribute_field("Events of the batch, the oldest first. At most 500.")
+    events: list[Change] = attribute_field(
+        "Events of the batch, the oldest first. At most 500 in a subscription, and `first` in the "
+        "query `changes`."
+    )
     cursor: Cursor = attribute_field(
         "Position in the event journal after the batch. It also advances past events that the "
         "caller can't see."

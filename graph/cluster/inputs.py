@@ -22,12 +22,15 @@ from resolvers.cluster.loaders import HostAndOptionalPort, require_unambiguous_i
 from resolvers.cluster.validation import normalized_host
 
 DEFAULT_PORT = 8025
-HOST_DESCRIPTION = "Host name or IP address of the node."
+HOST_DESCRIPTION = "Host name or IP address of the node. Case is ignored."
 WEIGHT_DESCRIPTION = (
-    "Share of users that the node serves, in proportion to the weights of the other nodes, from 1 "
-    "to 10,000."
+    "Share of users that a BACKEND node serves, in proportion to the weights of the other nodes, "
+    "from 1 to 10,000. It has no effect on a FRONT node."
 )
-TAG_DESCRIPTION = "Label that groups nodes, at most 64 printable characters."
+TAG_DESCRIPTION = (
+    "Label that groups nodes, at most 64 printable characters; more are an error. Spaces at both "
+    "ends are removed."
+)
 
 
 @strawberry.input(description="Host and port of a node.")
@@ -38,7 +41,10 @@ class ClusterNodeAddressInput:
 
 @strawberry.input(one_of=True, description="Reference to one node.")
 class ClusterNodeRef(ObjectRef):
-    host: strawberry.Maybe[str] = attribute_field("Host name or IP address that only one node has.")
+    host: strawberry.Maybe[str] = attribute_field(
+        "Host name or IP address of the node (case is ignored). If several nodes have it, the "
+        "error is VALIDATION."
+    )
     address: strawberry.Maybe[ClusterNodeAddressInput] = attribute_field(
         "Host and port of the node."
     )
@@ -47,20 +53,27 @@ class ClusterNodeRef(ObjectRef):
 @strawberry.input(description="Conditions on nodes. All must hold.")
 class ClusterNodeFilter(ConditionsInput):
     kind: NodeKind | None = attribute_field("Returns only nodes of this kind.", default=UNSET)
-    tag: str | None = attribute_field("Returns only nodes with this tag.", default=UNSET)
+    tag: str | None = attribute_field(
+        "Returns only nodes with exactly this tag (case matters).", default=UNSET
+    )
     state: ClusterNodeState | None = attribute_field(
-        "Returns only nodes in this state.", default=UNSET
+        "Returns only nodes in this state. A node that is UNREACHABLE is returned for no other "
+        "state.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Conditions on user affinities. All must hold.")
 class UserAffinityFilter(ConditionsInput):
     node: ClusterNodeRef | None = attribute_field(
-        "Returns only users that this node serves. A page can then have fewer users than "
-        "requested, or none, while `pageInfo.hasNextPage` is true.",
+        "Returns only users that this node serves, by pin or by hash. A node whose state is not "
+        "UP serves no user. A page can have fewer users than requested, or none, while "
+        "`pageInfo.hasNextPage` is true.",
         default=UNSET,
     )
-    users: UserSelection | None = attribute_field("Returns only these users.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Returns only these users, which `node` further restricts.", default=UNSET
+    )
 
 
 @strawberry.input(description="Input of clusterNodeAdd.")
@@ -76,40 +89,46 @@ class ClusterNodeAddInput(Options):
     tag: str | None = attribute_field(f"{TAG_DESCRIPTION} Default: none.", default=UNSET)
     weight: int = attribute_field(WEIGHT_DESCRIPTION, default=DEFAULT_WEIGHT)
     state: AdministrativeNodeState = attribute_field(
-        "Administrative state of the node. A DRAINING node ends its sessions at once.",
+        "Administrative state of the node. A node that is added as DRAINING ends its sessions at "
+        "once, without a drain time.",
         default=AdministrativeNodeState.UP,
     )
 
 
-@strawberry.input(description="New values of nodes. An absent field leaves the value.")
+@strawberry.input(
+    description="New values of nodes. An absent field leaves the value. At least one field must be "
+    "given."
+)
 class ClusterNodePatch:
     state: strawberry.Maybe[AdministrativeNodeState] = attribute_field(
-        "Administrative state. DRAINING again begins `drainTime` again."
+        "Administrative state of the nodes. DRAINING again begins the drain time again."
     )
     weight: strawberry.Maybe[int] = attribute_field(WEIGHT_DESCRIPTION)
     tag: str | None = attribute_field(f"{TAG_DESCRIPTION} Null: none.", default=UNSET)
     drain_time: strawberry.Maybe[Duration] = attribute_field(
-        "Time over which the nodes end their sessions, from 0 seconds to 1 day. It requires the "
-        "state DRAINING. Default: 5 minutes."
+        "Time over which the nodes end their sessions, from 0 seconds to 1 day. It requires "
+        "`state: DRAINING` in the same input, else the error is VALIDATION. Default: 5 minutes."
     )
 
 
 @strawberry.input(description="Input of clusterNodeUpdate.")
 class ClusterNodeUpdateInput(Options):
-    nodes: list[ClusterNodeRef] = attribute_field("Nodes to change, at most 1,000 by default.")
+    nodes: list[ClusterNodeRef] = attribute_field(
+        "Nodes to change, 1 to 1,000 by default. A node that is named twice is changed once."
+    )
     set: ClusterNodePatch = attribute_field("New values, the same for all nodes.")
 
 
 @strawberry.input(description="Input of clusterNodeRemove.")
 class ClusterNodeRemoveInput(Options):
-    nodes: list[ClusterNodeRef] = attribute_field("Nodes to remove, at most 1,000 by default.")
+    nodes: list[ClusterNodeRef] = attribute_field("Nodes to remove, 1 to 1,000 by default.")
 
 
 @strawberry.input(description="Input of clusterNodeFlush.")
 class ClusterNodeFlushInput(Options):
     node: ClusterNodeRef = attribute_field("Node whose users lose their pins.")
     force: bool = attribute_field(
-        "True also ends the sessions on the node of users that another node serves. False: "
+        "True also ends the sessions on this node of users that another node serves. False: all "
         "sessions continue.",
         default=False,
     )
@@ -117,14 +136,17 @@ class ClusterNodeFlushInput(Options):
 
 @strawberry.input(description="Input of userAffinitySet.")
 class UserAffinitySetInput(Options):
-    users: UserSelection = attribute_field("Users to pin.")
+    users: UserSelection = attribute_field(
+        "Users to pin, or whose pins are removed. A new pin replaces the former one."
+    )
     node: ClusterNodeRef | None = attribute_field(
-        "BACKEND node that serves the users from now on. Default: null, which removes their pins.",
+        "BACKEND node with the state UP that serves the users from now on. Default: null, which "
+        "removes their pins.",
         default=UNSET,
     )
     duration: Duration | None = attribute_field(
-        "Time after which the pins end, from 1 minute to 3,650 days. It requires `node`. Default: "
-        "null, no end.",
+        "Time after which the pins end, from 1 minute to 3,650 days. Without `node` it is the "
+        "error VALIDATION. Default: null, no end.",
         default=UNSET,
     )
 

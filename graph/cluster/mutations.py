@@ -45,19 +45,20 @@ class ClusterNodePayload(MutationPayload):
 @strawberry.type(description="Payload of clusterNodeUpdate.")
 class ClusterNodesPayload(MutationPayload):
     cluster_nodes: list[ClusterNode] = attribute_field(
-        "Changed nodes, each once, in the order of the references.", default_factory=list
+        "Changed nodes, each once, in the order of the references. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
 @strawberry.type(description="Payload of clusterNodeFlush.")
 class ClusterNodeFlushPayload(MutationPayload):
     redistributed_count: int = attribute_field(
-        "Number of users whose pin to the node was removed. Their hash decides which node serves "
-        "them.",
+        "Number of users whose pin to the node was removed. Their hash now decides which node "
+        "serves them.",
         default=0,
     )
     terminated_count: int = attribute_field(
-        "Number of sessions on the node that have ended.", default=0
+        "Number of sessions on the node that this mutation has ended. 0 without `force`.", default=0
     )
     pending_count: int = attribute_field(PENDING_DESCRIPTION, default=0)
     unresponsive_nodes: list[str] = attribute_field(UNRESPONSIVE_DESCRIPTION, default_factory=list)
@@ -66,10 +67,14 @@ class ClusterNodeFlushPayload(MutationPayload):
 @strawberry.type(description="Payload of userAffinitySet.")
 class UserAffinitySetPayload(MutationPayload):
     user_affinities: list[UserAffinity] = attribute_field(
-        "Affinities of the users, in the order of their creation.", default_factory=list
+        "Affinities of the users, in the order of the creation of the users. Empty if the "
+        "mutation failed.",
+        default_factory=list,
     )
     terminated_count: int = attribute_field(
-        "Number of sessions of the users on other nodes that have ended.", default=0
+        "Number of sessions of the users on other nodes that this mutation has ended. 0 if pins "
+        "were removed.",
+        default=0,
     )
     pending_count: int = attribute_field(PENDING_DESCRIPTION, default=0)
     unresponsive_nodes: list[str] = attribute_field(UNRESPONSIVE_DESCRIPTION, default_factory=list)
@@ -92,9 +97,10 @@ async def _load_nodes(info: Info, node_ids: list[int]) -> list[ClusterNode]:
 class ClusterMutation:
     @mutation(
         "Adds a node, which is a server or a load balancer, to the cluster. A running server "
-        "registers its own node, so only load balancers and future servers must be added. If a "
-        "server has already registered the node, the node gets the new values. An added node stays "
-        "in the cluster when its server stops. Other nodes are deleted 7 days (by default) after "
+        "registers its own node, so only load balancers and future servers must be added. They "
+        "are UNREACHABLE until the server registers, or the load balancer is probed. If a server "
+        "has already registered the node, the node gets the new values. An added node stays in "
+        "the cluster when its server stops. Other nodes are deleted 7 days (by default) after "
         "their server stopped. CONFLICT if the node was already added, or if a load balancer is "
         "given for the node of a server. LIMIT_REACHED if the cluster has 1,000 nodes.",
         **WRITE_GUARD,
@@ -112,10 +118,10 @@ class ClusterMutation:
         return ClusterNodePayload(cluster_node=node)
 
     @mutation(
-        "Changes state, weight and tags of the given nodes: of all or none. A server applies a new "
-        "state within a second. On a DRAINING or DOWN node, `/health/ready` returns 503, new "
-        "sessions are refused, and workers stop. On a DRAINING node, the server asks the open "
-        "sessions to end one after another during `drainTime`. On a DOWN node, it asks all "
+        "Changes state, weight and tag of the given cluster nodes: of all or none. A server "
+        "applies a new state within a second. On a DRAINING or DOWN node, `/health/ready` returns "
+        "503, new sessions are refused, and workers stop. On a DRAINING node, the server asks the "
+        "open sessions to end one after another during `drainTime`. On a DOWN node, it asks all "
         "sessions to end immediately. A session ends when its running message or operation is "
         "finished. A node with the state UP accepts sessions again, and its workers run. "
         "LIMIT_REACHED for more than 1,000 nodes (by default).",
@@ -129,9 +135,9 @@ class ClusterMutation:
         return ClusterNodesPayload(cluster_nodes=await _load_nodes(info, node_ids))
 
     @mutation(
-        "Removes nodes with the pins of users to them, all or none. A server that runs registers "
-        "its node again within a second, with the default weight and the state UP. LIMIT_REACHED "
-        "for more than 1,000 references (by default).",
+        "Removes nodes from the cluster, with the pins of users to them, all or none. No session "
+        "ends. A server that runs registers its node again within a second, with the default "
+        "weight and the state UP. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def cluster_node_remove(self, info: Info, input: ClusterNodeRemoveInput) -> DeletePayload:
@@ -140,9 +146,10 @@ class ClusterMutation:
         return DeletePayload.of_keys("ClusterNode", deleted_ids)
 
     @mutation(
-        "Removes the pins of users to one node (`node` of the input). The hash of the username "
-        "then decides again which node serves each of these users. With `force`, sessions on this "
-        "node also end if another node now serves their user; without it, all sessions continue.",
+        "Removes the pins of all users to one cluster node (`node` of the input). The hash of the "
+        "username then decides again which node serves each of these users. With `force`, "
+        "sessions on this node also end of every user whom another node now serves. Their "
+        "security log records it. Without `force`, all sessions continue.",
         atomic_exclusion=ENDS_SESSIONS,
         cost=SESSION_COST,
         **WRITE_GUARD,
@@ -160,10 +167,11 @@ class ClusterMutation:
         )
 
     @mutation(
-        "Pins users to a cluster node, and ends their sessions on other nodes. Without `node`, it "
-        "removes the pins of the users, and ends no session. CONFLICT if the node is a load "
-        "balancer, or if its state is not UP. LIMIT_REACHED for more than 1,000 users (by "
-        "default).",
+        "Pins users to a cluster node, and ends their sessions on other nodes, which their "
+        "security log records. A session first finishes its running message or operation. Access "
+        "tokens stay valid. Without `node`, it removes the pins of the users, and ends no "
+        "session. CONFLICT if the node is a load balancer, or if its state is not UP. "
+        "LIMIT_REACHED for more than 1,000 users (by default).",
         atomic_exclusion=ENDS_SESSIONS,
         cost=SESSION_COST,
         **WRITE_GUARD,

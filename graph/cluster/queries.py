@@ -12,7 +12,7 @@ from graph.types.fields import Info, query
 from graph.types.object_access import OVERSEEN
 from graph.types.references import (
     UserRef,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     maybe_value,
     user_selector_from_selection,
     value_or_none,
@@ -65,7 +65,8 @@ def _node_as_input(row: ColumnRow) -> dict[str, Any]:
 @strawberry.type
 class ClusterQuery:
     @query(
-        "Returns the servers of the platform and the load balancers in front of them.",
+        "Returns the nodes of the cluster: the servers of the platform and the load balancers in "
+        "front of them, in every state, also UNREACHABLE.",
         **READ_GUARD,
     )
     async def cluster_nodes(
@@ -96,8 +97,9 @@ class ClusterQuery:
         )
 
     @query(
-        "Returns all nodes of the cluster. The field `asInputs` has an input of `clusterNodeAdd` "
-        "for each node. With these inputs, the same nodes can be added to another, empty database.",
+        "Returns all nodes of the cluster, at most 1,000. The field `asInputs` has an input of "
+        "`clusterNodeAdd` for each node. With these inputs, the same nodes can be added to "
+        "another, empty database.",
         **READ_GUARD,
     )
     async def cluster_config(self, info: Info) -> ClusterConfig:
@@ -109,14 +111,14 @@ class ClusterQuery:
         )
 
     @query(
-        "Returns which cluster node serves a user. For a username or address that no user has, "
-        "it returns the node that the hash of the name selects. Null if no user has the global "
-        "ID.",
+        "Returns which cluster node serves a user, and its pin. For a username or address that no "
+        "user has, it returns the node that the hash of the name selects. Null if no user has the "
+        "global ID.",
         access=OVERSEEN,
         **READ_GUARD,
     )
     async def user_affinity(self, info: Info, user: UserRef) -> UserAffinity | None:
-        row = await load_visible_user_or_require_viewer(info, user)
+        row = await load_visible_user(info, user)
         if row is not None:
             affinity = await info.context.load(affinities.load_affinities_by_user_id, row.id)
         elif user.id:
@@ -127,10 +129,11 @@ class ClusterQuery:
         return UserAffinity.from_row_or_none(affinity)
 
     @query(
-        "Returns the users with the nodes that serve them. With a node in the filter, the server "
-        "searches fewer than 8,000 users for a page. The page can have fewer users than "
+        "Returns the users with the cluster nodes that serve them. With a node in the filter, the "
+        "server searches fewer than 8,000 users for a page. The page can have fewer users than "
         "requested, or none: the next page follows `pageInfo.endCursor` while `hasNextPage` is "
-        "true. `totalCount` then counts the users of the node among the first 100,000 by username.",
+        "true. `totalCount` then counts the users of the node among the first 100,000 by "
+        "username. The list is empty if the state of that node is not UP.",
         access=OVERSEEN,
         cost=AFFINITY_LIST_COST,
         **READ_GUARD,

@@ -52,7 +52,7 @@ def _drain_end(state: str, drain_ends_at: datetime | None) -> datetime | None:
     directives=[Auth(**ADMIN_GUARD)],
 )
 class ClusterNode(NodeView):
-    host: str = attribute_field("Host name or IP address at which load balancers reach the node.")
+    host: str = attribute_field("Host name, in lower case, or IP address of the node.")
     port: int = attribute_field(
         "TCP port of HTTP of a BACKEND; of a FRONT node the port that is probed."
     )
@@ -62,27 +62,30 @@ class ClusterNode(NodeView):
         "a user. Null: none."
     )
     weight: int = attribute_field(
-        "Share of users that the node serves, in proportion to the weights of the other nodes, "
-        "from 1 to 10,000. Default: 100."
+        "Share of users that a BACKEND node serves, in proportion to the weights of the other "
+        "nodes, from 1 to 10,000. Default: 100. It has no effect on a FRONT node."
     )
     state: ClusterNodeState = attribute_field(
-        "State of the node. UNREACHABLE has precedence over the administrative state."
+        "State of the node: `administrativeState`, or UNREACHABLE, which has precedence."
     )
     administrative_state: AdministrativeNodeState = attribute_field(
-        "State that `clusterNodeUpdate` has set. It is kept if the server restarts. Default: UP."
+        "State that `clusterNodeUpdate` or `clusterNodeAdd` has set. It is kept if the server "
+        "restarts. Default: UP."
     )
     state_changed_at: datetime = attribute_field(
         "Time of the last change of `administrativeState`."
     )
     drain_ends_at: datetime | None = attribute_field(
-        "Time when the node has ended all its sessions. Null: the node is not DRAINING."
+        "Time until which a DRAINING node has asked all its sessions to end. Null: the node is not "
+        "DRAINING, or was added in that state."
     )
     sync_state: NodeSyncState | None = attribute_field(
-        "SYNCED if the server has applied the last change of the node. Null: the node is a load "
-        "balancer."
+        "SYNCED if the node is reachable and its server has applied the last change of the node. "
+        "Null: the node is a load balancer."
     )
     version: str | None = attribute_field(
-        "Version of the server. Null: no server has registered as this node."
+        "Version of the server of the node, also if it has stopped. Null: no server has registered "
+        "as this node."
     )
     process_count: int = attribute_field(
         "Number of processes of the server at its last heartbeat, also if the server has stopped "
@@ -103,9 +106,13 @@ class ClusterNode(NodeView):
         "Time since when the node is UNREACHABLE. Null: it is reachable."
     )
     last_failure_at: datetime | None = attribute_field(
-        "Time of the last failure: a missing heartbeat, or a failed probe. Null: there was none."
+        "Time of the last failure of the node: a missing heartbeat, or a failed probe. It stays "
+        "after the node is reachable again. Null: there was none."
     )
-    last_failure: str | None = attribute_field("Reason of the last failure. Null: there was none.")
+    last_failure: str | None = attribute_field(
+        "Reason of the last failure of the node, in English. It stays after the node is reachable "
+        "again. Null: there was none."
+    )
     permanent: bool = attribute_field(
         "True if `clusterNodeAdd` added the node. It is then kept without a server. False: the "
         "node is deleted 7 days (by default) after its server has stopped."
@@ -126,13 +133,13 @@ class ClusterNode(NodeView):
         "unreachable_since": DerivedField(("unreachable_at",), lambda since: since),
     }
 
-    @field("True if the node answers this request.", "id")
+    @field("True if the server of this node answers this request.", "id")
     async def local(self, info: Info) -> bool:
         return bool(self.row.id == info.context.environment.own_node.node_id)
 
     @field(
-        "Number of users that the node serves, by pins and by hash. Null: the platform has more "
-        "than 100,000 users.",
+        "Number of users that the node serves, by pins and by hash. 0 if its state is not UP, or "
+        "if it is a load balancer. Null: the platform has more than 100,000 users.",
         "id",
         cost=USER_COUNT_COST,
     )
@@ -140,8 +147,8 @@ class ClusterNode(NodeView):
         return await info.context.load(affinities.count_users_by_node, self.row.id)
 
     @field(
-        "Number of open sessions on the node. Null: a process of the node did not answer within a "
-        "second.",
+        "Number of open sessions on the node. 0 for a load balancer. Null: a process of the node "
+        "did not answer within a second, for example since the server has stopped.",
         "server",
         "process_count",
         cost=SESSION_COST,
@@ -164,7 +171,8 @@ class UserAffinity(View):
         "address belongs to no user.",
     )
     hash: str = attribute_field(
-        "Hash of the username, 16 hexadecimal digits. It decides on `hashedNode`."
+        "Hash of the username, or of the requested name, 16 hexadecimal digits. It decides on "
+        "`hashedNode`."
     )
     node: ClusterNode | None = link(
         "node_id",
@@ -177,25 +185,30 @@ class UserAffinity(View):
         "hashed_node_id",
         loaders.load_nodes_by_id,
         ClusterNode.from_row_or_none,
-        description="Node of the user by weighted rendezvous hashing. Null: no BACKEND node is UP.",
+        description=(
+            "Node of the user by weighted rendezvous hashing among the BACKEND nodes that are UP. "
+            "Null: no BACKEND node is UP."
+        ),
     )
     pinned_node: ClusterNode | None = link(
         "pinned_node_id",
         loaders.load_nodes_by_id,
         ClusterNode.from_row_or_none,
-        description="Node that `userAffinitySet` has pinned the user to. Null: the user is not "
-        "pinned.",
+        description=(
+            "Node that `userAffinitySet` has pinned the user to, in any state. Null: the user is "
+            "not pinned, or the pin has ended."
+        ),
     )
     pinned: bool = attribute_field(
         "True if `node` is `pinnedNode`. False: the user is not pinned, or that node is not UP."
     )
     expires_at: datetime | None = attribute_field(
-        "Time when the pin ends. Null: the user is not pinned, or the pin has no end."
+        "Time when the pin of the user ends. Null: the user is not pinned, or the pin has no end."
     )
 
     @field(
         "Nodes on which the user has sessions now, as far as their processes answer within a "
-        "second. At most 1,000.",
+        "second. At most 1,000. Empty for a name without a user.",
         "user_id",
         cost=SESSION_COST,
     )

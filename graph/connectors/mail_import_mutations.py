@@ -70,12 +70,16 @@ class ImportRemoteInput(FetchRulesInput):
 @strawberry.input(description="Account on a remote server, and the user who gets its messages.")
 class ImportAccountInput:
     user: UserRef = attribute_field(
-        "User who gets the messages. Each user can have one account in an import."
+        "User who gets the messages of the account. Each user can have one account in an import."
     )
-    username: str = attribute_field("Username on the remote server, at most 255 characters.")
+    username: str = attribute_field(
+        "Username on the remote server, at least 1 character. With separator and administrator at "
+        "most 255 characters."
+    )
     password: str | None = attribute_field(
-        "Password on the remote server. It is never returned, and deleted when the run ends. "
-        "Required without `administrator`, not allowed with it.",
+        "Password of the account on the remote server, 1 to 8,192 characters. It is never "
+        "returned, and deleted when the run ends. Required without `administrator`, not allowed "
+        "with it.",
         default=UNSET,
     )
 
@@ -87,10 +91,12 @@ class ImportAccountInput:
 )
 class RemoteAdministratorInput:
     username: str = attribute_field(
-        "Username of the administrator. With separator and account at most 255 characters."
+        "Username of the administrator, at least 1 character. With separator and account at most "
+        "255 characters."
     )
     password: str = attribute_field(
-        "Password of the administrator. It is never returned, and deleted when the runs end."
+        "Password of the administrator, 1 to 8,192 characters. It is never returned, and deleted "
+        "when the runs end."
     )
     separator: str = attribute_field(
         "Text between the two usernames, 1 to 8 characters. Dovecot calls it "
@@ -106,13 +112,14 @@ class RemoteAdministratorInput:
 class ImportRemoteAccountsInput(FetchRulesInput):
     server: RemoteHostInput = attribute_field("Remote server of all accounts.")
     accounts: list[ImportAccountInput] | None = attribute_field(
-        "The accounts, at most 1,000 by default.", default=UNSET
+        "Accounts to import from, 1 to 1,000 by default. Not allowed with `file`.", default=UNSET
     )
     file: Upload | None = attribute_field(
-        "Uploaded UTF-8 file with the accounts, at most 1,000 by default and 4 MiB. Its fields "
-        "are `user` (username or an address of the user who gets the messages), `username` and "
-        "`password`. JSON Lines has an object in each line. CSV has the field names in its first "
-        "line. The import consumes the upload. Errors name the line.",
+        "Uploaded UTF-8 file with the accounts, 1 to 1,000 by default, and at most 4 MiB. Its "
+        "fields are `user` (username or an address of the user who gets the messages), `username` "
+        "and `password`. JSON Lines has an object in each line. CSV has the field names in its "
+        "first line. The import consumes the upload. Errors name the line. Not allowed with "
+        "`accounts`.",
         default=UNSET,
     )
     format: UserFileFormat | None = attribute_field(
@@ -120,7 +127,8 @@ class ImportRemoteAccountsInput(FetchRulesInput):
         default=UNSET,
     )
     administrator: RemoteAdministratorInput | None = attribute_field(
-        "User who signs in to all accounts. Default: each account has a password.", default=UNSET
+        "User who signs in to all accounts. Default, and with null: each account has a password.",
+        default=UNSET,
     )
     auto_map_folders: bool = attribute_field(AUTO_MAP_DESCRIPTION, default=True)
     delete_source: bool = attribute_field(DELETE_SOURCE_DESCRIPTION, default=False)
@@ -187,16 +195,19 @@ class ImportSource:
         "The import consumes the upload."
     )
     path: strawberry.Maybe[str] = attribute_field(
-        "Path of an archive on the server, relative to the folder in MERGANSER_IMPORT_FOLDER. "
-        "Requires role ROOT and scope FULL."
+        "Path of an archive on the server, relative to the folder in MERGANSER_IMPORT_FOLDER. The "
+        "file is not changed. Requires role ROOT and scope FULL."
     )
-    remote: strawberry.Maybe[ImportRemoteInput] = attribute_field("Account on a remote server.")
+    remote: strawberry.Maybe[ImportRemoteInput] = attribute_field(
+        "Account on a remote server. Each of the `users` gets its messages."
+    )
     remote_accounts: strawberry.Maybe[ImportRemoteAccountsInput] = attribute_field(
         "Accounts on one remote server, each for a user. Not allowed with `users`."
     )
     user: strawberry.Maybe[UserRef] = attribute_field(
-        "User of this platform whose messages are imported, other than the users who get them. "
-        "Only a ROOT can refer to a user other than the signed-in one."
+        "User of this platform whose messages are imported, other than the users who get them. The "
+        "messages stay there, too. Only a ROOT can refer to a user other than the signed-in one. "
+        "The security log of that user then has the read."
     )
 
 
@@ -211,20 +222,20 @@ class MailImportInput(Options):
         "Place that the messages come from: an archive, a remote account or another user."
     )
     parent_mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that contains all imported mailboxes, also INBOX. Default: messages go to the "
-        "mailbox with the path or special use that they have in the source. A missing mailbox is "
-        "created if it is given by its path. For several users the reference must be a path or a "
-        "special use.",
+        "Mailbox that contains all imported mailboxes, also INBOX. Default, and with null: "
+        "messages go to the mailbox with the path or special use that they have in the source. A "
+        "missing mailbox is created if it is given by its path, else it is NOT_FOUND. For several "
+        "users the reference must be a path or a special use.",
         default=UNSET,
     )
     filter: MessageFilter | None = attribute_field(
         "Imports only messages that meet these conditions. Conditions on mailboxes refer to the "
-        "source. For archives and remote servers, conditions on stored messages are an "
-        "error.",
+        "source. For archives and remote servers, conditions that need stored messages are an "
+        "error (VALIDATION). Default, and with null: all messages.",
         default=UNSET,
     )
     subscribe: bool = attribute_field(
-        "True subscribes to mailboxes that the import creates.", default=False
+        "True subscribes the user to mailboxes that the import creates.", default=False
     )
 
     async def resolve_new_import(self, info: Info) -> NewMailImport:
@@ -262,15 +273,15 @@ class MailImportInput(Options):
 class MailImportMutation:
     @mutation(
         "Queues one run for each user, which imports messages once: from an archive, a remote "
-        "account or another user of the platform. A run continues after a crash. Its record can be "
-        "read for 30 days after its end. Messages that the mailbox already contains are skipped, "
-        "unless `removeDuplicates` of the remote source is false. LIMIT_REACHED if a user already "
-        "has 10 unfinished imports. A USER needs the permission CONNECTORS to import from a remote "
-        "server. An archive on the server (`source.path`) requires role ROOT and scope FULL, and "
-        "is FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. RATE_LIMITED if `filter` "
-        "searches `text`, `body` or `header`, and this search exceeds the caller's rate limit. "
-        "UNAVAILABLE if `filter` searches for words in the messages of a user, and more than 5,000 "
-        "of them aren't indexed: retry later.",
+        "account or another user of the platform. A run continues after a crash. Its record can "
+        "be read for 30 days after its end. Messages that the mailbox already contains are "
+        "skipped, unless `removeDuplicates` of the remote source is false. A USER needs the "
+        "permission CONNECTORS to import from a remote server. `source.path` requires role ROOT "
+        "and scope FULL; FORBIDDEN_OPERATION if MERGANSER_IMPORT_FOLDER is not set. LIMIT_REACHED "
+        "if a user already has 10 unfinished imports, or for more than 1,000 users (by default). "
+        "With `source.user`: RATE_LIMITED if `filter` searches `text`, `body` or `header` beyond "
+        "the caller's rate limit. UNAVAILABLE if it searches for words while more than 5,000 "
+        "messages aren't indexed.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

@@ -37,10 +37,10 @@ NOT_ATOMIC = AtomicExclusion("A check of a remote account")
 
 @strawberry.input(description="Input of connectorUpdate.")
 class ConnectorUpdateInput(Options):
-    connectors: list[ConnectorRef] = attribute_field(
-        "Connectors to change, at most 1,000 by default."
+    connectors: list[ConnectorRef] = attribute_field("Connectors to change, 1 to 1,000 by default.")
+    set: ConnectorPatch = attribute_field(
+        "New values, the same for all connectors. At least one value is required."
     )
-    set: ConnectorPatch = attribute_field("New values, the same for all connectors.")
 
 
 @strawberry.input(description="Input of connectorTest.")
@@ -57,8 +57,10 @@ class ConnectorTestStage:
     stage: ConnectorStage = attribute_field("Tested stage.")
     ok: bool = attribute_field("True if the stage succeeded.")
     message: str | None = attribute_field(
-        "Error of the stage, in the words of the remote server if it sent a text. Null: the stage "
-        "succeeded."
+        "Error of the tested stage, in the words of the remote server if it sent a text. Also a "
+        "warning, on LOGIN or on an earlier stage that failed: the OAuth token endpoint replaced "
+        "the refresh token, so that the tested one can be invalid now. Null: the stage succeeded "
+        "without a warning."
     )
 
 
@@ -71,19 +73,30 @@ class ConnectorPayload(MutationPayload):
 
 @strawberry.type(description="Payload of connectorTest.")
 class ConnectorTestPayload(MutationPayload):
-    ok: bool = attribute_field("True if messages can be fetched.", default=False)
+    ok: bool = attribute_field(
+        "True if every stage of the test succeeded. Also true with `validateOnly`, which only "
+        "checks the input.",
+        default=False,
+    )
     stages: list[ConnectorTestStage] = attribute_field(
-        "Stages of the test that were reached.", default_factory=list
+        "Stages of the test that were reached, in their order. If the test failed, the last one "
+        "has the error. Empty with `validateOnly`.",
+        default_factory=list,
     )
     capabilities: list[str] = attribute_field(
-        "Capabilities that the remote server announced.", default_factory=list
+        "Capabilities that the remote server announced after the sign-in, in alphabetical order. "
+        "Empty if the test failed.",
+        default_factory=list,
     )
     folders: list[str] = attribute_field(
-        "Paths of the remote mailboxes: at most the first 1,000. `folderCount` counts all.",
+        "Paths of the remote mailboxes, with `/` between levels: at most the first 1,000. "
+        "`folderCount` counts all. POP3 has only INBOX. Empty if the test failed.",
         default_factory=list,
     )
     folder_count: int = attribute_field(
-        "Number of remote mailboxes, including those that `folders` leaves out.", default=0
+        "Number of remote mailboxes, including those that `folders` leaves out. 0 if the test "
+        "failed.",
+        default=0,
     )
 
 
@@ -91,9 +104,10 @@ class ConnectorTestPayload(MutationPayload):
 class ConnectorEditMutation:
     @mutation(
         "Creates a connector, which fetches messages for a user from an account on a remote "
-        "server. The connection is not tested; `connectorTest` does that. An active connector with "
-        "an interval runs at once, others only after `connectorStart`. LIMIT_REACHED if the user "
-        "already has 50 connectors.",
+        "server. The connection is not tested; `connectorTest` does that. An active connector "
+        "with an interval runs at once, others only after `connectorStart`. While the user is "
+        "inactive, no run starts. The creation is in the security log of the user, who gets a "
+        "message if somebody else did it. LIMIT_REACHED if the user already has 50 connectors.",
         **WRITE_GUARD,
     )
     async def connector_create(self, info: Info, input: ConnectorCreateInput) -> ConnectorPayload:
@@ -106,9 +120,11 @@ class ConnectorEditMutation:
 
     @mutation(
         "Changes connectors, all or none, and resets their counter of failed runs. A run in "
-        "progress continues with the old values. CONFLICT if `set.user` would give a connector to "
-        "another account while it runs: cancel the run first. LIMIT_REACHED if that account "
-        "already has 50 connectors, or for more than 1,000 references (by default).",
+        "progress continues with the old values. The change is in the security log of the user, "
+        "who gets a message if somebody else did it. CONFLICT if `set.user` would give a "
+        "connector to another account while a run is queued or in progress: cancel the run first. "
+        "LIMIT_REACHED if that account already has 50 connectors, or for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:
@@ -122,9 +138,11 @@ class ConnectorEditMutation:
         return await load_connectors_payload(info, keys)
 
     @mutation(
-        "Connects to a remote account, signs in and lists its mailboxes, without storing anything. "
-        "A failure is a ConnectorFailureError with its stage. With `validateOnly` only the input "
-        "is checked. A process runs at most 8 tests at once, else RATE_LIMITED.",
+        "Connects to a remote account, signs in and lists its mailboxes, without storing "
+        "anything. With `oauth`, it first requests an access token. If the token endpoint then "
+        "replaces the refresh token, the new one is lost and a stage has a warning. A failure of "
+        "the remote server is a ConnectorFailureError with its stage. With `validateOnly` only "
+        "the input is checked. A process runs at most 8 tests at once, else RATE_LIMITED.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )
@@ -147,7 +165,7 @@ class ConnectorEditMutation:
             else [],
             ok=result.failure is None,
             stages=[
-                ConnectorTestStage(stage=stage.stage, ok=stage.ok, message=stage.error or None)
+                ConnectorTestStage(stage=stage.stage, ok=stage.ok, message=stage.message or None)
                 for stage in result.stages
             ],
             capabilities=list(result.capabilities),

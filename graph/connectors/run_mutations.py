@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 from strawberry import UNSET
 
-from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, subscription
 from graph.types.mutations import mutation
@@ -30,13 +29,11 @@ from graph.connectors.types import (
 
 @strawberry.input(description="Input of connectorStart.")
 class ConnectorStartInput(Options):
-    connectors: list[ConnectorRef] = attribute_field(
-        "Connectors to start, at most 1,000 by default."
-    )
+    connectors: list[ConnectorRef] = attribute_field("Connectors to start, 1 to 1,000 by default.")
     dry_run: bool = attribute_field(
-        "True queues a dry run: it counts the messages that it would fetch, but stores and deletes "
-        "none. If a connector already has a run that is queued or in progress, no run is added. "
-        "The mutation then returns that run, even if it is not a dry run.",
+        "True queues a dry run: it counts the messages that it would fetch, but stores and "
+        "deletes none. No effect for a connector that already has a run that is queued or in "
+        "progress. The mutation then returns that run, even if it is not a dry run.",
         default=False,
     )
 
@@ -44,22 +41,20 @@ class ConnectorStartInput(Options):
 @strawberry.input(description="Input of connectorRunCancel.")
 class ConnectorRunCancelInput(Options):
     connector_runs: list[ConnectorRunRef] = attribute_field(
-        "Runs to cancel, at most 1,000 by default."
+        "Runs of connectors and mail imports to cancel, 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of connectorDelete.")
 class ConnectorDeleteInput(Options):
-    connectors: list[ConnectorRef] = attribute_field(
-        "Connectors to delete, at most 1,000 by default."
-    )
+    connectors: list[ConnectorRef] = attribute_field("Connectors to delete, 1 to 1,000 by default.")
 
 
 @strawberry.type(description="Payload of connectorStart, connectorRunCancel and mailImport.")
 class ConnectorRunsPayload(MutationPayload):
     connector_runs: list[ConnectorRun] = attribute_field(
         "Runs in the order of the references. Runs of mailImport: one for each user, sorted by "
-        "user.",
+        "the creation of the user.",
         default_factory=list,
     )
 
@@ -67,19 +62,22 @@ class ConnectorRunsPayload(MutationPayload):
 @strawberry.type
 class ConnectorRunMutation:
     @mutation(
-        "Deletes connectors with their runs, all or none. A run in progress ends. Fetched messages "
-        "stay. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes connectors with their runs, all or none. A run in progress ends. Fetched "
+        "messages stay, here and on the remote server. The deletion is in the security log of the "
+        "user, who gets a message if somebody else did it. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
     )
     async def connector_delete(self, info: Info, input: ConnectorDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.connectors, "connectors")
         await connector_mutations.delete_connectors(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("Connector", key) for key in keys])
+        return DeletePayload.of_keys("Connector", keys)
 
     @mutation(
         "Queues a run of each connector, also of inactive ones, all or none. A worker executes "
-        "it. If a connector already has a run that is queued or in progress, that run is "
-        "returned and none is added. LIMIT_REACHED for more than 1,000 references (by default).",
+        "it, but not while the user of the connector is inactive. If a connector already has a "
+        "run that is queued or in progress, that run is returned and none is added. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def connector_start(self, info: Info, input: ConnectorStartInput) -> ConnectorRunsPayload:
@@ -92,9 +90,9 @@ class ConnectorRunMutation:
     @mutation(
         "Cancels runs of connectors and mail imports, all or none: queued ones at once, running "
         "ones at their next safe point. Stored messages stay. The next run of a connector "
-        "continues after them. Finished runs are unchanged. A USER needs the permission "
-        "CONNECTORS for runs of connectors. LIMIT_REACHED for more than 1,000 references (by "
-        "default).",
+        "continues after them; a cancelled import can't be continued. Finished runs are "
+        "unchanged, and are no error. A USER needs the permission CONNECTORS for runs of "
+        "connectors. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )
@@ -109,10 +107,11 @@ class ConnectorRunMutation:
 @strawberry.type
 class ConnectorSubscription:
     @subscription(
-        "Streams a run at once and after each change until it ends. A run that does not exist, or "
-        "that the caller can't see, is the error NOT_FOUND. Without a reference, the stream has "
-        "the newest run of each connector and mail import of the signed-in user after each "
-        "change. It then also has later runs, and does not end.",
+        "Streams a run at once and after each change, until it ends or is deleted. A run that "
+        "does not exist, or that the caller can't see, is the error NOT_FOUND. Without a "
+        "reference, it streams no run at first. After each change of a connector or mail import "
+        "of the signed-in user, it then streams the newest run of that one. Runs of other users "
+        "are not contained, and the stream does not end.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )

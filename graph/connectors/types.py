@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 RUN_ARGUMENT = strawberry.argument(
-    description="Run to follow. Default: all runs of the signed-in user."
+    description="Run to follow. Default: all runs of connectors and mail imports of the signed-in "
+    "user."
 )
 WRITE_GUARD: dict[str, Any] = {
     "scope": Scope.SETTINGS,
@@ -57,9 +58,10 @@ def _duration_field(column: str) -> DerivedField:
 @strawberry.type(description="Rule that renames mailboxes of the remote server.")
 class FolderRewrite(View):
     pattern: str = attribute_field(
-        "Regular expression that is searched for, ignoring case, in the path that the previous "
-        "rules return. The first rule gets the remote path, with `/` between levels. The first "
-        "match is replaced. Rules don't apply to mailboxes that `autoMapFolders` maps."
+        "Regular expression, at most 200 characters. It is searched for, ignoring case, in the "
+        "path that the previous rules return. The first rule gets the remote path, with `/` "
+        "between levels. The first match is replaced. Rules don't apply to mailboxes that "
+        "`autoMapFolders` maps."
     )
     replacement: str = attribute_field(
         "Replacement of the first match, at most 255 characters. `$1` to `$9` are the groups of "
@@ -75,7 +77,9 @@ class FolderRewrite(View):
 @strawberry.type(description="Custom option of a connector.")
 class ConnectorOption(View):
     name: OptionName = attribute_field("Name of the custom option.")
-    value: str = attribute_field("Value of the option. An empty value turns a Boolean option on.")
+    value: str = attribute_field(
+        "Value of the option. An empty value turns an option on that is on or off."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "name": DerivedField((), lambda one: OptionName(one["name"])),
@@ -85,7 +89,7 @@ class ConnectorOption(View):
 
 @strawberry.type(
     description="OAuth 2.0 token endpoint that returns access tokens for the refresh token (RFC "
-    "6749)."
+    "6749). The client secret is never returned."
 )
 class ConnectorOauth(View):
     token_url: URL = attribute_field("URL of the token endpoint.")
@@ -102,12 +106,12 @@ class ConnectorOauth(View):
 
 @strawberry.type(
     description="Connector to an account on a remote IMAP or POP3 server whose messages are "
-    "fetched regularly.",
+    "fetched regularly. The password is never returned.",
     directives=[Auth(scope=Scope.READ)],
 )
 class Connector(NodeView):
     name: str = attribute_field(
-        "Name of the connector, by default username and host of the remote account."
+        "Name of the connector, by default `username@host` of the remote account."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
@@ -131,8 +135,8 @@ class Connector(NodeView):
         "Token endpoint for access tokens. Null: the password is used as it is."
     )
     target_domain: str | None = attribute_field(
-        "Domain of the recipient address that filters see for fetched messages. Null: the domain "
-        "of the user's main address."
+        "Domain of the recipient address that filters see for messages fetched into INBOX. Null: "
+        "the domain of the user's main address."
     )
     target_folder: str | None = attribute_field(
         "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "
@@ -140,15 +144,16 @@ class Connector(NodeView):
         "`folderRewrites` changes it."
     )
     interval: Duration | None = attribute_field(
-        "Time from the end of a run to the next one. Failed runs prolong it by a factor of up to "
-        "6. Null: runs are only started by `connectorStart`."
+        "Time from the end of a run to the next one. From the second failed run in a row it is "
+        "doubled, then 4 and at last 6 times as long. Null: runs are only started by "
+        "`connectorStart`."
     )
     max_age: Duration | None = attribute_field(
-        "Maximum time since a fetched message arrived on the remote server. No effect "
-        "with POP3. Null: unlimited."
+        "Maximum age of fetched messages, counted from their arrival on the remote server. Older "
+        "ones are not fetched. No effect with POP3. Null: unlimited."
     )
     max_bytes_per_second: ByteSize | None = attribute_field(
-        "Maximum transfer rate in bytes per second. Null: unlimited."
+        "Maximum rate at which a run receives data, in bytes per second. Null: unlimited."
     )
     exclude: str | None = attribute_field(
         "Regular expression, at most 200 characters. A remote mailbox is not fetched if its path "
@@ -156,67 +161,79 @@ class Connector(NodeView):
         "mail import: paths that contain `spam` or `junk`."
     )
     folder_rewrites: list[FolderRewrite] = attribute_field(
-        "Rules that rename remote mailboxes. At most 50."
+        "Rules that rename remote mailboxes, applied in their order. At most 50."
     )
     auto_map_folders: bool = attribute_field(
-        "True if remote mailboxes are mapped to local ones by special use. Mailboxes at "
-        "the top level, or directly below INBOX, are also mapped by their usual name, "
-        "such as Sent Items to Sent. No effect with "
-        "`targetFolder`."
+        "True if remote mailboxes are mapped to local ones by special use. Mailboxes at the top "
+        "level, or directly below INBOX, are also mapped by their usual name, such as Sent Items "
+        "to Sent. No effect with a `targetFolder` other than INBOX."
     )
-    subscribe_all: bool = attribute_field("True if a run subscribes to mailboxes that it creates.")
+    subscribe_all: bool = attribute_field(
+        "True if the user is subscribed to mailboxes that a run creates."
+    )
     skip_cross_duplicates: bool = attribute_field(
         "True if a message that is in several remote mailboxes is stored only once, from the "
-        "mailbox that is fetched first."
+        "mailbox that is fetched first. Messages are equal if all their bytes are."
     )
     remove_duplicates: bool = attribute_field(
-        "True if messages that the local mailbox already contains are skipped."
+        "True if messages are skipped that the local mailbox already contains, byte for byte. "
+        "Messages that an earlier run fetched from the same remote mailbox are skipped too."
     )
     source_retention: Duration | None = attribute_field(
         "Time from the fetch of a message to its deletion on the remote server, by the first run "
-        "after that time. PT0S: by the run that fetches it. Null: it is not deleted."
+        "after that time. PT0S: by the run that fetches it. Messages that a check refused are kept "
+        "there. Null: it is not deleted."
     )
     mirror_deletes: bool = attribute_field(
-        "True if a run deletes local messages that were deleted on the remote server. They can be "
-        "restored until their retention ends."
+        "True if a run deletes local messages that it has fetched and that were deleted on the "
+        "remote server. They can be restored until their retention ends."
     )
     remote_timeout: Duration = attribute_field(
-        "Maximum time without a response of the remote server."
+        "Maximum time without a response of the remote server. A run that exceeds it fails."
     )
-    local_timeout: Duration = attribute_field("Maximum time for one database transaction of a run.")
+    local_timeout: Duration = attribute_field(
+        "Maximum time for one database transaction of a run. A run that exceeds it fails."
+    )
     custom_options: list[ConnectorOption] = attribute_field(
         "Further options of the connector, such as patterns of mailboxes to fetch. At most 50."
     )
     spam_check: bool = attribute_field(
-        "True if messages fetched into the local INBOX are scanned for spam. Messages fetched into "
-        "other mailboxes, such as those below `targetFolder`, are not scanned."
+        "True if messages fetched into the local INBOX are scanned for spam, and the sender rules "
+        "of the user apply to them. Messages fetched into other mailboxes, such as those below "
+        "`targetFolder`, are not scanned."
     )
     virus_check: bool = attribute_field(
-        "True if messages fetched into INBOX are scanned for viruses. Messages of other mailboxes "
-        "are not scanned."
+        "True if messages fetched into the local INBOX are scanned for viruses. Messages of other "
+        "mailboxes are not scanned."
     )
     apply_filters: bool = attribute_field(
         "True if the filters and the active Sieve script of the user run on messages fetched into "
-        "INBOX."
+        "the local INBOX."
     )
-    active: bool = attribute_field("True if the connector runs at its interval.")
+    active: bool = attribute_field(
+        "True if the connector runs at its interval. False, or without an interval: only "
+        "`connectorStart` runs it. While the user is inactive, no run starts."
+    )
     running: bool = attribute_field("True if a run is queued or in progress.")
     last_run_at: datetime | None = attribute_field(
-        "Time when the last run started. Null: there was none."
+        "Time when the last run started, or was continued after an interruption. Null: there was "
+        "none."
     )
     last_success_at: datetime | None = attribute_field(
         "Time when the last successful run ended. Null: there was none."
     )
     last_error: str | None = attribute_field(
-        "Error of the last run that ended. Null: it did not fail, or no run has ended."
+        "Error of the last run that was started and has ended. Null: it did not fail, or no run "
+        "has ended. connectorUpdate does not clear it."
     )
     next_run_at: datetime | None = attribute_field(
         "Time when the next run is due. While a run is queued or in progress: time when that run "
-        "was due. Null: none is due."
+        "was due. Null: none is due, since the connector is inactive or has no interval."
     )
     created_at: datetime = attribute_field("Time when the connector was created.")
     updated_at: datetime | None = attribute_field(
-        "Time of the last change of the connector. Null: never changed."
+        "Time of the last connectorUpdate of the connector. Runs do not change it. Null: never "
+        "changed."
     )
 
     load_batch = staticmethod(connector_loaders.load_visible_connectors_by_id)
@@ -246,15 +263,15 @@ class Connector(NodeView):
         return bool(self.row.source_retention == 0)
 
     @field(
-        "Log of the newest run, also of one in progress: at most 200 lines, each with its time "
-        "in UTC (HH:MM:SS). Null: there was no run.",
+        "Log of the newest run, also of one in progress: at most 200 lines, each with its time in "
+        "UTC (HH:MM:SS). Empty: the run has not started. Null: there was no run.",
         cost=5,
     )
     async def last_log(self, info: Info) -> str | None:
         lines = await info.context.load(connector_loaders.load_last_logs_by_connector, self.row.id)
         return None if lines is None else "\n".join(lines)
 
-    @field("The last 100 runs of the connector.")
+    @field("The last 100 runs of the connector, including a queued one and one in progress.")
     async def runs(
         self,
         info: Info,
@@ -286,7 +303,7 @@ class ConnectorRun(NodeView):
         "connector_id",
         connector_loaders.load_visible_connectors_by_id,
         Connector.from_row_or_none,
-        description="Connector of the run. Null: a mail import.",
+        description="Connector of the run. Null: the run is a mail import.",
     )
     state: TaskState = attribute_field("State of the run: queued, running, or how it ended.")
     correlation_id: str = attribute_field(
@@ -320,13 +337,17 @@ class ConnectorRun(NodeView):
         "duplicates."
     )
     skipped_count: BigInt = attribute_field(
-        "Number of new messages that were not stored: excluded by age, size or filter, "
-        "duplicates, or refused by a check. Messages that earlier runs fetched do not count."
+        "Number of messages that were not stored: excluded by age, size or filter, duplicates, or "
+        "refused by a check. Messages that earlier runs fetched do not count. Those that age or "
+        "size excludes count in each run."
     )
     deleted_remote_count: BigInt = attribute_field(
-        "Number of messages deleted on the remote server."
+        "Number of messages that the run has deleted on the remote server."
     )
-    size: ByteSize = attribute_field("Size of the fetched messages in bytes.")
+    size: ByteSize = attribute_field(
+        "Size in bytes of the messages that the run has read from the source, including skipped "
+        "duplicates. 0 in a dry run."
+    )
     error: str | None = attribute_field("Error that ended the run. Null: it has not failed.")
     log: list[str] = attribute_field(
         "Lines of the run's log, each with its time in UTC (HH:MM:SS). At most 200 lines: of a "
@@ -371,14 +392,16 @@ class ConnectorRunRef(ObjectRef):
 @strawberry.input(description="Conditions on connectors. All must hold.")
 class ConnectorFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Returns only connectors of these users.", default=UNSET
+        "Returns only connectors of these users. Default: all that the caller can see.",
+        default=UNSET,
     )
     active: bool | None = attribute_field(
         "True returns only active connectors, false only the others.", default=UNSET
     )
     failing: bool | None = attribute_field(
         "True returns only connectors whose last run failed and that connectorUpdate has not "
-        "changed since. False returns only the others.",
+        "changed since. False returns only the others, including those that have not run. "
+        "Default: both.",
         default=UNSET,
     )
 
@@ -386,15 +409,16 @@ class ConnectorFilter(ConditionsInput):
 @strawberry.type(description="Payload of connectorUpdate.")
 class ConnectorsPayload(MutationPayload):
     connectors: list[Connector] = attribute_field(
-        "Connectors in the order of the references.", default_factory=list
+        "Changed connectors in the order of the references. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class ConnectorQuery:
     @query(
-        "Returns all connectors that the caller can see: the signed-in user's own, and those "
-        "of users that the caller manages.",
+        "Returns connectors: those of the signed-in user, and for an administrator also those of "
+        "other users. Inactive connectors are contained, one-time imports are not.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )
@@ -429,8 +453,9 @@ class ConnectorQuery:
         )
 
     @query(
-        "Returns a run of a connector or of a mail import by ID. Null if it does not exist or "
-        "the caller can't see it.",
+        "Returns a run of a connector or of a mail import by ID. Null if it does not exist, is no "
+        "longer stored, or the caller can't see it. The last 100 runs of a connector are stored, "
+        "and a mail import for 30 days after its end.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )

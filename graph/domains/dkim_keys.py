@@ -37,13 +37,16 @@ from resolvers.domains.loaders import DomainIdOrName, reference_text
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 WRITE_GUARD: dict[str, Any] = {**DOMAIN_ADMIN_GUARD, "scope": Scope.FULL}
 DNS_COST = 5
-SELECTOR_DESCRIPTION = "Selector of the new key: characters a-z and 0-9, hyphens and dots."
+SELECTOR_DESCRIPTION = (
+    "Selector of the new key: the characters a-z, digits, hyphens and underscores, with dots "
+    "between parts of at most 63 characters. Capitals are stored in lower case."
+)
 
 
-@strawberry.type(description="DNS TXT record to publish.")
+@strawberry.type(description="DNS TXT record to publish for a DKIM key.")
 class DnsTxt(View):
     name: str = attribute_field(
-        "Full DNS name of the record. For a key of all domains, the part before the domain."
+        "Full DNS name of the record, in ASCII. For a key of `*`, only the part before the domain."
     )
     value: str = attribute_field(
         "Expected content in one piece. A zone file splits it into strings of at most 255 bytes."
@@ -65,15 +68,16 @@ def _dkim_dns_record(*key_columns: Any) -> Any:
 )
 class DkimKey(NodeView):
     domain: str = attribute_field(
-        "Name of the domain in Unicode. `*`: a shared key, which only an ADMIN can see. It signs "
-        "for each domain that has no active key and whose DNS has the record of the shared key."
+        "Name of the domain or alias domain of the key, in Unicode. `*`: a shared key, which only "
+        "an ADMIN can see. It signs for each domain that has no active key and whose DNS has the "
+        "record of the shared key, or does not answer."
     )
     selector: str = attribute_field(
-        "Selector of the key: its record has the name `<selector>._domainkey.<domain>`."
+        "Selector of the DKIM key: its record has the name `<selector>._domainkey.<domain>`."
     )
-    description: str | None = attribute_field("Note about the key for administrators.")
+    description: str | None = attribute_field("Note about the key for administrators. Null: none.")
     algorithm: DkimAlgorithm = attribute_field("Signature algorithm of the key.")
-    key_size: int | None = attribute_field("Size of an RSA key in bits. Null for Ed25519.")
+    key_size: int | None = attribute_field("Size of the DKIM key in bits. Null for Ed25519.")
     fingerprint: str = attribute_field(
         "SHA-1 fingerprint of the public key in lower-case hex, with a colon after each byte but "
         "the last."
@@ -83,15 +87,19 @@ class DkimKey(NodeView):
         "the last."
     )
     public_key: str = attribute_field("Public key in base64, in one line, without PEM header.")
-    state: DkimKeyState = attribute_field("State of the key: pending, active or retired.")
-    dns_txt: DnsTxt = attribute_field("DNS record to publish for the key.")
-    created_at: datetime = attribute_field("Time when the key was created.")
+    state: DkimKeyState = attribute_field("State of the DKIM key: pending, active or retired.")
+    dns_txt: DnsTxt = attribute_field("DNS record to publish for the DKIM key.")
+    created_at: datetime = attribute_field(
+        "Time when the DKIM key was created. A replacement by `dkimKeySet` or `dkimKeyCopy` under "
+        "the same selector keeps it."
+    )
     activated_at: datetime | None = attribute_field(
-        "Time when the key began to sign. Null: the key has never signed."
+        "Time when the DKIM key was last activated, and began to sign. Null: it was never active."
     )
     retired_at: datetime | None = attribute_field(
-        "Time when the key was retired and stopped signing, if it signed. Null: the key is not "
-        "retired."
+        "Time when the DKIM key was retired and stopped signing, if it signed. It is deleted 14 "
+        "days later by default (`dkim.retiredKeyRetention`), if its domain has an active key. "
+        "Null: the key is not retired."
     )
 
     load_batch = staticmethod(dkim_keys.load_visible_keys_by_id)
@@ -108,8 +116,9 @@ class DkimKey(NodeView):
     }
 
     @field(
-        "Comparison of the published record with the expected one. The look-ups of a request "
-        "take at most 4 seconds together. UNKNOWN for keys of `*`, and in an @atomic mutation.",
+        "Comparison of the published DNS record of the DKIM key with the expected one. The "
+        "look-ups of a request take at most 4 seconds together. UNKNOWN if DNS does not answer, "
+        "for keys of `*`, and in an @atomic mutation.",
         "domain",
         "selector",
         "algorithm",
@@ -124,8 +133,7 @@ class DkimKey(NodeView):
 
 @strawberry.input(
     one_of=True,
-    description="Reference to the domain or alias domain of a DKIM key, or to all domains without "
-    "their own key.",
+    description=("Reference to the domain or alias domain of a DKIM key, or to `*` (all domains)."),
 )
 class DkimDomainRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the domain.")
@@ -142,8 +150,8 @@ class DkimDomainRef:
 @strawberry.input(one_of=True, description="Reference to one DKIM key.")
 class DkimKeyRef(ObjectRef):
     domain: strawberry.Maybe[DkimDomainRef] = attribute_field(
-        "Domain of the key. Selects its active key, or else its pending key; of an RSA and an "
-        "Ed25519 key, the RSA key."
+        "Domain of the key. Selects its active key, or else its pending key, but never a retired "
+        "one. Of an RSA and an Ed25519 key in the same state, it selects the RSA key."
     )
 
 
@@ -204,7 +212,9 @@ def _domain_selector_or_raise(ref: DkimDomainRef, *path: str) -> DomainIdOrName:
 @strawberry.input(description="Conditions on DKIM keys.")
 class DkimKeyFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only keys whose domain name contains this text (case is ignored).", default=UNSET
+        "Returns only keys whose domain name, in Unicode form, contains this text (case and "
+        "accents are ignored). At most 1,000 characters.",
+        default=UNSET,
     )
 
 
@@ -213,15 +223,17 @@ class DkimKeySetInput(Options):
     domains: list[DkimDomainRef] = attribute_field("Domains that sign with the key, 1 to 50.")
     selector: str = attribute_field(SELECTOR_DESCRIPTION, default=DEFAULT_SELECTOR)
     description: str | None = attribute_field(
-        "Note about the key for administrators, at most 1,000 characters.", default=UNSET
+        "Note about the key for administrators, at most 1,000 characters. Default: none.",
+        default=UNSET,
     )
     private_key: str | None = attribute_field(
-        "Private key in PEM, or the 32 bytes of an Ed25519 key in base64. Default: a new key is "
-        "generated for each domain.",
+        "Private key that all domains get: RSA with 1,024 to 4,096 bits or Ed25519 in unencrypted "
+        "PEM, or the 32 bytes of an Ed25519 key in base64. Default: a new key is generated for "
+        "each domain.",
         default=UNSET,
     )
     algorithm: DkimAlgorithm = attribute_field(
-        "Algorithm of a generated key.", default=DkimAlgorithm.RSA
+        "Algorithm of a generated key. It is ignored with `privateKey`.", default=DkimAlgorithm.RSA
     )
     key_size: int = attribute_field(
         "Size of a generated RSA key in bits: 1024, 2048, 3072 or 4096. The size is ignored with "
@@ -229,9 +241,9 @@ class DkimKeySetInput(Options):
         default=2048,
     )
     replace: bool = attribute_field(
-        "False: if a domain has a key with this selector, or a key of the same algorithm that is "
-        "not retired, the mutation fails with CONFLICT and changes no domain. True replaces the "
-        "key with this selector, and retires the other keys of the same algorithm. Keys of the "
+        "False: CONFLICT, without a change, if a domain has a key with this selector, or a key of "
+        "the same algorithm that is not retired. True replaces the key with this selector, "
+        "whatever its algorithm, and retires the other keys of the same algorithm. Keys of the "
         "other algorithm with another selector are never changed. Default: true.",
         default=True,
     )
@@ -240,7 +252,7 @@ class DkimKeySetInput(Options):
 @strawberry.input(description="Input of dkimKeyRotate.")
 class DkimKeyRotateInput(Options):
     domains: list[DkimDomainRef] = attribute_field(
-        "Domains whose active keys get successors, 1 to 50."
+        "Domains whose active keys get successors, 1 to 50. More are a VALIDATION error."
     )
     selector: str | None = attribute_field(
         f"{SELECTOR_DESCRIPTION} Default: the old selector with the date, such as "
@@ -256,26 +268,30 @@ class DkimKeyRotateInput(Options):
         default=UNSET,
     )
     key_size: int | None = attribute_field(
-        "Size of an RSA key in bits: 1024, 2048, 3072 or 4096. Default: the size of the old key, "
-        "but at least 2048.",
+        "Size of a new RSA key in bits: 1024, 2048, 3072 or 4096. Default: the size of the old "
+        "RSA key, but at least 2048.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of dkimKeyCopy.")
 class DkimKeyCopyInput(Options):
-    from_domain: DkimDomainRef = attribute_field("Domain whose active keys are copied.")
+    from_domain: DkimDomainRef = attribute_field(
+        "Domain whose active keys are copied, with their selectors and descriptions."
+    )
     to_domains: list[DkimDomainRef] = attribute_field("Domains that get the keys, 1 to 50.")
 
 
 @strawberry.input(description="Input of dkimKeyDelete.")
 class DkimKeyDeleteInput(Options):
     dkim_keys: list[DkimKeyRef] | None = attribute_field(
-        "Keys to delete, at most 1,000 by default. At least one key or domain is required.",
+        "Keys to delete, in any state, 1 to 1,000 by default. At least one key or domain is "
+        "required.",
         default=UNSET,
     )
     domains: list[DkimDomainRef] | None = attribute_field(
-        "Domains whose keys are all deleted, at most 50. NOT_FOUND if one of them has no key.",
+        "Domains whose keys are all deleted, also retired ones: 1 to 50. More are the error "
+        "VALIDATION. NOT_FOUND if one of them has no key.",
         default=UNSET,
     )
 
@@ -290,8 +306,8 @@ class DkimKeyActivateInput(Options):
 @strawberry.type(description="Payload of mutations that create or change DKIM keys.")
 class DkimKeysPayload(MutationPayload):
     dkim_keys: list[DkimKey] = attribute_field(
-        "Keys that the mutation created, replaced or activated. Keys that it retired are not "
-        "listed.",
+        "Keys that the mutation created or replaced; of `dkimKeyActivate` the given keys. Keys "
+        "that it retired are not listed.",
         default_factory=list,
     )
 
@@ -299,10 +315,11 @@ class DkimKeysPayload(MutationPayload):
 @strawberry.type
 class DkimQuery:
     @query(
-        "Returns a DKIM key by ID, or the key of a domain. The key of a domain is its active key, "
-        "or else its pending key; an RSA key comes before an Ed25519 key. A domain without a key "
-        "does not get the key of `*`. An ADMIN gets the key of `*` with `all: true` or by its ID. "
-        "Null if there is no key, or the caller can't see it.",
+        "Returns a DKIM key by ID, in any state, or the key of a domain or alias domain. The key "
+        "of a domain is its active key, or else its pending key; an RSA key comes before an "
+        "Ed25519 key. A domain without such a key does not get the key of `*`. An ADMIN gets the "
+        "key of `*` with `all: true` or by its ID. Null if there is no such key, or the caller "
+        "can't see it.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
@@ -321,9 +338,9 @@ class DkimQuery:
         )
 
     @query(
-        "Returns the DKIM keys of the domains that the caller administers and of their alias "
-        "domains. An ADMIN also gets the keys of `*`, which sign for domains without an active "
-        "key of their own.",
+        "Returns the DKIM keys, in all states, of the domains that the caller administers and of "
+        "their alias domains. An ADMIN also gets the keys of `*`, which sign for domains without "
+        "an active key of their own.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
@@ -359,10 +376,10 @@ class DkimMutation:
         "Makes all of the given domains, or none, sign with a given or generated DKIM key at "
         "once, whether DNS has its record or not. A key of `*` signs for each domain that has no "
         "active key of its own and has published the record. A key with the same selector is "
-        "replaced, others of the same algorithm are retired. Use `dkimKeyRotate` to wait for "
-        "DNS. A domain has at most 20 keys. CONFLICT if `replace` is false and a key would be "
-        "replaced or retired. In an `@atomic` request, the generation of several RSA keys is "
-        "FORBIDDEN_OPERATION.",
+        "replaced and keeps its ID. Other active and pending keys of the same algorithm are "
+        "retired. Use `dkimKeyRotate` to wait for DNS. LIMIT_REACHED if a domain would have more "
+        "than 20 keys. CONFLICT if `replace` is false and a key would be replaced or retired. In "
+        "an `@atomic` request, the generation of several RSA keys is FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -382,14 +399,14 @@ class DkimMutation:
 
     @mutation(
         "Creates a pending successor for each active DKIM key of the domains, for all domains or "
-        "none. The server checks DNS regularly: when DNS has the record of a successor, the "
-        "successor signs, and the old key is retired. The domain `*`, which requires the role "
-        "ADMIN, means all domains. Its keys sign for each domain that has no active key of its own "
-        "and has published the record. DNS has no record of `*`, so its successors sign only after "
-        "`dkimKeyActivate`. CONFLICT if a domain already has a pending key of the same algorithm, "
-        "or a key with the same selector. NOT_FOUND if a domain has no active key. LIMIT_REACHED "
-        "if a domain would have more than 20 keys. In an `@atomic` request, the generation of "
-        "several RSA keys is FORBIDDEN_OPERATION.",
+        "none. The server checks DNS at once, then after pauses that grow from 1 minute to 1 "
+        "hour. When DNS has the record of a successor, the successor signs, and the old key is "
+        "retired. DNS has no record of the domain `*`, which requires the role ADMIN, so its "
+        "successors sign only after `dkimKeyActivate`. CONFLICT if a domain already has a pending "
+        "key of the same algorithm or a key with the same selector. CONFLICT also if its keys "
+        "change at the same time. NOT_FOUND if a domain has no active key. LIMIT_REACHED if a "
+        "domain would have more than 20 keys. In an `@atomic` request, the generation of several "
+        "RSA keys is FORBIDDEN_OPERATION.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -406,7 +423,7 @@ class DkimMutation:
         "Makes DKIM keys sign at once, all or none. A key of a domain signs even if DNS has no "
         "record for it. A key of `*` signs for each domain that has no active key of its own and "
         "has published the record. The other active and pending keys of the same domain and "
-        "algorithm are retired. CONFLICT if two of the given keys have the same domain and "
+        "algorithm are retired. CONFLICT if two different keys have the same domain and "
         "algorithm. A retired key can be activated again; an active one is unchanged. "
         "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
@@ -421,10 +438,11 @@ class DkimMutation:
     @mutation(
         "Copies the active DKIM keys of a source domain to target domains, under the same "
         "selectors, for all target domains or none. NOT_FOUND if the source domain has no active "
-        "key. A copied key signs at once, even if DNS has no record for it. A key that is copied "
-        "to `*` signs only for domains that have published its record. A key of a target domain "
-        "with the same selector is replaced. Its other active and pending keys of the same "
-        "algorithm are retired. LIMIT_REACHED if a target domain would have more than 20 keys.",
+        "key. VALIDATION if a target is the source. A copied key signs at once, even if DNS has "
+        "no record for it. A key that is copied to `*` signs only for domains that have published "
+        "its record. A key of a target domain with the same selector is replaced. Its other "
+        "active and pending keys of the same algorithm are retired. LIMIT_REACHED if a target "
+        "domain would have more than 20 keys.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )
@@ -436,10 +454,10 @@ class DkimMutation:
         )
 
     @mutation(
-        "Deletes DKIM keys, by reference or all keys of a domain, all or none. Messages are no "
-        "longer signed with them. The keys of `*` then sign for a domain without an active key, "
-        "if the domain has published their records. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "Deletes DKIM keys at once, by reference or all keys of a domain, all or none. New "
+        "attempts, also of messages in the queue, are no longer signed with them. The keys of `*` "
+        "then sign for a domain without an active key, if the domain has published their records. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -449,9 +467,7 @@ class DkimMutation:
         deleted_keys = await dkim_key_mutations.delete_keys_by_id_or_domain(
             info.context, keys, domains
         )
-        return DeletePayload(
-            deleted_ids=[global_ids.encode("DkimKey", key) for key in deleted_keys]
-        )
+        return DeletePayload.of_keys("DkimKey", deleted_keys)
 
 
 async def _load_keys_payload_with_weak_key_warning(

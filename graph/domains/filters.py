@@ -8,7 +8,7 @@ from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput
 from graph.types.references import (
     UserRef,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     optional_tuple,
     value_or_none,
 )
@@ -20,7 +20,7 @@ from resolvers.domains.loaders import DomainConditions
 class AliasDomainFilter(ConditionsInput):
     query: str | None = attribute_field(
         "Returns only alias domains with this text in their own name or in that of their domain "
-        "(case is ignored).",
+        "(case and accents are ignored). At most 1,000 characters.",
         default=UNSET,
     )
 
@@ -32,7 +32,8 @@ class AliasDomainFilter(ConditionsInput):
 @strawberry.input(description="Conditions on domains. All must hold.")
 class DomainFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only domains with this text in the name or description (case is ignored).",
+        "Returns only domains with this text in the name, in Unicode form, or in the description "
+        "(case and accents are ignored). At most 1,000 characters.",
         default=UNSET,
     )
     active: bool | None = attribute_field(
@@ -53,19 +54,21 @@ class DomainFilter(ConditionsInput):
         default=UNSET,
     )
     tags: list[str] | None = attribute_field(
-        "Returns only domains with at least one of these tags (case is ignored).", default=UNSET
+        "Returns only domains with at least one of these tags (case is ignored). An empty list "
+        "selects no domain.",
+        default=UNSET,
     )
 
     async def resolve_conditions_or_match_nothing(self, info: Info) -> DomainConditions:
         """Convert the filter to conditions of the resolvers.
 
-        An unknown user selects no domain.
+        An unknown user administers no domain.
         """
 
         async def resolve_user_id(ref: UserRef | None) -> int | None:
             if not ref:
                 return None
-            row = await load_visible_user_or_require_viewer(info, ref)
+            row = await load_visible_user(info, ref)
             return row.id if row else 0
 
         return DomainConditions(

@@ -10,7 +10,6 @@ from graph.auth.password_policy import PasswordPolicyInput
 from graph.domains.types import AliasDomain, Domain
 from graph.queue.rate_limits import RateLimitInput, validated_rate_limit_or_none
 from graph.routing.references import RelayHostRef
-from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
@@ -39,31 +38,42 @@ ALIAS_GUARD: dict[str, Any] = {
     **DOMAIN_ADMIN_GUARD,
     "admin_permission": AdminPermission.ALIAS_DOMAINS,
 }
-POLICY_DESCRIPTION = "Rules for new passwords of the accounts. Null: those of the platform."
+POLICY_DESCRIPTION = (
+    "Rules for new passwords of the accounts of the domain. Null: those of the platform."
+)
 RELAY_HOST_DESCRIPTION = (
-    "Relay host through which mail from senders in the domain is sent, unless a transport "
-    "matches the recipient. Null: the default route, which is the configured next hop or else "
-    "the MX hosts of the recipient."
+    "Relay host for outgoing mail whose envelope sender is in the domain, unless a transport "
+    "matches the recipient. It is not used for senders in alias domains. NOT_FOUND if it does not "
+    "exist. Null: the default route, which is the configured next hop or else the MX hosts of the "
+    "recipient."
 )
 RATE_LIMIT_DESCRIPTION = "Messages that all accounts of the domain together can send in a period."
 INHERIT_RATE_DESCRIPTION = (
-    "True: the domain inherits the rate limit of the settings. Not allowed with `rateLimit`."
+    "True: the domain has no rate limit of its own, and inherits that of the settings. Not allowed "
+    "with `rateLimit`."
 )
 DEFAULT_QUOTA_DESCRIPTION = (
-    "Quota of accounts without their own quota, in bytes, at least 1. Null: unlimited. "
-    "It can't exceed `maxUserQuota` or `quota`, nor be unlimited if one of these is set."
+    "Quota of accounts of the domain without their own quota, in bytes, at least 1. Null: "
+    "unlimited. It can't exceed `maxUserQuota` or `quota`, nor be unlimited if one of these is set."
 )
 INHERIT_QUOTA_DESCRIPTION = (
-    "True: accounts without their own quota have the default quota of the platform. Not allowed "
-    "with `defaultUserQuota`."
+    "True: accounts of the domain without their own quota have the default quota of the platform. "
+    "The limits of `defaultUserQuota` apply to it. Not allowed with `defaultUserQuota`."
 )
 MAX_ADDRESSES_DESCRIPTION = (
-    "Highest number of addresses, including those of accounts, at least 1. Null: unlimited."
+    "Highest number of addresses in the domain, including those of accounts, at least 1. Null: "
+    "unlimited."
 )
-MAX_USERS_DESCRIPTION = "Highest number of accounts, at least 1. Null: unlimited."
-MAX_USER_QUOTA_DESCRIPTION = "Highest quota of an account, in bytes, at least 1. Null: unlimited."
+MAX_USERS_DESCRIPTION = (
+    "Highest number of accounts with the main address in the domain, at least 1. Null: unlimited."
+)
+MAX_USER_QUOTA_DESCRIPTION = (
+    "Highest quota of an account of the domain, in bytes, at least 1. Null: unlimited. It can't "
+    "exceed `quota`, nor be below the default quota of accounts."
+)
 QUOTA_DESCRIPTION = (
-    "Quota for all accounts of the domain together, in bytes, at least 1. Null: unlimited."
+    "Quota for all accounts of the domain together, in bytes, at least 1. Null: unlimited. It "
+    "can't be below `maxUserQuota` or the default quota of accounts."
 )
 LIMIT_COLUMNS = ("max_addresses", "max_users", "default_user_quota", "max_user_quota", "quota")
 
@@ -105,16 +115,27 @@ def _validated_domain_values_from_input(
 @strawberry.input(description="Input of domainCreate.")
 class DomainCreateInput(Options):
     name: str = attribute_field(
-        "Name of the domain, in Unicode or ASCII form. A part between dots that mixes similar "
-        "characters of several scripts is refused."
+        "Name of the domain, in Unicode or ASCII form. A part between dots must not mix scripts "
+        "that are not written together. Below an ASCII top-level domain it must not consist of "
+        "characters that look like Latin ones."
     )
     active: bool = attribute_field(
-        "False: mail to the domain is refused, but its users can sign in.", default=True
+        "False: mail to the domain and its alias domains is refused, and its addresses give no "
+        "right to send. Its users can sign in.",
+        default=True,
     )
     description: str | None = attribute_field(
-        "Note about the domain for administrators, at most 1,000 characters.", default=UNSET
+        "Note about the domain, which its users can read too, at most 1,000 characters. Default: "
+        "none.",
+        default=UNSET,
     )
-    tags: list[str] | None = attribute_field("Tags of the domain, at most 100.", default=UNSET)
+    tags: list[str] | None = attribute_field(
+        (
+            "Tags of the domain, at most 100, each of 1 to 128 characters. Tags that differ only "
+            "in case count once. Default: none."
+        ),
+        default=UNSET,
+    )
     max_addresses: int | None = attribute_field(
         f"{MAX_ADDRESSES_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_ADDRESSES.",
         default=UNSET,
@@ -139,22 +160,26 @@ class DomainCreateInput(Options):
     )
     backup_mx: bool = attribute_field(
         "True: the server is a backup MX of the domain. Mail for accounts is not stored, but "
-        "relayed to the servers that DNS or a transport names. If `relayUnknownOnly` is true, it "
-        "is stored. Forwarding, discarding, training and resource addresses work as usual.",
+        "relayed by a transport, the configured next hop, or else to the preferred MX hosts. If "
+        "`relayUnknownOnly` is true, it is stored. Forwarding, discarding, training and resource "
+        "addresses work as usual.",
         default=False,
     )
     relay_all_recipients: bool = attribute_field(
-        "True also relays mail for recipients that the server does not know. Requires `backupMx`.",
+        "True: the backup MX also relays mail for recipients that the server does not know. "
+        "False: such mail is refused. Requires `backupMx`.",
         default=False,
     )
     relay_unknown_only: bool = attribute_field(
-        "True stores mail for known recipients and relays only the rest. Requires "
+        "True: the backup MX stores mail for known recipients and relays only the rest. Requires "
         "`relayAllRecipients`.",
         default=False,
     )
     relay_host: RelayHostRef | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
     global_address_list: bool = attribute_field(
-        "True: contact suggestions contain the other users of the domain.", default=True
+        "True: contact suggestions of accounts with the main address in the domain contain the "
+        "other active ones.",
+        default=True,
     )
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
     rate_limit: strawberry.Maybe[RateLimitInput] = attribute_field(
@@ -162,28 +187,34 @@ class DomainCreateInput(Options):
     )
     inherit_rate_limit: bool = attribute_field(INHERIT_RATE_DESCRIPTION, default=False)
     create_dkim: bool = attribute_field(
-        "True generates a DKIM key (RSA, 2048 bits, selector `dkim`), which signs as soon as DNS "
-        "has its record. False generates none.",
+        "True generates a pending DKIM key (RSA, 2048 bits, selector `dkim`), which signs as soon "
+        "as DNS has its record. False generates none.",
         default=True,
     )
 
 
 @strawberry.input(
-    description="New values of domains. An absent field leaves the value. Null clears a value "
-    "that can be empty; for a Boolean and for `rateLimit` null is an error."
+    description=(
+        "New values of domains. An absent field leaves the value. Null clears a text, the tags, "
+        "the relay host or the password policy, and makes a limit unlimited. For a Boolean and for "
+        "`rateLimit` null is an error. At least one field is required."
+    )
 )
 class DomainPatch:
     active: bool | None = attribute_field(
-        "False: mail to the domain is refused, but its users can sign in. Null is refused.",
+        "False: mail to the domains and their alias domains is refused, and their addresses give "
+        "no right to send. Their users can sign in. Null is refused.",
         default=UNSET,
     )
     description: str | None = attribute_field(
-        "Note about the domain for administrators, at most 1,000 characters. A DOMAIN_ADMIN "
-        "needs the permission DOMAIN_DESCRIPTION.",
+        "Note about the domain, which its users can read too, at most 1,000 characters. Null: "
+        "none. A DOMAIN_ADMIN needs the permission DOMAIN_DESCRIPTION.",
         default=UNSET,
     )
     tags: list[str] | None = attribute_field(
-        "Tags of the domain, at most 100. The list replaces the stored one.", default=UNSET
+        "Tags of the domain, at most 100, each of 1 to 128 characters. Tags that differ only in "
+        "case count once. The list replaces the stored one. Null or an empty list: none.",
+        default=UNSET,
     )
     max_addresses: int | None = attribute_field(MAX_ADDRESSES_DESCRIPTION, default=UNSET)
     max_users: int | None = attribute_field(MAX_USERS_DESCRIPTION, default=UNSET)
@@ -195,24 +226,25 @@ class DomainPatch:
     quota: ByteSize | None = attribute_field(QUOTA_DESCRIPTION, default=UNSET)
     backup_mx: bool | None = attribute_field(
         "True: the server is a backup MX of the domain. Mail for accounts is not stored, but "
-        "relayed to the servers that DNS or a transport names. If `relayUnknownOnly` is true, it "
-        "is stored. Forwarding, discarding, training and resource addresses work as usual. Null is "
-        "refused.",
+        "relayed by a transport, the configured next hop, or else to the preferred MX hosts. If "
+        "`relayUnknownOnly` is true, it is stored. Forwarding, discarding, training and resource "
+        "addresses work as usual. Null is refused.",
         default=UNSET,
     )
     relay_all_recipients: bool | None = attribute_field(
-        "True also relays mail for recipients that the server does not know. Requires "
-        "`backupMx`. Null is refused.",
+        "True: the backup MX also relays mail for recipients that the server does not know. "
+        "False: such mail is refused. Requires `backupMx`. Null is refused.",
         default=UNSET,
     )
     relay_unknown_only: bool | None = attribute_field(
-        "True stores mail for known recipients and relays only the rest. Requires "
+        "True: the backup MX stores mail for known recipients and relays only the rest. Requires "
         "`relayAllRecipients`. Null is refused.",
         default=UNSET,
     )
     relay_host: RelayHostRef | None = attribute_field(RELAY_HOST_DESCRIPTION, default=UNSET)
     global_address_list: bool | None = attribute_field(
-        "True: contact suggestions contain the other users of the domain. Null is refused.",
+        "True: contact suggestions of accounts with the main address in the domain contain the "
+        "other active ones. Null is refused.",
         default=UNSET,
     )
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
@@ -227,18 +259,19 @@ class DomainPatch:
 
 @strawberry.input(description="Input of domainUpdate.")
 class DomainUpdateInput(Options):
-    domains: list[DomainRef] = attribute_field("Domains to change, at most 1,000 by default.")
+    domains: list[DomainRef] = attribute_field("Domains to change, 1 to 1,000 by default.")
     set: DomainPatch = attribute_field("New values, the same for all domains.")
 
 
 @strawberry.input(description="Input of domainDelete.")
 class DomainDeleteInput(Options):
-    domains: list[DomainRef] = attribute_field("Domains to delete, at most 1,000 by default.")
+    domains: list[DomainRef] = attribute_field("Domains to delete, 1 to 1,000 by default.")
     cascade: bool = attribute_field(
-        "True also deletes the accounts, addresses and alias domains of the domains. Background "
-        "tasks remove the data of the accounts, without a grace period. FORBIDDEN_OPERATION if "
-        "the signed-in user is one of them. The setting MERGANSER_BULK_MAX_ITEMS limits the "
-        "number of accounts (1,000 if not set).",
+        "True also deletes the accounts with the main address in the domains, and the addresses, "
+        "resources and alias domains of the domains. Background tasks remove the data of the "
+        "accounts, without a grace period. FORBIDDEN_OPERATION if the signed-in user is one of "
+        "them. FORBIDDEN if one of them is a ROOT and the caller is not. The setting "
+        "MERGANSER_BULK_MAX_ITEMS limits the number of accounts (1,000 if not set).",
         default=False,
     )
 
@@ -247,22 +280,27 @@ class DomainDeleteInput(Options):
 class DomainRenameInput(Options):
     domain: DomainRef = attribute_field("Domain to rename.")
     new_name: str = attribute_field(
-        "New name of the domain, in Unicode or ASCII form. Refused if a domain or alias domain "
-        "has it."
+        "New name of the domain, in Unicode or ASCII form. It is refused if it is the current "
+        "name, or if a domain, alias domain or recipient rewrite uses it. The rules of "
+        "`domainCreate` apply."
     )
 
 
 @strawberry.input(description="Input of aliasDomainCreate.")
 class AliasDomainCreateInput(Options):
-    alias: str = attribute_field("Name of the alias domain, in Unicode or ASCII form.")
-    domain: DomainRef = attribute_field("Domain that gets the mail of the alias domain.")
+    alias: str = attribute_field(
+        "Name of the new alias domain, in Unicode or ASCII form. It can't be changed later."
+    )
+    domain: DomainRef = attribute_field(
+        "Domain that gets the mail of the alias domain. An alias domain is refused."
+    )
     active: bool = attribute_field("False: mail to the alias domain is refused.", default=True)
 
 
 @strawberry.input(description="Input of aliasDomainDelete.")
 class AliasDomainDeleteInput(Options):
     alias_domains: list[AliasDomainRef] = attribute_field(
-        "Alias domains to delete, at most 1,000 by default."
+        "Alias domains to delete, 1 to 1,000 by default."
     )
 
 
@@ -276,7 +314,7 @@ class DomainPayload(MutationPayload):
 @strawberry.type(description="Payload of domainUpdate and identityProviderDelete.")
 class DomainsPayload(MutationPayload):
     domains: list[Domain] = attribute_field(
-        "Changed domains, in the order of the references.", default_factory=list
+        "Changed domains, each once, in the order of the references.", default_factory=list
     )
 
 
@@ -286,18 +324,18 @@ class DomainRenamePayload(MutationPayload):
         "Renamed domain. Null if the mutation failed.", default=None
     )
     address_count: int = attribute_field(
-        "Number of addresses in the domain. All of them were renamed.", default=0
+        "Number of addresses in the renamed domain. All of them were renamed.", default=0
     )
     user_count: int = attribute_field(
         "Number of accounts whose username or main address has changed.", default=0
     )
     dkim_key_count: int = attribute_field(
-        "Number of DKIM keys of the domain. Their DNS records must be published under the new "
-        "name.",
+        "Number of DKIM keys of the renamed domain, in any state. They keep their states, so "
+        "their DNS records must be published under the new name.",
         default=0,
     )
     alias_domain_count: int = attribute_field(
-        "Number of aliases of the domain, which keep their names.", default=0
+        "Number of alias domains of the renamed domain, which keep their names.", default=0
     )
 
 
@@ -311,10 +349,10 @@ class AliasDomainPayload(MutationPayload):
 @strawberry.type
 class DomainMutation:
     @mutation(
-        "Creates a mail domain, by default with a pending DKIM key (`createDkim`). "
-        "Limits that are not given have the platform's defaults: "
-        "unlimited unless configured, except `defaultUserQuota`, which is 1 GiB unless configured. "
-        "CONFLICT if a domain or alias domain has the name.",
+        "Creates a mail domain, by default with a pending DKIM key (`createDkim`). DNS is not "
+        "checked. Limits that are not given have the platform's defaults: unlimited unless "
+        "configured, except `defaultUserQuota`, which is 1 GiB unless configured. CONFLICT if a "
+        "domain or alias domain has the name.",
         **ADMIN_GUARD,
     )
     async def domain_create(self, info: Info, input: DomainCreateInput) -> DomainPayload:
@@ -328,11 +366,12 @@ class DomainMutation:
         return DomainPayload(domain=Domain.from_row(row))
 
     @mutation(
-        "Changes domains, all or none. An ADMIN can change all values of any domain. A "
+        "Changes domains, all or none. An ADMIN can change all values of `set` in any domain. A "
         "DOMAIN_ADMIN can change two values of administered domains: the description, with the "
         "permission DOMAIN_DESCRIPTION, and the sending rate, with the permission RATE_LIMITS. "
         "LIMIT_REACHED if a domain already uses more than a new limit allows, or for more than "
-        "1,000 domains (by default).",
+        "1,000 domains (by default). LIMIT_REACHED also for a new quota if an account has "
+        "unlimited storage.",
         **DOMAIN_ADMIN_GUARD,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:
@@ -346,24 +385,25 @@ class DomainMutation:
         "Deletes domains with their DKIM keys, BCC rules and recipient rewrites, all or none. API "
         "keys that are restricted to these domains alone are deleted too. An API key that is also "
         "restricted to other domains stays valid for the other domains. CONFLICT if a domain has "
-        "accounts, addresses or alias domains, unless `cascade` is true. With `cascade`, these are "
-        "deleted too. Background tasks then remove the data of the accounts, without a grace "
-        "period. FORBIDDEN_OPERATION if one of these accounts is that of the signed-in user. "
-        "LIMIT_REACHED for more than 1,000 domains, or 1,000 accounts to delete (by default).",
+        "accounts, addresses, resources or alias domains, unless `cascade` is true. With "
+        "`cascade`, these are deleted too. Background tasks then remove the data of the accounts, "
+        "without a grace period. FORBIDDEN_OPERATION if one of these accounts is that of the "
+        "signed-in user. LIMIT_REACHED for more than 1,000 domains, or 1,000 accounts to delete "
+        "(by default).",
         **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:
         refs = domain_selectors_from_refs(input.domains)
         keys = await domain_mutations.delete_domains(info.context, refs, cascade=input.cascade)
-        return DeletePayload(deleted_ids=[global_ids.encode("Domain", key) for key in keys])
+        return DeletePayload.of_keys("Domain", keys)
 
     @mutation(
         "Renames a domain in one transaction, with its addresses, its DKIM keys, and the "
         "usernames that are addresses in it. Forwarding targets, allowed senders, recipient "
         "rewrites and BCC targets that name it change too. Other records, such as transports and "
-        "TLS policies, keep the old name. If a new name is taken, nothing is renamed. `errors` "
-        "then has a CONFLICT for each taken name, for at most 100 usernames. `validateOnly` only "
-        "returns the conflicts.",
+        "TLS policies, keep the old name. Mail to the old name is then refused. If a new name is "
+        "taken, nothing is renamed. `errors` then has a CONFLICT for each taken name, for at most "
+        "100 usernames. `validateOnly` only returns the conflicts.",
         **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:
@@ -381,7 +421,7 @@ class DomainMutation:
         "Creates an alias domain. Mail to an address in the alias domain is delivered as mail to "
         "the same local part in `domain`. CONFLICT if a domain or alias domain has the name "
         "already, or if `domain` is an alias domain. LIMIT_REACHED if `domain` already has 1,000 "
-        "alias domains.",
+        "alias domains. No DKIM key is created.",
         **ALIAS_GUARD,
         access=DOMAINS,
     )
@@ -408,4 +448,4 @@ class DomainMutation:
             load_ids=aliases.load_visible_alias_ids_by_name,
         )
         await aliases.delete_aliases_with_dkim_keys(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("AliasDomain", key) for key in keys])
+        return DeletePayload.of_keys("AliasDomain", keys)

@@ -43,7 +43,8 @@ class DomainQuery:
         return Domain.from_row_or_none(row)
 
     @query(
-        "Returns the domains that the caller administers.",
+        "Returns the domains that the caller administers, active or not. Alias domains are not "
+        "contained.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,
@@ -93,7 +94,7 @@ class DomainQuery:
         )
 
     @query(
-        "Returns the alias domains of the domains that the caller administers.",
+        "Returns the alias domains, active or not, of the domains that the caller administers.",
         scope=Scope.READ,
         **DOMAIN_ADMIN_GUARD,
         access=DOMAINS,

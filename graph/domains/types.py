@@ -98,10 +98,10 @@ def _graphql_type_by_name(type_name: str) -> Any:
 @strawberry.input(description="Conditions on the sender rules of a domain. All must hold.")
 class DomainSenderRuleFilter(ConditionsInput):
     action: SenderAction | None = attribute_field(
-        "Returns only rules with this action.", default=UNSET
+        "Returns only sender rules with this action.", default=UNSET
     )
     query: str | None = attribute_field(
-        "Returns only rules with this text in the pattern or the comment (case is ignored).",
+        "Returns only rules with this text in pattern or comment (case and accents are ignored).",
         default=UNSET,
     )
 
@@ -112,16 +112,19 @@ class DomainSenderRuleFilter(ConditionsInput):
 
 @strawberry.type(description="Storage that the accounts of a domain use together.")
 class DomainStorage(View):
-    size: ByteSize = attribute_field("Bytes that the messages of the accounts take.")
+    size: ByteSize = attribute_field("Bytes that messages and custom data of the accounts take.")
     message_count: BigInt = attribute_field("Number of messages in all mailboxes of the accounts.")
 
 
-@strawberry.type(description="Mail domain of the platform.")
+@strawberry.type(description=("Mail domain of the platform."))
 class Domain(NodeView):
     name: str = attribute_field("Name of the domain in Unicode form.")
-    description: str | None = attribute_field("Note about the domain for administrators.")
+    description: str | None = attribute_field(
+        "Note about the domain by administrators. Users who see the domain can read it. Null: none."
+    )
     active: bool = attribute_field(
-        "False: mail to the domain is refused, but its users can sign in."
+        "False: mail to the domain and its alias domains is refused, and its addresses give no "
+        "right to send. Its users can sign in."
     )
     tags: list[str] = attribute_field("Tags of the domain, for the filter of a list. At most 100.")
     max_addresses: int | None = attribute_field(
@@ -141,8 +144,8 @@ class Domain(NodeView):
         "True: `defaultUserQuota` is the default of the platform."
     )
     quota_allocated: ByteSize = attribute_field(
-        "Sum of all account quotas in the domain, in bytes. Accounts with unlimited storage "
-        "count as 0."
+        "Sum of the quotas of all accounts with the main address in the domain, own or inherited, "
+        "in bytes. Accounts with unlimited storage count as 0."
     )
     address_count: int = attribute_field(
         "Number of addresses in the domain, including those of accounts."
@@ -156,28 +159,33 @@ class Domain(NodeView):
     )
     backup_mx: bool = attribute_field(
         "True: the server is a backup MX of the domain. Mail for accounts is not stored, but "
-        "relayed to the servers that DNS or a transport names. If `relayUnknownOnly` is true, it "
-        "is stored. Forwarding, discarding, training and resource addresses work as usual."
+        "relayed by a transport, the configured next hop, or else to the preferred MX hosts. If "
+        "`relayUnknownOnly` is true, it is stored. Forwarding, discarding, training and resource "
+        "addresses work as usual."
     )
     relay_all_recipients: bool = attribute_field(
-        "True: mail for recipients that the server does not know is relayed too."
+        "True: the backup MX relays mail for recipients that the server does not know, too. False: "
+        "it refuses such mail."
     )
     relay_unknown_only: bool = attribute_field(
-        "True: mail for known recipients is stored, and only the rest is relayed."
+        "True: the backup MX stores mail for known recipients, and relays only the rest."
     )
     relay_host: Annotated["RelayHost", strawberry.lazy("graph.routing.types")] | None = link(
         "relay_host_id",
         routing_loaders.load_relay_hosts_by_id,
         lazy_view_factory("graph.routing.types", "RelayHost"),
-        description="Relay host through which mail from senders in the domain is sent, "
-        "unless a transport matches the recipient. Null: there is none, or the "
-        "caller is not an ADMIN.",
+        description=(
+            "Relay host for mail with an envelope sender in the domain, not in its alias domains, "
+            "unless a transport matches the recipient. Null: there is none, or the caller is not "
+            "an ADMIN."
+        ),
     )
     global_address_list: bool = attribute_field(
-        "True: contact suggestions contain the other users of the domain."
+        "True: contact suggestions of accounts with the main address in the domain contain the "
+        "other active ones."
     )
     created_at: datetime = attribute_field("Time when the domain was created.")
-    updated_at: datetime | None = attribute_field("Time of the last change of the domain.")
+    updated_at: datetime | None = attribute_field("Time of the domain's last change or creation.")
 
     load_batch = staticmethod(domain_loaders.load_visible_domains_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -197,7 +205,8 @@ class Domain(NodeView):
     }
 
     @field(
-        "Quota of accounts without their own quota, in bytes. Null: unlimited.",
+        "Quota of accounts of the domain without their own quota, in bytes: that of the domain, "
+        "else the default of the platform. Null: unlimited.",
         "default_user_quota",
     )
     async def default_user_quota(self, info: Info) -> ByteSize | None:
@@ -220,7 +229,8 @@ class Domain(NodeView):
         return min(limits, default=None)
 
     @field(
-        "Rules for new passwords of the accounts of the domain.",
+        "Rules for new passwords of the accounts of the domain. The domain's own values have "
+        "precedence over those of the platform.",
         "password_min",
         "password_classes",
     )
@@ -230,7 +240,8 @@ class Domain(NodeView):
         )
 
     @field(
-        "OpenID Connect provider at which the users of the domain sign in. Null: there is none.",
+        "OpenID Connect provider at which the users of the domain sign in. Null: there is none, "
+        "or the caller does not administer the domain.",
         "id",
         **DOMAIN_ADMIN_GUARD,
     )
@@ -240,7 +251,7 @@ class Domain(NodeView):
 
     @field(
         "Messages that all accounts of the domain together can send in a period. Null: the "
-        "default of the platform applies.",
+        "default of the settings applies, or the caller does not administer the domain.",
         "id",
         **DOMAIN_ADMIN_GUARD,
     )
@@ -250,14 +261,19 @@ class Domain(NodeView):
         )
 
     @field(
-        "True if the domain has no rate limit of its own and inherits that of the settings.",
+        "True if the domain has no rate limit of its own and inherits that of the settings. Null: "
+        "the caller does not administer the domain.",
         "id",
         **DOMAIN_ADMIN_GUARD,
     )
-    async def rate_limit_inherited(self, info: Info) -> bool:
-        return await info.context.load(rate_limits.load_limits_by_owner, self.row.id) is None
+    async def rate_limit_inherited(self, info: Info) -> bool | None:
+        return await info.context.load(rate_limits.load_inheritance_by_domain, self.row.id)
 
-    @field("Storage that the accounts of the domain use together.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        "Storage that accounts with the main address in the domain use together. 0 if the caller "
+        "does not administer the domain.",
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def storage(self, info: Info) -> DomainStorage:
         return DomainStorage.from_row(
             await info.context.load(
@@ -265,7 +281,10 @@ class Domain(NodeView):
             )
         )
 
-    @field("Accounts with the main address in the domain.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        ("Accounts with the main address in the domain. Empty unless the caller administers it."),
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def users(
         self,
         info: Info,
@@ -293,7 +312,8 @@ class Domain(NodeView):
         )
 
     @field(
-        "Addresses in the domain, including those of accounts, ordered by local part.",
+        "Addresses in the domain, including those of accounts and resources. Empty if the caller "
+        "does not administer the domain.",
         **DOMAIN_ADMIN_GUARD,
     )
     async def addresses(
@@ -322,7 +342,10 @@ class Domain(NodeView):
             domain_listing.count_addresses_by_domain,
         )
 
-    @field("Alias domains of the domain.", **DOMAIN_ADMIN_GUARD)
+    @field(
+        ("Alias domains of the domain, active or not. Empty unless the caller administers it."),
+        **DOMAIN_ADMIN_GUARD,
+    )
     async def aliases(
         self,
         info: Info,
@@ -350,7 +373,8 @@ class Domain(NodeView):
     @field(
         (
             "Accounts that administer the domain as DOMAIN_ADMIN. A caller below ADMIN sees only "
-            "the own account and those in domains that the caller administers."
+            "the own account and those in domains that the caller administers. Empty if the caller "
+            "does not administer the domain."
         ),
         **DOMAIN_ADMIN_GUARD,
     )
@@ -381,7 +405,8 @@ class Domain(NodeView):
         )
 
     @field(
-        "Sender rules of the domain, which allow or block senders.",
+        "Sender rules of the domain, which allow or block senders. Empty if the caller does not "
+        "administer the domain.",
         **DOMAIN_ADMIN_GUARD,
     )
     async def sender_rules(
@@ -415,8 +440,8 @@ class Domain(NodeView):
 
     @field(
         "Active DKIM key of the domain's own, or else its own pending key; the RSA key if there "
-        "are two. Null: there is neither, although the key of `*`, for domains without an active "
-        "key, may sign.",
+        "are two. Null: there is neither, or the caller does not administer the domain. The key "
+        "of `*`, which can sign for domains without an active key, is not returned.",
         "name",
         **DOMAIN_ADMIN_GUARD,
     )
@@ -431,8 +456,8 @@ class Domain(NodeView):
     @field(
         "DNS records that the domain should have: addresses of the server, MX, SPF, DKIM, DMARC, "
         "MTA-STS, TLS-RPT, TLSA, and service records for mail clients. With `check`, also the PTR "
-        "records of the public addresses that DNS has for the server. The look-ups of a request "
-        "take at most 4 seconds together.",
+        "records of up to 10 public addresses of the server, unless a next hop is configured. The "
+        "look-ups of a request take at most 4 seconds together.",
         "name",
         "backup_mx",
         cost=DNS_COST,
@@ -449,8 +474,10 @@ class Domain(NodeView):
 
 
 @strawberry.type(
-    description="Alias domain: another name of a domain, whose mail is delivered as mail of that "
-    "domain."
+    description=(
+        "Alias domain: another name of a domain. Mail to an address in it is delivered as mail to "
+        "the same local part in the domain."
+    )
 )
 class AliasDomain(NodeView):
     alias: str = attribute_field("Name of the alias domain in Unicode form.")
@@ -460,7 +487,9 @@ class AliasDomain(NodeView):
         Domain.from_row_or_none,
         description="Domain that gets the mail of the alias domain.",
     )
-    active: bool = attribute_field("False: mail to the alias domain is refused.")
+    active: bool = attribute_field(
+        "False: mail to the alias domain is refused. True has no effect if the domain is inactive."
+    )
     created_at: datetime = attribute_field("Time when the alias domain was created.")
 
     load_batch = staticmethod(aliases.load_visible_aliases_by_id)

@@ -45,7 +45,10 @@ from resolvers.messages.content_access import (
 
 
 @strawberry.type(
-    description="Link to a stored file, which works without a credential.",
+    description=(
+        "Link to a stored file, which works without a credential. It does not work while the "
+        "account of the owner is inactive or suspended."
+    ),
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class FileShare(NodeView):
@@ -53,12 +56,15 @@ class FileShare(NodeView):
     has_password: bool = attribute_field("True if the link requires a password.")
     expires_at: datetime | None = attribute_field(
         "Time when the link expires. If no time was set: 100 days after the creation of the link "
-        "or its last access."
+        "or its last download, which moves it."
     )
     last_access_at: datetime | None = attribute_field(
-        "Time of the last access by the link. Null: never."
+        "Time of the last download of the file by the link. Null: never."
     )
-    access_count: int = attribute_field("Number of times that the file was downloaded by the link.")
+    access_count: int = attribute_field(
+        "Number of downloads of the file by the link. A download in several ranges counts once; a "
+        "HEAD request, or an upload through the link, does not count."
+    )
 
     load_batch = staticmethod(shares.load_own_unexpired_shares_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -66,14 +72,21 @@ class FileShare(NodeView):
         "has_password": DerivedField(("password",), lambda stored: stored is not None),
     }
 
-    @field("URL of the link, for the people who get the file.")
+    @field(
+        "URL of the link, for the people who get the file. It needs no credential, apart from the "
+        "password of the link."
+    )
     def url(self, info: Info) -> URL:
         token = shares.create_share_token(info.context.environment, self.row.id)
         return download_urls.absolute_url(info, f"/share/{token}")
 
 
 @strawberry.type(
-    description="File in the file storage of a user.", directives=[Auth(scope=Scope.MAIL_READ)]
+    description=(
+        "File in the file storage of a user. A file without a link that is not downloaded or "
+        "attached for 365 days (by default) is deleted."
+    ),
+    directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class File(NodeView):
     filename: str | None = attribute_field(
@@ -106,8 +119,8 @@ class File(NodeView):
         )
 
     @field(
-        "Links to the file that have not expired, oldest first. A file has at most 100 links. For "
-        "everybody but the owner and a ROOT, null with the error FORBIDDEN.",
+        "Links to the file that have not expired, oldest first: at most 100. For everybody but "
+        "the owner and a ROOT, null with the error FORBIDDEN.",
         "user_id",
         can_fail=True,
     )
@@ -120,8 +133,9 @@ class File(NodeView):
 @strawberry.input(description="Conditions on files.")
 class FileFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only files with this text in the name (case is ignored). At most 1,000 "
-        "characters. Only the owner of the files and a ROOT can use it; others get FORBIDDEN.",
+        "Returns only files with this text in the name (case and accents are ignored). At most "
+        "1,000 characters. Only the owner of the files and a ROOT can use it; others get "
+        "FORBIDDEN.",
         default=UNSET,
     )
 
@@ -163,26 +177,28 @@ async def authorize_and_load_file_page(
 )
 class FileContent:
     upload: strawberry.Maybe[Upload] = attribute_field(
-        "Upload with the bytes, sent before to POST /rest/uploads. The upload can't be used again."
+        "Upload of the signed-in user with the bytes, sent before to POST /rest/uploads. The "
+        "upload can't be used again. One of another user is NOT_FOUND."
     )
     text: strawberry.Maybe[str] = attribute_field(
         "Content as text, or as base64 or hexadecimal digits if `encoding` says so. The decoded "
-        "content has at most 50 MiB by default."
+        "content has at most 50 MiB by default; more is LIMIT_REACHED. It can be empty."
     )
 
 
 @strawberry.input(description="Input of fileUpload.")
 class FileUploadInput(Options):
     filename: str | None = attribute_field(
-        r"Name of the file. Folders before the last `/` or `\` are removed, and "
-        "characters after the first 255. Default: the name of the "
-        "upload, else `upload-`, the date as YYYY-MM-DD, and a suffix for the media type.",
+        "Name of the file. Folders before the last `/` or `\\` are removed, and characters after "
+        "the first 255. Control characters are refused. Several files can have the same name. "
+        "Default: the name of the upload, else `upload-`, the date as YYYY-MM-DD, and a suffix "
+        "for the media type.",
         default=UNSET,
     )
     content_type: str | None = attribute_field(
-        "Media type of the file. Default: the type of the name's suffix, else that of the "
-        "upload. For text without a known suffix: text/plain with the encoding UTF8, else "
-        "application/octet-stream.",
+        "Media type of the file, without parameters: these are removed. Default: the type of the "
+        "name's suffix, else that of the upload. For text without a known suffix: text/plain with "
+        "the encoding UTF8, else application/octet-stream.",
         default=UNSET,
     )
     content: FileContent = attribute_field(
@@ -219,9 +235,12 @@ class FilePayload(MutationPayload):
     description="Future time, absolute or relative to the current time.",
 )
 class FutureTimeInput:
-    at: strawberry.Maybe[datetime] = attribute_field("Absolute time in the future.")
+    at: strawberry.Maybe[datetime] = attribute_field(
+        "Absolute time in the future, at most 100 years (36,500 days) from now."
+    )
     from_now: strawberry.Maybe[Duration] = attribute_field(
-        "Duration after the current time (ISO 8601), such as P30D. At most 100 years."
+        "Duration after the current time (ISO 8601), such as P30D. At most 36,500 days, and more "
+        "than 0."
     )
 
     def resolve_time(self, info: Info) -> datetime:
@@ -243,30 +262,43 @@ class FutureTimeInput:
 
 @strawberry.input(description="Input of fileShareCreate.")
 class FileShareCreateInput(Options):
-    file: FileRef = attribute_field("File to share.", metadata=GIVES_ACCESS)
+    file: FileRef = attribute_field(
+        (
+            "File of the signed-in user to share. An administrator who acts as the user can't "
+            "share it (FORBIDDEN)."
+        ),
+        metadata=GIVES_ACCESS,
+    )
     mode: FileAttachmentMode = attribute_field(
-        "Access that the link gives. ATTACH is an error. Default: LINK.",
+        "Access that the link gives. ATTACH is the error VALIDATION. Default: LINK.",
         default=FileAttachmentMode.LINK,
     )
     expires_at: FutureTimeInput | None = attribute_field(
-        "Time when the link expires, at most 100 years from now. Default: 100 days after the "
-        "creation of the link or its last access.",
+        "Time when the link expires: in the future, at most 36,500 days from now. Default: 100 "
+        "days after the creation of the link or its last download.",
         default=UNSET,
     )
     password: str | None = attribute_field(
-        "Password that the link requires, 8 (by default) to 256 characters. Default: none.",
+        "Password that a download or upload by the link requires, 8 (by default) to 256 "
+        "characters. Default: none.",
         default=UNSET,
     )
 
 
 @strawberry.input(description="Input of fileDelete.")
 class FileDeleteInput(Options):
-    files: list[FileRef] = attribute_field("Files to delete, at most 1,000 by default.")
+    files: list[FileRef] = attribute_field(
+        "Files of the signed-in user to delete, 1 to 1,000 by default. An unknown file is "
+        "NOT_FOUND."
+    )
 
 
 @strawberry.input(description="Input of fileShareDelete.")
 class FileShareDeleteInput(Options):
-    file_shares: list[FileShareRef] = attribute_field("Links to delete, at most 1,000 by default.")
+    file_shares: list[FileShareRef] = attribute_field(
+        "Links to files of the signed-in user to delete, 1 to 1,000 by default. An unknown link is "
+        "NOT_FOUND."
+    )
 
 
 @strawberry.type(description="Payload of fileShareCreate.")
@@ -279,11 +311,12 @@ class FileSharePayload(MutationPayload):
 @strawberry.type
 class FileMutation:
     @mutation(
-        "Creates a stored file from an upload (POST /rest/uploads) or from text. An upload that "
-        "became a file can't be used again. LIMIT_REACHED if the user would have more than 10,000 "
-        "files, or more than 1 GiB in files (by default). Copies of files for links READ_ONLY_LINK "
-        "count in the bytes, but not in the number of files. POST /rest/files/{filename} uploads "
-        "and creates a file in one step.",
+        "Creates a stored file of the signed-in user from an upload (POST /rest/uploads) or from "
+        "text. An upload that became a file can't be used again. LIMIT_REACHED if the user would "
+        "have more than 10,000 files, or more than 1 GiB in files (by default). LIMIT_REACHED "
+        "also for a text of more than 50 MiB (by default). Copies of files for links "
+        "READ_ONLY_LINK count in the bytes, but not in the number of files. POST "
+        "/rest/files/{filename} uploads and creates a file in one step.",
         scope=Scope.MAIL,
     )
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
@@ -294,20 +327,23 @@ class FileMutation:
         )
 
     @mutation(
-        "Deletes files and the links to them, all or none. The links stop working at once. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes files and the links to them, all or none. The links stop working at once. Drafts "
+        "and messages keep the content that was attached to them. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         scope=Scope.MAIL,
         access=OWN,
     )
     async def file_delete(self, info: Info, input: FileDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.files, "files")
         await stored_files.delete_files(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("File", key) for key in keys])
+        return DeletePayload.of_keys("File", keys)
 
     @mutation(
-        "Creates a link to a file, which works without a credential. A file has at most "
-        "100 links. A READ_ONLY_LINK stores a copy of the file, which counts for the "
-        "storage limit of files.",
+        "Creates a link to a file of the signed-in user. Everybody with its URL, and the password "
+        "if it has one, can download the file without a credential. With a WRITABLE_LINK they can "
+        "also replace it. LIMIT_REACHED if the file has 100 links. A READ_ONLY_LINK stores a copy "
+        "of the file, which counts for the storage limit of files: LIMIT_REACHED if it does not "
+        "fit. With `password`, RATE_LIMITED if the server is busy with other passwords: retry.",
         scope=Scope.MAIL,
         access=OWN,
     )
@@ -331,4 +367,4 @@ class FileMutation:
     async def file_share_delete(self, info: Info, input: FileShareDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.file_shares, "fileShares")
         await shares.delete_shares(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("FileShare", key) for key in keys])
+        return DeletePayload.of_keys("FileShare", keys)

@@ -17,7 +17,7 @@ from graph.types.object_references import ObjectRef, id_from_ref
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     mailbox_selector_from_ref,
     mailbox_selectors_from_refs,
     value_or_none,
@@ -53,7 +53,8 @@ class HeaderTestInput:
         "Name of the tested header field without the colon, at most 128 characters."
     )
     value: str | None = attribute_field(
-        "Text that the value contains, ignoring case. Default: the field only has to exist.",
+        "Text that the value contains, ignoring case, with 1 to 255 characters. Default: the "
+        "field only has to exist.",
         default=UNSET,
     )
 
@@ -73,10 +74,13 @@ class RegexTestInput:
 
 
 @strawberry.input(
-    description="Tests of a filter, at most 100 including groups and their tests, nested at most 5 "
-    "levels deep. A message matches if all tests hold; without tests every message matches. Each "
-    "text has 1 to 255 characters and matches a part of the value, ignoring case. Runs of white "
-    "space count as one space. In an update, null removes a test."
+    description=(
+        "Tests of a filter. A message matches if all tests hold; without tests every message "
+        "matches. Each text has 1 to 255 characters and matches a part of the value, ignoring "
+        "case. Runs of white space count as one space. Groups are nested at most 5 levels deep, "
+        "and an empty group is an error. A filter has at most 100 parts: each query counts as one, "
+        "also this one, and each test and group in it. In an update, null removes a test."
+    )
 )
 class FilterQueryInput(RestrictionsInput):
     restriction_fields = frozenset({"all", "any", "not_"})
@@ -122,8 +126,9 @@ class FilterQueryInput(RestrictionsInput):
     )
     query: str | None = attribute_field(
         "Search text in the language of `messages(query:)`, such as `from:ann (subject:bill OR "
-        "larger:5M)`. A word matches a part of Subject, From, To, Cc or the body. Terms that are "
-        "not known at delivery, such as `mailbox:`, `keyword:` or `is:seen`, are an error.",
+        "larger:5M)`. A word matches a part of Subject, From, To, Cc or the body. Each term "
+        "counts as a test. Terms that are not known at delivery, such as `mailbox:`, `keyword:` "
+        "or `is:seen`, are an error.",
         default=UNSET,
     )
     all: list["FilterQueryInput"] | None = attribute_field(
@@ -184,8 +189,12 @@ class FilterReplyInput:
 
 
 @strawberry.input(
-    description="Actions of a filter on a matching message. An omitted action leaves the decision "
-    "to other filters. In an update, null removes an action."
+    description=(
+        "Actions of a filter on a matching message. An omitted action leaves the decision to other "
+        "filters. Of `seen`, `flag`, `delete`, `spam` and `mailbox`, the first matching filter "
+        "that has the action decides. In an update, null or an empty list removes an action. A "
+        "filter must have at least one action."
+    )
 )
 class FilterActionInput:
     seen: bool | None = attribute_field(
@@ -206,27 +215,31 @@ class FilterActionInput:
         default=UNSET,
     )
     spam: bool | None = attribute_field(
-        "True stores the message in Junk. False keeps it out of Junk, whatever its spam score, "
-        "unless it has a virus. Default: the spam score decides.",
+        "True stores the message in Junk, unless the spam level of the user is 100. False keeps "
+        "it out of Junk and the quarantine, whatever its spam score, unless it has a virus. A "
+        "message that is refused for its score stays refused. Default: other filters or the spam "
+        "verdict decide.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
         "Mailbox of the filter's owner that the message is stored in. One with the special use "
-        "SNOOZED or SCHEDULED is refused. Spam is stored in Junk instead, unless `spam` is false. "
-        "Default: other filters or the Sieve script decide, otherwise INBOX, or Junk for spam.",
+        "SNOOZED or SCHEDULED is refused. NOT_FOUND if the caller can't see it: a DOMAIN_ADMIN "
+        "sees those of other users only with the permission IMPERSONATE. Spam is stored in Junk "
+        "instead, unless `spam` is false. Default: other filters or the Sieve script decide, "
+        "otherwise INBOX, or Junk for spam.",
         default=UNSET,
     )
     copy_to: list[MailboxRef] | None = attribute_field(
         "Mailboxes of the filter's owner that get an additional copy, at most 10. Those with the "
-        "special use SNOOZED or SCHEDULED are refused. Each copy counts for the quota. Default: "
-        "none.",
+        "special use SNOOZED or SCHEDULED are refused, and those that the caller can't see are "
+        "NOT_FOUND. Each copy counts for the quota. Default: none.",
         default=UNSET,
     )
     forward_to: list[str] | None = attribute_field(
         "Addresses, `smtp://` or `smtps://` relays, and `http://` or `https://` URLs that get a "
-        "copy, at most 4. An address of the filter's owner is an error. A relay given "
-        "with the password `***` keeps its stored password. "
-        "Default: none.",
+        "copy, at most 4. An address of the filter's owner is an error, and by default a host in "
+        "a private network. Spam is stored instead of forwarded, even if `delete` is true. A "
+        "relay given with the password `***` keeps its stored password. Default: none.",
         default=UNSET,
         metadata=GIVES_ACCESS,
     )
@@ -240,20 +253,23 @@ class FilterActionInput:
         default=UNSET,
     )
     reply: FilterReplyInput | None = attribute_field(
-        "Reply to the sender. If several filters match, only the first reply is sent. A sender "
-        "gets it at most once in the interval of the setting "
+        "Reply to the sender. If several filters match, only the first reply is sent. It requires "
+        "that To or Cc has an address of the user, and is suppressed for the same reasons as an "
+        "autoreply. A sender gets it at most once in the interval of the setting "
         "`autoreply.interval`. Default: none.",
         default=UNSET,
     )
     webhook: WebhookRef | None = attribute_field(
-        "Webhook that gets a FILTER_MATCHED event with the ID and size of the message. It must "
-        "belong to the owner of the filter. "
-        "Default: none.",
+        "Webhook that gets a FILTER_MATCHED event with the ID and size of the message. The ID is "
+        "null if the message is not stored. The webhook must belong to the owner of the filter, "
+        "else NOT_FOUND. Default: none.",
         default=UNSET,
         metadata=GIVES_ACCESS,
     )
     stop: bool | None = attribute_field(
-        "True runs no filter after this one. Default: false.", default=UNSET
+        "True runs no filter after this one if it matches. The active Sieve script still runs. "
+        "Default: false.",
+        default=UNSET,
     )
 
     def to_validated_stored_action(self, *error_path: str) -> dict[str, Any]:
@@ -339,10 +355,10 @@ class FiltersCreateInput(Options):
 class FiltersCreateFromFileInput(Options):
     file: Upload = attribute_field(
         "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
-        "`NewFilterInput`; `user` has the username or an address of the owner. `query` and "
-        "`action` are JSON objects, in CSV too. In `action`, mailboxes are given by path, and "
-        "`webhook` is not allowed. JSON Lines has an object in each line. CSV has the field names "
-        "in its first line.",
+        "`NewFilterInput`; `user`, `query` and `action` are required. `user` has the username or "
+        "an address of the owner. `query` and `action` are JSON objects, in CSV too. In `action`, "
+        "mailboxes are given by path, and `webhook` is not allowed. JSON Lines has an object in "
+        "each line. CSV has the field names in its first line.",
         metadata=GIVES_ACCESS,
     )
     format: UserFileFormat | None = attribute_field(
@@ -351,7 +367,9 @@ class FiltersCreateFromFileInput(Options):
     )
 
 
-@strawberry.input(description="Changes to filters. An omitted field is unchanged.")
+@strawberry.input(
+    description="Changes to filters. An omitted field is unchanged. At least one field is required."
+)
 class FilterPatch:
     name: str | None = attribute_field(
         "Name of the filters, at most 255 characters. Null: empty.", default=UNSET
@@ -407,7 +425,7 @@ def _filter_column_values_from_input(
 @strawberry.input(description="Input of filterUpdate.")
 class FilterUpdateInput(Options):
     filters: list[FilterRef] = attribute_field(
-        "Filters to change, at most 1,000. The setting `bulk.maxItems` changes this limit."
+        "Filters to change, 1 to 1,000. The setting `bulk.maxItems` changes this limit."
     )
     set: FilterPatch = attribute_field("Values to change, the same for all filters.")
 
@@ -415,7 +433,7 @@ class FilterUpdateInput(Options):
 @strawberry.input(description="Input of filterDelete.")
 class FilterDeleteInput(Options):
     filters: list[FilterRef] = attribute_field(
-        "Filters to delete, at most 1,000. The setting `bulk.maxItems` changes this limit."
+        "Filters to delete, 1 to 1,000. The setting `bulk.maxItems` changes this limit."
     )
 
 
@@ -426,22 +444,24 @@ class FilterApplyInput(Options):
         "order of `Filter.position`, not of the list."
     )
     select: MessageSelection = attribute_field(
-        "Stored messages of the signed-in user that the filters run on."
+        "Stored messages of the signed-in user that the filters run on. The field `users` is not "
+        "allowed in it."
     )
 
 
 @strawberry.input(description="Conditions on filters. All of them must hold.")
 class FilterFilter(ConditionsInput):
     name: str | None = attribute_field(
-        "Returns only filters with this text in the name (case is ignored). At most 1,000 "
-        "characters.",
+        "Returns only filters with this text in the name. Case and accents are ignored. At most "
+        "1,000 characters.",
         default=UNSET,
     )
     active: bool | None = attribute_field(
         "True returns only active filters, false only the others.", default=UNSET
     )
     forward: str | None = attribute_field(
-        "Returns only filters with this text in a target of `forwardTo` (case is ignored).",
+        "Returns only filters with this text in a target of `forwardTo`. Case and accents are "
+        "ignored. At most 1,000 characters.",
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
@@ -455,7 +475,7 @@ class FilterFilter(ConditionsInput):
 
         An unknown user selects no filter.
         """
-        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
+        user = await load_visible_user(info, self.user) if self.user else None
         return FilterListConditions(
             target_part=self.forward or None,
             user_id=(user.id if user else UNKNOWN_USER_ID) if self.user else None,

@@ -16,7 +16,6 @@ from graph.filters.inputs import (
     FilterUpdateInput,
 )
 from graph.filters.types import Filter
-from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, attribute_field
 from graph.types.fields import Info, query
@@ -65,13 +64,16 @@ class FilterTestResult:
 
 @strawberry.type(description="Payload of filterCreate.")
 class FilterPayload(MutationPayload):
-    filter: Filter | None = attribute_field("Created filter.", default=None)
+    filter: Filter | None = attribute_field(
+        "Created filter. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of filterUpdate, filtersCreate and filterImport.")
 class FiltersPayload(MutationPayload):
     filters: list[Filter] = attribute_field(
-        "Changed or created filters, in the order of the input or of the imported script.",
+        "Changed or created filters, in the order of the input or of the imported script. Empty "
+        "if the mutation failed.",
         default_factory=list,
     )
 
@@ -133,8 +135,8 @@ class FilterRootQuery:
     @query(
         "Tests all filters of a user with one message and returns the result of each, without "
         "changing anything. Inactive filters are tested too. The results are in the order in "
-        "which the filters run. A stored message that the caller can't read is an error. By "
-        "default a user has at most 400 filters.",
+        "which the filters run. A stored message that the caller can't read is an error. Filters "
+        "that the caller can't see are left out. By default a user has at most 400 filters.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.FILTERS),
     )
@@ -163,9 +165,11 @@ class FilterRootQuery:
 @strawberry.type
 class FilterMutation:
     @mutation(
-        "Creates a filter, which runs on each message that the user receives from now on. By "
-        "default a user has at most 400 filters. QUOTA_EXCEEDED if `metadata` does not fit into "
-        "the storage quota of the user.",
+        "Creates a filter. An active filter runs on each message that the user receives from now "
+        "on, before the active Sieve script. LIMIT_REACHED if the user has 400 filters (by "
+        "default). QUOTA_EXCEEDED if `metadata` does not fit into the storage quota of the user. "
+        "Targets of `forwardTo` are written to the user's security log; if somebody else sets "
+        "them, the user gets a message.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -178,8 +182,10 @@ class FilterMutation:
 
     @mutation(
         "Changes filters, all or none. Given tests and actions replace those of the same name; "
-        "others are unchanged. QUOTA_EXCEEDED if new `metadata` does not fit into the storage "
-        "quota of the user. LIMIT_REACHED for more than 1,000 references (by default).",
+        "others are unchanged. New targets of `forwardTo` are written to the owner's security "
+        "log; if somebody else sets them, the owner gets a message. QUOTA_EXCEEDED if new "
+        "`metadata` does not fit into the storage quota of the user. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -199,7 +205,7 @@ class FilterMutation:
     async def filter_delete(self, info: Info, input: FilterDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.filters, "filters")
         await filter_mutations.delete_filters(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("Filter", key) for key in keys])
+        return DeletePayload.of_keys("Filter", keys)
 
     @mutation(
         "Starts a task that runs 1 to 100 filters of the signed-in user on stored messages. "

@@ -36,13 +36,13 @@ class FilterImportInput(Options):
 @strawberry.type
 class FilterImportMutation:
     @mutation(
-        "Creates filters from a Sieve script, all or none. The new filters follow the existing "
-        "ones; with `replace`, all existing filters are deleted first. SIEVE_COMPILE if the script "
-        "does not compile; the error has line and column. VALIDATION if no filter can express a "
-        "command, or if a mailbox does not exist. The message of this error begins with line and "
-        "column. If a filter can express a command only approximately, it is created, and "
-        "`warnings` of the payload has FILTER_DIFFERS. LIMIT_REACHED if the user would have more "
-        "than 400 filters (by default).",
+        "Creates active filters from a Sieve script, all or none. The script itself is not "
+        "stored. The new filters follow the existing ones; with `replace`, all existing filters "
+        "are deleted first. SIEVE_COMPILE if the script does not compile; the error has line and "
+        "column. VALIDATION if no filter can express a command, or if a mailbox does not exist. "
+        "The message of this error begins with line and column. If a filter can express a command "
+        "only approximately, it is created, and `warnings` of the payload has FILTER_DIFFERS. "
+        "LIMIT_REACHED if the user would have more than 400 filters (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

@@ -6,7 +6,6 @@ import strawberry
 from strawberry import UNSET
 
 from graph.filters.sieve_scripts import SieveScript, SieveScriptRef
-from graph.types import global_ids
 from graph.types.errors import (
     DeletePayload,
     MutationPayload,
@@ -34,7 +33,8 @@ from resolvers.users.selection import UserSelector
 @strawberry.input(description="Input of sieveScriptSet.")
 class SieveScriptSetInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users who get the script. Default: the signed-in user.", default=UNSET
+        "Users who get the script, at most 1,000 by default. Default: the signed-in user.",
+        default=UNSET,
     )
     name: str = attribute_field(
         "Name of the script: 1 to 128 characters, without control characters and slashes."
@@ -55,7 +55,8 @@ class SieveScriptActivateInput(Options):
         default=UNSET,
     )
     sieve_script: SieveScriptRef = attribute_field(
-        "Script to activate. A name refers to the script of each selected user."
+        "Script to activate. A name refers to the script of each selected user. An ID must be that "
+        "of a script of the only selected user, else NOT_FOUND."
     )
 
 
@@ -74,8 +75,8 @@ class SieveScriptDeleteInput(Options):
         default=UNSET,
     )
     sieve_scripts: list[SieveScriptRef] = attribute_field(
-        "Scripts to delete, 1 to 25. A name refers to the script of each selected user. "
-        "Without `users`, IDs and names can't be mixed."
+        "Scripts to delete, 1 to 25. A name refers to the script of each selected user, an ID to "
+        "the script of one of them. Without `users`, IDs and names can't be mixed."
     )
     ignore_active: bool = attribute_field(
         "True also deletes an active script. If false, an active script is a CONFLICT. Default: "
@@ -92,7 +93,8 @@ class SieveScriptRenameInput(Options):
         default=UNSET,
     )
     sieve_script: SieveScriptRef = attribute_field(
-        "Script to rename. A name refers to the script of each selected user."
+        "Script to rename. A name refers to the script of each selected user. An ID must be that "
+        "of a script of the only selected user, else NOT_FOUND."
     )
     new_name: str = attribute_field(
         "New name of the script, with the rules of `SieveScriptSetInput.name`. The user must have "
@@ -105,7 +107,9 @@ class SieveScriptRenameInput(Options):
 )
 class SieveScriptsPayload(MutationPayload):
     sieve_scripts: list[SieveScript] = attribute_field(
-        "Changed script of each user.", default_factory=list
+        "Stored, activated or renamed script of each user, also if it has not changed. Empty if "
+        "the mutation failed.",
+        default_factory=list,
     )
 
 
@@ -114,10 +118,12 @@ class SieveMutation:
     @mutation(
         "Stores a Sieve script (RFC 5228) under a name for each selected user, for all users or "
         "none. If the user has a script with this name, its content is replaced. An active script "
-        "stays active. SIEVE_COMPILE if the script does not compile. LIMIT_REACHED if a user would "
-        "have more than 25 scripts, or for more than 1,000 users (by default). If the script "
-        "includes a script that does not exist, the payload has a warning. CONFLICT if another "
-        "request moves a user to another domain at the same time: retry.",
+        "stays active. New redirects are written to the user's security log; if somebody else "
+        "makes them, the user gets a message. SIEVE_COMPILE if the script does not compile. "
+        "LIMIT_REACHED if a user would have more than 25 scripts, or for more than 1,000 users "
+        "(by default). If the script includes a script that does not exist, the payload has a "
+        "warning. CONFLICT if another request moves a user to another domain at the same time: "
+        "retry.",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -142,9 +148,10 @@ class SieveMutation:
 
     @mutation(
         "Makes a Sieve script the active one of each selected user, all or none. The active "
-        "script runs on each received message; the one before becomes inactive. A user without "
-        "the script is NOT_FOUND. CONFLICT if a user moves to another domain at the same time: "
-        "retry.",
+        "script runs on each received message; the one before becomes inactive. Its redirects are "
+        "written to the user's security log. A user without the script is NOT_FOUND. CONFLICT if "
+        "a user moves to another domain at the same time: retry. LIMIT_REACHED for more than "
+        "1,000 users (by default).",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -177,9 +184,10 @@ class SieveMutation:
         return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes Sieve scripts, all or none. If a selected user has no script with a "
-        "given name, the error is NOT_FOUND. An active script is a CONFLICT. With "
-        "`ignoreActive`, it is deleted too.",
+        "Deletes Sieve scripts, all or none. If a selected user has no script with a given name, "
+        "the error is NOT_FOUND. An active script is a CONFLICT. With `ignoreActive`, it is "
+        "deleted too. CONFLICT also if another request moves a user to another domain at the same "
+        "time: retry. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -190,12 +198,13 @@ class SieveMutation:
         keys = await sieve_script_mutations.delete_scripts(
             info.context, users, selectors, deletes_active=bool(input.ignore_active)
         )
-        return DeletePayload(deleted_ids=[global_ids.encode("SieveScript", key) for key in keys])
+        return DeletePayload.of_keys("SieveScript", keys)
 
     @mutation(
         "Renames a Sieve script of each selected user, all or none. A user without the script is "
-        "NOT_FOUND. An active script stays active. Scripts that include it must be changed to "
-        "the new name. CONFLICT if a user already has a script with the new name.",
+        "NOT_FOUND. An active script stays active. Scripts that include it must be changed to the "
+        "new name. CONFLICT if a user already has another script with the new name, or moves to "
+        "another domain at the same time. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

@@ -29,10 +29,11 @@ from resolvers.list_orders import OwnerPageKey
 CONTENT_ARGUMENT = strawberry.argument(description="Sieve script (RFC 5228) to compile.")
 USER_ARGUMENT = strawberry.argument(description="User to test for. Default: the signed-in user.")
 MESSAGE_ARGUMENT = strawberry.argument(
-    description="Message to run the script on. A stored message must belong to the user that the "
-    "script is tested for. If that is another user, the message must be in a mailbox that is "
-    "shared with the caller. A stored message requires the scope MAIL_READ. Default: the script is "
-    "only compiled."
+    description=(
+        "Message to run the script on. A stored message must belong to the user that the script is "
+        "tested for. If that is another user, the message must be in a mailbox that is shared with "
+        "the caller. Default: the script is only compiled."
+    )
 )
 
 
@@ -113,7 +114,9 @@ class SieveStep:
 
 @strawberry.type(description="Result of compiling a Sieve script and of its dry run.")
 class SieveTestResult:
-    valid: bool = attribute_field("True if the script compiles without errors.")
+    valid: bool = attribute_field(
+        "True if the script compiles without errors, also if the run on the message then fails."
+    )
     line: int | None = attribute_field(
         "Line of the first error of the compilation or the run, counted from 1. Null: there is "
         "none."
@@ -134,8 +137,8 @@ class SieveTestResult:
         "the script does not compile."
     )
     actions: list[str] = attribute_field(
-        "Actions that the script would do with the message, in their order. Empty without a "
-        "message, or if the script has an error. At most 32."
+        "Actions that the script would do with the message, in their order, as Sieve commands. "
+        "Empty without a message, or if the script has an error. At most 32."
     )
     trace: list[SieveStep] = attribute_field(
         "Steps of the run on the message; after an error in the run, those before it. Empty "
@@ -170,8 +173,9 @@ class SieveTestResult:
 class SieveQuery:
     @query(
         "Compiles a Sieve script, and runs it on a message if one is given, without changing "
-        "anything. Errors of the script are in the result; they are not errors of the request. A "
-        "stored message also requires the scope MAIL_READ.",
+        "anything. Errors of the script are in the result; they are not errors of the request. "
+        "The run uses the mailboxes and addresses of `user`, and those scripts of this user that "
+        "the caller can see.",
         scope=Scope.READ,
         access=ACCOUNTS,
     )

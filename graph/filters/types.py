@@ -80,21 +80,22 @@ class FilterAction(View):
         "discard it."
     )
     spam: bool | None = attribute_field(
-        "True: the message is stored in Junk. False: it is kept out of Junk, whatever its spam "
-        "score, unless it has a virus."
+        "True: the message is stored in Junk, unless the spam level of the user is 100. False: it "
+        "is kept out of Junk, whatever its spam score, unless it has a virus."
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
         mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
         description=(
-            "Mailbox that the message is stored in, unless an earlier filter decides that, "
-            "or a filter deletes the message. Spam is stored in Junk instead."
+            "Mailbox that the message is stored in, unless an earlier filter decides that, or a "
+            "filter deletes the message. Spam is stored in Junk instead, unless `spam` is false. "
+            "Null: the filter has no such action, or the caller can't see the mailbox."
         ),
     )
     forward_to: list[str] = attribute_field(
-        "Addresses, `smtp://` relays and `https://` URLs that get a copy. Passwords of relays "
-        "are shown as `***`. At most 4."
+        "Addresses, `smtp://` or `smtps://` relays, and `http://` or `https://` URLs that get a "
+        "copy, unless the message is spam. Passwords of relays are shown as `***`. At most 4."
     )
     keywords: list[str] = attribute_field("Keywords that are added to the message. At most 32.")
     remove_keywords: list[str] = attribute_field(
@@ -109,10 +110,15 @@ class FilterAction(View):
         "webhook_id",
         webhook_lists.load_visible_webhooks_by_id,
         lazy_view_factory("graph.notifications.webhooks", "Webhook"),
-        description="Webhook that gets a FILTER_MATCHED event with the ID and size of the "
-        "message. Null: there is none, or the caller can't see it.",
+        description=(
+            "Webhook that gets a FILTER_MATCHED event with the size and ID of the message (no ID "
+            "if the message is not stored). Null: the filter has no webhook, or the caller can't "
+            "see it."
+        ),
     )
-    stop: bool = attribute_field("True if no filter runs after this one.")
+    stop: bool = attribute_field(
+        "True if no filter runs after this one when it matches. The active Sieve script still runs."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "reply": NestedViewField(("reply",), lambda reply: reply, FilterReply)
@@ -121,7 +127,8 @@ class FilterAction(View):
     @field(
         (
             "Mailboxes that get an additional copy. Each copy counts against the quota. If a "
-            "filter deletes the message, no copies are stored. At most 10."
+            "filter deletes the message, no copies are stored. Mailboxes that the caller can't see "
+            "are left out. At most 10."
         ),
         "copies",
     )
@@ -165,7 +172,8 @@ class Filter(NodeView):
         "by default. Null: there is none."
     )
     match_count: BigInt = attribute_field(
-        "Number of messages that matched the filter when it ran, since it was created."
+        "Number of messages that matched the filter when it ran at delivery or by `filterApply`, "
+        "since it was created."
     )
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)

@@ -19,7 +19,8 @@ from resolvers.health import server_control, update
 CONTROL_GUARD: dict[str, Any] = {"role": Role.ROOT, "scope": Scope.FULL, "cost": SESSION_COST}
 NODE_DESCRIPTION = (
     "Name (`host:port`) of the only node on which the mutation takes effect, or a host that has "
-    "only one node. Default: all nodes."
+    "only one node. NOT_FOUND if no server runs on it. VALIDATION for a host with several nodes. "
+    "Default: all nodes."
 )
 UNRESPONSIVE_NODES_DESCRIPTION = (
     "Nodes (`host:port`) with a process that did not answer within a second. Empty if all "
@@ -30,14 +31,18 @@ DEFAULT_GRACE = timedelta(seconds=10)
 
 @strawberry.input(description="Input of componentStop.")
 class ComponentStopInput(Options):
-    components: list[str] = attribute_field("Names of the listeners and workers to stop, 1 to 100.")
+    components: list[str] = attribute_field(
+        "Names of the listeners and workers to stop, 1 to 100, such as `smtp` or `queue`. Case "
+        "matters. Another name is the error VALIDATION."
+    )
     node: str | None = attribute_field(NODE_DESCRIPTION, default=UNSET)
 
 
 @strawberry.input(description="Input of componentStart.")
 class ComponentStartInput(Options):
     components: list[str] = attribute_field(
-        "Names of the listeners and workers to start, 1 to 100."
+        "Names of the listeners and workers to start, 1 to 100, such as `smtp` or `queue`. Case "
+        "matters. Another name is the error VALIDATION."
     )
     node: str | None = attribute_field(NODE_DESCRIPTION, default=UNSET)
 
@@ -45,8 +50,9 @@ class ComponentStartInput(Options):
 @strawberry.type(description="Payload of componentStop and componentStart.")
 class ComponentsPayload(MutationPayload):
     components: list[Component] = attribute_field(
-        "The components of these names on these nodes, as they are now. One that still finishes "
-        "its work is STOPPING.",
+        "The components of these names in each process of these nodes, as they are now. One that "
+        "still finishes its work is STOPPING. Empty if the mutation failed. With `validateOnly` "
+        "they are unchanged.",
         default_factory=list,
     )
     unresponsive_nodes: list[str] = attribute_field(
@@ -71,7 +77,8 @@ class ServerStopInput(Options):
 @strawberry.type(description="Payload of serverStop.")
 class ServerStopPayload(MutationPayload):
     stopping_at: datetime | None = attribute_field(
-        "Time when the first server stops. Null if the mutation failed.", default=None
+        "Time when the first server stops, within a second. Null if the mutation failed.",
+        default=None,
     )
 
 
@@ -84,7 +91,8 @@ class ConfigReloadInput(Options):
 class ConfigReloadPayload(MutationPayload):
     changed_keys: list[str] = attribute_field(
         "Names of the settings whose values in the file or the environment differ from those in "
-        "use, as names of variables, in alphabetical order.",
+        "use, as names of variables, in alphabetical order. Empty if nothing differs, or the "
+        "mutation failed.",
         default_factory=list,
     )
     restart_required_keys: list[str] = attribute_field(
@@ -107,12 +115,13 @@ def _components_payload(changed: update.ChangedComponents) -> ComponentsPayload:
 @strawberry.type
 class HealthMutation:
     @mutation(
-        "Stops listeners and background workers in all processes of one node or of all nodes. Each "
-        "process begins the stop within a second, and finishes the current work first. A listener "
-        "accepts no more connections, ends idle sessions and finishes messages in DATA. A worker "
-        "finishes its current work and releases its leases. The components stay stopped after a "
-        "restart, until `componentStart` starts them. VALIDATION for HTTP, which only `serverStop` "
-        "stops.",
+        "Stops listeners and background workers in all processes of one node or of all nodes. "
+        "Each process begins the stop within a second, and finishes the current work first. A "
+        "listener accepts no more connections, ends idle sessions and finishes messages in DATA. "
+        "A worker finishes its current work and releases its leases. The components stay stopped "
+        "after a restart, until `componentStart` starts them. Without `node`, the change replaces "
+        "those for single nodes. VALIDATION for HTTP, which only `serverStop` stops, and for "
+        "services that a process depends on.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A stop of components", forbids_idempotency_key=True),
     )
@@ -124,7 +133,9 @@ class HealthMutation:
 
     @mutation(
         "Starts listeners and background workers that componentStop has stopped, in all processes "
-        "of one node or of all nodes, within a second. A component that runs is no error.",
+        "of one node or of all nodes, within a second. With `node`, they run there even if they "
+        "are stopped on all nodes. On a node that is DRAINING or DOWN, they can start later. A "
+        "component that runs is no error.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A start of components", forbids_idempotency_key=True),
     )
@@ -135,8 +146,9 @@ class HealthMutation:
         return _components_payload(changed)
 
     @mutation(
-        "Stops the servers of one node, or of all nodes one after another, as SIGTERM does. The "
-        "server that answers is the last one.",
+        "Stops the servers of one node, or of all nodes one after another, as SIGTERM does, and "
+        "answers before that. The server that answers is the last one. With `validateOnly` none "
+        "stops.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A stop of servers", forbids_idempotency_key=True),
     )
@@ -148,9 +160,11 @@ class HealthMutation:
         )
 
     @mutation(
-        "Reloads the settings file MERGANSER_CONFIG and the certificates of one node or of all "
-        "nodes. No connection ends. If a file can't be used, nothing changes on any node. The "
-        "error VALIDATION gives the reason, and for the settings file the line.",
+        "Reloads the settings file MERGANSER_CONFIG, and the certificate files, of one node or of "
+        "all nodes. Values that `settingSet` has stored keep their precedence. No connection "
+        "ends. If a file can't be used, nothing changes on any node. The error VALIDATION gives "
+        "the reason, and for the settings file the line. With `validateOnly` the files are only "
+        "checked.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A reload of settings", forbids_idempotency_key=True),
     )

@@ -37,11 +37,11 @@ class HealthQuery:
         return Health.from_row(await loaders.probe_dependencies_and_read_health(info.context))
 
     @query(
-        "Returns the components of all processes and nodes: listeners, background workers, and the "
-        "services that each process depends on. The state of a service is the result of its latest "
-        "probe. Processes repeat the probes while clients ask for components. A request waits at "
-        "most 250 milliseconds for new results. A service that has not answered its probe by then "
-        "is STARTING or FAILED.",
+        "Returns the components of all processes and nodes: listeners, background workers, and "
+        "the services that each process depends on. The state of a service is the result of its "
+        "latest probe. Processes repeat the probes while clients ask for components. A request "
+        "waits at most 250 milliseconds for new results. A service that has not answered its "
+        "probe by then is STARTING or FAILED.",
         **READ_GUARD,
         cost=SESSION_COST,
     )
@@ -92,8 +92,10 @@ class HealthQuery:
 @strawberry.type
 class HealthSubscription:
     @subscription(
-        "Streams components of all nodes when their state changes, within about a second. A "
-        "component of a new process is a change, and a component of an ended process is STOPPED.",
+        "Streams components of all nodes when their state changes, within about a second. It does "
+        "not begin with the present states. A component of a new process is a change, and a "
+        "component of an ended process is STOPPED. A client that is more than 1,000 changes "
+        "behind misses the oldest.",
         **READ_GUARD,
     )
     async def health(self, info: Info) -> AsyncIterator[Component]:

@@ -83,17 +83,20 @@ class ComponentConnection(Connection[Component]):
 @strawberry.input(description="Conditions on components. All must hold.")
 class ComponentFilter(ConditionsInput):
     names: list[str] | None = attribute_field(
-        "Returns only components with one of these names.", default=UNSET
+        "Returns only components with one of these names (case matters). An empty list returns "
+        "none.",
+        default=UNSET,
     )
     nodes: list[str] | None = attribute_field(
-        "Returns only components of nodes with one of these names (`host:port`) or hosts.",
+        "Returns only components of nodes with one of these names (`host:port`) or hosts (case is "
+        "ignored). An empty list returns none.",
         default=UNSET,
     )
     kinds: list[ComponentKind] | None = attribute_field(
-        "Returns only components of one of these kinds.", default=UNSET
+        "Returns only components of one of these kinds. An empty list returns none.", default=UNSET
     )
     states: list[ComponentState] | None = attribute_field(
-        "Returns only components in one of these states.", default=UNSET
+        "Returns only components in one of these states. An empty list returns none.", default=UNSET
     )
 
     def to_conditions(self) -> ComponentConditions:
@@ -109,15 +112,16 @@ class ComponentFilter(ConditionsInput):
 @strawberry.type(description="Health of the server process that answers the request.")
 class Health(View):
     ok: bool = attribute_field(
-        "True if the database and the object store of messages answered a probe within the last "
-        "second. `/health/ready` also checks whether the server accepts requests."
+        "False if the latest probe of the database or of the object store of messages failed, or "
+        "has had no answer for 0.7 seconds. `/health/ready` also checks whether the server accepts "
+        "requests."
     )
     version: str = attribute_field("Version of Merganser.")
-    uptime: Duration = attribute_field("Time since the start of the process.")
+    uptime: Duration = attribute_field("Time since the start of the server process.")
 
     @field(
-        "State of the listeners and workers of the process, and of its dependencies such as the "
-        "database, ordered by name.",
+        "State of the listeners and workers of the process that answers, and of its dependencies "
+        "such as the database, ordered by name.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -138,21 +142,24 @@ class StorageStatus(View):
         "File or folder of the store, URL of its bucket, or `PostgreSQL`."
     )
     size: ByteSize | None = attribute_field(
-        "Size of the data of the store itself. For PostgreSQL: as of its last VACUUM or ANALYZE. "
-        "Null for folders and buckets, since they would have to be listed."
+        "Size in bytes of the data of the store itself. For PostgreSQL: as of its last VACUUM or "
+        "ANALYZE. Null for folders and buckets, since they would have to be listed."
     )
     total: ByteSize | None = attribute_field(
-        "Size of the disk that has the store. Null for buckets and PostgreSQL."
+        "Size in bytes of the disk that has the store. Null for buckets and PostgreSQL, and if the "
+        "folder is missing."
     )
     used: ByteSize | None = attribute_field(
-        "Used part of the disk, also by other programs. Null for buckets and PostgreSQL."
+        "Used part of the store's disk in bytes, also by other programs. Null for buckets and "
+        "PostgreSQL, and if the folder is missing."
     )
     free: ByteSize | None = attribute_field(
-        "Part of the disk that the server can still use. Null for buckets and PostgreSQL."
+        "Part of the store's disk that the server can still use, in bytes. Null for buckets and "
+        "PostgreSQL, and if the folder is missing."
     )
     used_percent: float | None = attribute_field(
-        "Used part of the disk in percent, from 0 to 100, as `df` shows it. Null for buckets and "
-        "PostgreSQL."
+        "Used part of the store's disk in percent, from 0 to 100, as `df` shows it, with one "
+        "decimal. Null for buckets and PostgreSQL, and if the folder is missing."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {

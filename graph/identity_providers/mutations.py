@@ -41,50 +41,55 @@ TEST_COST = 100
 class IdentityProviderSetInput(Options):
     domain: DomainRef = attribute_field("Domain whose users sign in at the provider.")
     issuer: str = attribute_field(
-        "Issuer of the provider, an https URL as in its discovery document. Private networks "
-        "require the setting `identityProviders.allowPrivateNetworks`."
+        "Issuer of the provider, an https URL without a query, as in its discovery document. "
+        "Private networks and http require the setting `identityProviders.allowPrivateNetworks`."
     )
     client_id: str = attribute_field(
         "Identifier that the provider gave this server: 1 to 512 printable characters."
     )
     client_secret: strawberry.Maybe[str | None] = attribute_field(
         "Secret that the provider gave this server: 1 to 512 printable characters. It is stored "
-        "encrypted. Null: a public client. Default: the stored secret, which is only possible for "
-        "the same issuer and client."
+        "encrypted. Null: a public client. Default: the stored secret, but VALIDATION for a new "
+        "provider, or another issuer or client."
     )
     scopes: list[str] = attribute_field(
-        "OAuth scopes to request, at most 20, with `openid`. With `offline_access` the server can "
-        "check every hour whether the account still exists. Default: openid, profile and email.",
+        "OAuth scopes to request from the provider, at most 20, with `openid`. With "
+        "`offline_access` the server can check every hour (by default) whether the account still "
+        "exists. Default: openid, profile and email.",
         default_factory=lambda: list(DEFAULT_SCOPES),
     )
     username_claim: str = attribute_field(
-        "Claim that names the account by an address in the domain, or by a local part. Its value "
-        "must be under the control of the organization, not of the user. Default: email, which "
-        "counts only if `email_verified` is true.",
+        "Claim that names the account by an address in the domain, or by a local part: 1 to 128 "
+        "characters. Its value must be under the control of the organization, not of the user. "
+        "Default: email, which counts only if `email_verified` is true.",
         default=DEFAULT_USERNAME_CLAIM,
     )
     groups_claim: str = attribute_field(
-        "Claim with the groups of a user. Default: groups.", default=DEFAULT_GROUPS_CLAIM
+        "Claim with the groups of a user: 1 to 128 characters. It is read only if `adminGroups` "
+        "has a group. Default: groups.",
+        default=DEFAULT_GROUPS_CLAIM,
     )
     admin_groups: list[str] = attribute_field(
-        "Groups whose members get the role DOMAIN_ADMIN for the domain, at most 100. The role "
-        "follows the groups at each sign-in. Default: none.",
+        "Groups whose members get the role DOMAIN_ADMIN for the domain, at most 100, each of 1 to "
+        "256 characters. The role follows the groups at each sign-in. A role that an "
+        "administrator gave stays. Default: none.",
         default_factory=list,
     )
     active_claim: str | None = attribute_field(
-        "Claim that suspends an account if its value is false. A sign-in without the claim "
-        "fails. Default: none.",
+        "Claim that suspends an account if its value is false: at most 128 characters. "
+        "Application passwords, API keys and tokens of the account are then deleted. A later "
+        "sign-in does not end the suspension. A sign-in without the claim fails. Default: none.",
         default=UNSET,
     )
     user_creation_allowed: bool = attribute_field(
-        "True: a user of the provider without an account gets one, within the limits of the "
-        "domain. Default: false.",
+        "True: a user of the provider without an account gets one without a password, within the "
+        "limits of the domain. False: the sign-in of such a user is refused. Default: false.",
         default=False,
     )
     password_sign_in_allowed: bool = attribute_field(
-        "False: users of the domain can't sign in with the password of the account. Application "
-        "passwords still work. Accounts with `allowLocal`, and those with the role ADMIN or ROOT, "
-        "are not affected. Default: true.",
+        "False: users of the domain can't sign in with the main or a temporary password of the "
+        "account. Application passwords still work. Accounts with `allowLocal`, and those with "
+        "the role ADMIN or ROOT, are not affected. Default: true.",
         default=True,
     )
 
@@ -92,13 +97,15 @@ class IdentityProviderSetInput(Options):
 @strawberry.input(description="Input of identityProviderDelete.")
 class IdentityProviderDeleteInput(Options):
     domains: list[DomainRef] = attribute_field(
-        "Domains whose providers are deleted, at most 1,000 by default."
+        "Domains whose providers are deleted: 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of identityLinkDelete.")
 class IdentityLinkDeleteInput(Options):
-    users: UserSelection = attribute_field("Accounts to unlink.")
+    users: UserSelection = attribute_field(
+        "Accounts to unlink. Those without a link stay unchanged."
+    )
 
 
 @strawberry.input(description="Input of identityProviderTest.")
@@ -121,21 +128,26 @@ class IdentityProviderTestStep:
 @strawberry.type(description="Payload of identityProviderTest.")
 class IdentityProviderTestPayload(MutationPayload):
     succeeded: bool = attribute_field(
-        "True if users can sign in: all steps but LOGOUT succeeded.", default=False
+        "True if users can sign in: all steps but LOGOUT succeeded. A failed step is no error of "
+        "the mutation.",
+        default=False,
     )
     steps: list[IdentityProviderTestStep] = attribute_field(
-        "Steps that were reached.", default_factory=list
+        "Steps that were reached, in the order DISCOVERY, PKCE, CLIENT, LOGOUT. After a failure "
+        "of DISCOVERY, the other steps are not reached.",
+        default_factory=list,
     )
 
 
 @strawberry.type
 class IdentityProviderMutation:
     @mutation(
-        "Sets or replaces the OpenID Connect provider of a domain. Accounts of the domain with the "
-        "role USER or DOMAIN_ADMIN can then sign in at the provider. They do so on the OAuth "
-        "sign-in page of this server. At the first such sign-in, the verified address that the "
-        "provider sends selects the account of this server. The account stays linked to the "
-        "account of the provider.",
+        "Sets or replaces the OpenID Connect provider of a domain. Accounts of the domain with "
+        "the role USER or DOMAIN_ADMIN can then sign in at the provider, unless `allowLocal` is "
+        "true. They do so on the OAuth sign-in page of this server. At the first such sign-in, "
+        "the address in the claim `usernameClaim` selects the account of this server. The account "
+        "stays linked to the account of the provider. Tokens and sessions stay. The provider is "
+        "not contacted: `identityProviderTest` tests it.",
         **WRITE_GUARD,
     )
     async def identity_provider_set(
@@ -162,10 +174,11 @@ class IdentityProviderMutation:
         return DomainPayload(domain=Domain.from_row_or_none(row))
 
     @mutation(
-        "Deletes the identity providers of domains with the links of their accounts, all or "
-        "none. Present tokens stay. A role DOMAIN_ADMIN that groups of the provider gave ends. "
-        "Accounts without a password then need a new password. CONFLICT if an account that loses "
-        "its role moves to another domain at the same time: retry.",
+        "Deletes the identity providers of domains with the links of their accounts, all or none. "
+        "NOT_FOUND if a domain has no provider. Present tokens stay. A user to whom groups of the "
+        "provider gave the role DOMAIN_ADMIN loses the domain, and the role unless other domains "
+        "remain. Passwords that the provider had blocked are accepted again. Accounts without a "
+        "password need a new password. LIMIT_REACHED for more than 1,000 domains (by default).",
         **WRITE_GUARD,
     )
     async def identity_provider_delete(
@@ -178,7 +191,9 @@ class IdentityProviderMutation:
 
     @mutation(
         "Tests the identity provider of a domain: reads its metadata and keys, and checks the "
-        "client with a code that can't be valid. Nothing is stored.",
+        "client with a code that can't be valid. Nothing is stored. The payload has the result of "
+        "each step. NOT_FOUND if the domain has no provider. RATE_LIMITED if too many tests are "
+        "running: retry.",
         **WRITE_GUARD,
         cost=TEST_COST,
     )
@@ -199,10 +214,13 @@ class IdentityProviderMutation:
         return IdentityProviderTestPayload(succeeded=succeeded, steps=reached)
 
     @mutation(
-        "Unlinks accounts from their accounts at the identity provider, all or none. Their "
-        "tokens and sessions end. The next sign-in links an account again by its address, such "
-        "as after the provider has created the account of a person again. CONFLICT if a user "
-        "moves to another domain at the same time: retry.",
+        "Unlinks accounts from their accounts at the identity provider, all or none. Their tokens "
+        "and sessions end; application passwords and API keys stay. A password that is refused "
+        "because the provider ended the access is accepted again. A user to whom groups of the "
+        "provider gave the role DOMAIN_ADMIN loses the domain, and the role unless other domains "
+        "remain. The next sign-in links an account again by its address, such as after the "
+        "provider has created the account of a person again. CONFLICT if a user moves to another "
+        "domain at the same time: retry. LIMIT_REACHED for more than 1,000 users (by default).",
         **WRITE_GUARD,
         access=MANAGED,
     )

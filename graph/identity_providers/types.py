@@ -37,24 +37,33 @@ class IdentityProvider(View):
         "Claim of the provider that names the account: its main address or another address in the "
         "domain. A value without @ is a local part."
     )
-    groups_claim: str = attribute_field("Claim of the provider with the groups of a user.")
+    groups_claim: str = attribute_field(
+        "Claim of the provider with the groups of a user, which is read only if `adminGroups` has "
+        "a group."
+    )
     admin_groups: list[str] = attribute_field(
         "Groups of the provider whose members get the role DOMAIN_ADMIN for the domain. At most "
         "100."
     )
     active_claim: str | None = attribute_field(
-        "Claim of the provider that ends an account if its value is false. Null: none."
+        "Claim of the provider that suspends an account and ends its access if its value is false. "
+        "Null: none."
     )
     user_creation_allowed: bool = attribute_field(
-        "True: a user of the provider without an account gets one, within the limits of the domain."
+        "True: a user of the provider without an account gets one without a password, within the "
+        "limits of the domain."
     )
     password_sign_in_allowed: bool = attribute_field(
         "True: users of the domain can also sign in with the password of the account. If it is "
-        "false, application passwords still work."
+        "false, application passwords still work, and accounts with `allowLocal` or the role ADMIN "
+        "or ROOT still use their passwords."
     )
-    created_at: datetime = attribute_field("Time when the domain got its first provider.")
+    created_at: datetime = attribute_field(
+        "Time when identityProviderSet created the provider of the domain. A replacement keeps "
+        "this time, a deletion does not."
+    )
     updated_at: datetime | None = attribute_field(
-        "Time of the last change by identityProviderSet. Null: never changed."
+        "Time when identityProviderSet last replaced the values. Null: never."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -84,15 +93,19 @@ class IdentityProvider(View):
         return make_url(public_url, domain.name) if public_url and domain else None
 
 
-@strawberry.type(description="Account at an identity provider that an account is linked to.")
+@strawberry.type(description="Account at an identity provider that a user is linked to.")
 class IdentityLink(View):
     issuer: str = attribute_field("Issuer of the identity provider (`iss`).")
     subject: str = attribute_field("Identifier of the account at the identity provider (`sub`).")
-    created_at: datetime = attribute_field("Time of the first sign-in at the identity provider.")
+    created_at: datetime = attribute_field(
+        "Time of the first sign-in of the user at the identity provider of the domain, since the "
+        "user was last unlinked."
+    )
     last_sign_in_at: datetime = attribute_field(
-        "Time of the last sign-in at the identity provider."
+        "Time of the last sign-in of the user at the identity provider."
     )
     access_ended_at: datetime | None = attribute_field(
         "Time when the identity provider ended the access of the account. The password of the "
-        "account is refused until the next sign-in at the provider. Null: it has not ended."
+        "account is then refused until the next sign-in at the provider, unless `allowLocal` is "
+        "true. Null: it has not ended."
     )

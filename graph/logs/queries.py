@@ -15,7 +15,7 @@ from graph.types.fields import Info, query, subscription
 from graph.types.input_conditions import ConditionsInput
 from graph.types.references import (
     UserRef,
-    load_visible_user_id_or_viewer_id,
+    load_visible_user_id,
     optional_tuple,
     value_or_none,
 )
@@ -46,7 +46,8 @@ class LogFilter(ConditionsInput):
         default=UNSET,
     )
     min_level: LogLevel | None = attribute_field(
-        "Returns only entries of this level or a higher one.", default=UNSET
+        "Returns only entries of this level or a higher one. Default: all levels that were stored.",
+        default=UNSET,
     )
     since: datetime | None = attribute_field(
         "Returns only entries at this time or later.", default=UNSET
@@ -56,25 +57,28 @@ class LogFilter(ConditionsInput):
     )
     query: str | None = attribute_field(
         "Returns only entries with all of these words in the message, the program or the texts of "
-        "`fields`. Case, accents and punctuation are ignored. "
-        "At most 500 characters and 20 words.",
+        "`fields`. Case, accents and punctuation are ignored. At least one word, at most 500 "
+        "characters and 20 words, else an error.",
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "Returns only entries about this user. A deleted user can only be referred to by ID.",
+        "Returns only entries about this user. A deleted user can only be referred to by ID. A "
+        "username or address without a user whom the caller can see returns no entry.",
         default=UNSET,
     )
     queue_id: str | None = attribute_field(
-        "Returns only entries about the message with this queue ID. At most 500 characters.",
+        "Returns only entries about the message with exactly this queue ID. At most 500 "
+        "characters; more are an error.",
         default=UNSET,
     )
     message_id_header: str | None = attribute_field(
-        "Returns only entries about messages with this Message-ID (RFC 5322), with or without "
-        "angle brackets. At most 500 characters.",
+        "Returns only entries about messages with exactly this Message-ID (RFC 5322), with or "
+        "without angle brackets. At most 500 characters; more are an error.",
         default=UNSET,
     )
     correlation_id: str | None = attribute_field(
-        "Returns only entries that the request with this ID caused. At most 500 characters.",
+        "Returns only entries that the request with this ID (response header `X-Request-Id`) "
+        "caused. At most 500 characters; more are an error.",
         default=UNSET,
     )
 
@@ -141,16 +145,17 @@ async def _user_id_or_unmatchable_id(info: Info, user_ref: UserRef | None) -> in
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path=("filter", "user", "id"))
-    return await load_visible_user_id_or_viewer_id(info, user_ref) or NO_USER_ID
+    return await load_visible_user_id(info, user_ref) or NO_USER_ID
 
 
 @strawberry.type
 class LogQuery:
     @query(
-        "Returns log entries from all processes of the platform. A DOMAIN_ADMIN sees entries "
-        "about mail for the administered domains, and about their users with the role USER. An "
-        "ADMIN sees all. Entries are kept for at most 14 days by default, and can be read a "
-        "second after they were written. `totalCount` counts up to 10,000 entries.",
+        "Returns entries of the log store, which has those of all processes of the platform. A "
+        "DOMAIN_ADMIN sees entries about mail for the administered domains, and about their users "
+        "with the role USER. An ADMIN sees all. Entries are kept for at most 14 days by default, "
+        "and can be read a second after they were written. Levels that the setting `logs.levels` "
+        "excludes are not stored. `totalCount` counts up to 10,000 entries.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
@@ -181,7 +186,9 @@ class LogQuery:
 @strawberry.type
 class LogSubscription:
     @subscription(
-        "Streams new log entries from all processes of the platform, within 2 seconds.",
+        "Streams new entries of the log store from all processes of the platform, within 2 "
+        "seconds after they were written. Entries from before the start of the subscription are "
+        "left out.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -191,7 +198,7 @@ class LogSubscription:
         filter: Annotated[
             LogFilter | None,
             strawberry.argument(
-                description="Conditions of the streamed entries. Default: all entries."
+                description="Conditions that the streamed entries must meet. Default: all entries."
             ),
         ] = UNSET,
     ) -> AsyncIterator[LogEntry]:

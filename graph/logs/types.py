@@ -67,14 +67,15 @@ def _user_from_row(row: Any) -> User | None:
 
 @strawberry.interface(description="Entry of the log: what a part of the server reports.")
 class LogEntry(View):
-    at: datetime = attribute_field("Time of the event.")
+    at: datetime = attribute_field("Time of the event that the entry is about.")
     component: LogComponent = attribute_field("Part of the server that wrote the entry.")
     level: LogLevel = attribute_field("Severity of the entry.")
     program: str = attribute_field(
         "Logger or module that wrote the entry. `component` names its part of the server."
     )
     message: str = attribute_field(
-        "Text in English. Control characters and terminal escapes are written as visible escapes."
+        "Text of the entry in English, at most 1,000 characters. Control characters and terminal "
+        "escapes are written as visible escapes."
     )
     user: User | None = link(
         "user_id",
@@ -142,7 +143,10 @@ class ApiLogEntry(LogEntry):
     duration: Duration = attribute_field(
         "Time from the start of the operation to its response; of a subscription, to its end."
     )
-    error_codes: list[str] = attribute_field("Codes of the errors in the response.")
+    error_codes: list[str] = attribute_field(
+        "Codes of the errors in the response, the first 8 in alphabetical order. Empty: there was "
+        "no error."
+    )
     ip: IPAddress | None = attribute_field("IP address of the client. Null: it is not known.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {

@@ -23,20 +23,23 @@ from resolvers.mailboxes import annotations
 class MailboxAnnotationSetInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     mailbox: MailboxRef = attribute_field(
-        "Mailbox that gets the annotation. Each selected user must have it."
+        "Mailbox that gets the annotation. Each selected user must own such a mailbox."
     )
     key: str = attribute_field(
         "Name of the annotation (RFC 5464). Case is ignored. It begins with `/private/` or "
         "`/shared/`, and has at most 255 ASCII characters without `*` and `%`."
     )
-    value: str = attribute_field("Text of the annotation, at most 65,536 bytes in UTF-8.")
+    value: str = attribute_field(
+        "Text of the annotation, by default at most 65,536 bytes in UTF-8. An empty text is stored."
+    )
 
 
 @strawberry.input(description="Input of mailboxAnnotationDelete.")
 class MailboxAnnotationDeleteInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     mailbox: MailboxRef = attribute_field(
-        "Mailbox with the annotation. If several users are selected, each must have this mailbox."
+        "Mailbox with the annotation. Each selected user must own such a mailbox: one that another "
+        "user shares is NOT_FOUND."
     )
     key: str = attribute_field(
         "Name of the annotation (RFC 5464). Case is ignored. It begins with `/private/` or "
@@ -47,7 +50,7 @@ class MailboxAnnotationDeleteInput(Options):
 @strawberry.type(description="Payload of mailboxAnnotationSet.")
 class MailboxAnnotationSetPayload(MutationPayload):
     annotations: list[Annotation] = attribute_field(
-        "New annotation of each mailbox.", default_factory=list
+        "Annotation of each mailbox, also if it had this text already.", default_factory=list
     )
 
 
@@ -83,8 +86,9 @@ class MailboxAnnotationsMutation:
 
     @mutation(
         "Deletes an annotation (RFC 5464) from one mailbox in the account of each selected user, "
-        "for all users or none. A missing annotation is no error; a missing mailbox is NOT_FOUND. "
-        "LIMIT_REACHED for more than 1,000 users (by default).",
+        "for all users or none. A missing annotation is no error; a missing mailbox is NOT_FOUND, "
+        "and so is one that another user shares. LIMIT_REACHED for more than 1,000 users (by "
+        "default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -17,11 +17,11 @@ from resolvers.mailboxes import counters
 @strawberry.type
 class CounterSubscription:
     @subscription(
-        "Returns all mailboxes of the user first. Later events have new mailboxes, and those "
-        "whose number of messages or unseen messages has changed. An event has at most 250 "
-        "mailboxes: more follow in further events. Deleted mailboxes cause no event. For the "
-        "signed-in user, also if `user` names them, the mailboxes that other users share are "
-        "included.",
+        "Returns all mailboxes of the user first, also hidden ones. Later events have new "
+        "mailboxes, and those whose number of messages or unseen messages has changed. An event "
+        "has at most 250 mailboxes: more follow in further events. Deleted mailboxes cause no "
+        "event. For the signed-in user, also if `user` names them, the mailboxes that other users "
+        "share are included.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -11,7 +11,7 @@ from graph.types.references import (
 from graph.types.scalars import Duration
 from models.mailboxes.tables import SpecialUse
 
-USERS_DESCRIPTION = "Users whose mailboxes are changed. Default: the signed-in user."
+USERS_DESCRIPTION = "Users whose own mailboxes are changed. Default: the signed-in user."
 
 
 @strawberry.input(description="Input of mailboxCreate.")
@@ -21,16 +21,17 @@ class MailboxCreateInput(Options):
         default=UNSET,
     )
     paths: list[str] = attribute_field(
-        "Paths of the new mailboxes in Unicode, with `/` between levels. A path has at most 128 "
-        "levels, each of at most 512 characters. Missing parents are created too: visible, "
+        "Paths of the new mailboxes in Unicode, with `/` between levels: at least one, each once. "
+        "A path has at most 128 levels, each of at most 512 characters. A level that only looks "
+        "like INBOX or a special mailbox is refused. Missing parents are created too: visible, "
         "subscribed and with inherited retention. The other fields of this input apply only to the "
         "mailboxes of `paths`."
     )
     parent: MailboxRef | None = attribute_field(
-        "Mailbox that `paths` begin below. In a mailbox of another user, named by its ID, the "
-        "signed-in user needs the right CREATE, and the new mailboxes get the shares of `parent`. "
-        "There `specialUse` and `encryptMessages` are FORBIDDEN. Not allowed with `users`. "
-        "Default: the top level.",
+        "Mailbox that `paths` begin below. A mailbox of another user must be named by its ID, and "
+        "the signed-in user needs the right CREATE there. The new mailboxes then get the shares "
+        "of `parent`, while `specialUse` and `encryptMessages` are FORBIDDEN_OPERATION. Not "
+        "allowed with `users`. Default: the top level.",
         default=UNSET,
     )
     hidden: bool = attribute_field(
@@ -48,7 +49,8 @@ class MailboxCreateInput(Options):
         default=True,
     )
     encrypt_messages: bool = attribute_field(
-        "True encrypts messages that arrive in the new mailboxes. Each user needs an OpenPGP key. "
+        "True encrypts messages that are delivered, imported or sent into the new mailboxes, "
+        "except drafts and messages that are moved there. Each user needs an OpenPGP key. "
         "Default: false.",
         default=False,
     )
@@ -68,10 +70,15 @@ class MailboxCreateInput(Options):
 @strawberry.input(description="Input of mailboxRename.")
 class MailboxRenameInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailbox: MailboxRef = attribute_field("Mailbox to rename. Each selected user must have it.")
+    mailbox: MailboxRef = attribute_field(
+        "Mailbox to rename. Each selected user must own such a mailbox: one that another user "
+        "shares is NOT_FOUND."
+    )
     new_path: str = attribute_field(
-        "New full path in Unicode, with `/` between levels. Missing parents are created. A path "
-        "below the mailbox itself is refused, an existing one is a CONFLICT."
+        "New full path in Unicode, with `/` between levels. A level that only looks like INBOX or "
+        "a special mailbox is refused. Missing parents are created. A path below the mailbox "
+        "itself is refused, that of another mailbox is a CONFLICT, and the present path changes "
+        "nothing."
     )
     rename_subscriptions: bool = attribute_field(
         "True turns subscriptions to the old paths into subscriptions to the new ones; false "
@@ -87,7 +94,8 @@ class MailboxDeleteInput(Options):
         default=UNSET,
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes to delete, 1 to 1,000 by default. Each selected user must have all of them."
+        "Mailboxes to delete, 1 to 1,000 by default. Each selected user must own all of them: one "
+        "that another user shares is NOT_FOUND."
     )
     require_empty: bool = attribute_field(
         "True deletes only mailboxes without messages: if one has messages, the error is "

@@ -32,8 +32,8 @@ class MailboxFilter(ConditionsInput):
         default=UNSET,
     )
     has_special_use: bool | None = attribute_field(
-        "True returns only mailboxes with a special use (RFC 6154). False: with and without one. "
-        "Default: false.",
+        "True returns only mailboxes with a special use (RFC 6154), also INBOX. False: with and "
+        "without one. Default: false.",
         default=UNSET,
     )
     subscribed: bool | None = attribute_field(
@@ -100,7 +100,9 @@ async def load_mailbox_totals(
 @strawberry.type
 class MailboxListQuery:
     @query(
-        "Returns mailboxes of the selected users, sorted by user and time of creation. Hidden "
+        "Returns mailboxes of the selected users, sorted by the creation of the user, then of the "
+        "mailbox. A user's list has only mailboxes that the user owns, not those that others "
+        "share. A selected user whose mailboxes the caller can't see has none in the list. Hidden "
         "mailboxes are left out by default.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

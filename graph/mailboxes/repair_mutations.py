@@ -18,15 +18,15 @@ from resolvers.mailboxes.repair import MailboxRepairRequest
 @strawberry.input(description="Input of mailboxRepair.")
 class MailboxRepairInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose mailboxes are checked. `all: true` always starts a task. Default: the "
-        "signed-in user.",
+        "Users whose mailboxes are checked. `all: true` always starts a task, which checks the "
+        "mailboxes of all users. If the caller is an ADMIN, it leaves out users with the role "
+        "ROOT. Default: the signed-in user.",
         default=UNSET,
     )
     mailbox_patterns: list[str] = attribute_field(
-        "Patterns for paths of the mailboxes to check (case is significant, except in "
-        "INBOX): `*` matches any "
-        "characters, `%` any characters except "
-        "`/`. At most 20 patterns of 1,000 characters."
+        "Patterns for paths of the mailboxes to check (case is significant, except in INBOX): `*` "
+        "matches any characters, `%` any characters except `/`. At most 20 patterns of 1,000 "
+        "characters. An empty list selects no mailbox."
     )
     check_blobs: bool = attribute_field(
         "True also reads every stored message and compares it with its hash, which takes longer. "
@@ -66,9 +66,10 @@ class MailboxRepairPayload(MutationPayload):
 class MailboxRepairMutation:
     @mutation(
         "Compares counters, UIDs, threads, the text index, the event journal and stored bytes of "
-        "mailboxes with each other, and repairs what can be computed again. If more than 100 "
-        "mailboxes, or mailboxes with more than 5,000 messages together, are selected, a task "
-        "checks them. LIMIT_REACHED for more than 1,000 users (by default).",
+        "mailboxes with each other, and repairs what can be computed again. Hidden mailboxes are "
+        "checked too. If more than 100 mailboxes, or mailboxes with more than 5,000 messages "
+        "together, are selected, a task checks them. LIMIT_REACHED for more than 1,000 users (by "
+        "default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion("A repair of a mailbox"),

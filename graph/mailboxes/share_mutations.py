@@ -32,9 +32,9 @@ class MailboxShareSetInput(Options):
         "the right ADMIN there, except to end the own share."
     )
     user: UserRef = attribute_field(
-        "User who gets the rights: of the owner's domain, with existing rights on the "
-        "mailbox, or whom the caller can see as an administrator. If "
-        "MERGANSER_SHARE_ACROSS_DOMAINS is on: any user."
+        "User who gets the rights: of the owner's domain, with existing rights on the mailbox, or "
+        "whom the caller can see as an administrator. If MERGANSER_SHARE_ACROSS_DOMAINS is on: any "
+        "user. Others are NOT_FOUND, and the owner is an error."
     )
     rights: list[ShareRight] = attribute_field(
         "All rights that `user` has from now on; they replace the previous ones. Every right "
@@ -119,11 +119,12 @@ def _grantee_from_ref(user_ref: UserRef, *, path: str = "user") -> Grantee:
 class SharingMutation:
     @mutation(
         "Shares a mailbox with another user, changes their rights, or ends the share (RFC 4314). "
-        "The owner can give every right. A user with the right ADMIN can give their own "
-        "rights, keep rights that the other user has already, and remove any. Such a "
-        "user can't change their own rights, but everyone can end their own share. A "
-        "mailbox has at most 100 shares, and at most "
-        "50 users share mailboxes with one user.",
+        "The owner can give every right. A user with the right ADMIN can give their own rights, "
+        "keep rights that the other user has already, and remove any. Such a user can't change "
+        "their own rights, but everyone can end their own share. A mailbox has at most 100 "
+        "shares, and at most 50 users share mailboxes with one user (LIMIT_REACHED). An "
+        "administrator of the owner needs a share, too; what such an administrator changes is in "
+        "the security log of the owner, who is notified.",
         scope=Scope.MAIL,
         access=OWN_OR_SHARED,
     )

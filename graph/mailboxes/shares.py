@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="Names of an account that another account shares a mailbox with.")
+@strawberry.type(
+    description=(
+        "Names of the user who owns a mailbox, or whom it is shared with. They are visible even if "
+        "the account is not."
+    )
+)
 class UserSummary:
     username: str = attribute_field("Username of the account, in lower case.")
     name: str | None = attribute_field("Display name of the account. Null if it has none.")
@@ -47,7 +52,8 @@ class MailboxShare:
         description="Names of the user who has the rights.",
     )
     rights: list[ShareRight] = attribute_field(
-        "Rights on the mailbox that its owner has given to the user `grantee`."
+        "Rights that the user `grantee` has on the mailbox. The owner, users with the right ADMIN "
+        "and administrators can have given them. Never empty: each right includes LOOKUP."
     )
 
     @classmethod

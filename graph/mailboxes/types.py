@@ -24,7 +24,7 @@ from graph.types.object_views import DerivedField, Link
 from graph.types.references import (
     MailboxRef,
     UserRef,
-    load_visible_user_id_or_viewer_id,
+    load_visible_user_id,
     mailbox_selector_from_ref,
     mailbox_selectors_from_refs,
     user_selector_from_selection,
@@ -58,7 +58,7 @@ class Annotation:
         "`comment` unless `prependPrefix` is true."
     )
     value: str | None = attribute_field(
-        "Text of the annotation, at most 65,536 bytes in UTF-8. It is never null."
+        "Text of the annotation, by default at most 65,536 bytes in UTF-8. It is never null."
     )
 
 
@@ -132,8 +132,9 @@ class Mailbox(NodeView):
         "mailbox can't be renamed or deleted."
     )
     encrypt_messages: bool = attribute_field(
-        "True if messages that arrive in the mailbox are encrypted with the OpenPGP key of its "
-        "owner."
+        "True if messages that are delivered, imported or sent into the mailbox are encrypted with "
+        "its owner's OpenPGP key. Drafts and messages that are moved there are not. False: only if "
+        "the account encrypts all messages."
     )
     retention: Duration | None = attribute_field(
         "Retention of messages that are added to the mailbox from now on: the time from the "
@@ -210,8 +211,10 @@ class Mailbox(NodeView):
         prefix: Annotated[
             str | None,
             strawberry.argument(
-                description="Returns only annotations whose full name begins with this text, "
-                "such as `/private/` (case is ignored). Default: all."
+                description=(
+                    "Returns only annotations whose full name begins with this text, such as "
+                    "`/private/` (case is ignored), also if `prependPrefix` is false. Default: all."
+                )
             ),
         ] = UNSET,
         prepend_prefix: Annotated[
@@ -244,8 +247,10 @@ class Mailbox(NodeView):
         key: Annotated[
             str,
             strawberry.argument(
-                description="Name of the annotation (RFC 5464), which begins with `/private/` or "
-                "`/shared/` (case is ignored)."
+                description=(
+                    "Name of the annotation (RFC 5464), which begins with `/private/` or "
+                    "`/shared/` (case is ignored). Another name is an error."
+                )
             ),
         ],
     ) -> Annotation | None:
@@ -281,7 +286,11 @@ class Mailbox(NodeView):
         )
 
 
-@strawberry.type(description="Sums of the counters of several mailboxes.")
+@strawberry.type(
+    description=(
+        "Sums of the counters of several mailboxes. Hidden ones count only if `showHidden` is true."
+    )
+)
 class MailboxTotals:
     message_count: BigInt = attribute_field("Number of messages in the mailboxes.")
     unseen_count: BigInt = attribute_field(
@@ -294,8 +303,8 @@ class MailboxTotals:
 class MailboxesPayload(MutationPayload):
     mailboxes: list[Mailbox] = attribute_field(
         "Mailboxes that the input names, in their new state, also if nothing changed. "
-        "mailboxRename also returns the mailboxes below. Missing: created parents, and "
-        "mailboxes that the caller can't see any more.",
+        "mailboxRename also returns the mailboxes below. Missing: created parents, subscribed "
+        "paths without a mailbox, and mailboxes that the caller can't see any more.",
         default_factory=list,
     )
     tasks: list[Task] = attribute_field(
@@ -308,9 +317,8 @@ class MailboxesPayload(MutationPayload):
 @strawberry.type
 class MailboxQuery:
     @query(
-        "Returns one mailbox, also a hidden one. A mailbox that another user shares is "
-        "named by its ID, without `user`. Null if it does not exist or the "
-        "caller can't see it.",
+        "Returns one mailbox, also a hidden one. A mailbox that another user shares must be named "
+        "by its ID, without `user`. Null if it does not exist or the caller can't see it.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -327,7 +335,7 @@ class MailboxQuery:
             ),
         ] = UNSET,
     ) -> Mailbox | None:
-        owner = await load_visible_user_id_or_viewer_id(info, user) if user else None
+        owner = await load_visible_user_id(info, user) if user else None
         if user and owner is None:
             return None
         name = mailbox_selector_from_ref(by, path="by")
@@ -345,12 +353,12 @@ def mailboxes_payload(rows: Sequence[Any]) -> MailboxesPayload:
 class MailboxMutation:
     @mutation(
         "Creates mailboxes and their missing parents, for each selected user: all or none. "
-        "CONFLICT if a mailbox of the user already has the path, the special use, or the MAILBOXID "
-        "in `objectId`. LIMIT_REACHED if a user would have more than 1,500 mailboxes (by default), "
-        "or for more than 1,000 users (by default). With `parent`, no users can be selected. A "
-        "`parent` of another user requires the right CREATE in it. The new mailboxes then belong "
-        "to the owner of `parent` and get its shares; `specialUse` and `encryptMessages` are "
-        "FORBIDDEN_OPERATION.",
+        "CONFLICT if a path is given twice, or a mailbox of the user already has the path, the "
+        "special use or the `objectId`. LIMIT_REACHED if a user would have more than 1,500 "
+        "mailboxes (by default), or for more than 1,000 users (by default). With `parent`, no "
+        "users can be selected. A `parent` of another user requires the right CREATE in it. The "
+        "new mailboxes then belong to the owner of `parent` and get its shares; `specialUse` and "
+        "`encryptMessages` are FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -377,12 +385,12 @@ class MailboxMutation:
         )
 
     @mutation(
-        "Renames a mailbox of each selected user, or moves it below another mailbox, for all users "
-        "or none. All mailboxes below it and their messages move with it. Missing parents of the "
-        "new path are created. FORBIDDEN_OPERATION for INBOX and hidden mailboxes, and if the "
-        "mailbox would move below itself. CONFLICT if a mailbox has the new path. LIMIT_REACHED "
-        "for more than 1,000 users (by default), or if a user would have too many mailboxes or "
-        "subscriptions.",
+        "Renames a mailbox of each selected user, or moves it below another mailbox, for all "
+        "users or none. All mailboxes below it and their messages move with it. IDs, UIDs, shares "
+        "and filters stay. Missing parents of the new path are created. FORBIDDEN_OPERATION for "
+        "INBOX and hidden mailboxes, and if the mailbox would move below itself. CONFLICT if a "
+        "mailbox has the new path. LIMIT_REACHED for more than 1,000 users (by default), or if a "
+        "user would have too many mailboxes or subscriptions.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -398,7 +406,9 @@ class MailboxMutation:
         "that use them. The messages in them become deleted messages, which can be restored "
         "unless they are drafts. INBOX, hidden mailboxes and mailboxes with a special use can't "
         "be deleted (FORBIDDEN_OPERATION). A mailbox with others below it is a CONFLICT unless "
-        "`recursive` is true; with `requireEmpty`, so is one with messages.",
+        "`recursive` is true or all of them are given. With `requireEmpty`, one with messages is "
+        "a CONFLICT too. A mailbox that another user shares is NOT_FOUND. LIMIT_REACHED for more "
+        "than 1,000 mailboxes or users (by default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -412,6 +422,4 @@ class MailboxMutation:
         deleted_keys = await mailbox_delete.delete_mailboxes(
             info.context, request, user_selector_from_selection(input.users or None)
         )
-        return DeletePayload(
-            deleted_ids=[global_ids.encode("Mailbox", key) for key in deleted_keys]
-        )
+        return DeletePayload.of_keys("Mailbox", deleted_keys)

@@ -31,7 +31,9 @@ from resolvers.mailboxes.update import MailboxUpdate
 UPDATE_FIELDS = ("hidden", "subscribed", "special_use", "encrypt_messages")
 
 
-@strawberry.input(description="Changes to mailboxes. An omitted field is unchanged.")
+@strawberry.input(
+    description=("Changes to mailboxes. An omitted field is unchanged. At least one must be given.")
+)
 class MailboxPatch:
     hidden: strawberry.Maybe[bool] = attribute_field(
         "True: lists and totals omit the mailboxes unless `showHidden` is true, and they can't be "
@@ -42,22 +44,23 @@ class MailboxPatch:
         "36,500 days. Null: messages are kept for ever."
     )
     inherit_retention: strawberry.Maybe[bool] = attribute_field(
-        "True: the mailboxes get the retention of the account. Not allowed with `retention`. "
-        "False changes nothing."
+        "True: the mailboxes get the retention of the account. Not allowed with `retention`. False "
+        "alone is an error."
     )
     subscribed: strawberry.Maybe[bool] = attribute_field(
         "True subscribes the owner of the mailboxes to them, as SUBSCRIBE in IMAP. False ends the "
         "subscription."
     )
     encrypt_messages: strawberry.Maybe[bool] = attribute_field(
-        "True encrypts messages that arrive in the mailboxes, false does not. For true, the owner "
-        "needs an OpenPGP key."
+        "True encrypts messages that are delivered, imported or sent into the mailboxes from now "
+        "on, except drafts and messages that are moved there. False encrypts them only if the "
+        "account encrypts all messages. For true, the owner needs an OpenPGP key."
     )
     special_use: strawberry.Maybe[SpecialUse | None] = attribute_field(
-        "Special use that the mailbox gets (RFC 6154), allowed with one mailbox reference. "
-        "Another mailbox of the user that has it loses it. Null "
-        "removes it. The mailboxes for Drafts, Junk, Sent and Trash lose their special "
-        "use only to another mailbox. The use INBOX can neither be given nor removed."
+        "Special use that the mailbox gets (RFC 6154), allowed with one mailbox reference. Another "
+        "mailbox of the user that has it loses it. Null removes it. The special uses DRAFTS, JUNK, "
+        "SENT and TRASH can't be removed or replaced by another use: set them on another mailbox. "
+        "The use INBOX can neither be given nor removed."
     )
 
     def to_validated_column_values(self) -> dict[str, Any]:
@@ -83,14 +86,15 @@ class MailboxUpdateInput(Options):
         "Users whose mailboxes are changed. Default: the signed-in user.", default=UNSET
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes to change, at least one. Each selected user must have all of them: "
-        "by default at most 1,000 mailboxes of all users together."
+        "Mailboxes to change, at least one. Each selected user must own all of them: one that "
+        "another user shares is NOT_FOUND. By default at most 1,000 mailboxes of all users "
+        "together (LIMIT_REACHED)."
     )
     set: MailboxPatch = attribute_field("Values to change, at least one.")
     apply_retention: bool = attribute_field(
-        "True also sets the expiry of existing messages, counted from the time they were added "
-        "to the mailbox. A retention of null removes it. Requires `set.retention` or "
-        "`set.inheritRetention`. Default: false.",
+        "True also sets the expiry of existing messages, counted from the time they were added to "
+        "the mailbox. A retention of null removes it. For more than 1,000 messages (by default) a "
+        "task does it. Requires `set.retention` or `set.inheritRetention`. Default: false.",
         default=False,
     )
 
@@ -102,9 +106,10 @@ class MailboxSubscribeInput(Options):
         default=UNSET,
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes that each selected user subscribes to from now on, by default at most 1,000. "
-        "A path can name a mailbox that does not exist yet. A special use must exist for each "
-        "user, and an ID fits only one user."
+        "Mailboxes that each selected user subscribes to from now on, 1 to 1,000 by default. A "
+        "path can name a mailbox that does not exist yet. A special use or MAILBOXID must exist "
+        "for each user, and an ID fits only one user. A mailbox that another user shares is "
+        "NOT_FOUND."
     )
 
 
@@ -115,9 +120,9 @@ class MailboxUnsubscribeInput(Options):
         default=UNSET,
     )
     mailboxes: list[MailboxRef] = attribute_field(
-        "Mailboxes that each selected user no longer subscribes to, by default at most 1,000. A "
-        "path can name a mailbox that does not exist. A special use must exist for each user, "
-        "and an ID fits only one user."
+        "Mailboxes that each selected user no longer subscribes to, 1 to 1,000 by default. A path "
+        "can name a mailbox that does not exist. A special use or MAILBOXID must exist for each "
+        "user, and an ID fits only one user. A mailbox that another user shares is NOT_FOUND."
     )
 
 
@@ -126,8 +131,9 @@ class MailboxUpdateMutation:
     @mutation(
         "Changes the visibility, retention, subscription, special use or encryption of mailboxes, "
         "for each selected user: all or none. FORBIDDEN_OPERATION to hide INBOX, or to set or "
-        "remove its special use. FORBIDDEN_OPERATION also to remove the special use DRAFTS, JUNK, "
-        "SENT or TRASH: set it on another mailbox instead.",
+        "remove its special use. FORBIDDEN_OPERATION also to remove or replace the special use "
+        "DRAFTS, JUNK, SENT or TRASH: set it on another mailbox instead. A mailbox that another "
+        "user shares is NOT_FOUND.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
         cost=LONG_MUTATION_COST,

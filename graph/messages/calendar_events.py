@@ -13,8 +13,8 @@ from models.messages.mime_values import CalendarMethod
 @strawberry.type(description="Event of a calendar in a message (RFC 5545), such as an invitation.")
 class CalendarEvent:
     method: CalendarMethod | None = attribute_field(
-        "Method of the calendar (RFC 5546). Null if it is none of the enum. A calendar without a "
-        "method counts as PUBLISH."
+        "Method of the calendar (RFC 5546), else that of its MIME part. Null if it is none of the "
+        "enum. PUBLISH if neither has a method."
     )
     uid: str | None = attribute_field("UID of the event. Null if it has none.")
     summary: str | None = attribute_field(
@@ -25,8 +25,9 @@ class CalendarEvent:
         "all-day event, midnight UTC of the first day."
     )
     ends_at: datetime | None = attribute_field(
-        "Time when the event ends. Null if it is missing or in an unknown time zone. For an "
-        "all-day event, midnight UTC of the day after the last one."
+        "Time when the event ends, computed from its duration if it has no end. Null if both are "
+        "missing, or in an unknown time zone. For an all-day event, midnight UTC of the day after "
+        "the last one."
     )
     all_day: bool = attribute_field("True if the event has dates without times.")
     location: str | None = attribute_field(

@@ -11,11 +11,13 @@ from strawberry import UNSET
 from graph.http import download_urls
 from graph.messages.calendar_events import CalendarEvent
 from graph.messages.mime_parts import (
+    READ_REFUSAL,
     HeaderField,
     require_stored_message_and_log_read,
 )
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
+from graph.types.references import value_or_none
 from graph.types.row_mapping import NodeView, lazy_view_factory
 from graph.types.scalars import URL, BigInt
 from mail.compose.message_draft import Priority
@@ -50,8 +52,8 @@ def _enclosing_paths(path: Path) -> Iterator[Path]:
 )
 class MessageStorage:
     sha256: str = attribute_field(
-        "SHA-256 of the stored layout, 64 hexadecimal digits. It is the hash neither of the "
-        "message nor of its body."
+        "SHA-256 of the stored layout, 64 hexadecimal digits in lower case. It is the hash neither "
+        "of the message nor of its body."
     )
     ref_count: int = attribute_field(
         "Number of messages that share the stored layout, with deleted messages that can be "
@@ -66,9 +68,13 @@ class BodyPart:
     section: str = attribute_field(
         "Section number of the part in IMAP notation (RFC 9051), such as `1.2`."
     )
-    content_type: str = attribute_field("Media type of the part: `text/html` or `text/plain`.")
+    content_type: str = attribute_field(
+        "Media type of the part, usually `text/html` or `text/plain`. Others are "
+        "text/rfc822-headers, message/delivery-status, and a multipart without parts."
+    )
     content: str = attribute_field(
-        "Decoded text of the whole part. HTML is sanitized, without images of other servers."
+        "Decoded text of the whole part. HTML is sanitized, without images of other servers. Plain "
+        "text is not converted."
     )
 
 
@@ -77,7 +83,7 @@ class BodyPart:
 )
 class MessageRelation:
     relation: MessageRelationKind = attribute_field(
-        "Kind of the relation: a reply, a reply to all, or a forward."
+        "Kind of the relation to the original message: a reply, a reply to all, or a forward."
     )
     row: strawberry.Private[Any] = None
 
@@ -138,8 +144,9 @@ class MessageContentFields(NodeView):
     """Base of Message with the fields that read the stored content."""
 
     @field(
-        "Body of the message as HTML: the HTML parts in order, and plain text parts converted to "
-        "HTML unless they are an alternative of HTML. Null if it has no body.",
+        "Body of the message as HTML: the HTML parts in order, and plain text parts converted "
+        "to HTML unless they are an alternative of HTML. Null if it has no body. "
+        f"{READ_REFUSAL}",
         "user_id",
         cost=10,
     )
@@ -167,7 +174,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Parts that are shown as the body, in order. A multipart/alternative has each of its "
-        "alternatives. At most 10,000 parts are read.",
+        "alternatives. At most 10,000 parts are read. "
+        f"{READ_REFUSAL}",
         "user_id",
         cost=10,
         can_fail=True,
@@ -181,7 +189,9 @@ class MessageContentFields(NodeView):
         ]
 
     @field(
-        "Number of images of other servers that `html` leaves out unless `remoteImages` is true.",
+        "Number of images of other servers that `html` leaves out unless `remoteImages` is "
+        "true. 0 if there is none. "
+        f"{READ_REFUSAL}",
         cost=10,
         can_fail=True,
     )
@@ -190,7 +200,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "True if `html` contains only the text of a part, because its HTML has more than 500 "
-        "levels or 2,097,152 characters.",
+        "levels or 2,097,152 characters. "
+        f"{READ_REFUSAL}",
         cost=10,
         can_fail=True,
     )
@@ -206,8 +217,9 @@ class MessageContentFields(NodeView):
         return await content.html_bodies(stored, options)
 
     @field(
-        "Body of the message as plain text, converted from HTML if it has no plain text. Null if "
-        "it has no body.",
+        "Body of the message as plain text, converted from HTML if it has no plain text. Null "
+        "if it has no body. "
+        f"{READ_REFUSAL}",
         cost=3,
     )
     async def text(self, info: Info) -> str | None:
@@ -215,7 +227,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Text around the first word that the list was searched for, about 200 characters. "
-        "Without a search, or without a match in the text: the same as `preview`.",
+        "Without a search, or without a match in the text: the same as `preview`. "
+        f"{READ_REFUSAL}",
         "preview",
         "user_id",
         cost=3,
@@ -243,7 +256,9 @@ class MessageContentFields(NodeView):
         return snippet or (escape(preview) if marked else preview)
 
     @field(
-        "Fields of the header of the message, in their order. At most 1 MiB of the header is read.",
+        "Fields of the header of the message, in their order. At most 1 MiB of the header is "
+        "read. "
+        f"{READ_REFUSAL}",
         cost=2,
         can_fail=True,
     )
@@ -255,7 +270,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Header of the message as stored, with the empty line after it. A header that is not "
-        "UTF-8 is decoded as ISO 8859-1.",
+        "UTF-8 is decoded as ISO 8859-1. "
+        f"{READ_REFUSAL}",
         cost=2,
         can_fail=True,
     )
@@ -266,7 +282,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Priority that the sender gave the message in the header field X-Priority, else in "
-        "Importance. NORMAL if the header has neither.",
+        "Importance. NORMAL if the header has no usable value of either. "
+        f"{READ_REFUSAL}",
         cost=2,
         can_fail=True,
     )
@@ -276,8 +293,9 @@ class MessageContentFields(NodeView):
         )
 
     @field(
-        "Decoded values of all header fields with one name, in their order. Empty if the message "
-        "has no such field. At most 1 MiB of the header is read.",
+        "Decoded values of all header fields with one name, in their order. Empty if the "
+        "message has no such field. At most 1 MiB of the header is read. "
+        f"{READ_REFUSAL}",
         cost=2,
     )
     async def header(
@@ -293,7 +311,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Body of the message as stored, without the header; as base64 if it is not UTF-8. More "
-        "than 16 MiB are an error.",
+        "than 16 MiB are the error LIMIT_REACHED. "
+        f"{READ_REFUSAL}",
         cost=10,
     )
     async def body(self, info: Info) -> str | None:
@@ -303,7 +322,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Section of the message as stored, as the IMAP data item BODY[section] (RFC 9051); as "
-        "base64 if it is not UTF-8. Null if there is no such part.",
+        "base64 if it is not UTF-8. Null if there is no such part. "
+        f"{READ_REFUSAL}",
         cost=10,
     )
     async def body_part(
@@ -323,19 +343,22 @@ class MessageContentFields(NodeView):
         max_bytes: Annotated[
             int | None,
             strawberry.argument(
-                description="Returns at most this number of bytes, 1 to 16,777,216. Default: the "
-                "whole section; a section above 16 MiB is an error."
+                description=(
+                    "Returns at most this number of bytes, 1 to 16,777,216. Default: the whole "
+                    "section; a section above 16 MiB is the error LIMIT_REACHED."
+                )
             ),
         ] = UNSET,
     ) -> str | None:
         stored = await require_stored_message_and_log_read(info, self.row)
         return await message_bytes.imap_body_section_as_text_or_base64(
-            stored, section, offset=offset, max_bytes=max_bytes or None
+            stored, section, offset=offset, max_bytes=value_or_none(max_bytes)
         )
 
     @field(
-        "Decoded content of a MIME part, as base64. Null if there is no such part. More than 16 "
-        "MiB are an error.",
+        "Decoded content of a MIME part, as base64. Null if there is no such part. More than "
+        "16 MiB are the error LIMIT_REACHED. "
+        f"{READ_REFUSAL}",
         cost=10,
     )
     async def binary_part(self, info: Info, section: str) -> str | None:
@@ -344,8 +367,10 @@ class MessageContentFields(NodeView):
         )
 
     @field(
-        "Returns bytes of the source of the message (RFC 5322): as text, or as base64 if they are "
-        "not valid UTF-8.",
+        "Bytes of the source of the message (RFC 5322): as text, or as base64 if they are not "
+        "valid UTF-8. An incomplete last character is left out of a text. Empty beyond the "
+        "end. "
+        f"{READ_REFUSAL}",
         cost=20,
     )
     async def raw_source(
@@ -369,8 +394,8 @@ class MessageContentFields(NodeView):
 
     @field(
         "Signed URL that downloads the whole message, byte for byte. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request. For an administrator with a "
-        "role below ROOT who is not the owner, null with the error FORBIDDEN.",
+        "minutes, but not longer than the credential of the request. "
+        f"{READ_REFUSAL}",
         "user_id",
         can_fail=True,
     )
@@ -380,9 +405,10 @@ class MessageContentFields(NodeView):
         )
 
     @field(
-        "Signed URL that downloads all attachments as one ZIP archive. It is valid for 15 to 20 "
-        "minutes, but not longer than the credential of the request. Null if `attachments` is "
-        "empty.",
+        "Signed URL that downloads all attachments as one ZIP archive. It is valid for 15 to "
+        "20 minutes, but not longer than the credential of the request. Null if `attachments` "
+        "is empty. "
+        f"{READ_REFUSAL}",
         "attachments",
         "user_id",
     )
@@ -394,8 +420,9 @@ class MessageContentFields(NodeView):
         )
 
     @field(
-        "Events of the calendars in the message (RFC 5545), each once, up to 100. At most 512 KiB "
-        "of calendar text are read.",
+        "Events of the calendars in the message (RFC 5545), each once: at most 100. At most 10 "
+        "calendars with 512 KiB of text in total are read. "
+        f"{READ_REFUSAL}",
         cost=10,
         can_fail=True,
     )
@@ -416,8 +443,8 @@ class MessageContentFields(NodeView):
         return MessageStorage(sha256=uses.digest, ref_count=uses.message_count)
 
     @field(
-        "Message that this message replies to or forwards, as given when it was composed here. "
-        "Null: none, or composed by another program.",
+        "Message that this message replies to or forwards, as given when it was composed on this "
+        "platform. Null: it answers none, or another program composed it.",
         "source_id",
         "source_relation",
         cost=1,

@@ -13,8 +13,8 @@ from graph.http import download_urls
 from graph.messages.filter_inputs import MessageFilter
 from graph.messages.mail_summary import MailSummary
 from graph.messages.mime_parts import ContentType, MailAddress
+from graph.messages.selection_input import decode_selected_ids
 from graph.messages.types import Message
-from graph.types import global_ids
 from graph.types.connections import (
     Connection,
     PageArguments,
@@ -201,12 +201,12 @@ class DeletionPeriodInput:
 )
 class DeletedMessageSelection:
     ids: strawberry.Maybe[list[strawberry.ID]] = attribute_field(
-        "Global IDs of deleted messages, at most 1,000 by default. A draft, or a message whose "
-        "retention has ended, is NOT_FOUND."
+        "Global IDs of deleted messages, at most 1,000. A draft, a message whose retention has "
+        "ended, or one that the caller can't see is NOT_FOUND. An empty list restores no message."
     )
     period: strawberry.Maybe[DeletionPeriodInput] = attribute_field(
-        "Selects all messages of a user that were deleted in a period, without drafts. A task "
-        "restores them."
+        "Selects all messages of the user that were deleted in a period, without drafts. A task "
+        "restores them. A period that ends later than now ends now."
     )
 
 
@@ -214,18 +214,20 @@ class DeletedMessageSelection:
 class DeletedMessageRestoreInput(Options):
     select: DeletedMessageSelection = attribute_field("Deleted messages to restore.")
     user: UserRef | None = attribute_field(
-        "User whose messages of a period are restored. Messages selected by ID return to their "
-        "owners. Default: the signed-in user.",
+        "User whose messages of a period are restored. With `select.ids` it is the error "
+        "VALIDATION: these messages return to their owners. Default: the signed-in user.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that gets the messages selected by ID. Default: that of `destination`.",
+        "Mailbox of each owner that gets the messages selected by ID. An owner without it is "
+        "NOT_FOUND. With `select.period` it is the error VALIDATION. Default: that of "
+        "`destination`.",
         default=UNSET,
     )
     destination: RestoreDestination = attribute_field(
         "Kind of the mailbox that gets the messages, if `mailbox` is not given. NEW_MAILBOX "
-        "requires a period. Default: ORIGINAL, the mailbox that each message was deleted from, "
-        "else the one with its path, else INBOX. Snoozed messages return to INBOX.",
+        "requires `select.period`. Default: ORIGINAL, the mailbox that each message was deleted "
+        "from, else the one with its path, else INBOX. Snoozed messages return to INBOX.",
         default=RestoreDestination.ORIGINAL,
     )
 
@@ -259,8 +261,8 @@ class DeletedMessageRestorePayload(MutationPayload):
         default_factory=list,
     )
     task: Task | None = attribute_field(
-        "Task that restores the messages of a period. Null if messages were selected by ID, or if "
-        "the mutation failed.",
+        "Task that restores the messages of a period; it belongs to the user whose messages they "
+        "are. Null if messages were selected by ID, or if the mutation failed.",
         default=None,
     )
 
@@ -268,10 +270,12 @@ class DeletedMessageRestorePayload(MutationPayload):
 @strawberry.type
 class ArchiveMutation:
     @mutation(
-        "Restores deleted messages to mailboxes. They get new UIDs and lose the flag \\Deleted. "
-        "Messages selected by ID are restored at once, all or none. Fails with QUOTA_EXCEEDED "
-        "if the storage of the user is full. For a period, the mutation starts a task. If the "
-        "storage becomes full, the task fails, and messages restored before stay.",
+        "Restores deleted messages to mailboxes. They get new UIDs, expire by the retention of "
+        "the mailbox, and lose the flag \\Deleted. Only their owners and administrators can "
+        "restore them, not users with whom the mailbox is shared. Messages selected by ID are "
+        "restored at once, all or none. QUOTA_EXCEEDED if they do not fit into the storage of an "
+        "owner. For a period, the mutation starts a task. If the storage becomes full, the task "
+        "fails, and messages restored before stay.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -285,7 +289,7 @@ class ArchiveMutation:
                 task=await _queue_restore_of_period(info, input, input.select.period.value)
             )
         ids = input.select.ids.value if input.select.ids else []
-        keys = global_ids.decode_all("DeletedMessage", ids, path=["select", "ids"])
+        keys = decode_selected_ids("DeletedMessage", ids, "`period`")
         mailbox = mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
         await deleted_messages.restore_deleted_messages(ctx, keys, mailbox)
         rows = [

@@ -35,9 +35,13 @@ from resolvers.messages.filters.filter_lookups import MAX_DEPTH, MAX_PARTS
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search.query_parser import QueryProblem, fields_from_valid_query, has_only_words
 
+TESTS_CONTENT = (  # the end of the descriptions of `CONTENT_FIELDS` of the resolvers
+    "An administrator below ROOT gets FORBIDDEN for mail of other users, except in the list of a "
+    "mailbox that they share with READ."
+)
 READS_MESSAGES = (
     "The messages are read for it: if the other conditions leave more than 2,000, the error is "
-    "LIMIT_REACHED. An administrator below ROOT gets FORBIDDEN for the mail of other users."
+    f"LIMIT_REACHED. {TESTS_CONTENT}"
 )
 
 
@@ -67,14 +71,17 @@ class PastTimeInput:
 class HeaderMatch(ConditionsInput):
     name: str = attribute_field("Name of the header field (case is ignored).")
     contains: str | None = attribute_field(
-        "Text that the value of the header field contains (case is ignored). Default: the header "
-        "field only has to exist.",
+        "Text that the decoded value of the header field contains (case is ignored). Default: the "
+        "header field only has to exist.",
         default=UNSET,
     )
 
 
 @strawberry.input(
-    description="Conditions on an attachment. One attachment of the message must meet all of them."
+    description=(
+        "Conditions on an attachment. One attachment of the message must meet all of them. Files "
+        "inside multipart/related count, too."
+    )
 )
 class AttachmentMatch(ConditionsInput):
     filename: str | None = attribute_field(
@@ -90,10 +97,11 @@ class AttachmentMatch(ConditionsInput):
     description=(
         "Conditions on messages. A message must meet all of them. An empty list selects no "
         "message. Inside `not`, at any depth, an empty list is an error. An empty object or an "
-        "empty text is always an error. Case and accents are ignored. Texts other than `query` "
-        "have at most 1,000 characters. For conditions without an index, each page tests at most "
-        "10,000 messages. A page can then have fewer messages than requested, or none, while "
-        "`pageInfo.hasNextPage` is true."
+        "empty text is always an error. Case and accents are ignored, except in `messageIdHeader` "
+        "and `keyword`. A filter has at most 250 conditions and inner filters in total, in at most "
+        "8 levels. Texts have at most 1,000 characters, except in `query`. For conditions without "
+        "an index, each page tests at most 10,000 messages. A page can then have fewer messages "
+        "than requested, or none, while `pageInfo.hasNextPage` is true."
     )
 )
 class MessageFilter(ConditionsInput):
@@ -110,49 +118,55 @@ class MessageFilter(ConditionsInput):
         "Selects messages that don't match this filter.", name="not", default=UNSET
     )
     query: str | None = attribute_field(
-        "Selects messages with these words in body, subject, people or file names, by the text "
-        'index and without regard to case and accents: `"…"` for a phrase, `word*` for a prefix, '
-        "`-word` to exclude. Also a search text with terms, such as `subject:bill OR larger:5M`; "
-        "an invalid term is an error. Words alone have at most 1,024 characters, and 32 words or "
-        "phrases; a text with terms has at most 4,096 characters.",
+        "Selects messages with these words in subject, people, file names or body (by default the "
+        'first 262,144 characters), by the text index, ignoring case and accents: `"…"` for a '
+        "phrase, `word*` for a prefix, `-word` to exclude. Also a search text with terms, such as "
+        "`subject:bill OR larger:5M`; an invalid term is an error. UNAVAILABLE while more than "
+        "5,000 messages are not indexed yet. Words alone have at most 1,024 characters, and 32 "
+        "words or phrases; a text with terms has at most 4,096 characters. For words in mail of "
+        "other users, an administrator below ROOT gets FORBIDDEN, except in the list of a mailbox "
+        "that they share with READ.",
         default=UNSET,
     )
     text: str | None = attribute_field(
-        f"Selects messages with this text in the header or the body. {READS_MESSAGES}",
-        default=UNSET,
+        f"Selects messages with this text in the header or body. {READS_MESSAGES}", default=UNSET
     )
     body: str | None = attribute_field(
         f"Selects messages with this text in the body. {READS_MESSAGES}", default=UNSET
     )
     from_: str | None = attribute_field(
-        "Selects messages with this text in the name or address of the first author in From.",
+        "Selects messages with this text in the name or address of the first author in From (case "
+        "is ignored).",
         name="from",
         default=UNSET,
     )
     to: str | None = attribute_field(
-        "Selects messages with this text in a name or address of To, not of Cc.",
+        "Selects messages with this text in a name or address of To, not of Cc (case is ignored).",
         default=UNSET,
     )
     to_or_cc: str | None = attribute_field(
-        "Selects messages with this text in a name or address of To or Cc.",
+        "Selects messages with this text in a name or address of To or Cc (case is ignored).",
         default=UNSET,
     )
     cc: str | None = attribute_field(
-        "Selects messages with this text in a name or address of Cc.",
+        "Selects messages with this text in a name or address of Cc (case is ignored).",
         default=UNSET,
     )
     bcc: str | None = attribute_field(
-        "Selects messages with this text in a name or address of Bcc.",
+        "Selects messages with this text in a name or address of Bcc (case is ignored).",
         default=UNSET,
     )
     any_recipient: str | None = attribute_field(
-        "Selects messages with this text in To, Cc, Bcc or an address of the SMTP recipients.",
+        "Selects messages with this text in To, Cc, Bcc or an SMTP recipient (case is ignored).",
         default=UNSET,
     )
-    subject: str | None = attribute_field("Text that the subject contains.", default=UNSET)
+    subject: str | None = attribute_field(
+        f"Selects messages with this text in the subject (case is ignored). {TESTS_CONTENT}",
+        default=UNSET,
+    )
     list_id: str | None = attribute_field(
         "Selects messages of mailing lists with this text in the identifier of the header field "
-        "List-ID (RFC 2919), without its description.",
+        "List-ID (RFC 2919), without its description (case is ignored).",
         default=UNSET,
     )
     header: HeaderMatch | None = attribute_field(
@@ -160,7 +174,7 @@ class MessageFilter(ConditionsInput):
         default=UNSET,
     )
     message_id_header: str | None = attribute_field(
-        "Selects messages with exactly this Message-ID (RFC 5322), in angle brackets.",
+        "Selects messages with exactly this Message-ID (RFC 5322), in angle brackets. Case counts.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
@@ -238,10 +252,10 @@ class MessageFilter(ConditionsInput):
         default=UNSET,
     )
     sent_since: PastTimeInput | None = attribute_field(
-        "Selects messages with a header field Date of this time or later.", default=UNSET
+        "Selects messages with a valid header field Date of this time or later.", default=UNSET
     )
     sent_before: PastTimeInput | None = attribute_field(
-        "Selects messages with a header field Date before this time.", default=UNSET
+        "Selects messages with a valid header field Date before this time.", default=UNSET
     )
     saved_since: PastTimeInput | None = attribute_field(
         "Selects messages that were added to their mailbox at this time or later.", default=UNSET
@@ -250,7 +264,7 @@ class MessageFilter(ConditionsInput):
         "Selects messages that were added to their mailbox before this time.", default=UNSET
     )
     expires_before: PastTimeInput | None = attribute_field(
-        "Selects messages that are deleted automatically before this time.", default=UNSET
+        "Selects messages with an expiry time before this time.", default=UNSET
     )
     larger: ByteSize | None = attribute_field(
         "Selects messages with more than this number of bytes.", default=UNSET
@@ -264,7 +278,8 @@ class MessageFilter(ConditionsInput):
         default=UNSET,
     )
     attachment: AttachmentMatch | None = attribute_field(
-        "Selects messages with an attachment that meets these conditions.", default=UNSET
+        f"Selects messages with an attachment that meets all of these conditions. {TESTS_CONTENT}",
+        default=UNSET,
     )
     modified_since: BigInt | None = attribute_field(
         "Selects messages whose MODSEQ (RFC 7162) is higher than this number.", default=UNSET

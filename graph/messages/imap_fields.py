@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import strawberry
 
-from graph.messages.mime_parts import require_stored_message_and_log_read
+from graph.messages.mime_parts import READ_REFUSAL, require_stored_message_and_log_read
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
 from graph.types.object_views import DerivedField, View
@@ -46,7 +46,8 @@ class MessageImap(View):
 
     @field(
         "Size of the message in bytes if every line ended with CRLF: RFC822.SIZE in IMAP (RFC "
-        "9051).",
+        "9051). "
+        f"{READ_REFUSAL}",
         cost=20,
         can_fail=True,
     )
@@ -58,7 +59,9 @@ class MessageImap(View):
         )
 
     @field(
-        "Header of the message as the IMAP data item ENVELOPE (RFC 9051).", cost=5, can_fail=True
+        f"Header of the message as the IMAP data item ENVELOPE (RFC 9051). {READ_REFUSAL}",
+        cost=5,
+        can_fail=True,
     )
     async def envelope(self, info: Info) -> str:
         return await computed_fields.imap_envelope(
@@ -66,7 +69,7 @@ class MessageImap(View):
         )
 
     @field(
-        "MIME structure of the message as the IMAP data item BODY (RFC 9051).",
+        f"MIME structure of the message as the IMAP data item BODY (RFC 9051). {READ_REFUSAL}",
         cost=10,
         can_fail=True,
     )
@@ -76,7 +79,8 @@ class MessageImap(View):
         )
 
     @field(
-        "MIME structure of the message as the IMAP data item BODYSTRUCTURE (RFC 9051).",
+        "MIME structure of the message as the IMAP data item BODYSTRUCTURE (RFC 9051). "
+        f"{READ_REFUSAL}",
         cost=10,
         can_fail=True,
     )

@@ -35,12 +35,14 @@ class MessageImportInput(Options):
         "user."
     )
     users: UserSelection | None = attribute_field(
-        "Users who get the message: all or none. Default: the signed-in user.",
+        "Users who get the message: all or none. A user without `mailbox` is NOT_FOUND. Default: "
+        "the signed-in user.",
         default=UNSET,
     )
     raw: str | None = attribute_field(
-        "Complete message (RFC 5322), as base64, or as text that is stored with CRLF line ends. "
-        "At most 64 MiB by default. Required without `rawUpload`, and not allowed with it.",
+        "Complete message (RFC 5322), as text that is stored with CRLF line ends, or as base64 if "
+        "it has no colon. At most 64 MiB by default. Required without `rawUpload`, and not "
+        "allowed with it.",
         default=UNSET,
     )
     raw_upload: Upload | None = attribute_field(
@@ -54,8 +56,9 @@ class MessageImportInput(Options):
         default=False,
     )
     keywords: list[str] = attribute_field(
-        "Keywords that the message gets (RFC 9051): at most 64, each of 1 to 128 characters. "
-        "System flags such as `\\Seen` are refused. Default: none.",
+        "Keywords that the message gets (RFC 9051): at most 64, each of 1 to 128 characters "
+        'without white space and `(){%*"\\]`. System flags such as `\\Seen` are refused. '
+        "Default: none.",
         default_factory=list,
     )
     received_at: datetime | None = attribute_field(
@@ -68,8 +71,9 @@ class MessageImportInput(Options):
         default=UNSET,
     )
     replaces: MessageRef | None = attribute_field(
-        "Draft that the message replaces. The message gets the ID of the draft and a new UID. Not "
-        "allowed with several users. Default: none.",
+        "Draft of the user that the message replaces. The message gets the ID of the draft and a "
+        "new UID. It keeps \\Flagged, \\Answered and the keywords of the draft, and its metadata "
+        "unless `metadata` is given. Not allowed with several users. Default: none.",
         default=UNSET,
     )
 
@@ -87,18 +91,19 @@ class MessagesPayload(MutationPayload):
 @strawberry.type
 class MessageImportMutation:
     @mutation(
-        "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody. With "
-        "`replaces`, it takes the place of a draft of the user. Header fields "
-        "Authentication-Results of this server are removed (RFC 8601, section 5). A message that "
-        "is no draft is encrypted if the user or the mailbox requires it. Apart from this, the "
-        "bytes of an upload or of base64 are stored unchanged; a text in `raw` gets CRLF line "
-        "ends. A mailbox that another user shares is named by its ID and requires the right "
-        "INSERT. In such a mailbox, flags, keywords and metadata that the caller has no right to "
-        "set are left out. QUOTA_EXCEEDED if the storage of the mailbox's owner is full. "
-        "LIMIT_REACHED if the message has more than 64 MiB (by default), or for more than 1,000 "
-        "users (by default). CONFLICT if the message that `replaces` names is no draft or was "
-        "deleted; STALE if it was changed at the same time. FORBIDDEN_OPERATION if `replaces` is "
-        "given for a mailbox of another user. UNAVAILABLE if the OpenPGP key is unusable.",
+        "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody: "
+        "filters, spam filter and autoreply don't run. With `replaces`, it takes the place of a "
+        "draft of the user. Header fields Authentication-Results of this server are removed. A "
+        "message that is no draft is encrypted if the user or the mailbox requires it. Otherwise "
+        "the bytes of an upload or of base64 are stored unchanged. Without `users`, a mailbox "
+        "that another user shares can be named by its ID; this requires the right INSERT. In such "
+        "a mailbox, flags, keywords and metadata that the caller has no right to set are left "
+        "out. QUOTA_EXCEEDED if the storage of the mailbox's owner is full. LIMIT_REACHED if the "
+        "message has more than 64 MiB (by default), or for more than 1,000 users (by default). "
+        "CONFLICT if the message that `replaces` names is no draft, or is deleted during the "
+        "request; STALE if its content is changed then. FORBIDDEN_OPERATION if `replaces` is "
+        "given for a mailbox of another user. UNAVAILABLE if the OpenPGP key of a user is "
+        "unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

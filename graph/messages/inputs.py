@@ -31,7 +31,12 @@ SOURCE_DESCRIPTION = (
 FLAG_FIELDS = ("seen", "flagged", "draft", "answered", "deleted")
 
 
-@strawberry.input(description="Changes to messages. An omitted field is unchanged.")
+@strawberry.input(
+    description=(
+        "Changes to messages. An omitted field is unchanged. messageUpdate requires at least one "
+        "change."
+    )
+)
 class MessagePatch:
     seen: strawberry.Maybe[bool] = attribute_field(
         "True marks the messages as read (sets the flag \\Seen), false marks them as unread."
@@ -48,24 +53,29 @@ class MessagePatch:
         "flag."
     )
     add_flags: strawberry.Maybe[list[str]] = attribute_field(
-        "Flags and keywords to set, such as `\\Flagged` or `work`. A message has at most 64 "
+        "Flags (`\\Seen`, `\\Answered`, `\\Flagged`, `\\Deleted`, `\\Draft`) and keywords to set. "
+        "Case is ignored. Other names that begin with `\\` are refused. A message has at most 64 "
         "keywords of 128 characters. Null is refused."
     )
     remove_flags: strawberry.Maybe[list[str]] = attribute_field(
-        "Flags and keywords to remove, such as `\\Flagged` or `work`. Null is refused."
+        "Flags and keywords to remove, such as `\\Flagged` or `work`. Case is ignored. A name that "
+        "is also in `addFlags` is removed. Null is refused."
     )
     flags: strawberry.Maybe[list[str]] = attribute_field(
-        "Flags and keywords that replace all existing ones. Not allowed together with `addFlags` "
-        "or `removeFlags`. Null is refused."
+        "Flags and keywords that replace all existing ones, also the values of `seen`, `flagged`, "
+        "`draft`, `answered` and `deleted`. An empty list removes all. Not allowed together with "
+        "`addFlags` or `removeFlags`. Null is refused."
     )
     expires_at: strawberry.Maybe[datetime | None] = attribute_field(
-        "Time when the messages are deleted automatically. Null: never."
+        "Time when the messages are deleted automatically; they can then be restored for 25 days "
+        "by default. A past time deletes them soon. Null: they don't expire."
     )
     snoozed_until: strawberry.Maybe[datetime | None] = attribute_field(
-        "Moves the messages to the mailbox with the special use SNOOZED until this time, at most "
-        "3,660 days ahead. They return to their former mailbox, else to INBOX, unread and as the "
-        "newest messages. Null returns them at once and unchanged. Not allowed with a "
-        "move, nor in a mailbox that another user shares."
+        "Moves the messages to the mailbox with the special use SNOOZED until this time, which "
+        "must be in the future, at most 3,660 days ahead. The mailbox is created if it is missing. "
+        "The messages return to their former mailbox, else to INBOX, unread and as the newest "
+        "messages. Null returns snoozed messages at once; their \\Seen and their place by arrival "
+        "are unchanged. Not allowed with a move, nor in a mailbox that another user shares."
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "JSON object that replaces the one stored with the messages, at most 64 KiB "
@@ -108,8 +118,9 @@ class MessageUpdateInput(Options):
     set: MessagePatch = attribute_field("Values to change, the same for all messages.")
     if_unchanged_since: BigInt | None = attribute_field(
         "MODSEQ that the caller knows: if a selected message was changed after it, nothing is "
-        "changed and the error is STALE. A task skips messages that change later. Only messages "
-        "of one user can be selected. Default: no check.",
+        "changed and the error is STALE. If a task makes the change, it skips messages that were "
+        "changed after this MODSEQ in the meantime. Only messages of one user can be selected. "
+        "Default: no check.",
         default=UNSET,
     )
     async_: bool = attribute_field(
@@ -123,7 +134,9 @@ class MessageUpdateInput(Options):
 class MessageMoveInput(Options):
     select: MessageSelection = attribute_field("Messages to move.")
     to: MailboxRef = attribute_field(
-        "Mailbox that gets the messages. A path or special use names the mailbox of each user."
+        "Mailbox that gets the messages. A path or special use names the mailbox of each user; for "
+        "messages that another user shares, that of the signed-in user. The error is NOT_FOUND if "
+        "a user with selected messages has no such mailbox."
     )
     set: MessagePatch | None = attribute_field(
         "Changes to the moved messages. `snoozedUntil` in it is an error. Default: none.",
@@ -141,7 +154,9 @@ class MessageMoveInput(Options):
 class MessageCopyInput(Options):
     select: MessageSelection = attribute_field("Messages to copy.")
     to: MailboxRef = attribute_field(
-        "Mailbox that gets the copies. A path or special use names the mailbox of each user."
+        "Mailbox that gets the copies. A path or special use names the mailbox of each user; for "
+        "messages that another user shares, that of the signed-in user. The error is NOT_FOUND if "
+        "a user with selected messages has no such mailbox."
     )
     async_: bool = attribute_field(
         "True runs the mutation as a task, also for few messages. Default: false.",
@@ -155,7 +170,8 @@ class MessageCopyInput(Options):
 class MessageDeleteInput(Options):
     select: MessageSelection = attribute_field("Messages to delete.")
     permanent: bool = attribute_field(
-        "True deletes the messages for good, so that they can't be restored. Default: false.",
+        "True deletes the messages for good, so that they can't be restored, not even by `undo`. "
+        "Default: false.",
         default=False,
     )
     delete_empty_mailbox: bool = attribute_field(

@@ -6,7 +6,6 @@ from typing import ClassVar
 import strawberry
 from strawberry import UNSET
 
-from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field
 from graph.types.mutations import mutation
@@ -27,7 +26,9 @@ from resolvers.messages.labels import LabelChange, NewLabel
 class Label(NodeView):
     keyword: str = attribute_field("Keyword of the label (RFC 9051). Its case does not matter.")
     name: str = attribute_field("Name of the label as clients show it.")
-    color: str | None = attribute_field("Color as `#rrggbb`. Null: the label has none.")
+    color: str | None = attribute_field(
+        "Color of the label as `#rrggbb` in lower case. Null: the label has none."
+    )
 
     load_batch = staticmethod(labels.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Label")}
@@ -66,42 +67,51 @@ class LabelRef(ObjectRef):
 @strawberry.input(description="Input of labelCreate.")
 class LabelCreateInput(Options):
     keyword: str = attribute_field(
-        "Keyword of the label (RFC 9051), 1 to 128 characters. A label with the same keyword is a "
-        "CONFLICT."
+        "Keyword of the label (RFC 9051), 1 to 128 characters without white space and "
+        "`(){%*\"\\]`. A label with the same keyword in any case is a CONFLICT. The keyword can't "
+        "be changed later."
     )
     name: str | None = attribute_field(
-        "Name of the label as clients show it, at most 128 characters. Default: the keyword.",
+        "Name of the label as clients show it, 1 to 128 characters; spaces at both ends are "
+        "removed. Two labels can have the same name. Default: the keyword.",
         default=UNSET,
     )
     color: str | None = attribute_field(
-        "Color of the label in clients, as `#rrggbb`. Default: none.", default=UNSET
+        "Color of the label in clients, as `#rrggbb` (stored in lower case). Default: none.",
+        default=UNSET,
     )
 
 
-@strawberry.input(description="Changes to labels. An omitted field is unchanged.")
+@strawberry.input(
+    description="Changes to labels. An omitted field is unchanged. At least one field is required."
+)
 class LabelPatch:
     name: strawberry.Maybe[str] = attribute_field(
-        "Name of the label as clients show it, at most 128 characters."
+        "Name of the label as clients show it, 1 to 128 characters; spaces at both ends are "
+        "removed. Null is refused."
     )
     color: strawberry.Maybe[str | None] = attribute_field(
-        "Color of the label in clients, as `#rrggbb`. Null removes the color."
+        "Color of the label in clients, as `#rrggbb` (stored in lower case). Null removes the "
+        "color."
     )
 
 
 @strawberry.input(description="Input of labelUpdate.")
 class LabelUpdateInput(Options):
-    labels: list[LabelRef] = attribute_field("Labels to change, at most 1,000 by default.")
+    labels: list[LabelRef] = attribute_field("Labels to change, 1 to 1,000 by default.")
     set: LabelPatch = attribute_field("Values to change, the same for all labels.")
 
 
 @strawberry.input(description="Input of labelDelete.")
 class LabelDeleteInput(Options):
-    labels: list[LabelRef] = attribute_field("Labels to delete, at most 1,000 by default.")
+    labels: list[LabelRef] = attribute_field("Labels to delete, 1 to 1,000 by default.")
 
 
 @strawberry.type(description="Payload of labelCreate.")
 class LabelPayload(MutationPayload):
-    label: Label | None = attribute_field("Created label.", default=None)
+    label: Label | None = attribute_field(
+        "Created label. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of labelUpdate.")
@@ -128,9 +138,9 @@ class LabelMutation:
         )
 
     @mutation(
-        "Changes the name and color of labels of the signed-in user, all or none. All given labels "
-        "get the same values. Messages keep their keywords, and show the new name and color. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes the name and color of labels of the signed-in user, all or none. All given "
+        "labels get the same values. The keyword of a label can't be changed, so that messages "
+        "keep their labels. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.MAIL,
     )
     async def label_update(self, info: Info, input: LabelUpdateInput) -> LabelsPayload:
@@ -151,9 +161,7 @@ class LabelMutation:
     async def label_delete(self, info: Info, input: LabelDeleteInput) -> DeletePayload:
         label_ids = await _ids_from_refs(info, input.labels)
         await labels.delete_labels(info.context, label_ids)
-        return DeletePayload(
-            deleted_ids=[global_ids.encode("Label", label_id) for label_id in label_ids]
-        )
+        return DeletePayload.of_keys("Label", label_ids)
 
 
 async def _ids_from_refs(info: Info, refs: list[LabelRef]) -> list[int]:

@@ -6,10 +6,13 @@ import strawberry
 
 
 @strawberry.enum(
-    description="Order of a list of messages. A message that returned from a snooze counts as "
-    "received at its return, except in `Thread.messages`. DATE, FROM, SIZE and SUBJECT require a "
-    "list of one mailbox: `Mailbox.messages`, or a list of one user with a filter by `mailbox`. "
-    "In other lists these orders are an error."
+    description=(
+        "Order of a list of messages. A message that returned from a snooze counts as received at "
+        "its return, except in `Thread.messages`. DATE, FROM, SIZE and SUBJECT require a list of "
+        "one mailbox: `Mailbox.messages`, or a list of one user with a filter by `mailbox`. In "
+        "other lists these orders are an error. SUBJECT is FORBIDDEN for an administrator below "
+        "ROOT in a mailbox of another user who does not share it with READ."
+    )
 )
 class MessageOrder(StrEnum):
     RECEIVED_AT_DESC = "RECEIVED_AT_DESC"

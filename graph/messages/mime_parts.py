@@ -29,6 +29,11 @@ from resolvers.messages import attachments, computed_fields, content, message_by
 from resolvers.messages.computed_fields import AttachedMessageContent
 from resolvers.spam import quarantine
 
+READ_REFUSAL = (  # the end of the descriptions of fields with content of a message
+    "Null with the error FORBIDDEN for an administrator below ROOT who neither owns the mailbox "
+    "nor has the share right READ in it."
+)
+
 
 @strawberry.type(
     description="Mailbox in a header field with addresses (RFC 5322). If its address is not "
@@ -95,7 +100,8 @@ class Attachment(NodeView):
         "Content-Transfer-Encoding of the part in the message (RFC 2045), such as `base64`."
     )
     inline: bool = attribute_field(
-        "True if the part belongs to a multipart/related, such as an image that the HTML shows."
+        "True if the part is inside multipart/related, such as an image that the HTML shows. "
+        "Content-Disposition has no effect on it."
     )
     content_id: str | None = attribute_field(
         "Content-ID of the part (RFC 2392), without angle brackets. Null if it has none."
@@ -141,7 +147,7 @@ class Attachment(NodeView):
 
     @field(
         "Decoded text of the attachment, from its beginning. Null if its media type is not "
-        "`text/…`.",
+        "`text/…`. Null with the error FORBIDDEN if the caller can't read the message.",
         cost=3,
     )
     async def text(
@@ -334,7 +340,7 @@ class AttachedMessage:
 
     @field(
         "Plain text of the attached message, converted from HTML if it has no plain text. Null if "
-        "it has no body. More than 16 MiB are an error.",
+        "it has no body. More than 16 MiB are the error LIMIT_REACHED.",
         cost=20,
     )
     async def text(self) -> str | None:

@@ -19,7 +19,7 @@ from graph.types import global_ids
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
-from graph.types.object_access import MANAGED, OVERSEEN
+from graph.types.object_access import MANAGED
 from graph.types.references import (
     mailbox_selector_from_ref,
     user_selector_from_ref,
@@ -55,15 +55,19 @@ class MessageUpdatePayload(MutationPayload):
         default=BigInt(0),
     )
     messages: list[Message] = attribute_field(
-        "Selected messages in their new state. Empty if a task changes them.", default_factory=list
+        "Selected messages in their new state, without those that the caller can't see. Empty if "
+        "a task changes them.",
+        default_factory=list,
     )
     task: Task | None = attribute_field(
         "Task that changes the messages. Null if they were changed at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token that takes the change back with the mutation `undo`. Null if the change can't be "
-        "undone: the mailbox is shared by another user, a task changes the messages, or their "
-        "former `metadata` has more than 1 MiB in total.",
+        "Token that takes the change back with the mutation `undo`, for 10 minutes by default. "
+        "Null with `validateOnly`, if no message was selected, and if a task changes the "
+        "messages. Also null in a mailbox that another user shares, and for a caller without an "
+        "account. Also null if `metadata` changes, and its former values have more than 1 MiB in "
+        "total.",
         default=None,
     )
 
@@ -85,9 +89,11 @@ class MessageMovePayload(MutationPayload):
         "Task that moves the messages. Null if they were moved at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`. Null if a task moves the messages, and with "
-        "`validateOnly`. Also null for a move to another account, and for a shared mailbox of "
-        "another user.",
+        "Token that takes the move back with the mutation `undo`, for 10 minutes by default. Null "
+        "with `validateOnly`, if no message was selected, and if a task moves the messages. Also "
+        "null for a move to another account, in a mailbox that another user shares, and for a "
+        "caller without an account. Also null if `set` changes `metadata`, and its former values "
+        "have more than 1 MiB in total.",
         default=None,
     )
 
@@ -100,7 +106,8 @@ class MessageCopyPayload(MutationPayload):
         default=BigInt(0),
     )
     copied: list[MovedMessage] = attribute_field(
-        "Copies, each with the UID of the original and its own UID. Empty if a task makes them.",
+        "Copies, each with the UID of the original and its own UID. `message` is null in a "
+        "mailbox where the caller lacks the right READ. Empty if a task makes the copies.",
         default_factory=list,
     )
     task: Task | None = attribute_field(
@@ -116,16 +123,18 @@ class MessageDeletePayload(MutationPayload):
         default=BigInt(0),
     )
     deleted_mailbox_ids: list[strawberry.ID] = attribute_field(
-        "Global IDs of the mailboxes that were deleted. Empty if a task does the work: the events "
-        "MAILBOX_DELETED name them.",
+        "Global IDs of the mailboxes that `deleteEmptyMailbox` deleted. Empty if a task does the "
+        "work: the events MAILBOX_DELETED name them.",
         default_factory=list,
     )
     task: Task | None = attribute_field(
         "Task that deletes the messages. Null if they were deleted at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token for the mutation `undo`. Null if the deletion can't be undone, as in a shared "
-        "mailbox, or if a task does it.",
+        "Token that takes the deletion back with the mutation `undo`, for 10 minutes by default. "
+        "Null with `permanent` or `validateOnly`, if no message was deleted, and if a task "
+        "deletes the messages. Also null in a mailbox that another user shares, and for a caller "
+        "without an account.",
         default=None,
     )
 
@@ -201,15 +210,17 @@ def _payload_of_deletion(result: BulkOutcome) -> MessageDeletePayload:
 @strawberry.type
 class MessageBulkMutation:
     @mutation(
-        "Changes flags, keywords, expiry, snooze or metadata of messages. In a mailbox that "
-        "another user shares, a change of `seen` requires the right SEEN, of `deleted` DELETE, and "
-        "any other change WRITE. There `flags` requires all three rights, and a snooze is "
-        "FORBIDDEN_OPERATION. If training of the spam filter is configured, the keywords $Junk and "
-        "$NotJunk also train it. More than 1,000 messages (by default) are changed by a task in "
-        "the background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
-        "than 2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. "
-        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not indexed "
-        "yet: retry later.",
+        "Changes flags, keywords, expiry, snooze or metadata of messages in mailboxes. In a "
+        "mailbox that another user shares, this requires the right READ. There a change of \\Seen "
+        "also requires SEEN, of \\Deleted DELETE, and any other change WRITE. `set.flags` "
+        "requires all three, and a snooze is FORBIDDEN_OPERATION. If training of the spam filter "
+        "is configured, adding the keyword $Junk or $NotJunk trains it. More than 1,000 messages "
+        "(by default) are changed by a task in the background. QUOTA_EXCEEDED if new `metadata` "
+        "does not fit into the storage of the owner. LIMIT_REACHED if `select` searches `text`, "
+        "`body` or `header` of more than 2,000 messages. LIMIT_REACHED also if a snooze needs a "
+        "new mailbox, and the user has 1,500 mailboxes (by default). RATE_LIMITED if the search "
+        "exceeds the caller's rate limit. UNAVAILABLE if `select` searches for words while more "
+        "than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -235,20 +246,20 @@ class MessageBulkMutation:
         )
 
     @mutation(
-        "Moves messages to another mailbox. They get new UIDs and the retention of that mailbox, "
-        "and the changes in `set` are applied to them. A snooze of a moved message ends. A held or "
-        "scheduled message is not sent if its stored copy is in Trash at the send time. To move "
-        "messages out of a mailbox that another user shares, the caller needs the rights READ and "
-        "DELETE. The caller also needs the right EXPUNGE if the messages move to a mailbox of "
-        "another account. To move messages into a mailbox that another user shares, the caller "
-        "needs INSERT, and the rights for the changes in `set`. Messages get new IDs if they move "
-        "to a mailbox of another account. CONFLICT if the two accounts are in different domains. "
-        "QUOTA_EXCEEDED if the messages, or new metadata in `set`, do not fit into the storage of "
-        "the account. If training of the spam filter is configured, a move to or from Junk trains "
-        "it. More than 1,000 messages (by default) are moved by a task in the background. "
-        "LIMIT_REACHED if the conditions `text`, `body` or `header` of `select` must read more "
-        "than 2,000 messages. RATE_LIMITED if this reading exceeds the caller's rate limit. "
-        "UNAVAILABLE if `select` searches the text index while more than 5,000 messages are not "
+        "Moves messages to another mailbox, and applies `set` to them. They get new UIDs, and an "
+        "expiry time by the retention of that mailbox, or none. Messages that are there already "
+        "change only by `set`. A snooze of a moved message ends. A held or scheduled message is "
+        "not sent if its stored copy is in Trash at the send time. To move messages out of a "
+        "mailbox that another user shares, the caller needs READ and DELETE, and EXPUNGE if they "
+        "move to another account. To move them into such a mailbox, the caller needs INSERT, and "
+        "the rights for the changes in `set`. Messages get new IDs if they move to another "
+        "account. CONFLICT if the two accounts are in different domains. QUOTA_EXCEEDED if the "
+        "messages, or new metadata in `set`, do not fit into the storage of the account. Within "
+        "an account, a move to Junk, or from Junk to a mailbox other than Trash, trains the spam "
+        "filter if this is configured. More than 1,000 messages (by default) are moved by a task "
+        "in the background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
+        "than 2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. "
+        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not "
         "indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
@@ -273,14 +284,15 @@ class MessageBulkMutation:
 
     @mutation(
         "Copies messages with their flags and metadata into a mailbox of the same user, or of "
-        "another user of the same domain. Copies count for the quota of the owner of the target "
-        "mailbox. Copying from a mailbox that another user shares requires the right READ, and "
-        "copying into it the right INSERT. More than 1,000 messages (by default) are copied by a "
-        "task in the background. Fails with QUOTA_EXCEEDED if the storage of that owner is full. "
-        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not "
-        "indexed yet: retry later. CONFLICT if the other user is in another domain. LIMIT_REACHED "
-        "if `select` searches `text`, `body` or `header` of more than 2,000 messages. "
-        "RATE_LIMITED if this search exceeds the caller's rate limit.",
+        "another user of the same domain. A copy gets a new ID and UID, is not snoozed, and "
+        "expires by the retention of the target mailbox. Copies count for the quota of the owner "
+        "of the target mailbox. Copying from a mailbox that another user shares requires the "
+        "right READ, and copying into it the right INSERT. More than 1,000 messages (by default) "
+        "are copied by a task in the background. QUOTA_EXCEEDED if the copies do not fit into the "
+        "storage of that owner. UNAVAILABLE if `select` searches for words while more than 5,000 "
+        "messages are not indexed yet: retry later. CONFLICT if the other user is in another "
+        "domain. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than 2,000 "
+        "messages. RATE_LIMITED if this search exceeds the caller's rate limit.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -308,11 +320,12 @@ class MessageBulkMutation:
         "Deletes messages from their mailboxes. In a mailbox that another user shares, this "
         "requires the rights READ and DELETE, or with `permanent` READ and EXPUNGE. Unless "
         "`permanent` is true, they become deleted messages, which can be restored for 25 days by "
-        "default. Drafts can only be restored by `undo`. A held or scheduled message whose copy is "
-        "deleted is not sent. More than 1,000 messages (by default) are deleted by a task in the "
-        "background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than "
-        "2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE "
-        "if `select` searches for words while more than 5,000 messages are not indexed yet: retry "
+        "default, and no longer count for the quota. Drafts can only be restored by `undo`, for "
+        "10 minutes by default. A held or scheduled message whose copy is deleted is not sent. "
+        "More than 1,000 messages (by default) are deleted by a task in the background. "
+        "LIMIT_REACHED if `select` searches `text`, `body` or `header` of more than 2,000 "
+        "messages, RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE if "
+        "`select` searches for words while more than 5,000 messages are not indexed yet: retry "
         "later. In a mailbox that another user shares, `deleteEmptyMailbox` is "
         "FORBIDDEN_OPERATION.",
         scope=Scope.MAIL,
@@ -332,13 +345,14 @@ class MessageBulkMutation:
 
     @mutation(
         "Searches duplicates among the selected messages, separately in each mailbox, and deletes "
-        "all but the one received first. The deleted messages can be restored; drafts only by "
-        "`undo`. In a mailbox that another user shares with the signed-in user, this requires the "
-        "rights READ and DELETE. More than 1,000 duplicates (by default) are deleted by a task in "
-        "the background. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
-        "than 2,000 messages, RATE_LIMITED if this search exceeds the caller's rate limit. "
-        "UNAVAILABLE if `select` searches for words while more than 5,000 messages are not indexed "
-        "yet: retry later.",
+        "all but the one received first. Messages outside the selection are not compared. The "
+        "deleted messages can be restored for 25 days by default; drafts only by `undo`, for 10 "
+        "minutes by default. In a mailbox that another user shares with the signed-in user, this "
+        "requires the rights READ and DELETE. More than 1,000 duplicates (by default) are deleted "
+        "by a task in the background. LIMIT_REACHED if `select` searches `text`, `body` or "
+        "`header` of more than 2,000 messages, RATE_LIMITED if this search exceeds the caller's "
+        "rate limit. UNAVAILABLE if `select` searches for words while more than 5,000 messages "
+        "are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -356,14 +370,16 @@ class MessageBulkMutation:
 
     @mutation(
         "Moves the stored bodies of messages to one of the two storage tiers. A body that several "
-        "messages share moves for all of them. Without `users`, only messages of the signed-in "
-        "user can be selected, also by ID. If the bodies of more than 100 messages must move, a "
-        "task moves them. LIMIT_REACHED if `select` searches `text`, `body` or `header` of more "
-        "than 2,000 messages. RATE_LIMITED if this search exceeds the caller's rate limit. Fails "
-        "with UNAVAILABLE if the platform has no second object store.",
+        "messages share moves for all of them. Without `select.users`, only messages of the "
+        "signed-in user can be selected; an ID of another message is NOT_FOUND. If the bodies of "
+        "more than 100 messages must move, a task moves them. A task also moves them after "
+        "another change in an `@atomic` request. LIMIT_REACHED if `select` searches `text`, "
+        "`body` or `header` of more than 2,000 messages. RATE_LIMITED if this search exceeds the "
+        "caller's rate limit. UNAVAILABLE if the platform has no second object store, or if "
+        "`select` searches for words while more than 5,000 messages are not indexed yet.",
         role=Role.ADMIN,
         scope=Scope.MAIL,
-        access=OVERSEEN,
+        access=MANAGED,
     )
     async def message_tier_move(
         self, info: Info, input: MessageTierMoveInput

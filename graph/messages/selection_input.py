@@ -1,5 +1,7 @@
 """Input that selects the messages of a bulk mutation."""
 
+from collections.abc import Sequence
+
 import strawberry
 from strawberry import UNSET
 
@@ -22,6 +24,18 @@ from resolvers.messages.filters.message_filter import MessageConditions
 MAX_SELECTED_IDS = 1000  # per selection
 
 
+def decode_selected_ids(type_name: str, ids: Sequence[strawberry.ID], wider: str) -> list[int]:
+    """Return the row keys of the IDs of a selection.
+
+    Raises InvalidInput if an ID is not valid, or if they are too many: then `wider` selects more.
+    """
+    path = ["select", "ids"]
+    if len(ids) > MAX_SELECTED_IDS:
+        text = f"At most {MAX_SELECTED_IDS} IDs are allowed: select more messages by {wider}."
+        raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=path)
+    return global_ids.decode_all(type_name, ids, path=path)
+
+
 @strawberry.input(
     description="Selection of messages by exactly one of these: `ids`, `mailbox` with `uids`, "
     "`mailbox` alone, `filter`, or `all`. An empty list selects no message; an empty object is an "
@@ -29,22 +43,33 @@ MAX_SELECTED_IDS = 1000  # per selection
 )
 class MessageSelection(ConditionsInput):
     ids: list[strawberry.ID] | None = attribute_field(
-        "Global IDs of messages, at most 1,000. A missing message is the error NOT_FOUND.",
+        "Global IDs of messages in mailboxes, at most 1,000. A deleted message, or one that the "
+        "caller can't see, is the error NOT_FOUND. Messages that another user shares can't be "
+        "combined with messages of other owners.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox of the messages. Without `uids` all its messages are selected.", default=UNSET
+        "Mailbox of the messages. Without `uids` all its messages are selected. A missing mailbox "
+        "is the error NOT_FOUND; of several users, those without it are skipped.",
+        default=UNSET,
     )
     uids: str | None = attribute_field(
-        "UIDs in `mailbox` in IMAP notation (RFC 9051), such as `1,3:15,40:*`, at most 250 "
-        "ranges. A UID without a message is no error.",
+        "UIDs in `mailbox` in IMAP notation (RFC 9051), such as `1,3:15,40:*`: at most 1,000 "
+        "numbers and ranges, and at most 250 ranges after adjacent ones are joined. Requires "
+        "`mailbox`. A UID without a message is no error.",
         default=UNSET,
     )
     filter: MessageFilter | None = attribute_field(
-        "Selects all messages that match the filter.", default=UNSET
+        "Selects all messages of the selected users that match the filter. Without `users`, "
+        "messages that others share with the caller are selected only if `filter.mailbox` names "
+        "their mailbox by ID. Conditions on the content of other users' mail are FORBIDDEN for an "
+        "administrator below ROOT.",
+        default=UNSET,
     )
     all: bool | None = attribute_field(
-        "True selects every message in the mailboxes of the selected users.", default=UNSET
+        "True selects every message in the mailboxes of the selected users, not in mailboxes that "
+        "others share with them. False counts as omitted.",
+        default=UNSET,
     )
     users: UserSelection | None = attribute_field(
         "Users whose messages are selected; with `sourceUser` the one user who gets them. A "
@@ -67,14 +92,7 @@ class MessageSelection(ConditionsInput):
             )
         keys = None
         if self.ids is not UNSET and self.ids is not None:
-            if len(self.ids) > MAX_SELECTED_IDS:
-                raise InvalidInput(
-                    f"At most {MAX_SELECTED_IDS} IDs are allowed: select more messages by "
-                    "mailbox or filter.",
-                    constraint=ValidationConstraint.MAX,
-                    path=["select", "ids"],
-                )
-            keys = global_ids.decode_all("Message", self.ids, path=["select", "ids"])
+            keys = decode_selected_ids("Message", self.ids, "mailbox or filter")
         return MessageSelector(
             keys,
             mailbox_selector_from_ref(self.mailbox) if self.mailbox else None,

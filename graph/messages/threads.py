@@ -47,9 +47,9 @@ from resolvers.messages.bulk.threads import ThreadChangeRequest
 )
 class Thread(NodeView):
     subject: str | None = attribute_field(
-        "Subject of the first message of the thread, or of the first message that other users "
-        "share with the signed-in user. For an administrator with a role below ROOT who is not the "
-        "owner, null with the error FORBIDDEN."
+        "Subject of the message that began the thread. For a caller with whom its owner shares "
+        "messages of the thread: the subject of the first of these. Null with the error FORBIDDEN "
+        "for any other administrator below ROOT who is not the owner."
     )
     message_count: BigInt = attribute_field(
         "Number of messages of the thread in all mailboxes that the caller can see."
@@ -71,19 +71,23 @@ class Thread(NodeView):
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Thread")}
 
     @field(
-        "Senders in the thread, each address once, the first sender first: at most the first 250."
+        "Senders of the messages of the thread that the caller can see. Each address is listed "
+        "once, the first sender first: at most the first 250."
     )
     async def participants(self, info: Info) -> list[MailAddress]:
         pairs: Any = await info.context.load(thread_loaders.load_senders_of_threads, self.row.id)
         return [MailAddress.from_row(pair) for pair in pairs[:MAX_PAGE_SIZE]]
 
-    @field("Number of different senders in the thread.")
+    @field(
+        "Number of different sender addresses in the messages of the thread that the caller can "
+        "see. It can exceed 250."
+    )
     async def participant_count(self, info: Info) -> int:
         return len(await info.context.load(thread_loaders.load_senders_of_threads, self.row.id))
 
     @field(
-        "Mailboxes that contain messages of the thread. The mailbox that was created first is the "
-        "first item."
+        "Mailboxes that contain messages of the thread that the caller can see. The mailbox that "
+        "was created first is the first item."
     )
     async def mailboxes(
         self,
@@ -108,7 +112,10 @@ class Thread(NodeView):
             count_mailboxes,
         )
 
-    @field("Messages of the thread in all mailboxes. Default: oldest first.")
+    @field(
+        "Messages of the thread in all mailboxes that the caller can see, without deleted "
+        "messages. Default: oldest first."
+    )
     async def messages(
         self,
         info: Info,
@@ -116,7 +123,10 @@ class Thread(NodeView):
         order_by: Annotated[
             MessageOrder,
             strawberry.argument(
-                description="Sort order of the messages. Default: RECEIVED_AT_ASC, oldest first."
+                description=(
+                    "Sort order of the messages. DATE, FROM, SIZE and SUBJECT are errors here. "
+                    "Default: RECEIVED_AT_ASC, oldest first."
+                )
             ),
         ] = MessageOrder.RECEIVED_AT_ASC,
         first: int | None = UNSET,
@@ -133,8 +143,10 @@ class Thread(NodeView):
 
 
 @strawberry.input(
-    description="Changes to threads. `muted` belongs to the thread; every other field changes all "
-    "its messages in mailboxes. An omitted field is unchanged."
+    description=(
+        "Changes to threads. `muted` belongs to the thread; every other field changes all its "
+        "messages in mailboxes. An omitted field is unchanged. At least one change is required."
+    )
 )
 class ThreadPatch(MessagePatch):
     muted: strawberry.Maybe[bool] = attribute_field(
@@ -146,7 +158,10 @@ class ThreadPatch(MessagePatch):
 
 @strawberry.input(description="Input of threadUpdate.")
 class ThreadUpdateInput(Options):
-    threads: list[ThreadRef] = attribute_field("Threads to change, 1 to 250.")
+    threads: list[ThreadRef] = attribute_field(
+        "Threads of the signed-in user, 1 to 250. Other numbers are the error VALIDATION. A thread "
+        "without messages in mailboxes is NOT_FOUND."
+    )
     set: ThreadPatch = attribute_field("Values to change, the same for all threads.")
 
 
@@ -157,9 +172,9 @@ class ThreadsPayload(MutationPayload):
         "Task that changes the messages. Null if they were changed at once.", default=None
     )
     undo: UndoToken | None = attribute_field(
-        "Token that takes the change back with the mutation `undo`. Null if the change can't be "
-        "undone: a task changes the messages, or their former `metadata` has more than 1 MiB in "
-        "total.",
+        "Token that takes the change back with the mutation `undo`, for 10 minutes by default. "
+        "Null with `validateOnly`, and if a task changes the messages. Also null if `metadata` "
+        "changes, and its former values have more than 1 MiB in total.",
         default=None,
     )
 
@@ -168,10 +183,12 @@ class ThreadsPayload(MutationPayload):
 class ThreadMutation:
     @mutation(
         "Changes threads of the signed-in user: mutes them, or changes the flags, expiry, snooze "
-        "or metadata of all their messages in mailboxes. All threads or none. If they have more "
-        "than 1,000 messages (by default), a task changes the messages in the background, "
-        "without undo; `muted` is set immediately. A snooze is FORBIDDEN_OPERATION for messages "
-        "in mailboxes of other users. LIMIT_REACHED for more than 1,000 references (by default).",
+        "or metadata of all their messages in mailboxes. All threads or none. Threads of other "
+        "users are NOT_FOUND, also if their messages are shared. If the threads have more than "
+        "1,000 messages (by default), a task changes the messages in the background, without "
+        "undo; `muted` is set immediately. QUOTA_EXCEEDED if new `metadata` does not fit into the "
+        "storage of the user. LIMIT_REACHED if a snooze needs a new mailbox, and the user has "
+        "1,500 mailboxes (by default).",
         scope=Scope.MAIL,
         access=OWN,
     )
@@ -197,8 +214,8 @@ class ThreadMutation:
 class ThreadQuery:
     @query(
         "Returns one thread by ID. Of the thread of a user who only shares mailboxes with the "
-        "caller, only the messages in these mailboxes are visible. Null if the thread does not "
-        "exist or the caller can't see it.",
+        "caller, only the messages in mailboxes shared with the right READ are visible. Null if "
+        "the caller can't see any message of the thread in a mailbox.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graph.messages.types import Message
 
 
-@strawberry.type(description="Step of a message on its way to one recipient.")
+@strawberry.type(description="Step of a message on its way to one recipient, or to all of them.")
 class DeliveryTraceStep(View):
     at: datetime = attribute_field(
         "Time of the step. For a queue entry it is the time of its DSN, else of its successful "
@@ -71,7 +71,12 @@ class DeliveryTraceStep(View):
 message_from_row = lazy_view_factory("graph.messages.types", "Message")
 
 
-@strawberry.input(description="Conditions on steps of messages. All of them must hold.")
+@strawberry.input(
+    description=(
+        "Conditions on steps of messages. All of them must hold, and at least one is required. "
+        "Texts have at most 1,000 characters."
+    )
+)
 class DeliveryTraceFilter(ConditionsInput):
     queue_id: str | None = attribute_field(
         "Returns only steps of the message with this queue ID: that of the `250` reply, or "
@@ -91,11 +96,14 @@ class DeliveryTraceFilter(ConditionsInput):
     )
     recipient: str | None = attribute_field(
         "Returns only steps for recipients with this address or in this domain. Case is ignored. "
-        "Subaddresses (`+label`) and dots of the local part are ignored.",
+        "Subaddresses (`+label`) and dots of the local part are ignored. With a queue ID or "
+        "Message-ID, a step of a submission about all its recipients is also returned.",
         default=UNSET,
     )
     since: datetime | None = attribute_field(
-        "Returns only steps of the delivery trace at this time or later.", default=UNSET
+        "Returns only steps of the delivery trace at this time or later. It must be earlier than "
+        "`before`.",
+        default=UNSET,
     )
     before: datetime | None = attribute_field("Returns only steps before this time.", default=UNSET)
 
@@ -115,9 +123,10 @@ class DeliveryTraceQuery:
         "queue entry of the message in its present state. Such a list has at most 1,000 recorded "
         "steps of the receipt, 1,000 submissions and 1,000 queue entries, the oldest ones. A "
         "DOMAIN_ADMIN must give a condition besides the time. This role sees mail that "
-        "administered domains receive or forward, and mail that the caller or a USER of these "
-        "domains sends. Mail that other administrators in these domains send is left out. An ADMIN "
-        "sees all steps. Steps are kept for 7 days by default.",
+        "administered domains receive or forward. It also sees mail that the caller, a USER of "
+        "these domains, or the platform for these domains sends. Mail that other administrators "
+        "in these domains send is left out. An ADMIN sees all steps. Recorded steps are kept for "
+        "7 days by default.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN_MAIL,

@@ -30,7 +30,13 @@ from graph.messages.filter_inputs import MessageListRequest
 from graph.messages.imap_fields import MessageImap
 from graph.messages.mail_summary import MailSummary
 from graph.messages.message_order import MessageOrder
-from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
+from graph.messages.mime_parts import (
+    READ_REFUSAL,
+    Attachment,
+    ContentType,
+    MailAddress,
+    MimePart,
+)
 from graph.spam.spam_report import SpamReport
 from graph.submission.forward_targets import ForwardTarget
 from graph.types import global_ids
@@ -50,7 +56,7 @@ from graph.types.references import (
     MessageRef,
     UserRef,
     find_unchecked_message_id,
-    load_visible_user_id_or_viewer_id,
+    load_visible_user_id,
 )
 from graph.types.row_mapping import (
     global_id_field,
@@ -95,17 +101,18 @@ filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 
 @strawberry.type(
     description=(
-        "Stored message in a mailbox. An administrator with a role below ROOT can't read the "
-        "content of another user's message. Fields with subject or content are then null with the "
-        "error FORBIDDEN."
+        "Stored message in a mailbox. An administrator below ROOT can read the content of another "
+        "user's message only with the share right READ in its mailbox. Otherwise subject, preview, "
+        "attachments and all other fields with content are null with the error FORBIDDEN. A ROOT "
+        "can read it; the security log of its owner then gets an entry."
     ),
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class Message(MessageContentFields, MailSummary):
     email_id: str = attribute_field(
-        "ID of the message: 32 hexadecimal digits, in the form of an EMAILID (RFC 8474). It never "
-        "changes. A copy of the message has another ID. Unlike RFC 8474, a draft keeps its ID when "
-        "its content changes."
+        "ID of the message: 32 hexadecimal digits, in the form of an EMAILID (RFC 8474). It stays "
+        "the same when the message moves within the account. A copy, or a move to another account, "
+        "gets another ID. Unlike RFC 8474, a draft keeps its ID when its content changes."
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -140,23 +147,22 @@ class Message(MessageContentFields, MailSummary):
         "First address of the header field Sender. Null if it is missing or equals `from`."
     )
     reply_to: list[MailAddress] = attribute_field(
-        "Addresses that replies go to, from the header field Reply-To. Empty: replies go to "
-        "`from`. At most 10,000."
+        "Addresses that replies go to, from the header field Reply-To. Empty: the message has "
+        "none, and replies go to `from`. At most 10,000."
     )
     bcc: list[MailAddress] = attribute_field(
         "Addresses of the header field Bcc. It is usual only in drafts and sent messages. At "
         "most 10,000."
     )
     subject: str | None = attribute_field(
-        "Decoded subject of the message. Empty if it has none. For an administrator with a role "
-        "below ROOT who is not the owner, null with the error FORBIDDEN."
+        f"Decoded subject of the message. Empty if it has none. {READ_REFUSAL}"
     )
     message_id_header: str | None = attribute_field(
         "Message-ID of the message (RFC 5322), in angle brackets. Null if it has none."
     )
     in_reply_to: str | None = attribute_field(
-        "Message-ID of the message that this one answers, from the header field In-Reply-To. Null "
-        "if it has none."
+        "Message-ID of the message that this one answers: the first in the header field "
+        "In-Reply-To. Null if it has none."
     )
     references: list[str] = attribute_field(
         "Message-IDs of the earlier messages of the conversation, from the header field "
@@ -166,7 +172,8 @@ class Message(MessageContentFields, MailSummary):
         "Time when the message was added to its mailbox: SAVEDATE in IMAP (RFC 8514)."
     )
     expires_at: datetime | None = attribute_field(
-        "Time when the message is deleted automatically. Null: never."
+        "Time when the message is deleted automatically; it can then be restored for 25 days by "
+        "default. Null: it does not expire."
     )
     snoozed_until: datetime | None = attribute_field(
         "Time when the message returns from the mailbox with the special use SNOOZED. Null: it is "
@@ -181,8 +188,8 @@ class Message(MessageContentFields, MailSummary):
         "where each line ends with CRLF."
     )
     preview: str | None = attribute_field(
-        "Beginning of the text of the message, at most 128 bytes in UTF-8. For an administrator "
-        "with a role below ROOT who is not the owner, null with the error FORBIDDEN."
+        "Beginning of the text of the message, at most 128 bytes in UTF-8. Empty without text. "
+        f"{READ_REFUSAL}"
     )
     seen: bool = attribute_field(
         "True if the message has the flag \\Seen: it was read. False: it is unread."
@@ -196,15 +203,11 @@ class Message(MessageContentFields, MailSummary):
         directives=[Cost(weight=0)],
     )
     attachments: list[Attachment] | None = attribute_field(
-        "Attachments and inline parts of the message, such as images that the HTML shows, in their "
-        "order. At most 10,000 parts are read. For an administrator with a role below ROOT who is "
-        "not the owner, null with the error FORBIDDEN."
+        "Attachments and inline parts of the message, such as images that the HTML shows, in "
+        "their order. At most 10,000 parts are read. "
+        f"{READ_REFUSAL}"
     )
-    mime_structure: MimePart | None = attribute_field(
-        "MIME tree of the message. An administrator with a role below ROOT can't read it in a "
-        "mailbox of another user, unless the mailbox is shared with READ. The value is then null, "
-        "with the error FORBIDDEN."
-    )
+    mime_structure: MimePart | None = attribute_field(f"MIME tree of the message. {READ_REFUSAL}")
     content_type: ContentType = attribute_field("Media type and parameters of the whole message.")
     encrypted: bool = attribute_field("True if the content is encrypted with OpenPGP or S/MIME.")
     metadata: JSON | None = attribute_field(
@@ -241,8 +244,9 @@ class Message(MessageContentFields, MailSummary):
         file_attachments.load_own_files_by_draft,
         lambda rows: [lazy_view_factory("graph.files.types", "File")(row) for row in rows],
         description=(
-            "Stored files that are attached to a draft when it is sent. Empty for everybody but "
-            "the owner of the message. At most 250."
+            "Stored files that `draftSave` attached to the draft with `addFiles`, in their order. "
+            "The draft has their content as attachments. Empty for other messages, and for "
+            "everybody but the owner. At most 250."
         ),
     )
     pop3_uidl: str = attribute_field(
@@ -417,10 +421,11 @@ async def load_message_page(
 @strawberry.type
 class MessageQuery:
     @query(
-        "Returns one message in a mailbox. Null if it does not exist or the caller can't see it. "
-        "Of a message of another user, only a ROOT and users with the right READ in its "
-        "mailbox see the content. For other administrators, fields with content are null with the "
-        "error FORBIDDEN.",
+        "Returns one message in a mailbox. Null if it does not exist, is deleted, or the caller "
+        "can't see it. Of a message of another user, only a ROOT and users with the share right "
+        "READ in its mailbox see the content. For other administrators, fields with content are "
+        "null with the error FORBIDDEN. A read by a ROOT is written to the security log of the "
+        "owner.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -432,9 +437,10 @@ class MessageQuery:
             bool,
             strawberry.argument(
                 description=(
-                    "True also sets the flag \\Seen of the message, which requires the scope "
-                    "MAIL and, if another user shares the mailbox, the right SEEN. Default: "
-                    "false."
+                    "True also sets the flag \\Seen of an unread message. This requires the scope "
+                    "MAIL, a credential that is not read-only, and the right SEEN if another user "
+                    "shares the mailbox. Without them the result is null with the error FORBIDDEN. "
+                    "Default: false."
                 )
             ),
         ] = False,
@@ -442,15 +448,15 @@ class MessageQuery:
             UserRef | None,
             strawberry.argument(
                 description=(
-                    "User who owns the message. If another user owns it, the result is null. "
-                    "Default: the signed-in user, or the owner of "
+                    "User who owns the message. If another user owns it, or the caller can't see "
+                    "this user, the result is null. Default: the signed-in user, or the owner of "
                     "the message or mailbox that an ID or EMAILID names."
                 )
             ),
         ] = UNSET,
     ) -> Message | None:
         ctx = info.context
-        owner = await load_visible_user_id_or_viewer_id(info, user) if user else None
+        owner = await load_visible_user_id(info, user) if user else None
         if user and owner is None:
             return None
         key = await find_unchecked_message_id(info, by, user_id=owner)

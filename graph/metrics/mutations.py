@@ -18,7 +18,7 @@ from resolvers.metrics import resets
 class MetricsResetInput(Options):
     names: list[MetricName] | None = attribute_field(
         "Counters to reset, 1 to 100. CONNECTED_SESSIONS and MEMORY are current values without a "
-        "reset. Default: all others.",
+        "reset: naming them is the error VALIDATION. Default: all others.",
         default=UNSET,
     )
 
@@ -33,9 +33,9 @@ class MetricsResetPayload(MutationPayload):
 @strawberry.type
 class MetricMutation:
     @mutation(
-        "Resets usage counters of all processes and nodes to zero. Processes that are unreachable "
-        "now reset theirs before they next answer. Statistics, and the metrics of `GET /metrics`, "
-        "are not changed.",
+        "Resets usage counters of all processes and nodes to zero, in sets of every kind. "
+        "Processes that are unreachable now reset theirs before they next answer. Statistics, and "
+        "the metrics of `GET /metrics`, are not changed. The audit log records the reset.",
         role=Role.ROOT,
         scope=Scope.FULL,
         cost=LONG_MUTATION_COST,

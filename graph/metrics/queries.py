@@ -62,10 +62,11 @@ async def _resolve_valid_conditions_or_raise(
 @strawberry.type
 class MetricQuery:
     @query(
-        "Returns usage counters, summed over all processes and nodes. They count in memory since "
-        "the last `metricsReset`, and at the earliest since the start of each process. For series "
-        "of values over time see `statistics`. If `orderBy` names a counter, a set whose value "
-        "changes between two pages can be on both of them, or on none.",
+        "Returns sets of usage counters, summed over all processes and nodes. They count in "
+        "memory since the last `metricsReset`, and at the earliest since the start of each "
+        "process. For series of values over time see `statistics`. If `orderBy` names a counter, "
+        "a set whose value changes between two pages can be on both of them, or on none. A "
+        "counter that sets of this `type` don't have is an error there.",
         cost=SESSION_COST,
         **READ_GUARD,
     )
@@ -104,9 +105,10 @@ class MetricQuery:
 
     @query(
         "Returns series of statistics for charts, of the platform or of one domain. Values of "
-        "steps shorter than PT1H are kept for 14 days, those of other steps for 400 days. The last "
-        "step contains what was counted up to now. If a process crashes, its counts of the last "
-        "minute can be missing. A DOMAIN_ADMIN must name a domain (else FORBIDDEN).",
+        "steps shorter than PT1H are kept for 14 days, those of other steps for 400 days. The "
+        "last step contains what was counted up to now. If a process crashes, its counts of the "
+        "last minute can be missing. A DOMAIN_ADMIN must name a domain (else FORBIDDEN). A domain "
+        "that the caller doesn't administer is NOT_FOUND.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -117,7 +119,9 @@ class MetricQuery:
         info: Info,
         names: Annotated[
             list[StatisticName],
-            strawberry.argument(description="Statistics to return, each once, 1 to 20."),
+            strawberry.argument(
+                description="Statistics to return, each once, 1 to 20. A repeated name is an error."
+            ),
         ],
         since: Annotated[
             datetime,
@@ -129,16 +133,21 @@ class MetricQuery:
         before: Annotated[
             datetime | None,
             strawberry.argument(
-                description="End of the last step, rounded up to a multiple of `step` since 1970 "
-                "in UTC. It must be after `since`. A series has at most 2,000 points. Default: now."
+                description=(
+                    "End of the last step, rounded up to a multiple of `step` since 1970 in UTC. "
+                    "It must be after `since`. A series has at most 2,000 points; more are an "
+                    "error. Default: now."
+                )
             ),
         ] = UNSET,
         step: Annotated[
             Duration | None,
             strawberry.argument(
-                description="Length of each step, from PT5M to P400D: a multiple of PT5M, above "
-                "PT1H a multiple of PT1H. Default: PT1H. Counts are added up over the step. A "
-                "sampled value, such as the used storage, is the highest one of the step."
+                description=(
+                    "Length of each step, from PT5M to P400D: a multiple of PT5M, above PT1H a "
+                    "multiple of PT1H. Default: PT1H. Counts are added up over the step. A sampled "
+                    "value, such as the used storage, is the highest one of the step."
+                )
             ),
         ] = UNSET,
         domain: Annotated[
@@ -167,7 +176,9 @@ class MetricQuery:
 @strawberry.type
 class MetricSubscription:
     @subscription(
-        "Streams the usage counters of the platform: at once, and after each interval.",
+        "Streams the usage counters of the whole platform, summed over all processes and nodes: "
+        "at once, and after each interval. Counts of a process that does not answer within a "
+        "second are missing.",
         **READ_GUARD,
     )
     async def metrics(
@@ -175,7 +186,9 @@ class MetricSubscription:
         info: Info,
         names: Annotated[
             list[MetricName] | None,
-            strawberry.argument(description="Counters to return, 1 to 100. Default: all."),
+            strawberry.argument(
+                description="Counters to return, 1 to 100. Default: all. An empty list is an error."
+            ),
         ] = UNSET,
         interval: Annotated[
             Duration | None,

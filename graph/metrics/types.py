@@ -61,21 +61,24 @@ class MetricCounter(View):
     directives=[Auth(role=Role.ADMIN)],
 )
 class MetricSet(View):
-    type: MetricSetKind = attribute_field("Kind of the key.")
+    type: MetricSetKind = attribute_field(
+        "Kind of the set: for the platform, or for what its `key` names."
+    )
     key: str | None = attribute_field(
-        "Key: the name of a domain, a username, an IP address, the global ID of a session, or the "
-        "name of a command. `other` has the sum of the keys that were left out. A deleted domain "
-        "or user has a number. Null: the counters are those of the whole platform."
+        "Key of the set: the name of a domain, a username, an IP address, the global ID of a "
+        "session, or the name of a command. `other` has the sum of the keys that were left out. A "
+        "deleted domain or user has a number. Null: the counters are those of the whole platform."
     )
     counters: list[MetricCounter] = attribute_field(
-        "Counters in a fixed order. Counters that the operating system does not have are missing."
+        "Counters of the set in a fixed order, as far as `names` of the request allows. Counters "
+        "that the operating system does not have are missing."
     )
     updated_at: datetime | None = attribute_field(
-        "Time of the last operation, command, sign-in or delivery that was counted. Null: there "
-        "was none."
+        "Time of the last operation, command, sign-in or delivery that the set counted. Null: "
+        "there was none."
     )
     reset_at: datetime | None = attribute_field(
-        "Time of the last reset of one of the counters. Null: none was reset."
+        "Time of the last reset of one of the set's counters. Null: none was reset."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -103,12 +106,15 @@ class MetricSetConnection(Connection[MetricSet]):
 class MetricFilter(ConditionsInput):
     key: str | None = attribute_field(
         "Returns only the set of this domain, user, IP address, session or command, as "
-        "`MetricSet.key` shows it. At most 320 characters. With the type GLOBAL a key is an "
-        "error. Default: all sets.",
+        "`MetricSet.key` shows it. A user can also be named by address. A deleted domain or user "
+        "can't be named. At most 320 characters. An unknown key returns no set. With the type "
+        "GLOBAL a key is an error. Default: all sets.",
         default=UNSET,
     )
     names: list[MetricName] | None = attribute_field(
-        "Returns only these counters, 1 to 100. Default: all that the type has.", default=UNSET
+        "Returns only these counters of each set, 1 to 100. Those that the type doesn't have are "
+        "left out. Default: all that the type has.",
+        default=UNSET,
     )
     updated_since: datetime | None = attribute_field(
         "Returns only sets that were used at this time or later. GLOBAL ignores it.",
@@ -118,11 +124,11 @@ class MetricFilter(ConditionsInput):
 
 @strawberry.type(description="Values of one statistic, one for each step.")
 class StatisticSeries:
-    name: StatisticName = attribute_field("Statistic that the points belong to.")
+    name: StatisticName = attribute_field("Statistic that the points of the series belong to.")
     points: list[float | None] = attribute_field(
-        "Values in the order of the steps, the first for the step that begins at `from`. Null: "
-        "no server ran in the step, the step is older than the statistics are kept, or the value"
-        " is not known. At most 2,000."
+        "Values in the order of the steps, the first for the step that begins at `startsAt`. Null: "
+        "no server ran in the step, it is in the future or older than the statistics are kept, or "
+        "the value is not known. At most 2,000."
     )
 
     @classmethod
@@ -136,9 +142,11 @@ class StatisticSeries:
     directives=[Auth(role=Role.DOMAIN_ADMIN)],
 )
 class Statistics:
-    starts_at: datetime = attribute_field("Start of the first step.")
-    ends_at: datetime = attribute_field("End of the last step.")
-    step: Duration = attribute_field("Length of each step.")
+    starts_at: datetime = attribute_field("Start of the first step of the series.")
+    ends_at: datetime = attribute_field(
+        "End of the last step of the series, which can be in the future."
+    )
+    step: Duration = attribute_field("Length of each step of the series.")
     series: list[StatisticSeries] = attribute_field(
         "A series for each name of the request. At most 20."
     )

@@ -25,15 +25,17 @@ class Notification:
     row: strawberry.Private[LiveNotification]
     type: EventType = attribute_field(
         "Type of the event: MESSAGE_RECEIVED, SUBMISSION_BOUNCED, LIMIT_REACHED, an event of the "
-        "security log, or RESYNC if events may be missing. New types can be added."
+        "security log, or RESYNC. RESYNC: events may be missing, so read the current state again. "
+        "New types can be added."
     )
     title: str = attribute_field(
-        "Title for people, in English. For a received message: the name of its sender, else the "
-        "address."
+        "Title of the event for people, in English. For a received message: the name of its "
+        "sender, else the address, else `New mail`."
     )
     text: str | None = attribute_field(
-        "Text for people, in English. For a received message: its subject, or `(no subject)`. "
-        "Null: there is none."
+        "Text of the event for people, in English. For a received message: its subject, or `(no "
+        "subject)`. For an event of the security log: its protocol and IP address. Null: there is "
+        "none."
     )
     message: Message | None = link(
         "message_id",
@@ -42,9 +44,13 @@ class Notification:
         description="Received message. Null: the event is about no message, or the message was "
         "deleted.",
     )
-    at: datetime = attribute_field("Time of the event.")
+    at: datetime = attribute_field(
+        "Time of the event. For RESYNC: time when the notification was made."
+    )
     cursor: Cursor = attribute_field("Position of the event, for `after`.")
-    has_more: bool = attribute_field("True if more notifications follow at once.")
+    has_more: bool = attribute_field(
+        "True if more notifications, or other events of the account, follow at once."
+    )
 
     @classmethod
     def from_live_notification(cls, live_notification: LiveNotification) -> "Notification":
@@ -64,11 +70,13 @@ class Notification:
 class NotificationSubscription:
     @subscription(
         "Streams events of the signed-in user's account that a client can show. These are "
-        "received unread messages outside of Junk, Trash and muted threads, and messages that "
-        "could not be sent. It also streams reached limits, storage warnings, failed sign-ins, "
-        "sign-ins except repeated ones, and sign-ins of administrators as the user. Further "
-        "events are changes of the password, second factors and forwarding, and new API keys and "
-        "application passwords.",
+        "received unread messages outside of Junk, Trash and muted threads, and messages that did "
+        "not reach all recipients. It also streams reached limits, storage warnings, failed "
+        "sign-ins, sign-ins except repeated ones, and sign-ins of administrators as the user. "
+        "Further events are changes of the password, second factors, recovery codes and "
+        "forwarding. New API keys, application passwords and OAuth grants are events, too. Events "
+        "of shared mailboxes are not contained. A notification RESYNC reports that events may be "
+        "missing.",
         load_positions=load_last_stream_positions,
         item_type=Notification,
         scope=Scope.MAIL_READ,

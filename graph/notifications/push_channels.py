@@ -10,7 +10,6 @@ from strawberry.scalars import JSON
 
 from graph.mailboxes.types import Mailbox
 from graph.notifications.references import PushChannelDeleteInput, PushChannelTestInput
-from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import RestrictionsInput
@@ -41,11 +40,15 @@ PLACEHOLDERS_DESCRIPTION = (
 
 
 @strawberry.type(
-    description="Push channel: sends push notifications of new mail to a user. A user has one "
-    "channel of each kind."
+    description="Push channel: sends push notifications of new mail to a user, who has one "
+    "channel of each kind. It notifies of unread messages received in the last day, outside of "
+    "Junk, Trash and muted threads. It sends at most 5 notifications in a minute. More than 3 new "
+    "messages share one notification, without their content."
 )
 class PushChannel(NodeView):
-    kind: PushKind = attribute_field("Service of the channel.")
+    kind: PushKind = attribute_field(
+        "Service of the channel: Pushover, Web Push, or a URL that accepts text."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
@@ -53,8 +56,9 @@ class PushChannel(NodeView):
         description="User who gets the notifications.",
     )
     active: bool = attribute_field(
-        "True if the channel sends notifications. A response of the service that the channel is "
-        "gone deactivates it: 404 or 410 of Web Push, 400 of Pushover, 410 of others."
+        "True if the channel sends notifications, but not while the user is suspended or inactive. "
+        "A response of the service that the channel is gone deactivates it: 404 or 410 of Web "
+        "Push, 400 of Pushover, 410 of others."
     )
     title: str | None = attribute_field(
         f"Template of the title, with {PLACEHOLDERS_DESCRIPTION}. Null: {{SENDER}}."
@@ -63,13 +67,13 @@ class PushChannel(NodeView):
         f"Template of the text, with {PLACEHOLDERS_DESCRIPTION}. Null: {{SUBJECT}}."
     )
     senders: list[str] = attribute_field(
-        "Senders whose messages are notified: addresses, domains, or patterns with one `*`. "
-        "Messages of a sender who matches this list or `sendersRegex` are notified. If the list "
-        "is empty and `sendersRegex` is null, messages of all senders are. At most 100."
+        "Senders whose messages are notified: addresses, domains, or patterns with one `*` at "
+        "either end. Messages of a sender who matches this list or `sendersRegex` are notified. If "
+        "the list is empty and `sendersRegex` is null, messages of all senders are. At most 100."
     )
     senders_regex: str | None = attribute_field(
-        "Regular expression for senders whose messages are notified, in addition to `senders`. "
-        "Null: there is none."
+        "Regular expression for senders whose messages are notified, in addition to `senders`: "
+        "their address contains a match, ignoring case. Null: there is none."
     )
     high_priority_only: bool = attribute_field(
         "True if only messages of high priority are notified: X-Priority 1 or 2, Importance high, "
@@ -80,14 +84,14 @@ class PushChannel(NodeView):
         "X-Priority 1 or 2, Importance high, Priority urgent, or X-MSMail-Priority high."
     )
     last_error: str | None = attribute_field(
-        "Error of the last notification. Null: the service accepted it, or none was sent since "
-        "the last pushChannelSet."
+        "Error of the last notification, which can be one of pushChannelTest. Null: the service "
+        "accepted it, or none was sent since the last pushChannelSet."
     )
     last_push_at: datetime | None = attribute_field(
         "Time when the service accepted the last notification, which can be one of "
         "pushChannelTest. Null: there was none."
     )
-    created_at: datetime = attribute_field("Time when the channel was created.")
+    created_at: datetime = attribute_field("Time when the push channel was created.")
 
     load_batch = staticmethod(push_channels.load_visible_channels_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("PushChannel")}
@@ -109,7 +113,8 @@ class PushChannel(NodeView):
 class PushChannelSetInput(Options, RestrictionsInput):
     restriction_fields = frozenset({"mailboxes", "senders"})
     users: UserSelection | None = attribute_field(
-        "Users whose channel is set. Default: the signed-in user.", default=UNSET
+        "Users whose channel is set, at most 1,000 by default. Default: the signed-in user.",
+        default=UNSET,
     )
     kind: PushKind = attribute_field(
         "Service that delivers the notifications. A user has one channel for each service, so this "
@@ -118,23 +123,26 @@ class PushChannelSetInput(Options, RestrictionsInput):
     )
     active: bool | None = attribute_field(
         "True sends notifications. Messages that arrive while the channel is inactive are never "
-        "notified. Null: unchanged; true for a new channel.",
+        "notified. Null or omitted: unchanged; true for a new channel.",
         default=UNSET,
     )
     key: str | None = attribute_field(
-        "Pushover key of a user or group, at most 512 characters. Required for a new PUSHOVER "
-        "channel, not allowed for other kinds. It is never returned.",
+        "Pushover key of a user or group, 1 to 512 printable ASCII characters. Required for a new "
+        "PUSHOVER channel, not allowed for other kinds. Null is an error. Omitted: unchanged. It "
+        "is never returned.",
         default=UNSET,
     )
     token: str | None = attribute_field(
-        "PUSHOVER: token of the application, required for a new channel. HTTP: bearer token, "
-        "null removes it. Not allowed for WEB_PUSH. At most 512 characters. It is never returned.",
+        "PUSHOVER: token of the application, required for a new channel; null is an error. HTTP: "
+        "bearer token, null removes it. Not allowed for WEB_PUSH, also not null. 1 to 512 "
+        "printable ASCII characters. Omitted: unchanged. It is never returned.",
         default=UNSET,
     )
     endpoint: JSON | None = attribute_field(
-        "WEB_PUSH: result of `PushSubscription.toJSON()` in the browser. HTTP: URL as a string. "
-        "Required for a new channel of these kinds, not allowed for PUSHOVER. Private networks "
-        "require the setting `push.allowPrivateNetworks`. It is never returned.",
+        "WEB_PUSH: result of `PushSubscription.toJSON()` in the browser, with an `https` "
+        "endpoint. HTTP: URL as a string, `http` or `https`. Required for a new channel of these "
+        "kinds, not allowed for PUSHOVER. Private networks require the setting "
+        "`push.allowPrivateNetworks`. Null is an error. Omitted: unchanged. It is never returned.",
         default=UNSET,
     )
     title: str | None = attribute_field(
@@ -149,31 +157,31 @@ class PushChannelSetInput(Options, RestrictionsInput):
     )
     senders: list[str] | None = attribute_field(
         "Notifies only messages of these senders, at most 100: addresses, domains, or patterns "
-        "with one `*`. An empty list is an error. Null: all senders, unless "
-        "`sendersRegex` is set. Omitted: unchanged.",
+        "with one `*` at either end, at most 128 characters each. Case is ignored. An empty list "
+        "is an error. Null: all senders, unless `sendersRegex` is set. Omitted: unchanged.",
         default=UNSET,
     )
     senders_regex: str | None = attribute_field(
         "Regular expression for further senders: messages are notified if the address contains a "
-        "match, ignoring case. At most 200 characters, without look-around and "
-        "back-references. Null: none. Omitted: unchanged.",
+        "match, ignoring case. 1 to 200 characters, without look-around and back-references. "
+        "Null: none. Omitted: unchanged.",
         default=UNSET,
     )
     high_priority_only: bool | None = attribute_field(
         "True notifies only messages of high priority: X-Priority 1 or 2, Importance high, "
-        "Priority urgent, or X-MSMail-Priority high. Null: unchanged; false for a new channel.",
-        default=UNSET,
-    )
-    pass_priority: bool | None = attribute_field(
-        "True gives notifications of urgent messages a high priority at the service. "
-        "Urgent: X-Priority 1 or 2, Importance high, Priority urgent, or "
-        "X-MSMail-Priority high. Null: unchanged; false for a new "
+        "Priority urgent, or X-MSMail-Priority high. Null or omitted: unchanged; false for a new "
         "channel.",
         default=UNSET,
     )
+    pass_priority: bool | None = attribute_field(
+        "True gives notifications of urgent messages a high priority at the service. Urgent: "
+        "X-Priority 1 or 2, Importance high, Priority urgent, or X-MSMail-Priority high. Null or "
+        "omitted: unchanged; false for a new channel.",
+        default=UNSET,
+    )
     mailboxes: list[MailboxRef] | None = attribute_field(
-        "Notifies only new messages in these mailboxes, at most 100. Each of the users "
-        "must have them. An empty list is an error. Null: INBOX. Omitted: unchanged.",
+        "Notifies only new messages in these mailboxes, at most 100. Each of the users must have "
+        "them, else NOT_FOUND. An empty list is an error. Null: INBOX. Omitted: unchanged.",
         default=UNSET,
     )
 
@@ -206,8 +214,8 @@ class PushChannelSetInput(Options, RestrictionsInput):
 @strawberry.type(description="Payload of pushChannelSet and pushChannelTest.")
 class PushChannelsPayload(MutationPayload):
     push_channels: list[PushChannel] = attribute_field(
-        "Push channels: for pushChannelSet sorted by user, for pushChannelTest in the order of "
-        "the references.",
+        "Push channels: for pushChannelSet sorted by the creation of the user, for "
+        "pushChannelTest in the order of the references.",
         default_factory=list,
     )
 
@@ -215,8 +223,9 @@ class PushChannelsPayload(MutationPayload):
 @strawberry.type
 class PushQuery:
     @query(
-        "Returns the public VAPID key (RFC 8292), which browsers need as `applicationServerKey`. "
-        "It is in base64url without padding. Null only with an error.",
+        "Returns the public VAPID key (RFC 8292) of the server, which browsers need as "
+        "`applicationServerKey`. The first call creates it. It is in base64url without padding. "
+        "Null only with an error.",
         scope=Scope.READ,
     )
     async def vapid_public_key(self, info: Info) -> str:
@@ -230,8 +239,10 @@ WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermi
 class PushMutation:
     @mutation(
         "Creates or changes the push channel of the given kind for each user, all or none. A push "
-        "channel sends notifications of new mail by Pushover, Web Push or HTTP. Each change is in "
-        "the security log of the user. LIMIT_REACHED for more than 1,000 users (by default).",
+        "channel sends notifications of new mail by Pushover, Web Push or HTTP. A new or "
+        "reactivated channel notifies only of messages that arrive later. The last error is "
+        "cleared, and waiting notifications are tried at once. Each change is in the security log "
+        "of the user. LIMIT_REACHED for more than 1,000 users (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS, AdminPermission.IMPERSONATE),
     )
@@ -245,8 +256,9 @@ class PushMutation:
     @mutation(
         "Queues a sample notification for each given push channel, for all or none. Inactive "
         "channels get it too. When a worker has sent it, `lastPushAt` or `lastError` shows the "
-        "result. If the user of the channel is suspended or inactive, the notification waits until "
-        "that ends. LIMIT_REACHED for more than 1,000 channels (by default).",
+        "result. It is tried once, and a failure does not deactivate the channel. If the user of "
+        "the channel is suspended or inactive, the notification waits until that ends. "
+        "LIMIT_REACHED for more than 1,000 channels (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
     )
@@ -258,15 +270,16 @@ class PushMutation:
         return await _load_payload(info, keys)
 
     @mutation(
-        "Deletes push channels, all or none. Each deletion is in the security log of its user. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes push channels, all or none. Notifications that were not sent yet are lost. Each "
+        "deletion is in the security log of its user. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.PUSH_CHANNELS),
     )
     async def push_channel_delete(self, info: Info, input: PushChannelDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.push_channels, "pushChannels")
         await push_channels.delete_channels(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("PushChannel", key) for key in keys])
+        return DeletePayload.of_keys("PushChannel", keys)
 
 
 async def _load_payload(info: Info, channel_ids: list[int]) -> PushChannelsPayload:

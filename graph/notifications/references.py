@@ -18,25 +18,25 @@ class PushChannelRef(ObjectRef):
 
 @strawberry.input(description="Input of webhookDelete.")
 class WebhookDeleteInput(Options):
-    webhooks: list[WebhookRef] = attribute_field("Webhooks to delete, at most 1,000 by default.")
+    webhooks: list[WebhookRef] = attribute_field("Webhooks to delete, 1 to 1,000 by default.")
 
 
 @strawberry.input(description="Input of webhookTest.")
 class WebhookTestInput(Options):
     webhooks: list[WebhookRef] = attribute_field(
-        "Webhooks that get a test event, at most 1,000 by default."
+        "Webhooks that get a test event, 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of pushChannelDelete.")
 class PushChannelDeleteInput(Options):
     push_channels: list[PushChannelRef] = attribute_field(
-        "Push channels to delete, at most 1,000 by default."
+        "Push channels to delete, 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of pushChannelTest.")
 class PushChannelTestInput(Options):
     push_channels: list[PushChannelRef] = attribute_field(
-        "Push channels that get a sample notification, at most 1,000 by default."
+        "Push channels that get a sample notification, 1 to 1,000 by default."
     )

@@ -9,7 +9,6 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.admin.tasks import Task, TaskPayload
-from graph.auth.types import SECRET_METADATA
 from graph.changes.changed_types import TYPE_NAME_BY_EVENT_TYPE
 from graph.domains.types import Domain
 from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
@@ -18,6 +17,7 @@ from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED_OR_DOMAINS, OVERSEEN_OR_DOMAINS
@@ -59,8 +59,9 @@ if TYPE_CHECKING:
 
 DOMAIN_ADMIN_GUARD = Auth(role=Role.DOMAIN_ADMIN)
 TYPES_DESCRIPTION = (
-    "Types of the events that the webhook receives. Null: all types. Events of the types PING, "
-    "CHANGES_MISSED and FILTER_MATCHED are delivered in any case. An empty list is an error."
+    "Types of the events that the webhook receives. Null: all types. Omitted: all for a new "
+    "webhook, else unchanged. Events of the types PING, CHANGES_MISSED and FILTER_MATCHED are "
+    "delivered in any case. An empty list is an error."
 )
 DEFAULT_SECRET_OVERLAP = timedelta(days=1)
 BODY_COLUMNS = ("event", "type", "at", "stream_id", "number", "body")
@@ -124,10 +125,10 @@ def _object_with_global_ids(event_type: EventType, facts: Mapping[str, Any]) -> 
     directives=[DOMAIN_ADMIN_GUARD],
 )
 class WebhookDelivery(NodeView):
-    type: EventType = attribute_field("Type of the event.")
-    at: datetime = attribute_field("Time of the event.")
+    type: EventType = attribute_field("Type of the delivered event.")
+    at: datetime = attribute_field("Time when the delivered event occurred.")
     attempt: int = attribute_field(
-        "Number of attempts that were made. 0: the first attempt was not made yet."
+        "Number of delivery attempts that were made. 0: the first one was not made yet."
     )
     status: int | None = attribute_field(
         "HTTP status of the response to the last attempt. Null: it got no response, or no attempt "
@@ -148,7 +149,7 @@ class WebhookDelivery(NodeView):
     state: WebhookDeliveryState = attribute_field(
         "State of the delivery: pending, accepted or failed."
     )
-    body: JSON = attribute_field("JSON body of the HTTP request.")
+    body: JSON = attribute_field("JSON body of the HTTP request of the delivery.")
 
     load_batch = staticmethod(webhook_lists.load_visible_deliveries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -168,7 +169,8 @@ class WebhookDeliveryFilter(ConditionsInput):
 
 
 @strawberry.type(
-    description="Webhook: a URL that gets events by HTTP POST requests.",
+    description="Webhook: a URL that gets events by HTTP POST requests. It is deleted if the "
+    "administrator who created or last changed it loses the right to it.",
     directives=[DOMAIN_ADMIN_GUARD],
 )
 class Webhook(NodeView):
@@ -191,7 +193,7 @@ class Webhook(NodeView):
         "events of that user while the user is in the domain. Null: events are not limited to a "
         "domain.",
     )
-    url: URL = attribute_field("URL that receives the events.")
+    url: URL = attribute_field("URL that receives the events of the webhook.")
     active: bool = attribute_field(
         "True if events are delivered. A response with status 410 deactivates the webhook."
     )
@@ -247,8 +249,9 @@ class Webhook(NodeView):
 class WebhookCreateInput(Options):
     types: list[WebhookEventType] | None = attribute_field(TYPES_DESCRIPTION, default=UNSET)
     user: UserRef | None = attribute_field(
-        "Delivers only events of this user; if the caller is a DOMAIN_ADMIN, while the user is "
-        "in the domain. Not allowed with `domain`. Default: not limited to a user.",
+        "Delivers only events of this user. A DOMAIN_ADMIN gets them while the user is in the "
+        "domain, which must be an administered one (else NOT_FOUND). Not allowed with `domain`. "
+        "Default: not limited to a user.",
         default=UNSET,
     )
     domain: DomainRef | None = attribute_field(
@@ -258,8 +261,8 @@ class WebhookCreateInput(Options):
         default=UNSET,
     )
     url: URL = attribute_field(
-        "URL that receives the events, `http` or `https`. Private networks require the setting "
-        "`webhooks.allowPrivateNetworks`.",
+        "URL that receives the events, `http` or `https`, at most 2,048 characters. Private "
+        "networks require the setting `webhooks.allowPrivateNetworks`.",
         metadata=GIVES_ACCESS,
     )
     active: bool = attribute_field(
@@ -269,12 +272,13 @@ class WebhookCreateInput(Options):
     )
 
 
-@strawberry.input(description="New values of webhooks. An absent field leaves the value unchanged.")
+@strawberry.input(description="New values of webhooks, at least one. An absent field is unchanged.")
 class WebhookPatch:
     types: strawberry.Maybe[list[WebhookEventType] | None] = attribute_field(TYPES_DESCRIPTION)
     url: strawberry.Maybe[URL] = attribute_field(
-        "URL that receives the events, `http` or `https`. Private networks require the setting "
-        "`webhooks.allowPrivateNetworks`.",
+        "URL that receives the events, also pending ones: `http` or `https`, at most 2,048 "
+        "characters. Private networks require the setting `webhooks.allowPrivateNetworks`. Null "
+        "is refused.",
         metadata=GIVES_ACCESS,
     )
     active: strawberry.Maybe[bool] = attribute_field(
@@ -285,7 +289,7 @@ class WebhookPatch:
 
 @strawberry.input(description="Input of webhookUpdate.")
 class WebhookUpdateInput(Options):
-    webhooks: list[WebhookRef] = attribute_field("Webhooks to change, at most 1,000 by default.")
+    webhooks: list[WebhookRef] = attribute_field("Webhooks to change, 1 to 1,000 by default.")
     set: WebhookPatch = attribute_field("New values, the same for all webhooks.")
 
 
@@ -315,7 +319,7 @@ class WebhookSecretPayload(MutationPayload):
     )
     secret: str | None = attribute_field(
         "Secret that signs the requests (Standard Webhooks): `whsec_` and 32 bytes in base64. It "
-        "is returned once. Null if the mutation failed.",
+        "is returned once. Null: the mutation failed, or it was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -324,7 +328,8 @@ class WebhookSecretPayload(MutationPayload):
 @strawberry.type(description="Payload of webhookUpdate and webhookTest.")
 class WebhooksPayload(MutationPayload):
     webhooks: list[Webhook] = attribute_field(
-        "Webhooks in the order of the references.", default_factory=list
+        "Webhooks in the order of the references.",
+        default_factory=list,
     )
 
 
@@ -335,7 +340,7 @@ class WebhookFilter(ConditionsInput):
     )
     user: UserRef | None = attribute_field(
         "Returns only webhooks whose `user` is this user, without webhooks of the domain or of "
-        "all domains.",
+        "all domains. NOT_FOUND if the caller can't see the user.",
         default=UNSET,
     )
 
@@ -343,8 +348,8 @@ class WebhookFilter(ConditionsInput):
 @strawberry.type
 class WebhookQuery:
     @query(
-        "Returns the webhooks of the domains and users that the caller administers. An ADMIN also "
-        "gets webhooks for all domains.",
+        "Returns the webhooks of the domains and users that the caller administers, also inactive "
+        "ones. An ADMIN gets all webhooks, also those for all events of the platform.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=OVERSEEN_OR_DOMAINS,
@@ -394,8 +399,9 @@ WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 @strawberry.type
 class WebhookMutation:
     @mutation(
-        "Creates a webhook and returns its secret once. Each user and each domain can have 100 "
-        "webhooks, and the platform 100.",
+        "Creates a webhook and returns its secret once. It gets events from now on: of a user, a "
+        "domain, or (only for an ADMIN) the platform. LIMIT_REACHED at 100 webhooks of that user, "
+        "domain or platform. Another user whom it is for gets a message.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -419,9 +425,10 @@ class WebhookMutation:
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
     @mutation(
-        "Changes webhooks, all or none, and resets their failures. Events that occurred while a "
-        "webhook was inactive are only delivered by webhookReplay. LIMIT_REACHED for more than "
-        "1,000 references (by default).",
+        "Changes webhooks, all or none, resets their failures, and ends a pause after failures. "
+        "Events that occurred while a webhook was inactive are only delivered by webhookReplay. "
+        "Another user whom a webhook is for gets a message. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -446,20 +453,21 @@ class WebhookMutation:
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
     @mutation(
-        "Deletes webhooks with their deliveries, all or none. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Deletes webhooks with their deliveries, also pending ones, all or none. Another user "
+        "whom a webhook is for gets a message. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
     async def webhook_delete(self, info: Info, input: WebhookDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.webhooks, "webhooks")
         await webhooks.delete_webhooks(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("Webhook", key) for key in keys])
+        return DeletePayload.of_keys("Webhook", keys)
 
     @mutation(
-        "Queues a test event PING for each webhook, all or none. Inactive webhooks get it too. A "
-        "worker delivers the event once, without retries. `Webhook.deliveries` shows the result. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Queues a test event PING for each webhook, all or none, also for inactive ones. A worker "
+        "delivers it once, without retries. `Webhook.deliveries` shows the result. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

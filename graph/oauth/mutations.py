@@ -4,11 +4,11 @@ from typing import Any
 
 import strawberry
 
-from graph.auth.second_factors import SECRET_METADATA
 from graph.oauth.references import OauthClientRef, OauthGrantRef, load_client_id, load_client_ids
 from graph.oauth.types import OauthClient
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.mutations import mutation
 from graph.types.object_access import MANAGED
 from graph.types.object_references import ids_from_refs
@@ -20,9 +20,10 @@ from resolvers.oauth.clients import NewOauthClient, OauthClientChanges
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 NAME_DESCRIPTION = "Name that users read on the consent page: 1 to 100 printable characters."
 REDIRECT_URIS_DESCRIPTION = (
-    "Redirect URIs that a request can name, 1 to 20, each of at most 1,000 characters: https URIs, "
-    "http://127.0.0.1 and http://[::1], or a private-use scheme with a dot (RFC 8252). A request "
-    "must name one of them character by character; only the port of a loopback URI can differ."
+    "Redirect URIs that a request can name, 1 to 20, each of at most 1,000 characters without a "
+    "fragment: https URIs, http://127.0.0.1 and http://[::1], or a private-use scheme with a dot "
+    "(RFC 8252). A request must name one of them character by character; only the port of a "
+    "loopback URI can differ."
 )
 GRANT_TYPES_DESCRIPTION = (
     "Ways in which the client gets tokens. AUTHORIZATION_CODE is required. Without REFRESH_TOKEN "
@@ -51,7 +52,12 @@ class OauthClientCreateInput(Options):
     )
 
 
-@strawberry.input(description="New values of OAuth clients. An absent field leaves the value.")
+@strawberry.input(
+    description=(
+        "New values of OAuth clients. An absent field leaves the value, and null is refused. At "
+        "least one value is required."
+    )
+)
 class OauthClientPatch:
     name: strawberry.Maybe[str] = attribute_field(NAME_DESCRIPTION)
     redirect_uris: strawberry.Maybe[list[str]] = attribute_field(REDIRECT_URIS_DESCRIPTION)
@@ -65,7 +71,7 @@ class OauthClientPatch:
 @strawberry.input(description="Input of oauthClientUpdate.")
 class OauthClientUpdateInput(Options):
     oauth_clients: list[OauthClientRef] = attribute_field(
-        "OAuth clients to change, at most 1,000 by default."
+        "OAuth clients to change: 1 to 1,000 by default."
     )
     set: OauthClientPatch = attribute_field("New values, the same for all clients.")
 
@@ -78,14 +84,14 @@ class OauthClientSecretRotateInput(Options):
 @strawberry.input(description="Input of oauthClientDelete.")
 class OauthClientDeleteInput(Options):
     oauth_clients: list[OauthClientRef] = attribute_field(
-        "OAuth clients to delete, at most 1,000 by default."
+        "OAuth clients to delete: 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of oauthGrantRevoke.")
 class OauthGrantRevokeInput(Options):
     oauth_grants: list[OauthGrantRef] = attribute_field(
-        "OAuth grants to revoke, at most 1,000 by default."
+        "OAuth grants to revoke, 1 to 1,000 by default."
     )
 
 
@@ -96,7 +102,7 @@ class OauthClientSecretPayload(MutationPayload):
     )
     client_secret: str | None = attribute_field(
         "Secret that the client authenticates with. It is returned once. Null: a public client, "
-        "or the mutation failed.",
+        "the mutation failed, or it was a dry run.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -119,9 +125,9 @@ async def _secret_payload(info: Info, key: int, secret: str | None) -> OauthClie
 @strawberry.type
 class OauthMutation:
     @mutation(
-        "Creates an OAuth client. Its secret is returned once; a public client (`hasSecret` "
-        "false) has none. The platform can have 1,000 clients, besides those that have "
-        "registered themselves (RFC 7591).",
+        "Creates an OAuth client, a program that can sign users in. Its secret is returned once; "
+        "a public client (`hasSecret` false) has none. LIMIT_REACHED if the platform has 1,000 "
+        "clients, besides those that have registered themselves (RFC 7591).",
         **WRITE_GUARD,
     )
     async def oauth_client_create(
@@ -138,8 +144,9 @@ class OauthMutation:
         return await _secret_payload(info, created.row_id, created.secret)
 
     @mutation(
-        "Changes OAuth clients, all or none. Their tokens remain. LIMIT_REACHED for more than "
-        "1,000 references (by default).",
+        "Changes OAuth clients, all or none. Their access tokens stay valid. Their refresh tokens "
+        "stay, too, but are refused if the grant type REFRESH_TOKEN is removed. `hasSecret` can't "
+        "be changed. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def oauth_client_update(
@@ -176,19 +183,22 @@ class OauthMutation:
 
     @mutation(
         "Deletes OAuth clients, all or none. The access that users have given them ends with all "
-        "tokens, within 1 second. LIMIT_REACHED for more than 1,000 references (by default).",
+        "tokens, within 1 second. Open connections with these tokens are closed. LIMIT_REACHED "
+        "for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def oauth_client_delete(self, info: Info, input: OauthClientDeleteInput) -> DeletePayload:
         keys = await load_client_ids(info, input.oauth_clients, "oauthClients")
         await clients.delete_clients(info.context, keys)
-        return DeletePayload.of_keys("OauthClient", list(dict.fromkeys(keys)))
+        return DeletePayload.of_keys("OauthClient", keys)
 
     @mutation(
         "Revokes OAuth grants, which give OAuth clients access to accounts, all or none. The "
         "access tokens and refresh tokens of these grants end within 1 second. Open WebSocket "
-        "connections, event streams and submission sessions with these tokens are closed. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "connections, event streams and submission sessions with these tokens are closed. The "
+        "security log of the user has an entry. The user gets a message if somebody else revokes "
+        "a grant. The user can give the client access again. LIMIT_REACHED for more than 1,000 "
+        "references (by default).",
         scope=Scope.FULL,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),
     )

@@ -45,8 +45,8 @@ class OauthClient(NodeView):
     client_id: str = attribute_field("Public identifier of the client (`client_id`).")
     name: str = attribute_field("Name that users read on the consent page.")
     has_secret: bool = attribute_field(
-        "True if the client authenticates with a secret, which is never returned. False: a public "
-        "client, such as a program on a phone."
+        "True if the OAuth client authenticates with a secret, which is never returned. False: a "
+        "public client, such as a program on a phone."
     )
     redirect_uris: list[str] = attribute_field(
         "Redirect URIs that a request can name. Only the port of a loopback URI can differ. At "
@@ -59,7 +59,7 @@ class OauthClient(NodeView):
         "the platform. `operator`: a command on the server, or the bootstrap key. `dynamic "
         "registration`: the client registered itself (RFC 7591). Null: unknown."
     )
-    created_at: datetime = attribute_field("Time when the client was created.")
+    created_at: datetime = attribute_field("Time when the OAuth client was created.")
     updated_at: datetime | None = attribute_field(
         "Time of the last change by oauthClientUpdate. Null: never changed."
     )
@@ -91,14 +91,20 @@ class OauthGrant(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User who has given access.",
+        description="User who has given access. Null: the caller can't see the user.",
     )
-    client_name: str = attribute_field("Name of the client that users read on the consent page.")
+    client_name: str = attribute_field(
+        "Present name of the OAuth client, which users read on the consent page."
+    )
     client_id: str = attribute_field("Public identifier of the client (`client_id`).")
-    scopes: list[OauthScope] = attribute_field("Scopes that the user has allowed.")
-    created_at: datetime = attribute_field("Time when the user first gave the client access.")
+    scopes: list[OauthScope] = attribute_field(
+        "All scopes that the user has allowed the OAuth client since the last revocation."
+    )
+    created_at: datetime = attribute_field(
+        "Time when the user first gave the OAuth client access, after the last revocation."
+    )
     last_used_at: datetime | None = attribute_field(
-        "Time when the client last got tokens for the user. Null: never."
+        "Time when the OAuth client last got tokens for the user. Null: never."
     )
 
     load_batch = staticmethod(grants.load_visible_grants_by_id)
@@ -138,7 +144,9 @@ class OauthClientFilter(ConditionsInput):
 @strawberry.type
 class OauthQuery:
     @query(
-        "Returns an OAuth client by ID or public identifier. Null if there is none.", **READ_GUARD
+        "Returns an OAuth client by ID or public identifier. Null: there is none. A malformed ID "
+        "is an error.",
+        **READ_GUARD,
     )
     async def oauth_client(self, info: Info, by: OauthClientRef) -> OauthClient | None:
         try:
@@ -148,7 +156,13 @@ class OauthQuery:
         row = await info.context.load(client_loaders.load_visible_clients_by_id, key)
         return OauthClient.from_row_or_none(row)
 
-    @query("Returns the OAuth clients of the platform.", **READ_GUARD)
+    @query(
+        (
+            "Returns the OAuth clients of the platform, also those that have registered themselves "
+            "(RFC 7591)."
+        ),
+        **READ_GUARD,
+    )
     async def oauth_clients(
         self,
         info: Info,

@@ -53,11 +53,6 @@ RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
     "admin_permission": AdminPermission.RATE_LIMITS,
 }
-MESSAGES_DESCRIPTION = (
-    "Messages that can be sent in the time window, 1 to 1,000,000,000. Null: the user or domain "
-    "has no limit of its own, and the default of the settings does not apply. The limit of the "
-    "platform still applies, and for a user also the limit of the domain."
-)
 
 
 @strawberry.type(
@@ -66,7 +61,11 @@ MESSAGES_DESCRIPTION = (
     "counts once for any number of recipients."
 )
 class RateLimit(NodeView):
-    messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
+    messages: int | None = attribute_field(
+        "Messages that can be sent in the time window, 1 to 1,000,000,000. Null: this user or "
+        "domain is unlimited, and the default of the settings does not apply. The limit of the "
+        "platform still applies, and for a user also the limit of the domain."
+    )
     per: RatePeriod = attribute_field("Length of the time window in which messages are counted.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
@@ -84,7 +83,9 @@ class RateLimit(NodeView):
         "Messages sent in the current time window. 0 if no window is running, or if the "
         "limit is unlimited: then messages are not counted."
     )
-    exhausted: bool = attribute_field("True if no more messages can be sent until resetsAt.")
+    exhausted: bool = attribute_field(
+        "True if no more messages can be sent until `resetsAt`. False if the limit is unlimited."
+    )
     resets_at: datetime | None = attribute_field(
         "Time when the current time window ends. Null: no window is running."
     )
@@ -110,7 +111,7 @@ class RateLimitHold(NodeView):
         "id",
         users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User who can't send until `resetsAt`.",
+        description="User who can't send until `resetsAt`. Null only if the user was just deleted.",
     )
     source: LimitSource = attribute_field(
         "Owner of the exceeded limit: the user, the domain, or the platform."
@@ -119,15 +120,19 @@ class RateLimitHold(NodeView):
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         lazy_view_factory("graph.domains.types", "Domain"),
-        description="Domain whose users have together exceeded the limit. Null: the limit is "
-        "not that of a domain.",
+        description="Domain whose users have together exceeded the limit. Null: the limit is not "
+        "that of a domain, or the caller can't see the domain.",
     )
-    messages: int = attribute_field("Messages that can be sent in the time window.")
+    messages: int = attribute_field(
+        "Exceeded limit: the number of messages that can be sent in the time window."
+    )
     per: RatePeriod = attribute_field("Length of the time window in which messages are counted.")
     held_at: datetime = attribute_field(
         "Time when the first message of the current time window was refused."
     )
-    resets_at: datetime = attribute_field("Time when the user can send again.")
+    resets_at: datetime = attribute_field(
+        "Time when the user can send again: the end of the time window of the exceeded limit."
+    )
 
     load_batch = staticmethod(rate_limits.load_holds_by_user)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -139,9 +144,16 @@ class RateLimitHold(NodeView):
     }
 
 
-@strawberry.input(description="Number of messages in a time window.")
+@strawberry.input(
+    description="Number of messages in a time window. All recipients of a message "
+    "together count as one message."
+)
 class RateLimitInput:
-    messages: int | None = attribute_field(MESSAGES_DESCRIPTION)
+    messages: int | None = attribute_field(
+        "Messages that can be sent in the time window, 1 to 1,000,000,000. Null or omitted: this "
+        "user or domain is unlimited, and the default of the settings does not apply. The limit of "
+        "the platform still applies, and for a user also the limit of the domain."
+    )
     per: RatePeriod = attribute_field("Length of the time window in which messages are counted.")
 
     def to_new_limit(self) -> NewRateLimit:
@@ -162,14 +174,18 @@ def validated_rate_limit_or_none(input: Any, *error_path: str) -> NewRateLimit |
 
 
 @strawberry.input(
-    description="Conditions on rate limits. With both users and domains, limits of either match."
+    description="Conditions on rate limits. With both users and domains, limits of either match. "
+    "`exhausted` must hold in addition."
 )
 class RateLimitFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Returns only limits of these users.", default=UNSET
+        "Returns only limits of these users, at most 1,000 by default (else LIMIT_REACHED).",
+        default=UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
-        "Returns only limits of these domains.", default=UNSET
+        "Returns only limits of these domains, 1 to 1,000 by default. An empty list is an error. "
+        "A domain that the caller does not administer is NOT_FOUND.",
+        default=UNSET,
     )
     exhausted: bool | None = attribute_field(
         "True returns only limits that are used up, false only the others.", default=UNSET
@@ -179,19 +195,24 @@ class RateLimitFilter(ConditionsInput):
 @strawberry.input(description="Conditions on users who can't send at present.")
 class RateLimitHoldFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Returns only holds of these users. Default: all that the caller can see.", default=UNSET
+        "Returns only holds of these users, at most 1,000 by default (else LIMIT_REACHED). "
+        "Default: all that the caller can see.",
+        default=UNSET,
     )
 
 
 @strawberry.input(description="Input of rateLimitSet. Users or domains are required.")
 class RateLimitSetInput(Options):
-    users: UserSelection | None = attribute_field("Users to set the limit on.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users to set the limit on, at most 1,000 by default.", default=UNSET
+    )
     domains: list[DomainRef] | None = attribute_field(
-        "Domains to set the limit on. It applies to all users of the domain together.",
+        "Domains to set the limit on, 1 to 1,000 by default. It applies to all users of the "
+        "domain together.",
         default=UNSET,
     )
     rate_limit: strawberry.Maybe[RateLimitInput] = attribute_field(
-        "New limit. Required unless `inheritRateLimit` is true."
+        "New limit. Required unless `inheritRateLimit` is true. Null is refused."
     )
     inherit_rate_limit: bool = attribute_field(
         "True removes the limit of the users and domains, so that the limit of the settings "
@@ -205,9 +226,12 @@ class RateLimitSetInput(Options):
     "true` is required."
 )
 class RateLimitResetInput(Options):
-    users: UserSelection | None = attribute_field("Users whose counters are reset.", default=UNSET)
+    users: UserSelection | None = attribute_field(
+        "Users whose counters are reset, at most 1,000 by default.", default=UNSET
+    )
     domains: list[DomainRef] | None = attribute_field(
-        "Domains whose counters are reset. Counters of their users stay.", default=UNSET
+        "Domains whose counters are reset, 1 to 1,000 by default. Counters of their users stay.",
+        default=UNSET,
     )
     include_platform: bool = attribute_field(
         "True also resets the counter of the platform. Requires role ADMIN. Default: false.",
@@ -218,8 +242,9 @@ class RateLimitResetInput(Options):
 @strawberry.type(description="Payload of rateLimitSet and rateLimitReset.")
 class RateLimitsPayload(MutationPayload):
     rate_limits: list[RateLimit] = attribute_field(
-        "Limits that are set on the users and domains of the input: first users, then domains. "
-        "Users and domains without a limit of their own are missing.",
+        "Limits that are set on the users and domains of the input: first users by creation, then "
+        "domains in the order of the input. Users and domains without a limit of their own are "
+        "missing.",
         default_factory=list,
     )
 
@@ -275,8 +300,10 @@ async def _load_payload(info: Info, limit_ids: list[int]) -> RateLimitsPayload:
 @strawberry.type
 class RateLimitQuery:
     @query(
-        "Returns the rate limits that are set on users and domains. Users and domains without one "
-        "have the limits of the settings.",
+        "Returns the rate limits that are set on domains and users which the caller can see, also "
+        "limits that are unlimited. Users and domains without one have the limits of the "
+        "settings, which are not returned. A DOMAIN_ADMIN sees the limits of all accounts in the "
+        "administered domains.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
         access=DOMAINS,
@@ -313,7 +340,7 @@ class RateLimitQuery:
         "Returns users whose message was refused because it exceeded the rate limit of the user, "
         "the domain or the platform. A user is in the list until the user can send again. If the "
         "limit of a domain or of the platform is reached, users who have not tried to send since "
-        "then are not returned.",
+        "then are not returned. A DOMAIN_ADMIN sees all accounts in the administered domains.",
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
         access=DOMAINS,
@@ -351,8 +378,9 @@ class RateLimitMutation:
         "none. A user or domain without an own limit has the limit of the settings. An own limit "
         "can be higher than that of the settings. The limit of the platform applies in any case. "
         "If `per` is unchanged, messages that were already counted still count. If `per` changes, "
-        "the count begins again. LIMIT_REACHED for more than 1,000 users (by default). CONFLICT if "
-        "another request moves a user to another domain at the same time: retry.",
+        "the count begins again. LIMIT_REACHED for more than 1,000 users or 1,000 domains (by "
+        "default). CONFLICT if another request moves a user to another domain at the same time: "
+        "retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,
@@ -372,9 +400,11 @@ class RateLimitMutation:
         )
 
     @mutation(
-        "Resets counters of sent messages, all or none. A user who exceeded a rate limit can "
-        "send again if the counters of the domain and the platform also allow it. CONFLICT if a "
-        "user moves to another domain at the same time: retry.",
+        "Resets the counters of sent messages of users, domains or the platform to 0, all or "
+        "none. The limits stay. A user who exceeded a rate limit can send again if the counters "
+        "of the domain and the platform also allow it. LIMIT_REACHED for more than 1,000 users or "
+        "1,000 domains (by default). CONFLICT if a user moves to another domain at the same time: "
+        "retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,

@@ -13,7 +13,7 @@ from resolvers.queue import loaders as queue_loaders
 @strawberry.input(one_of=True, description="Reference to one queue entry.")
 class QueueEntryRef(ObjectRef):
     queue_id: strawberry.Maybe[str] = attribute_field(
-        "Queue ID of the entry, as it occurs in logs."
+        "Queue ID of the queue entry, as it occurs in logs. Case is significant."
     )
 
 

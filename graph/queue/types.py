@@ -58,7 +58,7 @@ class QueueEntry(NodeView):
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="User who sent the message. Null: the platform sent it, such as a delivery "
-        "report or a forwarded message.",
+        "report or a forwarded message, or the user was deleted.",
     )
     submission: Submission | None = link(
         "id",
@@ -83,8 +83,8 @@ class QueueEntry(NodeView):
         return (await info.context.load(queue_loaders.load_entry_states, self.row.id)).queue_name
 
     @field(
-        "Time of the next attempt of any delivery that waits. Null: every delivery is in "
-        "progress, held or finished."
+        "Time of the next attempt of any delivery that waits; the earliest one. Null: every "
+        "delivery is in progress, held or finished."
     )
     async def next_attempt_at(self, info: Info) -> datetime | None:
         return (
@@ -104,7 +104,7 @@ class QueueFilter(ConditionsInput):
     fields_with_empty_texts = frozenset({"sender"})
 
     queue_name: QueueName | None = attribute_field(
-        "Returns only entries in this queue.", default=UNSET
+        "Returns only entries in this queue, as in `QueueEntry.queueName`.", default=UNSET
     )
     users: UserSelection | None = attribute_field(
         "Returns only entries of messages that these users sent. Default: all that the caller "
@@ -112,14 +112,14 @@ class QueueFilter(ConditionsInput):
         default=UNSET,
     )
     sender: str | None = attribute_field(
-        "Returns only entries whose envelope sender contains this text (case is ignored). Empty: "
-        "the null sender of delivery reports.",
+        "Returns only entries whose envelope sender contains this text, at most 1,000 characters. "
+        "Case and accents are ignored. Empty: the null sender of delivery reports.",
         default=UNSET,
     )
     recipient: str | None = attribute_field(
-        "Returns only entries with an unfinished delivery to a recipient that contains "
-        "this text (case is ignored). `queueEntryChanged` also looks at finished "
-        "deliveries.",
+        "Returns only entries with an unfinished delivery to a recipient that contains this text, "
+        "at most 1,000 characters. Case and accents are ignored. `queueEntryChanged` also looks "
+        "at finished deliveries.",
         default=UNSET,
     )
     since: datetime | None = attribute_field(
@@ -146,14 +146,18 @@ class QueueFilter(ConditionsInput):
 )
 class QueueDeleteInput(Options):
     queue_entries: list[QueueEntryRef] | None = attribute_field(
-        "Deletes the entries that are given, at most 1,000 by default.", default=UNSET
+        "Deletes the entries that are given, 1 to 1,000 by default.",
+        default=UNSET,
     )
     filter: QueueFilter | None = attribute_field(
-        "Deletes the visible entries that meet these conditions. An empty filter is an error.",
+        "Deletes the waiting entries that the caller can see and that meet these conditions, at "
+        "most 1,000,000. An empty filter is an error.",
         default=UNSET,
     )
     all: bool = attribute_field(
-        "True deletes every entry, which requires the role ADMIN. Default: false.", default=False
+        "True deletes every waiting entry, at most 1,000,000, which requires the role ADMIN. "
+        "Default: false.",
+        default=False,
     )
     notify_sender: bool = attribute_field(
         "True sends a delivery report (DSN, RFC 3464) to each sender, except the null sender and "
@@ -168,38 +172,41 @@ class QueueDeleteInput(Options):
 )
 class QueueFlushInput(Options):
     queue_entries: list[QueueEntryRef] | None = attribute_field(
-        "Retries the entries that are given, at most 1,000 by default.", default=UNSET
-    )
-    filter: QueueFilter | None = attribute_field(
-        "Retries the entries that meet these conditions. An empty filter is an error.",
+        "Retries the entries that are given, 1 to 1,000 by default.",
         default=UNSET,
     )
-    all: bool = attribute_field("True retries every entry. Default: false.", default=False)
+    filter: QueueFilter | None = attribute_field(
+        "Retries the entries that meet these conditions, at most 1,000,000. An empty filter is an "
+        "error.",
+        default=UNSET,
+    )
+    all: bool = attribute_field(
+        "True retries every entry, at most 1,000,000. Default: false.", default=False
+    )
 
 
 @strawberry.input(description="Input of queueHold.")
 class QueueHoldInput(Options):
-    queue_entries: list[QueueEntryRef] = attribute_field(
-        "Entries to hold, at most 1,000 by default."
-    )
+    queue_entries: list[QueueEntryRef] = attribute_field("Entries to hold, 1 to 1,000 by default.")
 
 
 @strawberry.input(description="Input of queueRelease.")
 class QueueReleaseInput(Options):
     queue_entries: list[QueueEntryRef] = attribute_field(
-        "Entries to release, at most 1,000 by default."
+        "Entries to release, 1 to 1,000 by default."
     )
 
 
 @strawberry.type(description="Payload of queueFlush.")
 class QueueFlushPayload(MutationPayload):
     scheduled_count: int = attribute_field(
-        "Number of deliveries that are due now, one for each recipient. 0 if a task "
-        "retries the entries.",
+        "Number of deliveries that are due now, one for each recipient. 0 if a task retries the "
+        "entries, or if the mutation failed.",
         default=0,
     )
     task: Task | None = attribute_field(
-        "Task that retries the entries, if there are many. Null: the deliveries are due now.",
+        "Task that retries the entries, if there are more than 1,000 (by default). Null: the "
+        "deliveries are due now, or the mutation failed.",
         default=None,
     )
 
@@ -240,9 +247,10 @@ async def _hold_or_release(
 @strawberry.type
 class QueueQuery:
     @query(
-        "Returns the queue entries of messages with unfinished deliveries. The sender of such a "
-        "message is the caller, or a user that the caller manages. An ADMIN also sees entries of "
-        "messages that the server has sent itself, such as delivery reports and forwarded mail.",
+        "Returns the queue entries of messages with unfinished deliveries, also of scheduled and "
+        "held ones. A USER sees entries of own messages, a DOMAIN_ADMIN also those of USERs of "
+        "the administered domains. An ADMIN sees all entries, also of messages that the server "
+        "has sent itself, such as delivery reports and forwarded mail.",
         scope=Scope.MAIL_READ,
         access=OVERSEEN,
     )
@@ -282,8 +290,10 @@ class QueueMutation:
         "Deletes queue entries: cancels all deliveries that are not in progress. Deliveries in "
         "progress continue. A finished entry in `queueEntries` is NOT_FOUND, and nothing is "
         "deleted. Without `notifySender`, the scheduled copy of a message sent to nobody becomes "
-        "a draft. A task in the background deletes more than 1,000 entries (by default), and "
-        "entries with `notifySender`. LIMIT_REACHED for more than 1,000 references (by default).",
+        "a draft. If nobody gets a message, the copies that BCC rules made of it are cancelled "
+        "too. A task in the background deletes more than 1,000 entries (by default), and entries "
+        "with `notifySender`. LIMIT_REACHED for more than 1,000 references (by default), or if "
+        "`filter` or `all` selects more than 1,000,000 entries.",
         scope=Scope.SUBMIT,
         access=OVERSEEN,
     )
@@ -298,10 +308,11 @@ class QueueMutation:
         )
 
     @mutation(
-        "Retries deferred deliveries immediately, except held ones and those in progress. A "
-        "finished entry in `queueEntries` is NOT_FOUND, and nothing is retried. More than 1,000 "
-        "entries (by default) are retried by a task in the background. LIMIT_REACHED for more "
-        "than 1,000 references (by default).",
+        "Retries deferred deliveries immediately, except held ones and those in progress. "
+        "Deliveries that wait for their first attempt are unchanged. A finished entry in "
+        "`queueEntries` is NOT_FOUND, and nothing is retried. More than 1,000 entries (by "
+        "default) are retried by a task in the background. LIMIT_REACHED for more than 1,000 "
+        "references (by default), or if `filter` or `all` selects more than 1,000,000 entries.",
         **WRITE_GUARD,
         access=OVERSEEN,
     )
@@ -315,8 +326,9 @@ class QueueMutation:
 
     @mutation(
         "Holds queue entries, all or none: no delivery attempt begins until queueRelease. An "
-        "attempt in progress continues. A finished entry is NOT_FOUND. LIMIT_REACHED for more "
-        "than 1,000 references (by default).",
+        "attempt in progress continues. An entry that is already held is unchanged, and is no "
+        "error. A finished entry is NOT_FOUND. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         **WRITE_GUARD,
         access=OVERSEEN,
     )
@@ -324,10 +336,11 @@ class QueueMutation:
         return await _hold_or_release(info, input.queue_entries, is_held=True)
 
     @mutation(
-        "Releases held queue entries, all or none. A waiting entry that is not held is "
-        "unchanged, and is no error. A finished entry is NOT_FOUND. The time in which an entry "
-        "was held does not count towards its lifetime in the queue. LIMIT_REACHED for more than "
-        "1,000 references (by default).",
+        "Releases held queue entries, all or none. Their deliveries are attempted when they are "
+        "due, overdue ones at once. A waiting entry that is not held is unchanged, and is no "
+        "error. A finished entry is NOT_FOUND. The time in which an entry was held does not count "
+        "towards its lifetime in the queue. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         **WRITE_GUARD,
         access=OVERSEEN,
     )
@@ -339,9 +352,10 @@ class QueueMutation:
 class QueueSubscription:
     @subscription(
         "Streams queue entries when they arrive, when a delivery is attempted, and when they "
-        "change or finish. Entries of one user keep their order. Changes of an entry in quick "
-        "succession can be streamed once, with its last state. A finished entry is sent even if "
-        "the filter has another `queueName`.",
+        "change or finish. Entries that are in the queue at the start are streamed when they "
+        "change. Entries of one user keep their order. Changes of an entry in quick succession "
+        "can be streamed once, with its last state. A finished entry is sent even if the filter "
+        "has another `queueName`.",
         role=Role.ADMIN,
         scope=Scope.READ,
         access=OVERSEEN,

@@ -19,8 +19,8 @@ from resolvers.resources.create import NewResource
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 BOOKING_LIMIT_DESCRIPTION = (
-    "Highest number of bookings at the same time, 1 to 1,000. Required if the policy "
-    "becomes LIMITED, not allowed for other policies."
+    "Highest number of bookings of the resource at the same time, 1 to 1,000. Required if the "
+    "policy becomes LIMITED, not allowed for other policies."
 )
 PATCH_FIELDS = ("name", "kind", "booking_policy", "booking_limit", "active")
 
@@ -28,34 +28,43 @@ PATCH_FIELDS = ("name", "kind", "booking_policy", "booking_limit", "active")
 @strawberry.input(description="Input of resourceCreate.")
 class ResourceCreateInput(Options):
     name: str = attribute_field(
-        "Display name, at most 128 characters. The local part of the address is made from it: in "
-        "lower case, in ASCII, with hyphens. If it is taken, a number is appended."
+        "Display name of the resource, 1 to 128 characters. The local part of the address is made "
+        "from it: in lower case, in ASCII, with hyphens, at most 48 characters. If it is taken or "
+        "reserved, such as `postmaster`, a number is appended."
     )
-    domain: DomainRef = attribute_field("Domain that the resource is created in.")
+    domain: DomainRef = attribute_field(
+        "Domain that the resource is created in. NOT_FOUND if the caller does not administer it."
+    )
     kind: ResourceKind = attribute_field("Room, thing or group of people.")
     booking_policy: BookingPolicy = attribute_field(
-        "Rule that decides which invitations are accepted.",
+        "Rule that decides which invitations to the resource are accepted.",
         default=BookingPolicy.UNLIMITED_SHOW_BUSY,
     )
     booking_limit: int | None = attribute_field(BOOKING_LIMIT_DESCRIPTION, default=UNSET)
-    active: bool = attribute_field("False: the address refuses mail.", default=True)
+    active: bool = attribute_field("False: the address of the resource refuses mail.", default=True)
 
 
 @strawberry.input(
-    description="New values of resources. An absent field leaves the value. The address does not "
-    "change."
+    description=(
+        "New values of resources. An absent field leaves the value. Null is refused, except for "
+        "`bookingLimit`. At least one field is required. The address does not change."
+    )
 )
 class ResourcePatch:
-    name: strawberry.Maybe[str] = attribute_field("Display name, at most 128 characters.")
+    name: strawberry.Maybe[str] = attribute_field(
+        "Display name of the resources, 1 to 128 characters."
+    )
     kind: strawberry.Maybe[ResourceKind] = attribute_field("Room, thing or group of people.")
     booking_policy: strawberry.Maybe[BookingPolicy] = attribute_field(
-        "Rule that decides which invitations are accepted. Bookings stay as they are."
+        "Rule that decides which invitations to the resources are accepted. Bookings stay as they "
+        "are, but are not shown with ALWAYS_FREE."
     )
     booking_limit: strawberry.Maybe[int | None] = attribute_field(
-        f"{BOOKING_LIMIT_DESCRIPTION} Another policy clears it. Bookings beyond it are kept."
+        f"{BOOKING_LIMIT_DESCRIPTION} Null is refused for LIMITED. Another policy clears it. "
+        "Bookings beyond it are kept."
     )
     active: strawberry.Maybe[bool] = attribute_field(
-        "False: the address refuses mail. Bookings are kept."
+        "False: the addresses of the resources refuse mail. Bookings are kept."
     )
 
     def to_columns(self) -> dict[str, Any]:
@@ -65,13 +74,13 @@ class ResourcePatch:
 
 @strawberry.input(description="Input of resourceUpdate.")
 class ResourceUpdateInput(Options):
-    resources: list[ResourceRef] = attribute_field("Resources to change, at most 1,000 by default.")
+    resources: list[ResourceRef] = attribute_field("Resources to change, 1 to 1,000 by default.")
     set: ResourcePatch = attribute_field("New values, the same for all resources.")
 
 
 @strawberry.input(description="Input of resourceDelete.")
 class ResourceDeleteInput(Options):
-    resources: list[ResourceRef] = attribute_field("Resources to delete, at most 1,000 by default.")
+    resources: list[ResourceRef] = attribute_field("Resources to delete, 1 to 1,000 by default.")
 
 
 @strawberry.type(description="Payload of resourceCreate.")
@@ -84,7 +93,8 @@ class ResourcePayload(MutationPayload):
 @strawberry.type(description="Payload of resourceUpdate.")
 class ResourcesPayload(MutationPayload):
     resources: list[Resource] = attribute_field(
-        "Resources after the change, in the order of the references.", default_factory=list
+        "Resources after the change, each once, in the order of the references.",
+        default_factory=list,
     )
 
 
@@ -92,8 +102,9 @@ class ResourcesPayload(MutationPayload):
 class ResourceMutation:
     @mutation(
         "Creates a room, thing or group that people book by invitations to its address. The "
-        "address counts against the limit of the domain. CONFLICT if all addresses that the name "
-        "suggests are taken.",
+        "address counts against the limit of the domain: LIMIT_REACHED if the domain can't have "
+        "another address. CONFLICT if the address made from the name is taken with each number up "
+        "to 1,000. CONFLICT also if another request takes it at the same time.",
         **WRITE_GUARD,
         access=DOMAINS,
     )
@@ -110,8 +121,9 @@ class ResourceMutation:
         return ResourcePayload(resource=resource)
 
     @mutation(
-        "Changes resources, all or none. Existing bookings stay, even beyond a new limit. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes resources (rooms, things or groups that can be booked), all or none. Existing "
+        "bookings stay, even beyond a new limit. NOT_FOUND for a resource of a domain that the "
+        "caller does not administer. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=DOMAINS,
         cost=LONG_MUTATION_COST,
@@ -122,8 +134,10 @@ class ResourceMutation:
         return ResourcesPayload(resources=await _load_resources(info, keys))
 
     @mutation(
-        "Deletes resources with their addresses and bookings, all or none. The organizers are "
-        "not notified. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Deletes resources (rooms, things or groups that can be booked) with their addresses and "
+        "bookings, all or none. The organizers are not notified. NOT_FOUND for a resource of a "
+        "domain that the caller does not administer. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
         access=DOMAINS,
         cost=LONG_MUTATION_COST,

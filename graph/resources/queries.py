@@ -22,7 +22,9 @@ from resolvers.resources.loaders import ResourceConditions, ResourceOrder
 @strawberry.input(description="Conditions on resources. All must hold.")
 class ResourceFilter(ConditionsInput):
     domain: DomainRef | None = attribute_field(
-        "Returns only resources of this domain.", default=UNSET
+        "Returns only resources of this domain. A domain that the caller can't see, or an unknown "
+        "one, selects none.",
+        default=UNSET,
     )
     query: str | None = attribute_field(
         "Returns only resources with this text in the name or in the local part of the address "
@@ -49,10 +51,10 @@ class ResourceFilter(ConditionsInput):
 @strawberry.type
 class ResourceQuery:
     @query(
-        "Returns a resource (a room, thing or group that can be booked) by ID or address. Users "
-        "see the resources of the domain of their account, and of the domains of their addresses. "
-        "A DOMAIN_ADMIN also sees those of administered domains. An ADMIN sees all. Null if the "
-        "resource does not exist or the caller can't see it.",
+        "Returns a resource (a room, thing or group that can be booked) by ID or address, active "
+        "or not. Users see the resources of the domain of their account, and of the domains of "
+        "their addresses. A DOMAIN_ADMIN also sees those of administered domains. An ADMIN sees "
+        "all. Null if the resource does not exist or the caller can't see it.",
         scope=Scope.READ,
         cost=3,
     )
@@ -65,9 +67,9 @@ class ResourceQuery:
         return Resource.from_row_or_none(row)
 
     @query(
-        "Returns the rooms, things and groups that can be booked. Users see the resources in the "
-        "domains of their account and addresses. A DOMAIN_ADMIN also sees those of administered "
-        "domains, an ADMIN all.",
+        "Returns the resources: rooms, things and groups that can be booked, active or not. Users "
+        "see the resources in the domains of their account and addresses. A DOMAIN_ADMIN also "
+        "sees those of administered domains, an ADMIN all.",
         scope=Scope.READ,
     )
     async def resources(

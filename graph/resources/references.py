@@ -18,7 +18,7 @@ from resolvers.resources import loaders
 @strawberry.input(one_of=True, description="Reference to one resource.")
 class ResourceRef(ObjectRef):
     address: strawberry.Maybe[EmailAddress] = attribute_field(
-        "Address of the resource, in any spelling."
+        "Address of the resource, in any spelling. Its domain part can be an alias domain."
     )
 
 

@@ -26,20 +26,20 @@ from resolvers.resources.bookings import BookingConditions, BookingOrder, Bookin
 
 @strawberry.type(description="Time for which a resource is booked: one occurrence of an event.")
 class Booking(View):
-    starts_at: datetime = attribute_field("Time when the booking starts.")
-    ends_at: datetime = attribute_field("Time when the booking ends.")
+    starts_at: datetime = attribute_field("Time when the booking of the resource starts.")
+    ends_at: datetime = attribute_field("Time when the booking of the resource ends.")
     uid: str | None = attribute_field(
         "UID of the event (RFC 5545), the same for all its occurrences. Null unless the caller "
-        "organizes the event or administers the domain."
+        "organizes the event or administers the domain of the resource."
     )
     summary: str | None = attribute_field(
-        "Title of the event, cut to 1,000 characters. Null if it has none, or unless the caller "
-        "organizes the event or administers the domain."
+        "Title of the booked event, cut to 1,000 characters. Null if it has none, or unless the "
+        "caller organizes the event or administers the domain of the resource."
     )
 
     @field(
-        "Organizer of the event. Null unless the caller organizes the event or administers the "
-        "domain.",
+        "Organizer of the booked event. Null unless the caller organizes the event or administers "
+        "the domain of the resource.",
         "organizer",
         "organizer_name",
     )
@@ -63,13 +63,15 @@ class BookingFilter(ConditionsInput):
 
 
 @strawberry.type(
-    description="Room, thing or group with an address. Invitations to the address (iTIP, "
-    "RFC 5546) are accepted or declined by the booking policy. Other mail, and "
-    "invitations that are not authenticated as from their organizer, are refused."
+    description=(
+        "Room, thing or group with an address. Invitations to the address (iTIP, RFC 5546) are "
+        "accepted or declined by the booking policy, and the organizer gets a reply. Other mail, "
+        "and invitations that are not authenticated as from their organizer, are refused."
+    )
 )
 class Resource(NodeView):
     name: str = attribute_field("Display name of the resource.")
-    local_part: str = attribute_field("Part of the address before the `@`.")
+    local_part: str = attribute_field("Part of the address of the resource before the `@`.")
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
@@ -80,15 +82,18 @@ class Resource(NodeView):
         "Kind of the resource. Replies show it as the calendar user type (CUTYPE)."
     )
     booking_policy: BookingPolicy = attribute_field(
-        "Rule that decides which invitations are accepted."
+        "Rule that decides which invitations to the resource are accepted."
     )
     booking_limit: int | None = attribute_field(
-        "Highest number of bookings at the same time. Null unless the policy is LIMITED."
+        "Highest number of bookings of the resource at the same time. Null unless the policy is "
+        "LIMITED."
     )
-    active: bool = attribute_field("False: the address refuses mail. Bookings are kept.")
+    active: bool = attribute_field(
+        "False: the address of the resource refuses mail. Bookings are kept."
+    )
     created_at: datetime = attribute_field("Time when the resource was created.")
     updated_at: datetime | None = attribute_field(
-        "Time when the resource was last changed or created."
+        "Time when the resource was last changed or created. A booking does not change it."
     )
 
     load_batch = staticmethod(loaders.load_visible_resources_by_id)
@@ -97,14 +102,21 @@ class Resource(NodeView):
         "local_part": DerivedField(("local",), lambda local: local),
     }
 
-    @field("Address that invitations are sent to. It is made from the name.", "address_id")
+    @field(
+        (
+            "Address of the resource, to which invitations are sent. It was made from the first "
+            "name, and changes only if the domain is renamed."
+        ),
+        "address_id",
+    )
     async def address(self, info: Info) -> EmailAddress:
         text = await info.context.load(loaders.load_texts_of_addresses, self.row.address_id)
         return EmailAddress(text)
 
     @field(
-        "Accepted bookings. Bookings that ended more than 400 days ago are deleted. Empty if the "
-        "policy is ALWAYS_FREE.",
+        "Accepted bookings of the resource, also past ones. Bookings that ended more than 400 "
+        "days ago are deleted. Empty if the policy is ALWAYS_FREE. Everyone who sees the resource "
+        "sees the times, but not all details.",
         "id",
     )
     async def bookings(

@@ -73,7 +73,8 @@ def _routing_column_values_from_input(record_input: Any) -> dict[str, Any]:
 class RelayHostCreateInput(Options):
     host: str = attribute_field(HOST_DESCRIPTION)
     port: int | None = attribute_field(
-        "TCP port, 1 to 65535. Port 465 uses implicit TLS. Default: the port in `host`, else 25.",
+        "TCP port of the relay host, 1 to 65535. Port 465 uses implicit TLS. Default: the port in "
+        "`host`, else 25.",
         default=UNSET,
     )
     username: str | None = attribute_field(USERNAME_DESCRIPTION, default=UNSET)
@@ -87,11 +88,17 @@ class RelayHostCreateInput(Options):
 
 
 @strawberry.input(
-    description="New values of relay hosts. An absent field leaves the value unchanged."
+    description=(
+        "New values of relay hosts. An absent field leaves the value unchanged. Null is refused, "
+        "except for `username` and `password`. At least one field is required."
+    )
 )
 class RelayHostPatch:
     host: strawberry.Maybe[str] = attribute_field(HOST_DESCRIPTION)
-    port: strawberry.Maybe[int] = attribute_field("TCP port of the relay host, 1 to 65535.")
+    port: strawberry.Maybe[int] = attribute_field(
+        "TCP port of the relay hosts, 1 to 65535. Port 465 uses implicit TLS. Default: the port in "
+        "a given `host`, else unchanged."
+    )
     username: str | None = attribute_field(NULLABLE_USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(CHANGED_CREDENTIAL_DESCRIPTION, default=UNSET)
     tls: strawberry.Maybe[bool] = attribute_field(TLS_DESCRIPTION)
@@ -104,7 +111,7 @@ class RelayHostPatch:
 @strawberry.input(description="Input of relayHostUpdate.")
 class RelayHostUpdateInput(Options):
     relay_hosts: list[RelayHostRef] = attribute_field(
-        "Relay hosts to change, at most 1,000 by default."
+        "Relay hosts to change, 1 to 1,000 by default."
     )
     set: RelayHostPatch = attribute_field("New values, the same for all relay hosts.")
 
@@ -112,7 +119,7 @@ class RelayHostUpdateInput(Options):
 @strawberry.input(description="Input of relayHostDelete.")
 class RelayHostDeleteInput(Options):
     relay_hosts: list[RelayHostRef] = attribute_field(
-        "Relay hosts to delete, at most 1,000 by default."
+        "Relay hosts to delete, 1 to 1,000 by default."
     )
 
 
@@ -129,7 +136,10 @@ class TransportCreateInput(Options):
 
 
 @strawberry.input(
-    description="New values of transports. An absent field leaves the value unchanged."
+    description=(
+        "New values of transports. An absent field leaves the value unchanged. Null is refused, "
+        "except for `username` and `password`. At least one field is required."
+    )
 )
 class TransportPatch:
     destination: strawberry.Maybe[str] = attribute_field(DESTINATION_DESCRIPTION)
@@ -143,23 +153,22 @@ class TransportPatch:
 @strawberry.input(description="Input of transportUpdate.")
 class TransportUpdateInput(Options):
     transports: list[TransportRef] = attribute_field(
-        "Transports to change, at most 1,000 by default. Only one, if the destination is changed."
+        "Transports to change, 1 to 1,000 by default. Only one, if `set` has a destination."
     )
     set: TransportPatch = attribute_field("New values, the same for all transports.")
 
 
 @strawberry.input(description="Input of transportDelete.")
 class TransportDeleteInput(Options):
-    transports: list[TransportRef] = attribute_field(
-        "Transports to delete, at most 1,000 by default."
-    )
+    transports: list[TransportRef] = attribute_field("Transports to delete, 1 to 1,000 by default.")
 
 
 @strawberry.input(description="Input of tlsPolicyCreate.")
 class TlsPolicyCreateInput(Options):
     destination: str = attribute_field(
-        "Destination that the policy is for: a domain, .domain for all its "
-        "subdomains, or a next hop as [host] or [host]:port."
+        "Destination that the policy is for: a recipient domain, .domain for all its subdomains, "
+        "or a relay host or next hop of a transport as [host] or [host]:port. It can't be changed "
+        "later."
     )
     level: TlsPolicyLevel = attribute_field(
         "TLS level and certificate check that the server requires when it sends mail to the "
@@ -174,7 +183,10 @@ class TlsPolicyCreateInput(Options):
 
 
 @strawberry.input(
-    description="New values of TLS policies. An absent field leaves the value unchanged."
+    description=(
+        "New values of TLS policies. An absent field leaves the value unchanged. Null is refused, "
+        "except for `parameters`. At least one field is required."
+    )
 )
 class TlsPolicyPatch:
     level: strawberry.Maybe[TlsPolicyLevel] = attribute_field(
@@ -190,7 +202,7 @@ class TlsPolicyPatch:
 @strawberry.input(description="Input of tlsPolicyUpdate.")
 class TlsPolicyUpdateInput(Options):
     tls_policies: list[TlsPolicyRef] = attribute_field(
-        "TLS policies to change, at most 1,000 by default."
+        "TLS policies to change, 1 to 1,000 by default."
     )
     set: TlsPolicyPatch = attribute_field("New values, the same for all TLS policies.")
 
@@ -198,16 +210,16 @@ class TlsPolicyUpdateInput(Options):
 @strawberry.input(description="Input of tlsPolicyDelete.")
 class TlsPolicyDeleteInput(Options):
     tls_policies: list[TlsPolicyRef] = attribute_field(
-        "TLS policies to delete, at most 1,000 by default."
+        "TLS policies to delete, 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of forwardingHostCreate.")
 class ForwardingHostCreateInput(Options):
     hostname: str = attribute_field(
-        "Host name, domain, IP address or network. The mutation looks a name up in DNS: its SPF "
-        "record, else its MX hosts, else its addresses. It is not looked up again, so later "
-        "changes in DNS have no effect."
+        "Host name, domain, IP address or network (at least /8 for IPv4, /16 for IPv6). The "
+        "mutation looks a name up in DNS: its SPF record, else its MX hosts, else its addresses. "
+        "It is not looked up again, so later changes in DNS have no effect."
     )
     filter_spam: bool = attribute_field(
         "True runs the spam filter on mail from the host. False: mail from the host "
@@ -220,7 +232,7 @@ class ForwardingHostCreateInput(Options):
 @strawberry.input(description="Input of forwardingHostDelete.")
 class ForwardingHostDeleteInput(Options):
     forwarding_hosts: list[ForwardingHostRef] = attribute_field(
-        "Forwarding hosts to delete, at most 1,000 by default."
+        "Forwarding hosts to delete, 1 to 1,000 by default."
     )
 
 
@@ -278,9 +290,9 @@ class ForwardingHostsPayload(MutationPayload):
 @strawberry.type
 class RoutingMutation:
     @mutation(
-        "Creates a relay host (smarthost). It sends the outbound mail of the domains "
-        "that refer to it, except to recipients with a transport. At most 1,000 relay "
-        "hosts are allowed.",
+        "Creates a relay host (smarthost). It sends the outgoing mail of the domains that refer "
+        "to it, except to recipients with a transport. The relay host is not contacted, and can "
+        "exist several times. LIMIT_REACHED above 1,000 relay hosts.",
         **WRITE_GUARD,
     )
     async def relay_host_create(self, info: Info, input: RelayHostCreateInput) -> RelayHostPayload:
@@ -289,8 +301,8 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes relay hosts, all or none. Messages that are already in the queue use the new "
-        "values. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes relay hosts, all or none. The next attempts of messages that are already in the "
+        "queue use the new values. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def relay_host_update(self, info: Info, input: RelayHostUpdateInput) -> RelayHostsPayload:
@@ -310,9 +322,9 @@ class RoutingMutation:
         return await _delete_records(info, RELAYS, "relayHosts", input.relay_hosts)
 
     @mutation(
-        "Creates a transport, which sets the next hop for mail to a destination. Refused "
-        "with CONFLICT if the destination has a transport. At most 5,000 transports are "
-        "allowed.",
+        "Creates a transport, which sets the next hop for outgoing mail to a destination. The "
+        "next hop is not contacted. CONFLICT if the destination has a transport already, active "
+        "or not. LIMIT_REACHED above 5,000 transports.",
         **WRITE_GUARD,
     )
     async def transport_create(self, info: Info, input: TransportCreateInput) -> TransportPayload:
@@ -321,9 +333,9 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes transports, all or none. CONFLICT if another transport has the new destination, "
-        "or if it is given for several transports. LIMIT_REACHED for more than 1,000 references "
-        "(by default).",
+        "Changes transports, all or none. The next attempts of messages in the queue use the new "
+        "values. CONFLICT if another transport has the new destination, or if it is given for "
+        "several transports. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportsPayload:
@@ -342,9 +354,9 @@ class RoutingMutation:
         return await _delete_records(info, TRANSPORTS, "transports", input.transports)
 
     @mutation(
-        "Creates a TLS policy, which sets the required TLS for mail to a destination. "
-        "Refused with CONFLICT if the destination has a policy. At most 5,000 TLS "
-        "policies are allowed.",
+        "Creates a TLS policy, which sets the required TLS for outgoing mail to a destination. "
+        "CONFLICT if the destination has a policy already, active or not. LIMIT_REACHED above "
+        "5,000 TLS policies.",
         **WRITE_GUARD,
     )
     async def tls_policy_create(self, info: Info, input: TlsPolicyCreateInput) -> TlsPolicyPayload:
@@ -353,8 +365,9 @@ class RoutingMutation:
         )
 
     @mutation(
-        "Changes TLS policies, all or none. Set `level` and `parameters` together if the new "
-        "level needs other parameters. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes TLS policies, all or none. A new `level` is refused with VALIDATION if it does "
+        "not allow the stored `parameters`: set both together then. LIMIT_REACHED for more than "
+        "1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def tls_policy_update(
@@ -377,14 +390,15 @@ class RoutingMutation:
         return await _delete_records(info, POLICIES, "tlsPolicies", input.tls_policies)
 
     @mutation(
-        "Creates a forwarding host for an IP address or network. For a name (host name or domain), "
-        "it creates one for each address in the SPF record of the name. Without an SPF record, it "
-        "takes the addresses of the MX hosts, else those of the name. DNS is asked only now, so "
-        "later changes have no effect. Mail from a forwarding host is not refused or deferred "
-        "because of SPF, DMARC or greylisting. It skips the spam filter, unless `filterSpam` is "
-        "true. An existing forwarding host with such an address gets the new `source` and "
-        "`filterSpam`. CONFLICT if nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. "
-        "For a name: UNAVAILABLE if DNS does not answer, and VALIDATION if DNS has no address.",
+        "Creates a forwarding host for an IP address or network. For a name (host name or "
+        "domain), it creates one for each address or network in the SPF record of the name. "
+        "Without one, it takes the addresses of the MX hosts, else those of the name. DNS is "
+        "asked only now, so later changes have no effect. Mail from a forwarding host is not "
+        "refused or deferred because of SPF, DMARC or greylisting. It skips the spam filter, "
+        "unless `filterSpam` is true. An existing forwarding host with such an address gets the "
+        "new `source` and `filterSpam`. CONFLICT if nothing changes. LIMIT_REACHED above 10,000 "
+        "forwarding hosts. For a name: UNAVAILABLE if DNS does not answer, and VALIDATION if DNS "
+        "has no address, or more than 200.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

@@ -38,7 +38,9 @@ class TlsPolicyRef(ObjectRef):
 
 @strawberry.input(one_of=True, description="Reference to one forwarding host.")
 class ForwardingHostRef(ObjectRef):
-    host: strawberry.Maybe[CIDR] = attribute_field("IP address or network of the forwarding host.")
+    host: strawberry.Maybe[CIDR] = attribute_field(
+        "IP address or network of the forwarding host, exactly as large as the stored one."
+    )
 
 
 async def resolve_routing_ids_or_raise(

@@ -22,17 +22,21 @@ from resolvers.routing.route_tests import RouteTestRequest
 class RouteTestInput(Options):
     relay_host: RelayHostRef | None = attribute_field(
         (
-            "Relay host to connect to, even if it is not active. `transport` is then ignored. "
+            "Relay host to connect to, even if it is not active. Not allowed with `transport`. "
             "Default: `transport`, else the route of the recipient."
         ),
         default=UNSET,
     )
     transport: TransportRef | None = attribute_field(
-        "Transport to connect by, even if it is not active. Default: the route of the recipient.",
+        "Transport to connect by, even if it is not active, or does not match the recipient. "
+        "Default: `relayHost`, else the route of the recipient.",
         default=UNSET,
     )
     sender: EmailAddress | None = attribute_field(
-        "Envelope sender for MAIL FROM. Default: the null sender <>.", default=UNSET
+        "Envelope sender for MAIL FROM. The relay host of its domain is used if `relayHost` and "
+        "`transport` are absent and no transport matches the recipient. Default: the null sender "
+        "<>.",
+        default=UNSET,
     )
     recipient: EmailAddress | None = attribute_field(
         "Envelope recipient for RCPT TO. Required without `relayHost` and `transport`. "
@@ -44,12 +48,14 @@ class RouteTestInput(Options):
 @strawberry.type(description="Payload of routeTest.")
 class RouteTestPayload(MutationPayload):
     ok: bool = attribute_field(
-        "True if the server accepted the sender and, if given, the recipient, or if the "
-        "recipient is in a local domain. False: `log` has the reason.",
+        "True if the server accepted the sender and, if given, the recipient, or if the recipient "
+        "is in a local domain. Also true for a valid input with `validateOnly`. False: `log` has "
+        "the reason.",
         default=False,
     )
     log: list[str] = attribute_field(
-        "Steps of the route selection and the SMTP dialogue, without passwords.",
+        "Steps of the route selection and the SMTP dialogue, without passwords. Empty with "
+        "`validateOnly`.",
         default_factory=list,
     )
 
@@ -58,10 +64,11 @@ class RouteTestPayload(MutationPayload):
 class RouteTestMutation:
     @mutation(
         "Selects the route of a message, connects to the first server that answers, signs in if "
-        "configured, and sends MAIL and RCPT, but no message. It takes at most one minute. A "
-        "missing route, a failed connection and a refusal by the server are no errors: `ok` is "
-        "false. For a recipient in a local domain nothing is connected and `ok` is true, unless "
-        "`relayHost` or `transport` is given. A process runs at most 4 tests at once, else "
+        "configured, and sends MAIL and RCPT, but no message. It tries at most 6 servers, and "
+        "takes at most one minute. A missing route, a failed connection and a refusal by the "
+        "server are no errors: `ok` is false. For a recipient in a local domain nothing is "
+        "connected and `ok` is true, unless `relayHost` or `transport` is given. With "
+        "`validateOnly`, nothing is connected. A process runs at most 4 tests at once, else "
         "RATE_LIMITED.",
         atomic_exclusion=AtomicExclusion("A route test"),
         role=Role.ADMIN,

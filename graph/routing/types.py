@@ -50,23 +50,28 @@ READ_GUARD: dict[str, Any] = {**ADMIN_GUARD, "scope": Scope.READ}
 
 
 @strawberry.type(
-    description="Relay host (smarthost): a server that gets the outgoing mail of the domains that "
-    "use it, and sends it on.",
+    description=(
+        "Relay host (smarthost): a server that gets the outgoing mail of the domains that use it, "
+        "and sends it on. The envelope sender decides the domain."
+    ),
     directives=[Auth(**ADMIN_GUARD)],
 )
 class RelayHost(NodeView):
-    host: str = attribute_field("Host name or IP address of the relay host.")
+    host: str = attribute_field("Host name or IP address of the relay host, without brackets.")
     port: int = attribute_field("TCP port of the relay host.")
     username: str | None = attribute_field(
-        "Username to authenticate with (SMTP AUTH). Null: no authentication."
+        "Username to authenticate with at the relay host (SMTP AUTH). Null: no authentication."
     )
-    has_password: bool = attribute_field("True if a password is stored. It is never returned.")
+    has_password: bool = attribute_field(
+        "True if a password is stored. The password is never returned."
+    )
     tls: bool = attribute_field(
         "True if TLS with a verified certificate is required. If false, TLS is opportunistic and "
         "the certificate is not verified; but with a username, or on port 465, TLS with a verified "
         "certificate is required too. A TLS policy for the relay host changes these rules. The "
-        "level ENCRYPT requires TLS without verification, and stricter levels set the check of the "
-        "certificate. The levels NONE and MAY do not remove required TLS."
+        "level ENCRYPT requires TLS without verification if there is no username, and stricter "
+        "levels set the check of the certificate. The levels NONE and MAY do not remove required "
+        "TLS."
     )
     active: bool = attribute_field(
         "True if the relay host is used. If false, the mail of its domains is sent "
@@ -77,7 +82,7 @@ class RelayHost(NodeView):
     load_batch = staticmethod(routing_loaders.load_relay_hosts_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("RelayHost")}
 
-    @field("Domains that have the relay host.", "id")
+    @field("Domains whose `relayHost` is this one, active or not.", "id")
     async def used_by_domains(
         self,
         info: Info,
@@ -95,29 +100,37 @@ class RelayHost(NodeView):
 
 
 @strawberry.type(
-    description="Next hop for mail to a destination. It has precedence over the relay host "
-    "of the sender's domain.",
+    description=(
+        "Next hop for outgoing mail to a destination. It has precedence over the relay host of the "
+        "sender's domain. With a username, or on port 465 without `lookupMx`, TLS with a verified "
+        "certificate is required. Otherwise TLS is opportunistic, unless a TLS policy, or with "
+        "`lookupMx` DANE or MTA-STS, requires more."
+    ),
     directives=[Auth(**ADMIN_GUARD)],
 )
 class Transport(NodeView):
     destination: str = attribute_field(
-        "Recipients that the transport is for: a domain, .domain for all its "
-        "subdomains, an address, or a /regular expression/ that is found in the recipient's "
-        "address in lower case."
+        "Recipients that the transport is for: a domain, .domain for all its subdomains, an "
+        "address, or a /regular expression/ that is found in the recipient's address in lower "
+        "case. Of several active transports that match, the first one in this order is used: "
+        "address, domain, nearest parent domain, oldest regular expression."
     )
     next_hop: str = attribute_field(
-        "Server that receives the mail, as host:port. An IPv6 address is in brackets, as in "
-        "`[2001:db8::1]:25`. Brackets around another host have no effect. With `lookupMx`: domain "
-        "whose MX hosts receive the mail, as domain or domain:port. Without a port it is port 25."
+        "Server that receives the mail, as host:port. Port 465 uses implicit TLS. An IPv6 address "
+        "is in brackets, as in `[2001:db8::1]:25`. Brackets around another host have no effect. "
+        "With `lookupMx`: domain whose MX hosts receive the mail, as domain or domain:port, "
+        "without implicit TLS. Without a port it is port 25."
     )
     lookup_mx: bool = attribute_field(
-        "True if mail goes to the MX hosts of the next hop, which is a domain. If false, "
-        "it goes to the next hop itself."
+        "True if mail of the transport goes to the MX hosts of the next hop, which is a domain. If "
+        "false, it goes to the next hop itself."
     )
     username: str | None = attribute_field(
-        "Username to authenticate with (SMTP AUTH). Null: no authentication."
+        "Username to authenticate with at the next hop (SMTP AUTH). Null: no authentication."
     )
-    has_password: bool = attribute_field("True if a password is stored. It is never returned.")
+    has_password: bool = attribute_field(
+        "True if a password is stored. The password is never returned."
+    )
     active: bool = attribute_field("True if the transport is used for mail to its destination.")
     created_at: datetime = attribute_field("Time when the transport was created.")
 
@@ -126,38 +139,49 @@ class Transport(NodeView):
 
 
 @strawberry.type(
-    description="TLS level and certificate check for mail to a destination.",
+    description=(
+        "TLS level and certificate check for outgoing mail to a destination. Of several active "
+        "policies that match, the most specific one applies."
+    ),
     directives=[Auth(**ADMIN_GUARD)],
 )
 class TlsPolicy(NodeView):
     destination: str = attribute_field(
-        "Destination that the policy is for: a domain, .domain for all its "
-        "subdomains, or a next hop as [host] or [host]:port."
+        "Destination that the policy is for: a recipient domain, .domain for all its subdomains, "
+        "or a relay host or next hop of a transport as [host] or [host]:port. A domain also "
+        "selects a relay host or next hop with this name."
     )
     level: TlsPolicyLevel = attribute_field(
         "TLS level and certificate check that the server requires when it sends mail to the "
         "destination."
     )
     parameters: str | None = attribute_field(
-        "TLS versions, and certificate names or fingerprints, in the syntax of Postfix. Null: none."
+        "Parameters `match` (certificate names or fingerprints) and `protocols` (TLS versions) of "
+        "the policy, in the syntax of Postfix, in alphabetical order. Null: none."
     )
     active: bool = attribute_field("True if the TLS policy is applied.")
     created_at: datetime = attribute_field("Time when the TLS policy was created.")
-    updated_at: datetime | None = attribute_field("Time of the last change. Null: never changed.")
+    updated_at: datetime | None = attribute_field(
+        "Time of the last change of the TLS policy. Null: never changed."
+    )
 
     load_batch = staticmethod(routing_loaders.load_tls_policies_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("TlsPolicy")}
 
 
 @strawberry.type(
-    description="Address or network that forwards mail to this platform, so that SPF fails. "
-    "Mail from a forwarding host is not refused or deferred because of SPF, DMARC or greylisting.",
+    description=(
+        "IP address or network that forwards mail to this platform, so that SPF fails. Mail from a "
+        "forwarding host is not refused or deferred because of SPF, DMARC or greylisting. For an "
+        "address in several of them, the narrowest network counts."
+    ),
     directives=[Auth(**ADMIN_GUARD)],
 )
 class ForwardingHost(NodeView):
     host: CIDR = attribute_field("IP address or network of the forwarding host.")
     source: str = attribute_field(
-        "Name, address or network that the forwarding host was created from."
+        "Name (in Unicode), address or network that the forwarding host was created from, or last "
+        "changed by `forwardingHostCreate`."
     )
     filter_spam: bool = attribute_field(
         "True if mail from the host passes through the spam filter. If false, it skips "
@@ -172,7 +196,8 @@ class ForwardingHost(NodeView):
 @strawberry.input(description="Conditions on relay hosts.")
 class RelayHostFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only relay hosts with this text in the host or the username (case is ignored).",
+        "Returns only relay hosts with this text in the host or the username (case and accents "
+        "are ignored). At most 1,000 characters.",
         default=UNSET,
     )
 
@@ -181,7 +206,7 @@ class RelayHostFilter(ConditionsInput):
 class TransportFilter(ConditionsInput):
     query: str | None = attribute_field(
         "Returns only transports with this text in the destination, the next hop or the username "
-        "(case is ignored).",
+        "(case and accents are ignored). At most 1,000 characters.",
         default=UNSET,
     )
 
@@ -189,7 +214,8 @@ class TransportFilter(ConditionsInput):
 @strawberry.input(description="Conditions on TLS policies.")
 class TlsPolicyFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only TLS policies with this text in the destination (case is ignored).",
+        "Returns only TLS policies with this text in the destination (case and accents are "
+        "ignored). At most 1,000 characters.",
         default=UNSET,
     )
 
@@ -197,7 +223,8 @@ class TlsPolicyFilter(ConditionsInput):
 @strawberry.input(description="Conditions on forwarding hosts.")
 class ForwardingHostFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only forwarding hosts with this text in `host` or `source` (case is ignored).",
+        "Returns only forwarding hosts with this text in `host` or `source` (case and accents are "
+        "ignored). At most 1,000 characters. A network is not found by an address in it.",
         default=UNSET,
     )
 
@@ -235,7 +262,7 @@ async def _load_routing_records_page(
 
 @strawberry.type
 class RoutingQuery:
-    @query("Returns the relay hosts of the platform.", **READ_GUARD)
+    @query("Returns the relay hosts of the platform, active or not.", **READ_GUARD)
     async def relay_hosts(
         self,
         info: Info,
@@ -251,7 +278,7 @@ class RoutingQuery:
             info, RELAYS, RelayHost, filter, order_by, page_arguments
         )
 
-    @query("Returns the transports of the platform.", **READ_GUARD)
+    @query("Returns the transports of the platform, active or not.", **READ_GUARD)
     async def transports(
         self,
         info: Info,
@@ -267,7 +294,7 @@ class RoutingQuery:
             info, TRANSPORTS, Transport, filter, order_by, page_arguments
         )
 
-    @query("Returns the TLS policies of the platform.", **READ_GUARD)
+    @query("Returns the TLS policies of the platform, active or not.", **READ_GUARD)
     async def tls_policies(
         self,
         info: Info,

@@ -43,20 +43,20 @@ class SearchIndexStatus:
     )
 
     @field(
-        "Number of messages in the text index. Deleted messages count until they are removed "
-        "from it.",
+        "Number of messages of all users in the text index. Deleted messages count until they are "
+        "removed from it: on PostgreSQL by searchIndexOptimize, on SQLite by searchIndexRebuild.",
         cost=1000,
     )
     async def documents(self, info: Info) -> BigInt:
         return BigInt(await index_inspection.count_indexed_messages(info.context))
 
-    @field("Size of the text index in bytes.", cost=1000)
+    @field("Size of the text index of all users in bytes.", cost=1000)
     async def size(self, info: Info) -> ByteSize | None:
         return ByteSize(await index_inspection.read_index_size(info.context))
 
     @field(
-        "Number of messages that are not indexed yet. A search reads these messages itself, and "
-        "fails with UNAVAILABLE if its users have more than 5,000 of them.",
+        "Number of messages of all users that are not indexed yet. A search reads these messages "
+        "itself. It fails with UNAVAILABLE if its users have more than 5,000 of them.",
         cost=100,
     )
     async def pending(self, info: Info) -> BigInt:
@@ -64,7 +64,7 @@ class SearchIndexStatus:
 
     @field(
         "Time when the last successful task of searchIndexOptimize ended. Null: no such task is "
-        "stored."
+        "stored. Tasks are stored for 7 days after their end."
     )
     async def last_optimized_at(self, info: Info) -> datetime | None:
         return await index_inspection.load_last_optimized_at(info.context)
@@ -73,8 +73,8 @@ class SearchIndexStatus:
 @strawberry.type(description="Word of a text, as the text index stores it.")
 class SearchToken:
     text: str = attribute_field(
-        "Word in lower case and without accents. In scripts without spaces between words, a word "
-        "is a pair of characters."
+        "Word in lower case and without accents, at most 64 characters. In scripts without spaces "
+        "between words, the words are the pairs of adjacent characters, and the last character."
     )
     position: int = attribute_field(
         "Number of the word in the text: 1 for the first word. In scripts without spaces, each "
@@ -97,7 +97,8 @@ class SearchExpansion:
         "Distinct words of the query. A prefix ends with `*`. At most 1,024."
     )
     native: str | None = attribute_field(
-        "Query in the syntax of the database. Null if the index is not used."
+        "Query in the syntax of the database, limited to the selected users. Null if the index is "
+        "not used."
     )
 
 
@@ -115,7 +116,7 @@ class SearchHit(View):
     )
     exact: bool = attribute_field(
         "True if the filter consists of words only, so that the index alone decides. False: its "
-        "other conditions were not checked."
+        "other conditions were not checked for this message."
     )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -126,7 +127,8 @@ class SearchHit(View):
 UsersArgument = Annotated[
     UserSelection | None,
     strawberry.argument(
-        description="Users whose mail is searched, at most 100. Default: the signed-in user."
+        description="Users whose mail is searched, at most 100. A user with the role ROOT is "
+        "FORBIDDEN for an ADMIN. Default: the signed-in user."
     ),
 ]
 
@@ -172,8 +174,11 @@ class SearchDiagnostics:
         )
 
     @field(
-        "Messages that the text index finds for the words of the search, the last stored first. "
-        "Messages that are not indexed yet are missing. Conditions other than words are ignored."
+        "Messages that the text index finds for the words of the filter, the last stored first. "
+        "Messages that are not indexed yet are missing. Deleted messages are contained until they "
+        "are removed from the index. Conditions other than words are ignored. Only a ROOT can look "
+        "up words in messages of other users: an ADMIN gets FORBIDDEN. The security log of these "
+        "users records the access."
     )
     async def hits(
         self,
@@ -181,7 +186,8 @@ class SearchDiagnostics:
         filter: Annotated[
             MessageFilter,
             strawberry.argument(
-                description="Filter whose words are looked up. It must require at least one word."
+                description="Filter whose words are looked up. It must require at least one word, "
+                "else the field is an error."
             ),
         ],
         users: UsersArgument = UNSET,
@@ -212,16 +218,18 @@ class SearchDiagnostics:
 @strawberry.input(description="Input of searchIndexBuild.")
 class SearchIndexBuildInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose messages are indexed. Default: the signed-in user.", default=UNSET
+        "Users whose messages are indexed. `all: true` has no limit. If the caller is an ADMIN, "
+        "it leaves out users with the role ROOT. Default: the signed-in user.",
+        default=UNSET,
     )
     mailbox_patterns: list[str] = attribute_field(
-        "Patterns for paths of the mailboxes (case is significant, except in INBOX): `*` "
-        "matches any characters, `%` any characters except `/`. At most 20 patterns of "
-        "1,000 characters."
+        "Patterns for paths of the mailboxes whose messages are indexed: `*` matches any "
+        "characters, `%` any characters except `/`. Case is significant, except in INBOX. At most "
+        "20 patterns of 1,000 characters. An empty list selects no mailbox."
     )
     max_recent: int | None = attribute_field(
-        "Skips mailboxes with more unindexed messages than this number, at least 0. Default: no "
-        "limit.",
+        "Skips each mailbox with more unindexed messages than this number, at least 0. Default, "
+        "and with null: no limit.",
         default=UNSET,
     )
     background: bool = attribute_field(
@@ -234,8 +242,9 @@ class SearchIndexBuildInput(Options):
 @strawberry.input(description="Input of searchIndexRebuild.")
 class SearchIndexRebuildInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose messages are indexed again. On SQLite all messages are always indexed "
-        "again. Default: the signed-in user.",
+        "Users whose messages are indexed again. `all: true` has no limit. If the caller is an "
+        "ADMIN, it leaves out users with the role ROOT. On SQLite all messages are always indexed "
+        "again, also those of a ROOT. Default: the signed-in user.",
         default=UNSET,
     )
 
@@ -250,18 +259,22 @@ class SearchIndexOptimizeInput(Options):
 )
 class SearchIndexPayload(MutationPayload):
     task: Task | None = attribute_field(
-        "Task that does the work. Null if the messages were indexed at once.", default=None
+        "Task that does the work. Null if the messages were indexed at once, or if the mutation "
+        "failed.",
+        default=None,
     )
     indexed_count: BigInt | None = attribute_field(
-        "Number of messages that were indexed at once. Null if a task does the work.", default=None
+        "Number of messages that were indexed at once. Null if a task does the work, or if the "
+        "mutation failed.",
+        default=None,
     )
 
 
 @strawberry.type
 class SearchIndexQuery:
     @query(
-        "Returns size, backlog and last optimization of the text index that finds words in "
-        "messages.",
+        "Returns size, backlog and last optimization of the text index that finds words in the "
+        "messages of all users.",
         **WRITE_GUARD,
     )
     async def search_index_status(self, info: Info) -> SearchIndexStatus:
@@ -270,7 +283,8 @@ class SearchIndexQuery:
 
     @query(
         "Returns an object whose fields examine the text index. They show how the index splits a "
-        "text into words, which query it gets for a filter, and which messages it finds.",
+        "text into words, which query it gets for a filter, and which messages it finds. Nothing "
+        "is changed.",
         **READ_GUARD,
         access=MANAGED,
     )
@@ -282,8 +296,9 @@ class SearchIndexQuery:
 class SearchIndexMutation:
     @mutation(
         "Adds messages to the text index that are not indexed yet, before the background worker "
-        "does. If there are more than 1,000, a task indexes them. LIMIT_REACHED for more than "
-        "1,000 users (by default).",
+        "does. If there are more than 1,000, a task indexes them. This also updates the contacts "
+        "of the users. LIMIT_REACHED for more than 1,000 users (by default), except with `all: "
+        "true`.",
         **WRITE_GUARD,
         access=MANAGED,
     )
@@ -301,10 +316,11 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed_count=count)
 
     @mutation(
-        "Starts a task that indexes stored messages again. For all users, and always on SQLite, "
-        "it fills a second index, which replaces the first at the end. Searches work meanwhile. "
-        "Such a rebuild fails with CONFLICT if any other task of searchIndexRebuild is "
-        "unfinished; for selected users on PostgreSQL there is no such check.",
+        "Starts a task that indexes stored messages again. With `all: true` of a ROOT, and always "
+        "on SQLite, it indexes the messages of all users in a second index. This replaces the "
+        "first at the end. Searches work meanwhile. Such a rebuild is a CONFLICT if any other "
+        "task of searchIndexRebuild is unfinished. Other rebuilds on PostgreSQL have no such "
+        "check. LIMIT_REACHED for more than 1,000 users (by default), except with `all: true`.",
         **WRITE_GUARD,
         access=MANAGED,
     )
@@ -317,8 +333,8 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row(task))
 
     @mutation(
-        "Starts a task that makes the text index smaller and faster: it merges segments (SQLite), "
-        "or removes rows of deleted messages (PostgreSQL).",
+        "Starts a task that makes the text index of all users smaller and faster: it merges "
+        "segments (SQLite), or removes rows of deleted messages (PostgreSQL).",
         cost=2 * LONG_MUTATION_COST,
         **WRITE_GUARD,
     )

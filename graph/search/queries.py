@@ -52,9 +52,10 @@ VOID_FIELDS: Mapping[str, Any] = {"or": []}  # of a text without a valid term
 QueryTextArgument = Annotated[
     str | None,
     strawberry.argument(
-        description='Search text, such as `from:ann has:attachment -in:trash "exact words"`. With '
-        "`filter`, both must match. An invalid term is left out and reported in the result. At "
-        "most 4,096 characters. Default: no search text."
+        description='Search text, such as `from:ann has:attachment -in:trash "exact words"`. '
+        "With `filter`, both must match. An invalid term is left out and reported in the result. "
+        "If no term is valid, nothing matches. At most 4,096 characters; a longer text is invalid "
+        "as a whole. Default, and if empty: no search text."
     ),
 ]
 
@@ -71,7 +72,7 @@ class ParsedSearch:
     )
     uses_index: bool = attribute_field(
         "True if the text index alone can answer the search. False if messages or their columns "
-        "must be read too."
+        "must be read too, or if the filter is not valid."
     )
     problems: list[str] = attribute_field(
         "Problems of the search text, each with its position, and of the filter, in "
@@ -226,7 +227,9 @@ async def _load_filter_and_query_problems(
 class SearchQuery:
     @query(
         "Converts a search text to a filter, or a filter to a search text, without searching. "
-        "With both arguments, returns a search that meets both.",
+        "With both arguments, returns a search that meets both. Without both, returns one that "
+        "matches every message. Problems of the search text are part of the result and no error. "
+        "Whether mailboxes exist is not checked.",
         scope=Scope.MAIL_READ,
     )
     def search_parse(
@@ -259,10 +262,14 @@ class SearchQuery:
         return _parsed_search_from_json(info, fields, problems)
 
     @query(
-        "Returns messages of the signed-in user or of at most 100 selected users, without those "
-        "in mailboxes that other users share with them. Of messages of other users, an "
-        "administrator below ROOT sees flags, dates, sizes and addresses. Subject and content are "
-        "the error FORBIDDEN.",
+        "Returns messages of the signed-in user or of at most 100 selected users, more are "
+        "LIMIT_REACHED. Messages in all mailboxes are contained, also Junk and Trash, but no "
+        "deleted messages that can be restored. Messages in mailboxes that other users share with "
+        "them are left out. Of messages of other users, an administrator below ROOT sees flags, "
+        "dates, sizes and addresses. Subject and content are FORBIDDEN for them, and so are words "
+        "in `query` and the conditions `query`, `subject`, `text`, `body`, `header` and "
+        "`attachment`. A read by ROOT is in the security log of the user. UNAVAILABLE if words "
+        "are searched while more than 5,000 messages of these users are not indexed.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -15,7 +15,6 @@ from graph.messages.filter_inputs import (
 from graph.messages.message_order import MessageOrder
 from graph.messages.types import MessageConnection, load_message_page
 from graph.search.queries import json_from_filter
-from graph.types import global_ids
 from graph.types.connections import PageArguments
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, subscription
@@ -33,10 +32,9 @@ from graph.types.scalars import BigInt
 from models.errors import InvalidInput
 from models.users.roles import Scope
 from models.validation_constraints import ValidationConstraint
-from resolvers.access import require_user_id
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.search import saved_searches, search_scope
+from resolvers.search import saved_searches
 from resolvers.search.query_parser import fields_from_valid_query
 from resolvers.search.query_printer import query_from_fields
 from resolvers.search.saved_searches import SavedSearchChange
@@ -48,7 +46,8 @@ def _conditions_from_json(info: Info, fields: Mapping[str, Any]) -> MessageCondi
 
 
 @strawberry.type(
-    description="Saved search: a named filter of messages, shown as a virtual mailbox.",
+    description="Saved search: a named filter of messages, shown as a virtual mailbox. Only its "
+    "user sees it.",
     directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class SavedSearch(NodeView):
@@ -68,8 +67,8 @@ class SavedSearch(NodeView):
         return query_from_fields(self.row.filter, info.context.environment.now())
 
     @field(
-        "Number of unread messages that the search matches: those without the flag \\Seen. Null "
-        "with an error if they can't be counted.",
+        "Number of unread messages that the search matches: those without the flag \\Seen. "
+        "Deleted messages do not count. Null with an error if they can't be counted.",
         "filter",
         "user_id",
         cost=20,
@@ -79,7 +78,8 @@ class SavedSearch(NodeView):
         return BigInt(await self._count_messages(info, only_unseen=True))
 
     @field(
-        "Number of messages that the search matches. Null with an error if they can't be counted.",
+        "Number of messages in mailboxes that the search matches. Deleted messages do not count. "
+        "Null with an error if they can't be counted.",
         "filter",
         "user_id",
         cost=20,
@@ -99,7 +99,10 @@ class SavedSearch(NodeView):
         return await info.context.load(message_loaders.count_visible_messages_of_listings, page_key)
 
     @field(
-        "Messages in mailboxes that the search matches. Default: newest first.", "filter", "user_id"
+        "Messages in mailboxes of the user that the search matches, without deleted ones. "
+        "Default: newest first.",
+        "filter",
+        "user_id",
     )
     async def messages(
         self,
@@ -125,38 +128,41 @@ class SavedSearch(NodeView):
 
 @strawberry.input(one_of=True, description="Reference to one saved search of the signed-in user.")
 class SavedSearchRef(ObjectRef):
-    name: strawberry.Maybe[str] = attribute_field("Name of the saved search (case is ignored).")
+    name: strawberry.Maybe[str] = attribute_field(
+        "Name of the saved search. Case, and spaces around the name, are ignored."
+    )
 
 
 FILTER_DESCRIPTION = (
-    "Filter of the saved search. The conditions `text`, `body` and `header` are not allowed in it. "
-    "With `query`, both must match."
+    "Filter of the saved search. The conditions `text`, `body` and `header`, and mailboxes that "
+    "the user does not own, are not allowed in it. With `query`, both must match."
 )
 QUERY_DESCRIPTION = (
-    "Search text, as in `messages(query:)`, at most 4,096 characters. An invalid term is "
-    "an error. With `filter`, both must "
-    "match."
+    "Search text of the saved search, as in `messages(query:)`, at most 4,096 characters. An "
+    "invalid term is an error. With `filter`, both must match."
 )
 
 
 @strawberry.input(description="Input of savedSearchCreate. `filter`, `query` or both are required.")
 class SavedSearchCreateInput(Options):
     name: str = attribute_field(
-        "Name of the saved search, at most 128 characters. Another one with this name, in any "
-        "case, is a CONFLICT."
+        "Name of the saved search, 1 to 128 characters without the spaces around it. Another one "
+        "with this name, in any case, is a CONFLICT."
     )
     filter: MessageFilter | None = attribute_field(FILTER_DESCRIPTION, default=UNSET)
     query: str | None = attribute_field(QUERY_DESCRIPTION, default=UNSET)
 
 
 @strawberry.input(
-    description="Changes to saved searches. An omitted field is unchanged. `filter` and `query`, "
-    "if one or both are given, replace the stored search."
+    description="Changes to saved searches. An omitted field is unchanged, null is refused. At "
+    "least one field is required. `filter` and `query`, if one or both are given, replace the "
+    "stored search."
 )
 class SavedSearchPatch:
     name: strawberry.Maybe[str] = attribute_field(
-        "New name, at most 128 characters. VALIDATION if the input names more than one saved "
-        "search. CONFLICT if another saved search of the user has this name; case is ignored."
+        "New name of the saved search, 1 to 128 characters. VALIDATION if the input names more "
+        "than one saved search. CONFLICT if another saved search of the user has this name; case "
+        "is ignored. Null is refused. Omitted: unchanged."
     )
     filter: strawberry.Maybe[MessageFilter] = attribute_field(FILTER_DESCRIPTION)
     query: strawberry.Maybe[str] = attribute_field(QUERY_DESCRIPTION)
@@ -165,27 +171,32 @@ class SavedSearchPatch:
 @strawberry.input(description="Input of savedSearchUpdate.")
 class SavedSearchUpdateInput(Options):
     saved_searches: list[SavedSearchRef] = attribute_field(
-        "Saved searches to change, at most 1,000 by default."
+        "Saved searches to change, 1 to 1,000 by default."
     )
-    set: SavedSearchPatch = attribute_field("Values to change, the same for all saved searches.")
+    set: SavedSearchPatch = attribute_field(
+        "Values to change, the same for all saved searches. At least one is required."
+    )
 
 
 @strawberry.input(description="Input of savedSearchDelete.")
 class SavedSearchDeleteInput(Options):
     saved_searches: list[SavedSearchRef] = attribute_field(
-        "Saved searches to delete, at most 1,000 by default."
+        "Saved searches to delete, 1 to 1,000 by default."
     )
 
 
 @strawberry.type(description="Payload of savedSearchCreate.")
 class SavedSearchPayload(MutationPayload):
-    saved_search: SavedSearch | None = attribute_field("Created saved search.", default=None)
+    saved_search: SavedSearch | None = attribute_field(
+        "Created saved search. Null if the mutation failed.", default=None
+    )
 
 
 @strawberry.type(description="Payload of savedSearchUpdate.")
 class SavedSearchesPayload(MutationPayload):
     saved_searches: list[SavedSearch] = attribute_field(
-        "Changed saved searches, in the order of the input.", default_factory=list
+        "Changed saved searches, in the order of the input. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
@@ -193,8 +204,9 @@ class SavedSearchesPayload(MutationPayload):
 class SavedSearchMutation:
     @mutation(
         "Stores a filter of messages under a name, as a virtual mailbox of the signed-in user. "
-        "VALIDATION if the filter has a condition `text`, `body` or `header`; `query` searches "
-        "words in messages. CONFLICT if another saved search of the user has the name. "
+        "`filter`, `query` or both are required. VALIDATION if the filter has a condition `text`, "
+        "`body` or `header`, or a mailbox that the user does not own. `query` searches words in "
+        "messages. CONFLICT if another saved search of the user has the name, in any case. "
         "LIMIT_REACHED if the user has 100 saved searches, or if the filter has more than 16,384 "
         "characters as JSON. UNAVAILABLE if the filter searches for words while more than 5,000 "
         "messages of the user are not indexed yet: retry later.",
@@ -204,23 +216,23 @@ class SavedSearchMutation:
         self, info: Info, input: SavedSearchCreateInput
     ) -> SavedSearchPayload:
         ctx = info.context
-        fields = _validated_filter_json_to_store(
+        fields = await _validated_filter_json_to_store(
             info, value_or_none(input.filter), value_or_none(input.query), ()
         )
-        conditions = await _valid_conditions(info, fields)
+        conditions = _conditions_from_json(info, fields)
         search_id = await saved_searches.create_saved_search(ctx, input.name, fields, conditions)
         row = await ctx.load(saved_searches.load_own_saved_searches_by_id, search_id)
         return SavedSearchPayload(saved_search=SavedSearch.from_row_or_none(row))
 
     @mutation(
         "Changes saved searches of the signed-in user, all or none. A new filter can be given for "
-        "several saved searches, a new name only for one. Both can be given together. `filter` and "
-        "`query` replace the stored filter; if both are given, a message must match both. No "
-        "message is changed. CONFLICT if another saved search of the user has the name. VALIDATION "
-        "if a filter has a condition `text`, `body` or `header`. UNAVAILABLE if the filter "
-        "searches for words while more than 5,000 messages of the user are not indexed yet: retry "
-        "later. LIMIT_REACHED for more than 1,000 references (by default), or for a filter of more "
-        "than 16,384 characters as JSON.",
+        "several saved searches, a new name only for one. Both can be given together. `filter` "
+        "and `query` replace the stored filter; if both are given, a message must match both. "
+        "CONFLICT if another saved search of the user has the name, in any case. VALIDATION if a "
+        "filter has a condition `text`, `body` or `header`, or a mailbox that the user does not "
+        "own. UNAVAILABLE if the filter searches for words while more than 5,000 messages of the "
+        "user are not indexed yet. LIMIT_REACHED for more than 1,000 references (by default), or "
+        "for a filter of more than 16,384 characters as JSON.",
         scope=Scope.MAIL,
     )
     async def saved_search_update(
@@ -230,10 +242,10 @@ class SavedSearchMutation:
         search_ids = await _resolve_saved_search_ids_or_raise(info, input.saved_searches)
         fields = conditions = None
         if input.set.filter or input.set.query:
-            fields = _validated_filter_json_to_store(
+            fields = await _validated_filter_json_to_store(
                 info, maybe_value(input.set.filter), maybe_value(input.set.query), ("set",)
             )
-            conditions = await _valid_conditions(info, fields)
+            conditions = _conditions_from_json(info, fields)
         change = SavedSearchChange(maybe_value(input.set.name), fields, conditions)
         await saved_searches.update_saved_searches(ctx, search_ids, change)
         rows = await ctx.load_many(saved_searches.load_own_saved_searches_by_id, search_ids)
@@ -249,9 +261,7 @@ class SavedSearchMutation:
     async def saved_search_delete(self, info: Info, input: SavedSearchDeleteInput) -> DeletePayload:
         search_ids = await _resolve_saved_search_ids_or_raise(info, input.saved_searches)
         await saved_searches.delete_saved_searches(info.context, search_ids)
-        return DeletePayload(
-            deleted_ids=[global_ids.encode("SavedSearch", search_id) for search_id in search_ids]
-        )
+        return DeletePayload.of_keys("SavedSearch", search_ids)
 
 
 async def _resolve_saved_search_ids_or_raise(info: Info, refs: list[SavedSearchRef]) -> list[int]:
@@ -265,25 +275,21 @@ async def _resolve_saved_search_ids_or_raise(info: Info, refs: list[SavedSearchR
     )
 
 
-async def _valid_conditions(info: Info, fields: Mapping[str, Any]) -> MessageConditions:
-    """Convert a filter in JSON to conditions. Raises InvalidInput if a mailbox doesn't exist."""
-    conditions = _conditions_from_json(info, fields)
-    user_ids = [require_user_id(info.context)]
-    await search_scope.validate_mailboxes_of_search(info.context, conditions, user_ids)
-    return conditions
-
-
-def _validated_filter_json_to_store(
+async def _validated_filter_json_to_store(
     info: Info, message_filter: MessageFilter | None, query: str | None, path: Sequence[str]
 ) -> dict[str, Any]:
     """Return the filter to store, in JSON: both conditions if filter and query are given.
 
-    Raises InvalidInput if neither is given or `query` is not valid. `path` is the path of the input
-    that has them.
+    Raises InvalidInput if neither is given, if `query` is not valid, or for a condition that a
+    saved search can't have. `path` is the path of the input that has them.
     """
     now = info.context.environment.now()
     query_fields = fields_from_valid_query(query, now, [*path, "query"]) if query else {}
     fields = json_from_filter(message_filter, now) if message_filter else {}
+    for name, part in (("query", query_fields), ("filter", fields)):
+        await saved_searches.require_storable_conditions(
+            info.context, _conditions_from_json(info, part), path=[*path, name]
+        )
     combined = (
         {"and": [query_fields, fields]} if query_fields and fields else query_fields or fields
     )
@@ -298,7 +304,8 @@ class SavedSearchSubscription:
     @subscription(
         "Returns a saved search with its message counts: at once, and again when the saved search "
         "or a count changes. Results come at most once a second, and less often if counting takes "
-        "long. Ends when the saved search is deleted.",
+        "long. Ends when the saved search is deleted. A saved search that the signed-in user does "
+        "not have is the error NOT_FOUND.",
         scope=Scope.MAIL_READ,
         access=OWN,
     )

@@ -28,20 +28,22 @@ DEFAULT_DRAIN_TIMEOUT = timedelta(seconds=30)
 @strawberry.input(description="Input of sessionTerminate.")
 class SessionTerminateInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose sessions end. Not allowed with `sessions`. A named user whom the caller can't "
-        "change is an error. Patterns, domains, tags and `all` select only users whom the caller "
-        "can change. Default: the signed-in user, unless `sessions` is given.",
+        "Users whose sessions end. Not allowed with `sessions`. A named user whom the caller "
+        "can't change is an error. Patterns, domains, tags and `all` leave out users whom the "
+        "caller can't change, unless `revokeTokens` is true. Default: the signed-in user, unless "
+        "`sessions` is given.",
         default=strawberry.UNSET,
     )
     sessions: list[SessionRef] | None = attribute_field(
-        "Sessions that end. Those that have ended, or that the caller can't end, are "
-        "left out. It excludes `users` and `revokeTokens`. Default: all sessions of "
-        "`users`.",
+        "Sessions that end, 1 to 1,000 by default. Those that have ended, or that the caller "
+        "can't end, are left out. It excludes `users` and `revokeTokens` (VALIDATION). Default: "
+        "all sessions of `users`.",
         default=strawberry.UNSET,
     )
     reason: str | None = attribute_field(
         "Text that the disconnected clients receive: at most 120 printable characters. In replies "
-        "of SMTP and LMTP, `?` replaces characters that are not ASCII.",
+        "of SMTP and LMTP, `?` replaces characters that are not ASCII. Default: a text of the "
+        "server.",
         default=strawberry.UNSET,
     )
     force: bool = attribute_field(
@@ -52,9 +54,10 @@ class SessionTerminateInput(Options):
         default=False,
     )
     revoke_tokens: bool = attribute_field(
-        "True also revokes all access tokens of these users, but no API keys and "
-        "application passwords. By default at most 1,000 users are then allowed. `all` "
-        "is FORBIDDEN if the caller can't change one of the users.",
+        "True also revokes all access tokens and OAuth refresh tokens of these users, also that "
+        "of the request. API keys and application passwords stay valid. By default at most 1,000 "
+        "users are then allowed, also with `all`. A selected user whom the caller can't change is "
+        "then FORBIDDEN.",
         default=False,
     )
 
@@ -90,7 +93,8 @@ class SessionDrainInput(Options):
     )
     terminate: bool = attribute_field(
         "True ends the sessions, after their running operations and messages, and refuses new "
-        "sessions of the users during the wait. False: the users can go on.",
+        "sessions of the users during the wait. Running tasks are not cancelled. False: the users "
+        "can go on.",
         default=False,
     )
 
@@ -98,7 +102,8 @@ class SessionDrainInput(Options):
 @strawberry.type(description="Payload of sessionDrain.")
 class SessionDrainPayload(MutationPayload):
     users: list[User] = attribute_field(
-        "Users without a session and without a running task.", default_factory=list
+        "The selected users, who have no session and no running task. Empty: the mutation failed.",
+        default_factory=list,
     )
 
 
@@ -128,8 +133,9 @@ class SessionMutation:
         "Sessions are WebSockets, event streams, and connections by SMTP, submission and LMTP. "
         "Access tokens stay valid, so that clients can connect again, unless `revokeTokens` is "
         "true. An ADMIN can also end sessions without a user, if the field `sessions` names them. "
-        "NO_SESSION if all nodes answer, none has such a session, and no token was revoked. "
-        "LIMIT_REACHED for more than 1,000 references (by default).",
+        "The security log of each user has an entry. NO_SESSION if all nodes answer, none has "
+        "such a session, and no token was revoked. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         scope=Scope.FULL,
         access=MANAGED,
         atomic_exclusion=AtomicExclusion("The end of sessions", forbids_idempotency_key=True),
@@ -159,7 +165,9 @@ class SessionMutation:
         "users. With `terminate`, it ends their sessions and refuses new ones during the wait. At "
         "the timeout, it returns the error IN_USE with the numbers of sessions and tasks that "
         "remain. If none is known but a node has not answered, the error is UNAVAILABLE. The "
-        "session that sends the mutation doesn't count. With `validateOnly` it does not wait.",
+        "session that sends the mutation doesn't count, and is not ended. With `validateOnly` it "
+        "does not wait: what remains is an error at once. LIMIT_REACHED for more than 1,000 users "
+        "(by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -56,7 +56,10 @@ class Session(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User who has signed in. Null: nobody has, or an API key of the platform has.",
+        description=(
+            "User who has signed in. Null: nobody has, an API key has that acts for no user, or "
+            "the caller can't see the user."
+        ),
     )
     service: SessionService = attribute_field("Service that the client uses.")
     ip: IPAddress | None = attribute_field(
@@ -79,7 +82,10 @@ class Session(NodeView):
     last_active_at: datetime = attribute_field(
         "Time of the last command or frame of the client, or of the last result for it."
     )
-    subscription_count: int = attribute_field("Number of open GraphQL subscriptions.")
+    subscription_count: int = attribute_field(
+        "Number of open GraphQL subscriptions of the session. 0 for a connection by SMTP, "
+        "submission or LMTP."
+    )
 
     load_batch = staticmethod(listing.load_visible_sessions_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Session")}
@@ -94,12 +100,17 @@ class SessionSummary(View):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User of the sessions. Null: the summary counts the sessions without a user.",
+        description=(
+            "User of the sessions. Null: the summary counts the sessions without a user, or the "
+            "caller can't see the user."
+        ),
     )
     service: SessionService = attribute_field("Service that the clients of these sessions use.")
-    connection_count: int = attribute_field("Number of sessions.")
+    connection_count: int = attribute_field(
+        "Number of open sessions of the user on the service, in all processes that answered."
+    )
     ips: list[IPAddress] = attribute_field(
-        "IP addresses of the clients, each once, at most 100 for each process."
+        "IP addresses of the clients of the sessions, each once, at most 100 for each process."
     )
     pids: list[int] = attribute_field(
         "Process IDs of the processes that serve the sessions, in ascending order."
@@ -141,17 +152,18 @@ class SessionRef(ObjectRef):
 @strawberry.input(description="Conditions on sessions. All must hold.")
 class SessionFilter(ConditionsInput):
     users: UserSelection | None = attribute_field(
-        "Returns only sessions of these users.", default=UNSET
+        "Returns only sessions of these users, and none without a user.", default=UNSET
     )
     services: list[SessionService] | None = attribute_field(
-        "Returns only sessions on one of these services.", default=UNSET
+        "Returns only sessions on one of these services. An empty list returns none.", default=UNSET
     )
     proxied: bool | None = attribute_field(
-        "True returns only sessions that a trusted proxy forwarded, false only others.",
+        "True returns only sessions that a trusted proxy or load balancer forwarded, false only "
+        "others.",
         default=UNSET,
     )
     network: CIDR | None = attribute_field(
-        "Returns only sessions of clients in this network.", default=UNSET
+        "Returns only sessions of clients with an IP address in this network.", default=UNSET
     )
 
     def to_conditions(self) -> SessionConditions:
@@ -177,11 +189,11 @@ def _ordering(name: str, conditions: SessionConditions) -> str:
 @strawberry.type
 class SessionQuery:
     @query(
-        "Returns the connections that are open on all nodes: SMTP, submission, LMTP, WebSocket and "
-        "event stream. The signed-in user gets the own connections. Administrators also get those "
-        "of other users, and an ADMIN those without a user. If a process does not answer within "
-        "one second, its connections are missing. The field `unresponsiveNodes` of the page names "
-        "the node of that process.",
+        "Returns the connections that are open on all nodes: SMTP, submission, LMTP, WebSocket "
+        "and event stream. Other HTTP requests are not listed. The signed-in user gets the own "
+        "connections. Administrators also get those of other users, and an ADMIN those without a "
+        "user. If a process does not answer within one second, its connections are missing. The "
+        "field `unresponsiveNodes` of the page names the node of that process.",
         scope=Scope.READ,
         access=OVERSEEN,
         cost=SESSION_COST,
@@ -217,9 +229,10 @@ class SessionQuery:
         )
 
     @query(
-        "Returns the numbers of open sessions of all processes and nodes by user and service. "
-        "Those of processes that don't answer within a second are missing: `unresponsiveNodes` "
-        "has their nodes. An ADMIN also sees sessions without a user.",
+        "Returns the numbers of open sessions on all nodes, by user and service. The signed-in "
+        "user gets the numbers of the own sessions. Administrators also get those of other users, "
+        "and an ADMIN those without a user. The sessions of a process that does not answer within "
+        "a second are missing: `unresponsiveNodes` has its node.",
         scope=Scope.READ,
         access=OVERSEEN,
         cost=SESSION_COST,

@@ -60,13 +60,15 @@ class QuarantineItem(NodeView):
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User that the message is addressed to. Null if the user was deleted.",
+        description="User whose quarantine holds the message. Messages of deleted users are never "
+        "returned.",
     )
     domain: Domain | None = link(
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Domain of the recipient. Null: the caller does not administer the domain.",
+        description="Domain of the recipient. Null: the domain was deleted, or the caller can't "
+        "see it.",
     )
     sender: str = attribute_field("Envelope sender. Empty: the null sender of a bounce.")
     recipient: str = attribute_field("Envelope recipient (RCPT TO) of the message.")
@@ -142,7 +144,8 @@ class UserQuarantineFilter(ConditionsInput):
         "True returns only messages with a virus, false only the others.", default=UNSET
     )
     since: datetime | None = attribute_field(
-        "Returns only messages that arrived at this time or later.", default=UNSET
+        "Returns only messages that were put into the quarantine at this time or later.",
+        default=UNSET,
     )
 
     def to_conditions(self) -> QuarantineConditions:
@@ -158,7 +161,8 @@ class UserQuarantineFilter(ConditionsInput):
 @strawberry.input(description="Conditions on quarantined messages. All must hold.")
 class QuarantineFilter(UserQuarantineFilter):
     users: UserSelection | None = attribute_field(
-        "Returns only messages to these users. Default: all that the caller can see.",
+        "Returns only messages in the quarantine of these users. Default: all that the caller can "
+        "see.",
         default=UNSET,
     )
 
@@ -202,8 +206,8 @@ async def load_quarantine_page(
 @strawberry.type
 class QuarantineQuery:
     @query(
-        "Returns all quarantined messages that the caller can see: the signed-in user's own, "
-        "and those of users that the caller manages.",
+        "Returns the quarantined messages that the caller can see: those of the signed-in user, "
+        "and for administrators also those of other users. Messages of deleted users are left out.",
         scope=Scope.READ,
         user_permission=UserPermission.QUARANTINE,
         access=OVERSEEN.with_permissions(AdminPermission.QUARANTINE),

@@ -30,14 +30,14 @@ class QuarantineItemRef(ObjectRef):
 @strawberry.input(description="Input of quarantineDelete.")
 class QuarantineDeleteInput(Options):
     quarantine_items: list[QuarantineItemRef] = attribute_field(
-        "Quarantined messages to delete, at most 1,000 by default."
+        "Quarantined messages to delete, 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of quarantineRelease.")
 class QuarantineReleaseInput(Options):
     quarantine_items: list[QuarantineItemRef] = attribute_field(
-        "Quarantined messages to release: 1 to 100."
+        "Quarantined messages to release, 1 to 100."
     )
     learn_ham: bool = attribute_field(
         "True lets a background worker train the spam filter with the messages as ham, "
@@ -45,10 +45,10 @@ class QuarantineReleaseInput(Options):
         default=True,
     )
     allow_sender: bool = attribute_field(
-        "True creates a sender rule with the action ALLOW for the owner of each message. "
-        "Its pattern is the From address, or the envelope sender if From is empty. An "
-        "existing rule with this pattern becomes ALLOW. Requires the "
-        "permission SENDER_RULES. Default: false.",
+        "True creates a sender rule with the action ALLOW for the owner of each message. Its "
+        "pattern is the From address, or the envelope sender if From is empty. An existing rule "
+        "with this pattern becomes ALLOW. A USER or DOMAIN_ADMIN needs the permission "
+        "SENDER_RULES. Default: false.",
         default=False,
     )
 
@@ -56,16 +56,17 @@ class QuarantineReleaseInput(Options):
 @strawberry.type
 class QuarantineMutation:
     @mutation(
-        "Releases 1 to 100 messages from the quarantine, all or none. VALIDATION for more. Filters "
-        "and the Sieve script of the user run, and select the mailbox; the default is INBOX. A "
+        "Releases at most 100 messages from the quarantine, all or none; more are VALIDATION. "
+        "Filters and the Sieve script of the user run and select the mailbox, by default INBOX. A "
         "message that they would reject or discard is stored. The user's redirects and forwards "
         "are sent, except for a message with a virus. Copies of BCC rules and a DSN that the "
-        "sender requested are sent too. A message that would be in a mail loop is stored instead "
-        "of redirected. No automatic reply is sent. By default the messages train the spam filter "
-        "as ham (`learnHam`). Releasing a message with a virus requires the role DOMAIN_ADMIN. "
-        "QUOTA_EXCEEDED if a message does not fit into the account. RATE_LIMITED if a limit of "
-        "forwarded mail is reached. UNAVAILABLE if a message can't be encrypted to the OpenPGP key "
-        "of the account. LIMIT_REACHED if `allowSender` would create too many sender rules.",
+        "sender requested are sent too. A redirect that would be a mail loop is left out, and the "
+        "message stored. No automatic reply is sent. By default the messages train the spam "
+        "filter as ham (`learnHam`). Releasing a message with a virus requires the role "
+        "DOMAIN_ADMIN. QUOTA_EXCEEDED if a message does not fit into the account. RATE_LIMITED if "
+        "a limit of forwarded mail is reached. UNAVAILABLE if a message can't be encrypted to the "
+        "OpenPGP key of the account. LIMIT_REACHED if `allowSender` would create too many sender "
+        "rules.",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )
@@ -82,8 +83,8 @@ class QuarantineMutation:
         return MessagesPayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation(
-        "Deletes quarantined messages, all or none. They can't be restored. LIMIT_REACHED for "
-        "more than 1,000 references (by default).",
+        "Deletes quarantined messages, all or none. They can't be restored, and do not train the "
+        "spam filter. LIMIT_REACHED for more than 1,000 references (by default).",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )

@@ -20,7 +20,7 @@ from graph.types.references import (
     DomainRef,
     UserRef,
     domain_selector_from_ref,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     maybe_value,
     value_or_none,
 )
@@ -99,16 +99,18 @@ class SenderScope(View):
 @strawberry.type(
     description=(
         "Rule that treats the mail of some senders as spam, or not as spam. If several match, "
-        "rules of the user precede those of a tag, the domain and the platform. Of these BLOCK "
-        "precedes ALLOW."
+        "rules of the user precede those of a tag, these those of the domain, and these those of "
+        "the platform. Among rules of the same rank, BLOCK precedes ALLOW. A rule of a tag, a "
+        "domain or the platform does not apply to another administrator whom its author can't "
+        "administer."
     )
 )
 class SenderRule(NodeView):
     action: SenderAction = attribute_field("Treatment of mail from the senders.")
     pattern: str = attribute_field(
-        "Senders that match: an address, which includes its subaddresses (RFC 5233) "
-        "if the pattern has none; a domain without its subdomains; or *.domain for all "
-        "subdomains. The envelope sender or the From address must match."
+        "Senders that match: an address, which includes its subaddresses (RFC 5233) if the pattern "
+        "has none; a domain without its subdomains; or *.domain for all subdomains. Case is "
+        "ignored, dots are not. The envelope sender or the From address must match."
     )
     scope: SenderScope = attribute_field("Recipients that the rule applies to.")
     comment: str | None = attribute_field("Comment on the rule. Null: none.")
@@ -125,15 +127,16 @@ class SenderRule(NodeView):
 class SenderScopeInput:
     user: strawberry.Maybe[UserRef] = attribute_field("User that the rules apply to.")
     tag: strawberry.Maybe[str] = attribute_field(
-        "Tag: the rules apply to all users and addresses with it. Requires the role ADMIN."
+        "Tag, 1 to 128 characters (case is ignored): the rules apply to all users and addresses "
+        "with it. Requires the role ADMIN and the scope FULL."
     )
     domain: strawberry.Maybe[DomainRef] = attribute_field(
-        "Domain with all its addresses that the rules apply to. The caller must "
-        "administer the domain."
+        "Domain with all its addresses that the rules apply to. The caller must administer the "
+        "domain, else NOT_FOUND. Requires the scope FULL."
     )
     global_: strawberry.Maybe[bool] = attribute_field(
-        "True applies the rules to every recipient of the platform; false is refused. "
-        "Requires the role ADMIN.",
+        "True applies the rules to every recipient of the platform; false is refused. Requires "
+        "the role ADMIN and the scope FULL.",
         name="global",
     )
 
@@ -144,7 +147,7 @@ class SenderScopeInput:
         """
         if self.user:
             row = require_found(
-                await load_visible_user_or_require_viewer(info, self.user.value),
+                await load_visible_user(info, self.user.value),
                 path=["scope", "user"],
             )
             return RuleOwner(user_id=row.id)
@@ -163,16 +166,23 @@ class SenderScopeInput:
 
 @strawberry.input(description="Conditions on sender rules. All must hold.")
 class SenderRuleFilter(ConditionsInput):
-    user: UserRef | None = attribute_field("Returns only rules of this user.", default=UNSET)
+    user: UserRef | None = attribute_field(
+        "Returns only rules of this user. There are none if the caller can't see the user.",
+        default=UNSET,
+    )
     tag: str | None = attribute_field(
         "Returns only rules of this tag (case is ignored).", default=UNSET
     )
-    domain: DomainRef | None = attribute_field("Returns only rules of this domain.", default=UNSET)
+    domain: DomainRef | None = attribute_field(
+        "Returns only rules of this domain. There are none if the caller does not administer it.",
+        default=UNSET,
+    )
     action: SenderAction | None = attribute_field(
         "Returns only rules with this action.", default=UNSET
     )
     query: str | None = attribute_field(
-        "Returns only rules with this text in the pattern or the comment (case is ignored).",
+        "Returns only rules with this text in the pattern or the comment. Case and accents are "
+        "ignored. At most 1,000 characters.",
         default=UNSET,
     )
 
@@ -181,7 +191,7 @@ class SenderRuleFilter(ConditionsInput):
 
         An unknown user or domain selects no rule.
         """
-        user = await load_visible_user_or_require_viewer(info, self.user) if self.user else None
+        user = await load_visible_user(info, self.user) if self.user else None
         domain = (
             await domain_loaders.find_administered_domain_by_ref(
                 info.context, domain_selector_from_ref(self.domain, path=("filter", "domain", "id"))
@@ -207,7 +217,8 @@ class SenderRuleCreateInput(Options):
     )
     patterns: list[str] = attribute_field(
         "Senders that match: addresses, domains (also written *@domain), or *.domain for all "
-        "subdomains; 1 to 100. The envelope sender or the From address must match."
+        "subdomains; 1 to 100. Case is ignored, dots of an address are not. The envelope sender or "
+        "the From address must match."
     )
     comment: str | None = attribute_field(
         "Comment on the rules, at most 500 characters. Omitted: new rules have none, existing "
@@ -224,14 +235,15 @@ class SenderRuleRef(ObjectRef):
 @strawberry.input(description="Input of senderRuleDelete.")
 class SenderRuleDeleteInput(Options):
     sender_rules: list[SenderRuleRef] = attribute_field(
-        "Sender rules to delete, at most 1,000 by default."
+        "Sender rules to delete, 1 to 1,000 by default."
     )
 
 
 @strawberry.type(description="Payload of senderRuleCreate.")
 class SenderRulesPayload(MutationPayload):
     sender_rules: list[SenderRule] = attribute_field(
-        "Created or changed rules, each once, in the order of the patterns.",
+        "Rules of the given patterns, each once, in the order of the patterns. Rules that did not "
+        "have to be changed are contained. Empty if the mutation failed.",
         default_factory=list,
     )
 
@@ -239,10 +251,11 @@ class SenderRulesPayload(MutationPayload):
 @strawberry.type
 class SenderRuleQuery:
     @query(
-        "Returns the sender rules (allowed and blocked senders) of the caller. A DOMAIN_ADMIN "
-        "also sees the rules of administered domains, and of tags that users in these domains "
-        "have. Only rules of other users require the permission SENDER_RULES. An ADMIN sees all "
-        "rules.",
+        "Returns the sender rules (allowed and blocked senders) of the caller; for a USER not "
+        "those of tags, the domain or the platform. A DOMAIN_ADMIN also sees the rules of "
+        "administered domains, and of tags that users in these domains have. With the permission "
+        "SENDER_RULES, a DOMAIN_ADMIN also sees the rules of the users in these domains. An ADMIN "
+        "sees all rules.",
         scope=Scope.READ,
         access=ACCOUNTS.with_permissions(AdminPermission.SENDER_RULES),
     )
@@ -286,9 +299,10 @@ class SenderRuleMutation:
     @mutation(
         "Creates sender rules, which allow or block senders: one for each pattern, all or none. "
         "If the user, tag, domain or platform already has a rule with the pattern, that rule is "
-        "changed. Rules of domains also require the scope FULL. Rules of the platform, and of "
-        "tags of users and addresses, require the role ADMIN and the scope FULL. A user, tag or "
-        "domain can have 1,000 rules, the platform 10,000.",
+        "changed. Rules of domains also require the role DOMAIN_ADMIN and the scope FULL. Rules "
+        "of the platform, and of tags of users and addresses, require the role ADMIN and the "
+        "scope FULL. LIMIT_REACHED if a user, tag or domain would have more than 1,000 rules, or "
+        "the platform more than 10,000.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
@@ -305,8 +319,9 @@ class SenderRuleMutation:
 
     @mutation(
         "Deletes sender rules, which allow or block senders, all or none. A rule of a domain also "
-        "requires the scope FULL. A rule of the platform, or of a tag, requires the role ADMIN and "
-        "the scope FULL. LIMIT_REACHED for more than 1,000 references (by default).",
+        "requires the role DOMAIN_ADMIN and the scope FULL. A rule of the platform, or of a tag, "
+        "requires the role ADMIN and the scope FULL. LIMIT_REACHED for more than 1,000 references "
+        "(by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )

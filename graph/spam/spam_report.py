@@ -26,7 +26,8 @@ class SpamReport:
         "Spam score of the message; higher is worse. 0 if only the virus scanner ran."
     )
     required_score: float = attribute_field(
-        "Spam score from which the filter recommends to reject a message."
+        "Spam score from which the filter recommends to reject a message. 0 if only the virus "
+        "scanner ran."
     )
     action: str | None = attribute_field(
         "Action that the filter recommends, in the filter's words, such as `add "

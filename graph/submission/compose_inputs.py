@@ -55,9 +55,13 @@ class MailAddressInput:
 @strawberry.input(description="Header field to add to a message (RFC 5322).")
 class HeaderInput:
     name: str = attribute_field(
-        "Name of the header field. Fields that the server sets, such as Date and From, are refused."
+        "Name of the header field. At most 255 ASCII characters. Fields that the server or another "
+        "input sets are refused, such as Date, From, Content-Type, Received and DKIM-Signature."
     )
-    value: str = attribute_field("Value of the header field: one line of text, at most 100 KiB.")
+    value: str = attribute_field(
+        "Value of the header field: one line of text, at most 100 KiB. It can have characters "
+        "outside ASCII."
+    )
 
 
 @strawberry.input(
@@ -68,17 +72,21 @@ class AttachmentInput:
         "Content of the file, encoded as `encoding` says. Required without `upload`.", default=UNSET
     )
     upload: Upload | None = attribute_field(
-        "Upload with the content of the file, instead of `content`.", default=UNSET
+        "Finished upload of the user whose account composes the message, with the content of the "
+        "file, instead of `content`.",
+        default=UNSET,
     )
     encoding: ContentEncoding = attribute_field(
         "Encoding of `content`. Default: BASE64.", default=ContentEncoding.BASE64
     )
     filename: str | None = attribute_field(
-        "Name of the file, at most 255 characters. Default: that of the upload, else none.",
+        "Name of the file, one line of at most 255 characters. Default: that of the upload, else "
+        "none.",
         default=UNSET,
     )
     content_type: str | None = attribute_field(
-        "Media type of the file. Default: that of the upload, else application/octet-stream.",
+        "Media type of the file. A type multipart or message becomes application/octet-stream. "
+        "Default: that of the upload, else application/octet-stream.",
         default=UNSET,
     )
     content_id: str | None = attribute_field(
@@ -101,13 +109,17 @@ class SourceAttachmentsInput:
         "True selects all attachments except the images that the HTML shows, false selects none."
     )
     selected: strawberry.Maybe[list[AttachmentRef]] = attribute_field(
-        "Attachments of the original message to copy to the new message. Use it instead of `all`."
+        "Attachments of the original message to copy to the new message. Those of another message "
+        "are NOT_FOUND. An empty list selects none."
     )
 
 
 @strawberry.input(description="Message that a new message replies to or forwards.")
 class MessageRelationInput:
-    message: MessageRef = attribute_field("Original message that is replied to or forwarded.")
+    message: MessageRef = attribute_field(
+        "Original message that is replied to or forwarded, of the user or in a mailbox shared with "
+        "the user."
+    )
     relation: MessageRelationKind = attribute_field(
         "Kind of the new message: a reply, a reply to all, or a forward."
     )
@@ -116,8 +128,9 @@ class MessageRelationInput:
         default=UNSET,
     )
     quote: QuotePosition = attribute_field(
-        "Position of the quote of the original message in `text` and `html`. A reply quotes line "
-        "by line; a forward repeats From, Date, Subject, To and Cc above the quote. Default: NONE.",
+        "Position of the quote of the original message in text and HTML. Of a long text, the "
+        "first 262,144 characters are quoted. A reply quotes line by line; a forward repeats "
+        "From, Date, Subject, To and Cc above the quote. Default: NONE.",
         default=QuotePosition.NONE,
     )
     include_message: bool = attribute_field(
@@ -131,25 +144,28 @@ class MessageContentInput(Options):
     """Base of the inputs that compose a message: its header fields, bodies and attachments."""
 
     from_: MailAddressInput | None = attribute_field(
-        "Author: an address that the user can send as. Without a name, that of the identity is "
-        "used. Default: the address of the identity.",
+        "Author: an address that the user can send as. Not allowed with `identity`. Without a "
+        "name, that of its identity is used; an empty name: none. Default: the address of "
+        "`identity`.",
         name="from",
         default=UNSET,
     )
     identity: IdentityRef | None = attribute_field(
-        "Identity to send with. Not allowed with `from`. Default: the default identity.",
+        "Identity of the sending user to send with. Not allowed with `from`. Default: the "
+        "identity of `from`, or without `from` the default identity.",
         default=UNSET,
     )
     to: list[MailAddressInput] | None = attribute_field(
-        "Addresses of the header field To. Default: none. If neither `to` nor `cc` is given, a "
-        "reply goes to the Reply-To of `original`, else its From, else its Sender. A reply to the "
-        "user's own message goes to its recipients. A reply to all also goes to the other To "
-        "addresses of `original`.",
+        "Addresses of the header field To. Default: none. If both `to` and `cc` are absent or "
+        "null, a reply goes to the Reply-To of `original`, else its From, else its Sender. A "
+        "reply to the user's own message goes to its To addresses. A reply to all also goes to "
+        "the other To addresses of `original`, without the user's own.",
         default=UNSET,
     )
     cc: list[MailAddressInput] | None = attribute_field(
-        "Addresses of the header field Cc. Default: none. If neither `to` nor `cc` is given, a "
-        "reply to all goes to the other Cc addresses of `original`.",
+        "Addresses of the header field Cc. Default: none. If both `to` and `cc` are absent or "
+        "null, a reply to all goes to the other Cc addresses of `original`, without the user's "
+        "own.",
         default=UNSET,
     )
     bcc: list[MailAddressInput] | None = attribute_field(
@@ -157,7 +173,9 @@ class MessageContentInput(Options):
         default=UNSET,
     )
     reply_to: list[MailAddressInput] | None = attribute_field(
-        "Addresses of the header field Reply-To. Default: that of the identity.", default=UNSET
+        "Addresses of the header field Reply-To. An empty list: none. Default: that of the "
+        "identity.",
+        default=UNSET,
     )
     subject: str | None = attribute_field(
         "Subject of the message, at most 2,048 bytes. Default: the subject of `original`. "
@@ -166,7 +184,9 @@ class MessageContentInput(Options):
         default=UNSET,
     )
     text: str | None = attribute_field(
-        "Plain text of the message, at most 1 MiB. Default: made from `html`.", default=UNSET
+        "Plain text of the message, at most 1 MiB. Default: made from `html`, or empty without "
+        "`html`.",
+        default=UNSET,
     )
     html: str | None = attribute_field(
         "HTML of the message, at most 12 MiB. Images as `data:` URLs become attachments; without "
@@ -178,18 +198,21 @@ class MessageContentInput(Options):
         "Further header fields, at most 100. Default: none.", default=UNSET
     )
     attachments: list[AttachmentInput] | None = attribute_field(
-        "Files to attach. A message has at most 250 attachments, including stored files "
-        "and those of `original`. Default: none.",
+        "Files to attach. A message has at most 250 attachments, including stored files and those "
+        "of `original`, and by default at most 64 MiB. Default: none.",
         default=UNSET,
     )
     priority: Priority = attribute_field(
-        "Priority of the message. Default: NORMAL.", default=Priority.NORMAL
+        "Priority of the message, in its header and in the queue. For `raw` and `rawUpload` only "
+        "in the queue. Default: NORMAL.",
+        default=Priority.NORMAL,
     )
     original: MessageRelationInput | None = attribute_field(
         "Message that this one replies to or forwards. It gives the default subject and, for a "
-        r"reply, the default recipients. It gets the flag \Answered, and for a forward "
-        "the keyword $Forwarded, unless another user shares it. It requires the scope "
-        "MAIL_READ, and is refused if `user` is another user. Default: none.",
+        "reply, the default recipients. It gets the flag \\Answered, and for a forward the "
+        "keyword $Forwarded, unless another user shares it. It must be a message of the user, or "
+        "in a mailbox shared with the user. It requires the scope MAIL_READ, and is refused if "
+        "`user` is another user. Default: none.",
         default=UNSET,
     )
 
@@ -221,12 +244,10 @@ async def resolve_common_fields(info: Info, content_input: Any) -> dict[str, Any
         "identity": id_from_ref(content_input.identity, "identity")
         if content_input.identity
         else None,
-        "to": named_addresses(content_input.to) if content_input.to is not UNSET else None,
-        "cc": named_addresses(content_input.cc) if content_input.cc is not UNSET else None,
+        "to": _named_addresses_or_none(content_input.to),
+        "cc": _named_addresses_or_none(content_input.cc),
         "bcc": named_addresses(content_input.bcc),
-        "reply_to": None
-        if value_or_none(content_input.reply_to) is None
-        else named_addresses(content_input.reply_to),
+        "reply_to": _named_addresses_or_none(content_input.reply_to),
         "subject": value_or_none(content_input.subject),
         "text": value_or_none(content_input.text),
         "html": value_or_none(content_input.html),
@@ -270,6 +291,13 @@ def named_address(address_input: MailAddressInput) -> NamedAddress:
 def named_addresses(address_inputs: Sequence[MailAddressInput] | None) -> list[NamedAddress]:
     """Convert the inputs of addresses; an absent list is empty."""
     return [named_address(person) for person in address_inputs or ()]
+
+
+def _named_addresses_or_none(
+    address_inputs: Sequence[MailAddressInput] | None,
+) -> list[NamedAddress] | None:
+    """Convert the inputs of addresses; None if the list is absent or null."""
+    return None if value_or_none(address_inputs) is None else named_addresses(address_inputs)
 
 
 def attachments_from_inputs(

@@ -77,7 +77,10 @@ class ComposeRequest(NodeView):
         "identity_id",
         identity_loaders.load_visible_identities_by_id,
         Identity.from_row_or_none,
-        description="Identity to send the new message with. Null: the default identity.",
+        description=(
+            "Identity to send the new message with. Null: the default identity, or the caller "
+            "can't see the identity."
+        ),
     )
     to: list[MailAddress] = attribute_field(
         "Addresses for the header field To of the new message. By default at most 400."
@@ -110,7 +113,8 @@ class ComposeRequest(NodeView):
     priority: Priority = attribute_field("Priority of the new message.")
     requested_at: datetime = attribute_field("Time when the request was created.")
     requested_by: str | None = attribute_field(
-        "Username of the user, or name of the API key, that created the request."
+        "Username of the user who created the request, `key NAME` for an API key of the platform, "
+        "or `operator` for the bootstrap key."
     )
     expires_at: datetime = attribute_field(
         "Time when the request expires: 10 minutes after it was created."
@@ -160,26 +164,32 @@ class ComposeRequestCreateInput(Options):
         default=UNSET,
     )
     identity: IdentityRef | None = attribute_field(
-        "Identity to send the new message with. Default: the default identity of the user.",
+        "Identity of `user` to send the new message with. Default: the default identity of `user`.",
         default=UNSET,
     )
     to: list[MailAddressInput] | None = attribute_field(
-        "Addresses for the header field To of the new message. Default: none. If neither "
-        "`to` nor `cc` is given, a reply goes to the Reply-To of `original`, else its "
-        "From, else its Sender. A reply to the user's own message goes to its "
-        "recipients. A reply to all also goes to the other To addresses of `original`.",
+        "Addresses for the header field To of the new message, by default at most 400. Default: "
+        "none. If both `to` and `cc` are absent or null, a reply goes to the Reply-To of "
+        "`original`, else its From, else its Sender. A reply to the user's own message goes to "
+        "its To addresses. A reply to all also goes to the other To addresses of `original`, "
+        "without the user's own.",
         default=UNSET,
     )
     cc: list[MailAddressInput] | None = attribute_field(
-        "Addresses for the header field Cc of the new message. Default: none. If neither `to` "
-        "nor `cc` is given and `original` is a reply to all: the other Cc addresses of `original`.",
+        "Addresses for the header field Cc of the new message, by default at most 400. Default: "
+        "none. If both `to` and `cc` are absent or null, a reply to all goes to the other Cc "
+        "addresses of `original`, without the user's own.",
         default=UNSET,
     )
     bcc: list[MailAddressInput] | None = attribute_field(
-        "Addresses for the header field Bcc of the new message. Default: none.", default=UNSET
+        "Addresses for the header field Bcc of the new message, by default at most 400. Default: "
+        "none.",
+        default=UNSET,
     )
     reply_to: list[MailAddressInput] | None = attribute_field(
-        "Addresses for the header field Reply-To of the new message. Default: none.", default=UNSET
+        "Addresses for the header field Reply-To of the new message, by default at most 400. "
+        "Default: none.",
+        default=UNSET,
     )
     subject: str | None = attribute_field(
         "Subject of the new message, at most 2,048 bytes. Default: the subject of `original`. "
@@ -188,19 +198,24 @@ class ComposeRequestCreateInput(Options):
         default=UNSET,
     )
     text: str | None = attribute_field(
-        "Plain text of the new message, at most 1 MiB. Default: none.", default=UNSET
+        "Plain text of the new message, at most 1 MiB. A quote of `original` and links to files "
+        "are added to it. Default: none.",
+        default=UNSET,
     )
     html: str | None = attribute_field(
-        "HTML of the new message, at most 12 MiB. Default: none.", default=UNSET
+        "HTML of the new message, at most 12 MiB. It is not sanitized. A quote of `original` and "
+        "links to files are added to it. Default: none.",
+        default=UNSET,
     )
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
-        "Stored files of `user`. The client attaches the files with the mode ATTACH. The others "
-        "become links below the text, which requires the scope MAIL and is refused for another "
-        "user. Default: none.",
+        "Stored files of `user`, at most 250. The client attaches the files with the mode ATTACH. "
+        "The others become links below the text, which requires the scope MAIL and is refused for "
+        "another user. Default: none.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox for the stored copy of the new message. Default: that of the identity, or Sent.",
+        "Mailbox of `user` for the stored copy of the new message. Default: that of the identity, "
+        "or the mailbox with the special use SENT.",
         default=UNSET,
     )
     priority: Priority = attribute_field(
@@ -208,7 +223,7 @@ class ComposeRequestCreateInput(Options):
     )
     original: MessageRelationInput | None = attribute_field(
         "Message that the new message replies to or forwards. Requires the scope MAIL_READ, and "
-        "is refused if `user` is another user. The fields `original.attachments` and "
+        "is refused if `user` is another user. `original.attachments` and a true "
         "`original.includeMessage` are refused, since the client attaches files. Default: none.",
         default=UNSET,
     )
@@ -231,7 +246,8 @@ class ComposeMutation:
     @mutation(
         "Asks the clients of a user that are subscribed to `composeRequested` to open a compose "
         "window. Nothing is sent. Fails with USER_OFFLINE, and stores nothing, if no client is "
-        "subscribed. A user has at most 100 open requests, which expire after 10 minutes.",
+        "subscribed. A user has at most 100 open requests (LIMIT_REACHED), which expire after 10 "
+        "minutes.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -70,28 +70,31 @@ from resolvers.submission.outgoing_messages import MAX_PER_MERGE
 
 
 @strawberry.input(
-    description="Values of a draft. An omitted field is unchanged. Null clears a field or "
-    "restores its default."
+    description=(
+        "Values of a draft. An omitted field is unchanged, or has its default in a new draft. Null "
+        "clears a field or restores its default."
+    )
 )
 class DraftPatch:
     from_: strawberry.Maybe[MailAddressInput | None] = attribute_field(
         "Author: an address that the user can send as. Without a name, that of the identity is "
-        "used. Not allowed with `identity`. Default: the address of the default identity.",
+        "used. Not allowed with `identity`. Null, the default of a new draft: the address of the "
+        "default identity.",
         name="from",
     )
     identity: strawberry.Maybe[IdentityRef | None] = attribute_field(
-        "Identity whose address is the author. Not allowed with `from`. Default: the default "
-        "identity."
+        "Identity of the user whose address is the author. Not allowed with `from`. Null, the "
+        "default of a new draft: the default identity."
     )
     to: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
         "Addresses of the header field To. An incomplete address is left out with the warning "
-        "RECIPIENT_DROPPED. Default for a new draft that replies to an `original`, if `cc` is also "
-        "omitted: the recipients of the reply."
+        "RECIPIENT_DROPPED. Null removes the addresses. Default for a new draft that replies to an "
+        "`original`, if `cc` is also omitted: the recipients of the reply."
     )
     cc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
-        "Addresses of the header field Cc. An incomplete address is an error. Default for a new "
-        "draft that replies to all, if `to` is also omitted: the other Cc addresses of the "
-        "`original`."
+        "Addresses of the header field Cc. An incomplete address is an error. Null removes the "
+        "addresses. Default for a new draft that replies to all, if `to` is also omitted: the "
+        "other Cc addresses of the `original`."
     )
     bcc: strawberry.Maybe[list[MailAddressInput] | None] = attribute_field(
         "Addresses of the header field Bcc. An incomplete address is an error. If To, Cc or Bcc "
@@ -104,12 +107,13 @@ class DraftPatch:
         "the identity, if it has one."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
-        "Subject of the draft, at most 2,048 bytes. Default for a new draft with an `original`: "
-        "its subject. `Re: ` or, for a forward, `Fwd: ` is put before it, unless it begins with a "
-        "word and a colon such as `Re:`."
+        "Subject of the draft, at most 2,048 bytes. Null: empty. Default for a new draft with an "
+        "`original`: its subject. `Re: ` or, for a forward, `Fwd: ` is put before it, unless it "
+        "begins with a word and a colon such as `Re:`."
     )
     text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text of the draft, at most 1 MiB. If only `html` is given, the text is made from it."
+        "Plain text of the draft, at most 1 MiB. If only `html` is given, or this is null, the "
+        "text is made from the HTML of the draft."
     )
     html: strawberry.Maybe[str | None] = attribute_field(
         "HTML of the draft, at most 12 MiB. Images as `data:` URLs become attachments; without "
@@ -117,18 +121,20 @@ class DraftPatch:
         "removes the HTML and the images that it shows."
     )
     headers: strawberry.Maybe[list[HeaderInput] | None] = attribute_field(
-        "Further header fields of the draft, at most 100. They replace the earlier ones."
+        "Further header fields of the draft, at most 100. They replace the earlier ones. Null or "
+        "an empty list removes them."
     )
     priority: strawberry.Maybe[Priority | None] = attribute_field(
-        "Priority of the message. Default: NORMAL."
+        "Priority of the message. Null, the default of a new draft: NORMAL."
     )
     add_attachments: strawberry.Maybe[list[AttachmentInput]] = attribute_field(
         "Files to attach after the existing attachments. Null is refused."
     )
     remove_attachments: strawberry.Maybe[list[AttachmentRef]] = attribute_field(
-        "Attachments to remove. A save can renumber the attachments, so that an old ID means "
-        "another attachment. With `ifUnchangedSince`, a draft that was saved in between is "
-        "refused with STALE. Null is refused."
+        "Attachments of the draft to remove. Those of another message are NOT_FOUND, also for a "
+        "new draft. A save can renumber the attachments, so that an old ID means another "
+        "attachment. With `ifUnchangedSince`, a draft that was saved in between is refused with "
+        "STALE. Null is refused."
     )
     add_files: strawberry.Maybe[list[FileRef]] = attribute_field(
         "Stored files to attach after the existing attachments. The draft remembers them: "
@@ -141,7 +147,8 @@ class DraftPatch:
         "Null is refused."
     )
     metadata: strawberry.Maybe[JSON | None] = attribute_field(
-        "JSON object that is stored with the draft, at most 64 KiB by default. Null removes it."
+        "JSON object that is stored with the draft in place of the earlier one, at most 64 KiB by "
+        "default. Null removes it."
     )
 
     def to_changes(self, info: Info, problems: ErrorCollector) -> DraftChanges:
@@ -204,13 +211,20 @@ class DraftPatch:
 @strawberry.input(description="Input of draftSave.")
 class DraftSaveInput(Options):
     draft: MessageRef | None = attribute_field(
-        "Draft to change. Default: a new draft is created.", default=UNSET
+        "Draft of `user` to change. A draft in a mailbox that another user shares is NOT_FOUND. "
+        "Default: a new draft is created.",
+        default=UNSET,
     )
-    set: DraftPatch = attribute_field("Values of the draft. Only the given fields change.")
+    set: DraftPatch = attribute_field(
+        "Values of the draft. Only the given fields change. For an existing draft, at least one of "
+        "them or `mailbox` is required."
+    )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox that the draft is stored in. A mailbox that another user shares is only allowed "
-        "for a new draft, with the right INSERT. Default: the mailbox of the draft, or that with "
-        "the special use DRAFTS for a new draft.",
+        "Mailbox that a new draft is stored in, or that an existing draft moves to. A mailbox "
+        "that another user shares is only allowed for a new draft, with the right INSERT. Without "
+        "the right WRITE there, the message is stored without the flag \\Draft and without "
+        "`metadata`. Default: the mailbox of the draft, or that with the special use DRAFTS for a "
+        "new draft.",
         default=UNSET,
     )
     original: MessageRelationInput | None = attribute_field(
@@ -225,7 +239,7 @@ class DraftSaveInput(Options):
     )
     if_unchanged_since: BigInt | None = attribute_field(
         "`Message.imap.modseq` that the caller knows: if the draft was changed after it, nothing "
-        "is saved and the error is STALE. Default: no check.",
+        "is saved and the error is STALE. Without `draft` it has no effect. Default: no check.",
         default=UNSET,
     )
 
@@ -239,7 +253,10 @@ class MessagePayload(MutationPayload):
 
 @strawberry.input(description="Input of draftSend.")
 class DraftSendInput(Options):
-    message: MessageRef = attribute_field("Draft to send.")
+    message: MessageRef = attribute_field(
+        "Draft to send: of the signed-in user, or of a user for whom the caller can send. A draft "
+        "in a mailbox that another user shares is NOT_FOUND."
+    )
     delete_files: bool = attribute_field(
         "True also deletes the stored files that `addFiles` added to the draft: at once, even "
         "with a later `sendAt`. This requires the scope MAIL. Not allowed with `mailMerge`. "
@@ -254,8 +271,8 @@ class DraftSendInput(Options):
     send_at: datetime | None = attribute_field(
         "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. A "
         "longer `undoWindow` delays the sending until its end. Until then the copy is in the "
-        "mailbox with the special use SCHEDULED; to delete it cancels the submission. Default: "
-        "now.",
+        "mailbox with the special use SCHEDULED. If the copy is deleted or in Trash at the send "
+        "time, the submission is cancelled. Default: now.",
         default=UNSET,
     )
     undo_window: Duration | None = attribute_field(
@@ -269,9 +286,10 @@ class DraftSendInput(Options):
         default=False,
     )
     template: JSON | None = attribute_field(
-        "JSON object with values for `{{name}}` in subject, text and HTML of the draft. Only in "
-        "the HTML the values are HTML-escaped. A name without a value is refused. Default: no "
-        "templates.",
+        "JSON object with values for `{{name}}` in subject, text and HTML of the draft. A value "
+        "is a string, number, boolean or null (an empty text). Only in the HTML the values are "
+        "HTML-escaped. A name without a value is refused. Default: `{{name}}` is replaced only in "
+        "a mail merge.",
         default=UNSET,
     )
     mail_merge: list[MailMergeInput] | None = attribute_field(
@@ -285,7 +303,7 @@ class DraftSendInput(Options):
     encrypt: bool = attribute_field(
         "True encrypts the message with the OpenPGP keys that the accounts of all recipients, and "
         "the sending account, have stored. Without a key of the sending account, its copy is "
-        "stored unencrypted. Refused if the draft has Bcc recipients, and if a recipient has no "
+        "stored unencrypted. Refused if the message has Bcc recipients, and if a recipient has no "
         "account on this server or no key. Default: false.",
         default=False,
     )
@@ -312,9 +330,11 @@ class DraftMutation:
         "Creates a draft, or changes the given fields of a draft. The draft keeps its ID and "
         "Message-ID, and gets a new UID. A message that is no draft is a CONFLICT. STALE if "
         "another client changes the draft during the save, or changed it after "
-        "`ifUnchangedSince`. FORBIDDEN_OPERATION if the user can't send as `from`, or the draft "
-        "would move to another user's mailbox. "
-        "UNAVAILABLE if the draft must be encrypted, but the OpenPGP key is unusable.",
+        "`ifUnchangedSince`. FORBIDDEN_OPERATION if the user can't send as the new author, or an "
+        "existing draft would move to another user's mailbox. A stored author stays, even if the "
+        "user can no longer send as it. QUOTA_EXCEEDED if the storage quota of the mailbox's "
+        "owner is full. Drafts are not encrypted. UNAVAILABLE if a message that a shared mailbox "
+        "stores without the flag \\Draft must be encrypted, but the OpenPGP key is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -343,15 +363,17 @@ class DraftMutation:
         "Sends a draft to the recipients of its header, or of `envelope`. A message that is no "
         "draft is a CONFLICT. The draft becomes the sent copy, with the same ID and a new Date, "
         "in the `sentMailbox` of its identity, else in Sent. While the message is scheduled or "
-        "can be undone, the copy is in the mailbox with the special use SCHEDULED. If there is "
-        "no mailbox for sent messages, the copy stays in the mailbox of the draft, with the "
-        "warning NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any "
-        "recipient, the copy is a draft again, unless the user has moved it. With `mailMerge`, "
-        "the copies are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the "
-        "account is inactive or suspended, can't send as the sender, or the message is spam or "
-        "has a virus. A message that is scanned is FORBIDDEN_OPERATION in an `@atomic` request "
-        "too. UNAVAILABLE if a scanner does not respond, or with `encrypt` if an OpenPGP key is "
-        "unusable. CONFLICT if the account encrypts the copy, but its key is unusable.",
+        "can be undone, the copy is in the mailbox with the special use SCHEDULED. If there is no "
+        "mailbox for sent messages, the copy stays in the mailbox of the draft, with the warning "
+        "NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any recipient, "
+        "the copy is a draft again, unless the user has moved it. With `mailMerge`, the copies "
+        "are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the account is "
+        "inactive or suspended, can't send as the sender, or the message is spam or has a virus. "
+        "In an `@atomic` request, a scanned message is FORBIDDEN_OPERATION after another field "
+        "has changed something. UNAVAILABLE if a scanner does not respond and its setting defers "
+        "mail, or with `encrypt` if an OpenPGP key is unusable. CONFLICT if the account encrypts "
+        "the copy, but its key is unusable. If another client changes the draft at the same time: "
+        "STALE, or CONFLICT if it sends or deletes the draft.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -366,7 +388,9 @@ class DraftMutation:
         async with send_on_behalf.logged_sending_transaction_as_user(
             info.context, owner, "draftSend"
         ) as ctx:
-            messages, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
+            messages, undo = await bulk_undo.submit_draft_with_undo(
+                ctx, request, info.context.viewer.user_id
+            )
             payload = MessageSendPayload.from_sent_messages(messages, undo, ["message"])
             await set_recipients_if_other_sender(ctx, info, payload.submissions)
             return payload

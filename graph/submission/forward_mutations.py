@@ -17,18 +17,22 @@ from resolvers.submission import message_redirect
 
 @strawberry.input(description="Input of messageRedirect.")
 class MessageRedirectInput(Options):
-    message: MessageRef = attribute_field("Stored message to send again.")
+    message: MessageRef = attribute_field(
+        "Stored message to send again: of the signed-in user, in a shared mailbox with the right "
+        "READ, or of a user for whom the caller can send. A deleted message is NOT_FOUND."
+    )
     to: list[str] | None = attribute_field(
-        "Addresses that the message is sent to: at least 1, by default at most 400. An address of "
-        "the sending account is an error. Default: the targets in `Message.forwardTargets`, to "
-        "which the message was forwarded when it was received. If there are none, nothing is sent.",
+        "Addresses that the message is sent to: at least 1, by default at most 400 "
+        "(LIMIT_REACHED). An address of the sending account is an error. Default: the targets in "
+        "`Message.forwardTargets`, to which the message was forwarded when it was received. If "
+        "there are none, nothing is sent.",
         default=UNSET,
     )
     original_target: int | None = attribute_field(
         "Number of the original target to send to, counted from 1, as in "
-        "`Message.forwardTargets`. Not allowed with `to`. A number without a target "
-        "sends nothing, and is no error; a number below 1 is an error. Default: all "
-        "original targets.",
+        "`Message.forwardTargets`. Not allowed with `to`. A number without a target sends "
+        "nothing, and is no error; a number below 1 is an error. A target that is now an address "
+        "of the account is skipped. Default: all original targets.",
         default=UNSET,
     )
 
@@ -52,12 +56,15 @@ class MessageRedirectMutation:
         "other addresses. The envelope sender is the main address of the owner, or of the "
         "signed-in user for a message in a shared mailbox. The message gets the keyword "
         "$Forwarded, unless its mailbox is shared by another user. No copy is stored. CONFLICT "
-        "for a draft and for a mail loop. For a message in a mailbox that another user shares, "
-        "the original targets are FORBIDDEN_OPERATION. CONFLICT for the original targets if the "
-        "stored password of a relay server (smtp:// target) is gone. CONFLICT for them, too, if "
-        "the account encrypts forwards and the message is unencrypted. FORBIDDEN_OPERATION if the "
-        "account is inactive or suspended, or the message is spam or has a virus. UNAVAILABLE if "
-        "a scanner does not respond.",
+        "for a draft, and for a message with 30 or more header fields Received (mail loop). For a "
+        "message in a mailbox that another user shares, the original targets are "
+        "FORBIDDEN_OPERATION. CONFLICT for the original targets if the stored password of a relay "
+        "server (smtp:// target) is gone. CONFLICT for them, too, if the account encrypts "
+        "forwards and the message is unencrypted. FORBIDDEN_OPERATION if the account is inactive "
+        "or suspended, or the message is spam or has a virus. In an `@atomic` request, a scanned "
+        "message is FORBIDDEN_OPERATION after another field has changed something. UNAVAILABLE if "
+        "a scanner does not respond and its setting defers mail. If an administrator gives "
+        "addresses, they are in the security log of the owner.",
         scope=Scope.SUBMIT,
         further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

@@ -8,7 +8,6 @@ from strawberry import UNSET
 
 from graph.mailboxes.types import Mailbox
 from graph.submission.references import IdentityRef
-from graph.types import global_ids
 from graph.types.access_grants import GIVES_ACCESS
 from graph.types.connections import Connection, PageArguments, connection_of_page, page_request
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
@@ -58,15 +57,16 @@ class Identity(NodeView):
         "the identity, if they have no other. Null: none."
     )
     bcc: list[EmailAddress] = attribute_field(
-        "Addresses that get a blind copy of each message that `messageSend` or `draftSave` "
-        "composes with the identity. Complete messages (`raw`) and messages submitted by SMTP "
-        "are not copied. At most 20."
+        "Addresses that get a blind copy of each message with a recipient that this API composes "
+        "with the identity. Complete messages (`raw`) and messages submitted by SMTP are not "
+        "copied. At most 20."
     )
     signature_text: str | None = attribute_field(
-        "Plain text signature. Clients insert it when they compose a message. Null: none."
+        "Plain text signature of the identity. Clients insert it: the server does not. Null: none."
     )
     signature_html: str | None = attribute_field(
-        "HTML signature, sanitized. Clients insert it when they compose a message. Null: none."
+        "HTML signature of the identity, sanitized. Clients insert it: the server does not. Null: "
+        "none."
     )
     sent_mailbox: Mailbox | None = link(
         "mailbox_id",
@@ -99,11 +99,16 @@ async def load_identity_page(
     )
 
 
-@strawberry.input(description="Values of an identity. An omitted field is unchanged.")
+@strawberry.input(
+    description=(
+        "Values of an identity. An omitted field is unchanged, or has its default if the identity "
+        "has no stored values."
+    )
+)
 class IdentityPatch:
     name: str | None = attribute_field(
-        "Display name of the header field From, at most 255 bytes. Null, the default of a new "
-        "identity: that of the address, or of the account.",
+        "Display name of the header field From, one line of at most 255 bytes. Null or empty, the "
+        "default of a new identity: that of the address, or of the account.",
         default=UNSET,
     )
     default: bool | None = attribute_field(
@@ -121,10 +126,10 @@ class IdentityPatch:
         metadata=GIVES_ACCESS,
     )
     bcc: list[EmailAddress] | None = attribute_field(
-        "Addresses that get a blind copy of each message that `messageSend` or "
-        "`draftSave` composes with the identity, at most 20. Complete messages (`raw`) "
-        "and messages submitted by SMTP are not copied. "
-        "Null, the default of a new identity: none.",
+        "Addresses that get a blind copy of each message with a recipient that this API composes "
+        "with the identity, at most 20. They replace the earlier ones. Complete messages (`raw`) "
+        "and messages submitted by SMTP are not copied. Null or an empty list, the default of a "
+        "new identity: none.",
         default=UNSET,
         metadata=GIVES_ACCESS,
     )
@@ -138,10 +143,11 @@ class IdentityPatch:
         default=UNSET,
     )
     sent_mailbox: MailboxRef | None = attribute_field(
-        "Mailbox of the user that gets the copies of messages sent with the identity. A mailbox "
-        "with the special use SNOOZED or SCHEDULED is refused. Copies of complete messages (`raw`) "
-        "and of messages submitted by SMTP go to the mailbox with the special use SENT. Null, the "
-        "default of a new identity: the mailbox with the special use SENT.",
+        "Mailbox of the identity's user that gets the copies of messages sent with the identity. "
+        "A mailbox of another user is NOT_FOUND. A mailbox with the special use SNOOZED or "
+        "SCHEDULED is refused. Copies of complete messages (`raw`) and of messages submitted by "
+        "SMTP go to the mailbox with the special use SENT. Null, the default of a new identity: "
+        "the mailbox with the special use SENT.",
         default=UNSET,
     )
 
@@ -171,14 +177,15 @@ class IdentityCreateInput(IdentityPatch, Options):
         "User who gets the identity. Default: the signed-in user.", default=UNSET
     )
     address: EmailAddress = attribute_field(
-        "Address of the identity. The user must be allowed to send as it."
+        "Address of the identity, without `*`. The user must be allowed to send as it."
     )
 
 
 @strawberry.input(description="Input of identityUpdate.")
 class IdentityUpdateInput(Options):
     identities: list[IdentityRef] = attribute_field(
-        "Identities to change, at most 1,000 by default."
+        "Identities to change, 1 to 1,000 by default. One whose address the user can no longer "
+        "send as is NOT_FOUND."
     )
     set: IdentityPatch = attribute_field("Values to change, the same for all identities.")
 
@@ -186,8 +193,8 @@ class IdentityUpdateInput(Options):
 @strawberry.input(description="Input of identityDelete.")
 class IdentityDeleteInput(Options):
     identities: list[IdentityRef] = attribute_field(
-        "Identities whose stored values are deleted, at most 1,000 by default. An identity "
-        "without stored values is refused with CONFLICT."
+        "Identities whose stored values are deleted, 1 to 1,000 by default. An identity without "
+        "stored values is refused with CONFLICT."
     )
 
 
@@ -199,7 +206,8 @@ class IdentityPayload(MutationPayload):
 @strawberry.type(description="Payload of identityUpdate.")
 class IdentitiesPayload(MutationPayload):
     identities: list[Identity] = attribute_field(
-        "Changed identities, in the order of the input.", default_factory=list
+        "Identities of the input in their new state, in the order of the input.",
+        default_factory=list,
     )
 
 
@@ -208,8 +216,11 @@ class IdentityMutation:
     @mutation(
         "Stores display name, signature and other values for an address that the user can send "
         "as. An address that already has stored values is a CONFLICT. A user has at most 100 "
-        "stored identities. A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or "
-        "`replyTo` of other users. FORBIDDEN_OPERATION if the user can't send as the address.",
+        "identities with stored values, without those that the user can no longer send as "
+        "(LIMIT_REACHED). A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or `replyTo` "
+        "of other users. The user is notified of such values. They are removed when the "
+        "administrator loses the right to set them. FORBIDDEN_OPERATION if the user can't send as "
+        "the address.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -224,9 +235,13 @@ class IdentityMutation:
     @mutation(
         "Changes display name, signature and other values of identities, all or none. All given "
         "identities get the same values. An identity that has no stored values yet, since it "
-        "follows from an address of the user, gets stored values. A DOMAIN_ADMIN needs the "
-        "permission BCC_RULES to set `bcc` or `replyTo` of other users. LIMIT_REACHED for more "
-        "than 1,000 references (by default).",
+        "follows from an address of the user, gets stored values. For another user, an identity "
+        "without stored values that follows from a forwarding address or from `allowedSenders` is "
+        "NOT_FOUND: use `identityCreate`. A DOMAIN_ADMIN needs the permission BCC_RULES to set "
+        "`bcc` or `replyTo` of other users. The user is notified of such values. They are removed "
+        "when the administrator loses the right to set them. LIMIT_REACHED for more than 1,000 "
+        "references (by default), or if a user would have more than 100 identities with stored "
+        "values.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -248,7 +263,7 @@ class IdentityMutation:
     async def identity_delete(self, info: Info, input: IdentityDeleteInput) -> DeletePayload:
         keys = ids_from_refs(info, input.identities, "identities")
         await identity_mutations.delete_identities(info.context, keys)
-        return DeletePayload(deleted_ids=[global_ids.encode("Identity", key) for key in keys])
+        return DeletePayload.of_keys("Identity", keys)
 
 
 async def _require_visible_identities(info: Info, identity_ids: list[int]) -> list[Identity]:

@@ -35,12 +35,13 @@ class FileLinkFields:
     """Input fields of a link to a stored file."""
 
     expires_at: FutureTimeInput | None = attribute_field(
-        "Time when the link expires. Default: 100 days after the creation of the link or its "
-        "last access.",
+        "Time when the link expires, at most 100 years ahead. Not allowed with the mode ATTACH. "
+        "Default: 100 days after the creation of the link or its last download.",
         default=UNSET,
     )
     password: str | None = attribute_field(
-        "Password that the link asks for. It is not part of the message. Default: none.",
+        "Password that the link asks for, 8 (by default) to 256 characters. The message does not "
+        "contain it. Not allowed with the mode ATTACH. Default: none.",
         default=UNSET,
     )
 
@@ -49,7 +50,10 @@ class FileLinkFields:
     description="Stored file that is sent with a message: attached, or as a link below the text."
 )
 class FileAttachmentInput(FileLinkFields):
-    file: FileRef = attribute_field("Stored file of the user.")
+    file: FileRef = attribute_field(
+        "Stored file of the user whose account composes the message. A file of another user is "
+        "NOT_FOUND."
+    )
     mode: FileAttachmentMode = attribute_field(
         "Way in which the recipients get the file. Default: ATTACH.",
         default=FileAttachmentMode.ATTACH,
@@ -60,14 +64,22 @@ class FileAttachmentInput(FileLinkFields):
     description="Link to a stored file, which is added below the text of a draft. It works at once."
 )
 class DraftFileLinkInput(FileLinkFields):
-    file: FileRef = attribute_field("Stored file of the user.", metadata=GIVES_ACCESS)
+    file: FileRef = attribute_field(
+        "Stored file of the user whose account composes the message. A file of another user is "
+        "NOT_FOUND.",
+        metadata=GIVES_ACCESS,
+    )
     mode: FileAttachmentMode = attribute_field(
         "Access that the link gives. ATTACH is an error. Default: LINK.",
         default=FileAttachmentMode.LINK,
     )
 
 
-@strawberry.input(description="Recipients and values of one message of a mail merge.")
+@strawberry.input(
+    description=(
+        "Recipients and values of one message of a mail merge. It must have at least one recipient."
+    )
+)
 class MailMergeInput:
     to: list[MailAddressInput] | None = attribute_field(
         "Addresses of the header field To. Default: none.", default=UNSET
@@ -76,12 +88,12 @@ class MailMergeInput:
         "Addresses of the header field Cc. Default: none.", default=UNSET
     )
     bcc: list[MailAddressInput] | None = attribute_field(
-        "Addresses of the header field Bcc. Default: none.", default=UNSET
+        "Addresses that get a blind copy, in addition to those of the identity. Default: none.",
+        default=UNSET,
     )
     values: JSON | None = attribute_field(
-        "JSON object with values for `{{name}}` in this message. They take precedence over those "
-        "of `template`. "
-        "Default: none.",
+        "JSON object with values for `{{name}}` in this message: strings, numbers, booleans or "
+        "null (an empty text). They take precedence over those of `template`. Default: none.",
         default=UNSET,
     )
 

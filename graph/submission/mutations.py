@@ -69,8 +69,9 @@ class EnvelopeInput:
         default=strawberry.UNSET,
     )
     to: list[MailAddressInput] | None = attribute_field(
-        "Addresses of the SMTP commands RCPT TO, at least one. They replace all other recipients, "
-        "also the `bcc` of the identity. Default: the addresses of To, Cc and Bcc.",
+        "Addresses of the SMTP commands RCPT TO, at least one. Each gets the message once. They "
+        "replace all other recipients, also the `bcc` of the identity. Default: the addresses of "
+        "To, Cc and Bcc.",
         default=strawberry.UNSET,
     )
 
@@ -93,15 +94,16 @@ class MessageSendInput(MessageContentInput):
         default=strawberry.UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox for the stored copy. Default: that of the identity, else Sent. For "
-        "`raw` and `rawUpload` always Sent.",
+        "Mailbox of the sending user for the stored copy; a mailbox of another user is NOT_FOUND. "
+        "Default: `sentMailbox` of the identity, else the mailbox with the special use SENT. For "
+        "`raw` and `rawUpload` the default is always SENT.",
         default=strawberry.UNSET,
     )
     send_at: datetime | None = attribute_field(
         "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. A "
         "longer `undoWindow` delays the sending until its end. Until then the copy is in the "
-        "mailbox with the special use SCHEDULED; to delete it cancels the submission. Default: "
-        "now.",
+        "mailbox with the special use SCHEDULED, afterwards in `mailbox`. If the copy is deleted "
+        "or in Trash at the send time, the submission is cancelled. Default: now.",
         default=strawberry.UNSET,
     )
     undo_window: Duration | None = attribute_field(
@@ -116,29 +118,34 @@ class MessageSendInput(MessageContentInput):
     )
     user: UserRef | None = attribute_field(
         "User whose account sends the message. Not needed to send as an address of another user: "
-        "`from` is enough. Another user excludes `original`, `fileAttachments` and the caller's "
-        "uploads. Default: the signed-in user.",
+        "`from` is enough. Another user excludes `original` and `fileAttachments` (FORBIDDEN), "
+        "and uploads of the caller (NOT_FOUND). Default: the signed-in user.",
         default=strawberry.UNSET,
     )
     raw: str | None = attribute_field(
-        "Complete message (RFC 5322) as text or base64, instead of the fields of its content. Not "
-        "allowed with `rawUpload`, `fileAttachments`, `template`, `encrypt` and `mailMerge`. The "
-        "user must be allowed to send as From and Sender. Missing Date and Message-ID are added; a "
-        "future `sendAt` replaces the Date. The message is sent to its To, Cc and Bcc unless "
-        "`envelope.to` is given.",
+        "Complete message (RFC 5322) as text or base64, at most 64 MiB by default. It excludes "
+        "`from`, `identity`, `to`, `cc`, `bcc`, `replyTo`, `subject`, `text`, `html`, `headers`, "
+        "`attachments` and `original`. It also excludes `rawUpload`, `fileAttachments`, "
+        "`template`, `encrypt` and `mailMerge`. The user must be allowed to send as From and "
+        "Sender. Missing Date and Message-ID are added; a future `sendAt` replaces the Date. The "
+        "message is sent to its To, Cc and Bcc unless `envelope.to` is given.",
         default=strawberry.UNSET,
     )
     raw_upload: Upload | None = attribute_field(
-        "Upload with the complete message (RFC 5322), instead of `raw`.", default=strawberry.UNSET
+        "Upload of the sending user with the complete message (RFC 5322), instead of `raw`. The "
+        "rules of `raw` apply. Default: none.",
+        default=strawberry.UNSET,
     )
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
-        "Stored files to attach, which requires the scope MAIL_READ, or to link to, which "
-        "requires MAIL. Default: none.",
+        "Stored files of the sending user: to attach, which requires the scope MAIL_READ, or to "
+        "link to, which requires MAIL. At most 250. Default: none.",
         default=strawberry.UNSET,
     )
     template: JSON | None = attribute_field(
-        "JSON object with values for `{{name}}` in `subject`, `text` and `html`. Only in `html` "
-        "the values are HTML-escaped. A name without a value is refused. Default: no templates.",
+        "JSON object with values for `{{name}}` in `subject`, `text` and `html`. A value is a "
+        "string, number, boolean or null (an empty text). Only in `html` the values are "
+        "HTML-escaped. A name without a value is refused. Default: `{{name}}` is replaced only in "
+        "a mail merge.",
         default=strawberry.UNSET,
     )
     mail_merge: list[MailMergeInput] | None = attribute_field(
@@ -157,7 +164,8 @@ class MessageSendInput(MessageContentInput):
         default=False,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object that is stored with the copy, at most 64 KiB by default. Default: none.",
+        "JSON object that is stored with the copy, or with each copy of a mail merge, at most 64 "
+        "KiB by default. Default: none.",
         default=strawberry.UNSET,
     )
 
@@ -224,8 +232,9 @@ class MessageSendPayload(MutationPayload):
     )
     undo: UndoToken | None = attribute_field(
         "Token for the mutation `undo`, which cancels all submissions and makes each stored copy "
-        "a draft. A sent draft gets back its content, without the values of `template`. Null "
-        "without `undoWindow`.",
+        "a draft. A sent draft gets back its content, without the values of `template`. Only the "
+        "caller can use the token, also an administrator who sent for another user. Null without "
+        "`undoWindow`, and with `validateOnly`.",
         default=None,
     )
 
@@ -278,18 +287,18 @@ async def set_recipients_if_other_sender(
 @strawberry.input(description="Input of submissionCancel.")
 class SubmissionCancelInput(Options):
     submissions: list[SubmissionRef] = attribute_field(
-        "Submissions to cancel, at most 1,000 by default."
+        "Submissions to cancel, 1 to 1,000 by default."
     )
 
 
 @strawberry.input(description="Input of submissionReschedule.")
 class SubmissionRescheduleInput(Options):
     submissions: list[SubmissionRef] = attribute_field(
-        "Submissions to reschedule, at most 1,000 by default."
+        "Submissions to reschedule, 1 to 1,000 by default."
     )
     send_at: datetime = attribute_field(
         "New time when the messages are sent, at most 3,653 days ahead. A time in the past sends "
-        "them at once, or when their undo window ends."
+        "them at once. No message is sent before its undo window ends."
     )
 
 
@@ -304,13 +313,16 @@ class SubmissionsPayload(MutationPayload):
 class SubmissionMutation:
     @mutation(
         "Composes a message, or takes a complete one, stores a copy and sends it to its "
-        "recipients. The From address must be one that the user can send as. By default a "
-        "message has at most 400 recipients. If the quota is full, or there is no mailbox for "
-        "the copy, the message is sent without a copy, with the warning NOT_SAVED_TO_SENT. "
+        "recipients. The From address must be one that the user can send as. LIMIT_REACHED for "
+        "more than 400 recipients of a message (by default). The message is sent without a copy, "
+        "with the warning NOT_SAVED_TO_SENT, if the quota is full or there is no mailbox for the "
+        "copy. The same holds if the account or mailbox encrypts the copy with an unusable key. "
         "FORBIDDEN_OPERATION if the account is inactive or suspended, can't send as the sender, "
-        "or the message is spam or has a virus. A message that is scanned is FORBIDDEN_OPERATION "
-        "in an `@atomic` request too. UNAVAILABLE if a scanner does not respond, or with "
-        "`encrypt` if an OpenPGP key is unusable.",
+        "or the message is spam or has a virus. In an `@atomic` request, a scanned message is "
+        "FORBIDDEN_OPERATION after another field has changed something. RATE_LIMITED at a sending "
+        "limit of the user, the domain or the platform. UNAVAILABLE if a scanner does not respond "
+        "and its setting defers mail, or with `encrypt` if an OpenPGP key is unusable. What an "
+        "administrator sends for a user is in the security log of the user.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -323,20 +335,20 @@ class SubmissionMutation:
             info.context, user, "messageSend"
         ) as ctx:
             messages, undo = await bulk_undo.send_with_undo(
-                ctx, outgoing, problems, _sent_row_selection(info)
+                ctx, outgoing, problems, _sent_row_selection(info), info.context.viewer.user_id
             )
             payload = MessageSendPayload.from_sent_messages(messages, undo, ["mailbox"])
             await set_recipients_if_other_sender(ctx, info, payload.submissions)
             return payload
 
     @mutation(
-        "Cancels the deliveries of submissions, except those that are finished or in progress. "
-        "CONFLICT if a given submission has no delivery that can be cancelled; then nothing is "
-        "cancelled. If every delivery of a submission is then cancelled, the stored copy of its "
-        "message becomes a draft. The draft moves to the mailbox with the special use DRAFTS, or "
-        "to INBOX without such a mailbox. A copy that the user has moved out of the mailbox for "
-        "scheduled or sent messages does not become a draft. LIMIT_REACHED for more than 1,000 "
-        "references (by default).",
+        "Cancels the deliveries of submissions, except those that are finished or in progress. A "
+        "submission of another user is NOT_FOUND. CONFLICT if a given submission has no delivery "
+        "that can be cancelled; then nothing is cancelled. If every delivery of a submission is "
+        "then cancelled, the stored copy of its message becomes a draft. The draft moves to the "
+        "mailbox with the special use DRAFTS, or to INBOX without such a mailbox. A copy that the "
+        "user has deleted, or moved out of the mailbox for scheduled or sent messages, does not "
+        "become a draft. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )
@@ -348,10 +360,13 @@ class SubmissionMutation:
         return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
     @mutation(
-        "Changes the send time of submissions that are scheduled, held for undo, or waiting in the "
-        "queue: all or none. A submission has one delivery for each recipient. Deliveries that are "
-        "finished or in progress are unchanged. CONFLICT if all deliveries of a submission are "
-        "finished or in progress. LIMIT_REACHED for more than 1,000 references (by default).",
+        "Changes the send time of submissions that are scheduled, held for undo, or waiting in "
+        "the queue: all or none. A submission has one delivery for each recipient. Deliveries "
+        "that are finished or in progress are unchanged. The queue lifetime of the others begins "
+        "again at the new time. A future time moves the stored copy of a message that waits for "
+        "its first attempt back to the mailbox with the special use SCHEDULED. CONFLICT if all "
+        "deliveries of a submission are finished or in progress. A submission of another user is "
+        "NOT_FOUND. LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

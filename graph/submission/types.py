@@ -57,7 +57,8 @@ class RecipientDelivery:
         "3464) replaces it. Null: there was no attempt."
     )
     delivered_at: datetime | None = attribute_field(
-        "Time when the receiving server accepted the message. Null: not accepted."
+        "Time when the receiving server, relay host or webhook accepted the message. Null: not "
+        "accepted."
     )
     mx: str | None = attribute_field(
         "Name of the server that the last attempt connected to. Null: there was none."
@@ -78,7 +79,8 @@ class RecipientDelivery:
         "False: it may be forged. Null: there is no report."
     )
     queue_name: QueueName | None = attribute_field(
-        "Queue that contains the delivery. Null: it is finished."
+        "Queue that contains the delivery: INCOMING also while it waits for its send time or undo "
+        "window. Null: it is finished."
     )
 
     @classmethod
@@ -114,8 +116,8 @@ class Submission(NodeView):
         "Envelope sender: the address of MAIL FROM. Empty for the null sender."
     )
     send_at: datetime | None = attribute_field(
-        "Time that the sender requested for sending. Null: the message is sent at once, or after "
-        "its undo window."
+        "Time in the future that the sender requested for sending. Null: the message is sent at "
+        "once, or after its undo window."
     )
     created_at: datetime = attribute_field("Time when the message was submitted.")
     undoable_until: datetime | None = attribute_field(
@@ -126,15 +128,18 @@ class Submission(NodeView):
         message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
         description=(
-            "Stored copy of the message. Null if there is none, if it was deleted, or if the "
-            "caller can't see it."
+            "Stored copy of the message, or for `messageRedirect` the message that was sent again. "
+            "Null if there is none, if it was deleted, or if the caller can't see it."
         ),
     )
     recipients: list[RecipientDelivery] = link(
         "id",
         submission_loaders.load_visible_queue_entries_by_submission,
         lambda rows: [RecipientDelivery.from_row(row) for row in rows],
-        description="State of the delivery to each recipient. By default at most 400.",
+        description=(
+            "Deliveries of the submission, one for each recipient, in the order of the recipients. "
+            "By default at most 400."
+        ),
     )
 
     load_batch = staticmethod(submission_loaders.load_visible_submissions_by_id)
@@ -144,7 +149,9 @@ class Submission(NodeView):
 @strawberry.input(description="Conditions on submissions.")
 class SubmissionFilter(ConditionsInput):
     states: list[SubmissionState] | None = attribute_field(
-        "Returns only submissions in one of these states.", default=UNSET
+        "Returns only submissions in one of these states. An empty list returns none. Default: "
+        "all states.",
+        default=UNSET,
     )
 
 
@@ -184,7 +191,8 @@ async def authorize_and_load_submission_page(
 @strawberry.type
 class SubmissionQuery:
     @query(
-        "Returns one submission of the signed-in user. Null if it does not exist.",
+        "Returns one submission of the signed-in user. Null if it does not exist or belongs to "
+        "another user.",
         scope=Scope.MAIL_READ,
         access=OWN,
     )
@@ -201,10 +209,10 @@ class SubmissionQuery:
 @strawberry.type
 class SubmissionSubscription:
     @subscription(
-        "Returns a submission at once and after each change of it or of its deliveries, "
-        "until it is finished. A submission that does not exist is the error NOT_FOUND. "
-        "Without `submission`, returns each submission of the signed-in user after each "
-        "change, and does not end.",
+        "Returns a submission at once and after each change of it or of its deliveries, until its "
+        "state is SENT, PARTIAL, FAILED or CANCELLED. A submission that does not exist or belongs "
+        "to another user is the error NOT_FOUND. Without `submission`, returns each submission of "
+        "the signed-in user after each change, and does not end.",
         scope=Scope.MAIL_READ,
         access=OWN,
     )

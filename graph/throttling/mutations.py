@@ -16,14 +16,22 @@ from resolvers.throttling import bans, loaders, update
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 BAN_CHANGE_COST = 200  # points: all processes read the bans again
-LIST_LIMITS = "At most 5,000 entries, of which 200 are host names. The new list replaces the old."
+LIST_LIMITS = (
+    "At most 5,000 entries, of which at most 200 are host names. The new list replaces the old; an "
+    "empty list removes all entries."
+)
 REASON_DESCRIPTION = (
     "Reason for the audit log, at most 255 printable characters. A reason in `options` "
     "precedes it. Default: none."
 )
 
 
-@strawberry.input(description="New values of the ban policy. An absent field stays.")
+@strawberry.input(
+    description=(
+        "New values of the ban policy. An absent field stays, and null is refused. At least one "
+        "field is required."
+    )
+)
 class BanPolicyPatch:
     ban_time: strawberry.Maybe[Duration] = attribute_field(
         "Duration of the first ban of a network, from PT1M to P30D. Initially PT30M."
@@ -32,10 +40,12 @@ class BanPolicyPatch:
         "True doubles the duration of each further ban of a network, up to 30 days. Initially true."
     )
     max_attempts: strawberry.Maybe[int] = attribute_field(
-        "Number of failures of a network that leads to a ban, from 1 to 10,000. Initially 20."
+        "Number of failures of a network within `retryWindow` that leads to a ban, from 1 to "
+        "10,000. Initially 20."
     )
     retry_window: strawberry.Maybe[Duration] = attribute_field(
-        "Time window in which failures are counted, from PT1M to P7D. Initially PT10M."
+        "Time window in which failures of a network are counted, from PT1M to P7D. The first "
+        "failure begins it. Initially PT10M."
     )
     netmask_ipv4: strawberry.Maybe[int] = attribute_field(
         "Prefix length of the IPv4 networks that are counted and banned, from 8 to 32. Initially "
@@ -63,11 +73,12 @@ class BanPolicyUpdateInput(Options):
 @strawberry.input(description="Input of banAdd.")
 class BanAddInput(Options):
     networks: list[CIDR] = attribute_field(
-        "Networks to ban, 1 to 1,000. The prefix length is at least 8 for IPv4 and 16 for IPv6."
+        "Networks to ban, 1 to 1,000, also IP addresses. The prefix length is at least 8 for IPv4 "
+        "and 16 for IPv6."
     )
     duration: Duration | None = attribute_field(
-        "Duration of the bans, from PT1M to P30D. Default: the duration of the next ban by the "
-        "policy. To refuse a network permanently, add it to the deny list.",
+        "Duration of the bans, from PT1M to P30D. Default: the duration of each network's next "
+        "ban by the policy. To refuse a network permanently, add it to the deny list.",
         default=UNSET,
     )
     reason: str | None = attribute_field(
@@ -78,8 +89,8 @@ class BanAddInput(Options):
 @strawberry.input(description="Input of banLift.")
 class BanLiftInput(Options):
     networks: list[CIDR] = attribute_field(
-        "Networks to accept again, 1 to 1,000. The mutation ends the bans and delays of all "
-        "networks that contain one of them or are inside one of them."
+        "Networks to accept again, 1 to 1,000, also IP addresses. The mutation ends the bans and "
+        "delays of all networks that contain one of them or are inside one of them."
     )
     reason: str | None = attribute_field(REASON_DESCRIPTION, default=UNSET)
 
@@ -87,14 +98,15 @@ class BanLiftInput(Options):
 @strawberry.type(description="Payload of banPolicyUpdate.")
 class BanPolicyPayload(MutationPayload):
     ban_policy: BanPolicy | None = attribute_field(
-        "Changed policy. Null if the mutation failed.", default=None
+        "Ban policy after the change. Null if the mutation failed.", default=None
     )
 
 
 @strawberry.type(description="Payload of banAdd.")
 class NetworkBansPayload(MutationPayload):
     network_bans: list[NetworkBan] = attribute_field(
-        "Bans of the networks, each once, in the order of the input.", default_factory=list
+        "Bans of the networks, each once, in the order of the input. Empty if the mutation failed.",
+        default_factory=list,
     )
 
 
@@ -120,9 +132,9 @@ async def _load_bans(info: Info, ban_ids: list[int]) -> list[NetworkBan]:
 @strawberry.type
 class ThrottlingMutation:
     @mutation(
-        "Changes the policy of bans. All processes apply it within one second. Bans in "
-        "force keep their end. A change that would "
-        "refuse the caller's own IP address is refused.",
+        "Changes the policy of bans of networks. All processes apply it within one second. Bans "
+        "in force keep their end. FORBIDDEN if the new lists would refuse the caller's own IP "
+        "address, which was accepted before. The audit log records the change.",
         **WRITE_GUARD,
     )
     async def ban_policy_update(self, info: Info, input: BanPolicyUpdateInput) -> BanPolicyPayload:
@@ -136,9 +148,10 @@ class ThrottlingMutation:
         "Bans (blocks) networks, all or none. Within one second all processes refuse connections "
         "from them. If exactly the same network is banned already, the new ban replaces that ban: "
         "it begins now, with the new duration and reason. Addresses on the allow list are still "
-        "accepted. FORBIDDEN if the caller's own IP address would be refused. VALIDATION for a "
-        "network inside loopback or a trusted proxy, and for addresses of the platform's own "
-        "servers. If more than 100,000 bans are in force, the server ends the oldest ones.",
+        "accepted. FORBIDDEN if the caller's own IP address would be refused, which was accepted "
+        "before. VALIDATION for a network inside loopback or a trusted proxy, and for addresses "
+        "of the platform's own servers. If more than 100,000 bans are in force, the server ends "
+        "the oldest ones.",
         cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )
@@ -152,10 +165,11 @@ class ThrottlingMutation:
         return NetworkBansPayload(network_bans=await _load_bans(info, ids))
 
     @mutation(
-        "Ends bans of networks and their delays after failed sign-ins. Delays that protect an "
-        "account against all networks stay. Failures that were counted no longer count. The next "
-        "ban of each network is as long as a first ban. This is also true of networks whose last "
-        "ban has already ended. A network without bans and delays is no error.",
+        "Ends bans of networks and their delays after failed sign-ins, within one second in all "
+        "processes. Delays that protect an account against all networks, and the deny list, stay. "
+        "Failures that were counted no longer count. The next ban of each network is as long as a "
+        "first ban. This is also true of networks whose last ban has already ended. A network "
+        "without bans and delays is no error.",
         cost=BAN_CHANGE_COST,
         **WRITE_GUARD,
     )

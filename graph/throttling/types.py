@@ -37,7 +37,8 @@ class NetworkBan(NodeView):
         "Cause of the ban: the kind of the last failure, or MANUAL for a ban by an administrator."
     )
     reason: str | None = attribute_field(
-        "Reason that the administrator gave for the ban. Null: none was given."
+        "Reason that the administrator gave for the ban. Null: none was given, or a failure caused "
+        "the ban."
     )
     failure_count: int = attribute_field(
         "Number of failures in the network that led to the ban, such as failed sign-ins, within "
@@ -48,8 +49,8 @@ class NetworkBan(NodeView):
         "if the previous ban ended more than 30 days before this one began. `banLift` sets it to "
         "0, so that the next ban has the count 1."
     )
-    started_at: datetime = attribute_field("Time when the ban began.")
-    ends_at: datetime = attribute_field("Time when the ban ends or has ended.")
+    started_at: datetime = attribute_field("Time when the ban of the network began.")
+    ends_at: datetime = attribute_field("Time when the ban of the network ends or has ended.")
 
     load_batch = staticmethod(loaders.load_bans_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -67,12 +68,14 @@ class LoginPenalty(NodeView):
         "Network whose attempts are delayed. Null: the delay protects an account or a link against "
         "attempts from all networks that its user has not signed in from."
     )
-    penalty: Duration = attribute_field("Duration of the delay.")
-    failure_count: int = attribute_field("Number of failures that led to the delay.")
+    penalty: Duration = attribute_field(
+        "Duration of the delay, from `lastPenaltyAt` to `expiresAt`."
+    )
+    failure_count: int = attribute_field("Number of failed attempts that led to the delay.")
     last_penalty_at: datetime = attribute_field(
         "Time when the limit of failures was reached and the delay began."
     )
-    expires_at: datetime = attribute_field("Time when the delay ends.")
+    expires_at: datetime = attribute_field("Time when the delay after failed sign-ins ends.")
 
     load_batch = staticmethod(loaders.load_penalties_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
@@ -119,7 +122,7 @@ class BanListHost:
 class NetworkBanFilter(ConditionsInput):
     networks: list[CIDR] | None = attribute_field(
         "Returns only bans of networks that contain one of these networks or are inside one of "
-        "them. 1 to 100 networks.",
+        "them. 1 to 100 networks; another number is an error.",
         default=UNSET,
     )
 
@@ -128,7 +131,8 @@ class NetworkBanFilter(ConditionsInput):
 class LoginPenaltyFilter(ConditionsInput):
     networks: list[CIDR] | None = attribute_field(
         "Returns only delays of networks that contain one of these networks or are inside one of "
-        "them. 1 to 100 networks.",
+        "them. 1 to 100 networks; another number is an error. Delays without a network are left "
+        "out.",
         default=UNSET,
     )
 
@@ -147,23 +151,29 @@ def _conditions(
     directives=[Auth(role=Role.ADMIN)],
 )
 class BanPolicy(NodeView):
-    ban_time: Duration = attribute_field("Duration of the first ban of a network.")
+    ban_time: Duration = attribute_field(
+        "Duration of the first ban of a network, from PT1M to P30D. Initially PT30M."
+    )
     ban_time_increment: bool = attribute_field(
         "True if each further ban of a network lasts twice as long as the one before it, up to 30 "
         "days. The next ban lasts `banTime` again 30 days after the end of the last one, or after "
         "banLift. If false, every ban lasts `banTime`. A `duration` of banAdd has precedence."
     )
     max_attempts: int = attribute_field(
-        "Number of failures of a network within `retryWindow` that leads to a ban."
+        "Number of failures of a network within `retryWindow` that leads to a ban, from 1 to "
+        "10,000. Initially 20."
     )
     retry_window: Duration = attribute_field(
-        "Time window in which failures are counted. The first failure begins it."
+        "Time window in which failures of a network are counted, from PT1M to P7D. The first "
+        "failure begins it. Initially PT10M."
     )
     netmask_ipv4: int = attribute_field(
-        "Prefix length of the IPv4 networks that are counted and banned."
+        "Prefix length of the IPv4 networks that are counted and banned, from 8 to 32. Initially "
+        "32."
     )
     netmask_ipv6: int = attribute_field(
-        "Prefix length of the IPv6 networks that are counted and banned."
+        "Prefix length of the IPv6 networks that are counted and banned, from 16 to 128. Initially "
+        "64."
     )
     allowlist: list[str] = attribute_field(
         f"{LIST_ENTRIES_DESCRIPTION} that are never refused, and whose failures are not counted. "
@@ -198,7 +208,10 @@ class BanPolicy(NodeView):
         )
         return [CIDR(network) for network in networks]
 
-    @field("Bans that are in force.")
+    @field(
+        "Bans of networks that are in force. Bans that have ended or were lifted, and the deny "
+        "list, are left out."
+    )
     async def active_bans(
         self,
         info: Info,
@@ -229,7 +242,13 @@ class BanPolicy(NodeView):
 
 @strawberry.type
 class ThrottlingQuery:
-    @query("Returns the policy of bans, with the bans that are in force.", **READ_GUARD)
+    @query(
+        (
+            "Returns the platform's policy of bans of networks, with the bans that are in force. "
+            "Without a change by `banPolicyUpdate` it has the initial values."
+        ),
+        **READ_GUARD,
+    )
     async def ban_policy(self, info: Info) -> BanPolicy:
         return BanPolicy.from_row(await loaders.load_policy(info.context))
 

@@ -50,36 +50,40 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(
-    description="Export of a user's data as a file.", directives=[Auth(scope=Scope.MAIL_READ)]
+    description="Export of a user's account as a file: messages, and settings if they were "
+    "requested.",
+    directives=[Auth(scope=Scope.MAIL_READ)],
 )
 class UserExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="User whose data is exported.",
+        description="User whose data is exported. Null: the account was deleted.",
     )
     state: TaskState = link(
         "id",
         exports.load_export_states_or_failed,
         lambda state: state,
-        description="State of the task that writes the file. SUCCEEDED: the file is complete. "
-        "FAILED also if the task was deleted before.",
+        description=(
+            "State of the task that writes the file of the export. SUCCEEDED: the file is "
+            "complete. FAILED also if the task was deleted before."
+        ),
     )
     format: ExportFormat = attribute_field("File format of the export.")
     created_at: datetime = attribute_field("Time when the export was requested.")
     expires_at: datetime | None = attribute_field(
-        "Time when the export and its file are deleted: by default P3D after the file "
-        "was completed. Until then, P3D after the last progress of the task."
+        "Time when the export and its file are deleted: by default P3D after the file was "
+        "completed. Until then, P3D after the request or the last progress of the task."
     )
     size: ByteSize | None = attribute_field(
-        "Size of the file in bytes. Null: the file is not complete."
+        "Size of the exported file in bytes. Null: the file is not complete."
     )
     task: Task | None = link(
         "task_id",
         tasks.load_visible_tasks_by_id,
         Task.from_row_or_none,
-        description="Task that writes the file. Null: the task was deleted.",
+        description="Task that writes the file of the export. Null: the task was deleted.",
     )
 
     load_batch = staticmethod(exports.load_visible_exports_by_id)
@@ -89,7 +93,7 @@ class UserExport(NodeView):
     }
 
     @field(
-        "Signed download URL of the file, valid for 15 to 20 minutes, but not longer "
+        "Signed download URL of the exported file, valid for 15 to 20 minutes, but not longer "
         "than the credential of the request. Null: the file is not complete.",
         "user_id",
         "finished_at",
@@ -124,19 +128,21 @@ async def authorize_and_load_export_page(
 @strawberry.input(description="Input of userExport.")
 class UserExportInput(Options):
     user: UserRef | None = attribute_field(
-        "User to export. Default: the signed-in user.", default=UNSET
+        "User whose account is exported. Default: the signed-in user.", default=UNSET
     )
     format: ExportFormat = attribute_field(
         "File format of the export. Default: EML_ZIP.", default=ExportFormat.EML_ZIP
     )
     filter: MessageFilter | None = attribute_field(
-        "Conditions on the messages to export. Default: all messages.", default=UNSET
+        "Conditions on the messages to export, which are selected when the export is created. "
+        "They don't restrict the settings. Default: all messages.",
+        default=UNSET,
     )
     include_settings: bool = attribute_field(
-        "True also exports settings, identities, labels, filters, Sieve scripts, sender "
-        "rules, the autoreply, connectors, key-value entries and annotations. Without "
-        "the scope READ or SETTINGS, and in MBOX files, they are left out. Passwords of "
-        "the user are never exported. Default: true.",
+        "True also exports settings, identities, labels, filters, Sieve scripts, sender rules, "
+        "the autoreply, connectors, saved searches, key-value entries and annotations. Without "
+        "the scope READ or SETTINGS, and in MBOX files, they are left out. Passwords of the user "
+        "are never exported. Default: true.",
         default=True,
     )
     passphrase: str | None = attribute_field(
@@ -155,14 +161,17 @@ class UserExportPayload(MutationPayload):
     )
 
 
-@strawberry.input(description="Input of userImport. Exactly one of archive and path is required.")
+@strawberry.input(
+    description="Input of userImport. Exactly one of `archive` and `path` is required."
+)
 class UserImportInput(Options):
     user: UserRef | None = attribute_field(
         "User who gets the imported data. Default: the signed-in user.", default=UNSET
     )
     archive: FileContent | None = attribute_field(
-        "File of userExport, an mbox file, a ZIP of .eml files, or a tar of a Maildir. The "
-        "import consumes an upload.",
+        "File of userExport, an mbox file, a ZIP of .eml files, a tar of a Maildir, or one "
+        "message. Other compressed files are refused. The import consumes an upload, which must "
+        "be the caller's own.",
         default=UNSET,
     )
     encoding: ContentEncoding = attribute_field(
@@ -174,25 +183,27 @@ class UserImportInput(Options):
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(
-        "Mailbox for all messages. A mailbox named by its path is created if it "
-        "does not exist. Default: the mailboxes of the archive.",
+        "Mailbox of the user for all messages. A mailbox named by its path is created if it does "
+        "not exist. Default: the mailboxes of the archive, which are created if they are missing.",
         default=UNSET,
     )
     skip_known: bool = attribute_field(
-        "True skips messages that the mailbox contained byte for byte before the import. "
-        "False stores them again. Default: true.",
+        "True skips messages that the mailbox contained byte for byte before the import, and "
+        "counts them in `knownCount`. False stores them again. Default: true.",
         default=True,
     )
     include_settings: bool = attribute_field(
-        "True also imports settings, identities, labels, filters, Sieve scripts, sender "
-        "rules, the autoreply, connectors, key-value entries and annotations. Without the scope "
-        "SETTINGS, or for another user without FULL, they are left out. Default: true.",
+        "True also imports settings, identities, labels, filters, Sieve scripts, sender rules, "
+        "the autoreply, connectors, saved searches, key-value entries and annotations. Only files "
+        "of userExport contain them. They are left out without the scope SETTINGS, for another "
+        "user without FULL, and for an administrator who acts as the user. Default: true.",
         default=True,
     )
     passphrase: str | None = attribute_field(
         "Passphrase of the export, 12 to 1,024 characters, which decrypts the passwords of "
         "connectors. Requires the scope SETTINGS and `includeSettings`. It is never returned, and "
-        "deleted when the task ends. Default: connectors are imported inactive.",
+        "deleted when the task ends. Default: none. Connectors whose password is missing or can't "
+        "be decrypted are imported inactive.",
         default=UNSET,
     )
 
@@ -223,12 +234,14 @@ class UserImportInput(Options):
 class ExportMutation:
     @mutation(
         "Creates an export of a user's account. A task writes the export to one file. Deleted "
-        "messages are not exported. Settings are exported only if the credential has the scope "
-        "READ or SETTINGS. LIMIT_REACHED if the user already has 2 unfinished exports. The user's "
+        "messages are not exported. Scheduled messages are exported as drafts; with `filter`, "
+        "only those in a mailbox. `Task.result` has the list `refused` of up to 50 damaged "
+        "messages that were left out. An export of another user is written to that user's "
+        "security log. LIMIT_REACHED if the user already has 2 unfinished exports. The user's "
         "newest 4 finished exports are kept, and older ones are deleted. LIMIT_REACHED also if "
-        "`filter` searches `text`, `body` or `header` of more than 2,000 messages. RATE_LIMITED if "
-        "this search exceeds the caller's rate limit. UNAVAILABLE if `filter` searches for words "
-        "while more than 5,000 messages are not indexed yet: retry later.",
+        "`filter` searches `text`, `body` or `header` of more than 2,000 messages. RATE_LIMITED "
+        "if this search exceeds the caller's rate limit. UNAVAILABLE if `filter` searches for "
+        "words while more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN_OR_ROOT,
     )
@@ -252,8 +265,9 @@ class ExportMutation:
         "counts `storedCount` and `knownCount` of messages, and the list `refused` of items that "
         "were not imported, with reasons. The list has at most 200 items; `unlistedCount` counts "
         "further ones. If the account becomes full, the task fails, and the messages stored "
-        "before stay. A user can have 2 unfinished imports. FORBIDDEN_OPERATION if `path` is "
-        "given and MERGANSER_IMPORT_FOLDER is not set.",
+        "before stay. The task also fails if the archive has nothing to import. LIMIT_REACHED if "
+        "the user already has 2 unfinished imports, or `archive.text` has more than 50 MiB (by "
+        "default). FORBIDDEN_OPERATION if `path` is given and MERGANSER_IMPORT_FOLDER is not set.",
         scope=Scope.MAIL,
         access=OWN_OR_ROOT,
     )

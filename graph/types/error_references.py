@@ -6,10 +6,11 @@ from typing import Any
 
 from strawberry import Some
 from strawberry.types import get_object_definition, has_object_definition
-from strawberry.types.base import StrawberryList, StrawberryOptional
+from strawberry.types.base import StrawberryOptional
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.types import global_ids
+from graph.types.list_inputs import reference_list_fields
 from models.errors import (
     CredentialWithoutUser,
     NotFound,
@@ -135,13 +136,8 @@ def _complete_path(path: Sequence[str], input_value: Any) -> Sequence[str]:
 
 def _reference_list_name(input_value: Any) -> str | None:
     """Return the name of the field with the references of the objects; None if there is none."""
-    definition = get_object_definition(type(input_value))
-    for field in definition.fields if definition else ():
-        list_type = field.type.of_type if isinstance(field.type, StrawberryOptional) else field.type
-        item_type = list_type.of_type if isinstance(list_type, StrawberryList) else None
-        if getattr(item_type, "__name__", "").endswith("Ref"):
-            return field.graphql_name or to_camel_case(field.python_name)
-    return None
+    fields = reference_list_fields(input_value)
+    return fields[0].graphql_name if fields else None
 
 
 def _noun_of_reference(value: Any, path: Sequence[str]) -> str:

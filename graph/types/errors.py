@@ -84,7 +84,8 @@ class ConflictError(MutationError, of=errors.Conflict):
 @strawberry.type(description="Error: the object was changed after the caller read it.")
 class StaleError(MutationError, of=errors.StaleObject):
     current_modseq: BigInt = attribute_field(
-        "Current MODSEQ of the object (RFC 7162). 0: the object does not exist."
+        "Current MODSEQ of the object (RFC 7162); in keyValueSet the current version of the entry. "
+        "0: the object does not exist."
     )
 
 
@@ -108,7 +109,7 @@ class LimitReachedError(MutationError, of=errors.LimitReached):
     used: BigInt = attribute_field("Current count or size, or the requested one if it is too high.")
 
 
-@strawberry.type(description="Error: the storage of the account is full.")
+@strawberry.type(description="Error: the change would exceed the storage quota of the account.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
     limit: BigInt = attribute_field(
         "Quota of the account in bytes. 0 if another user owns the full mailbox, since the storage "
@@ -165,12 +166,15 @@ class DamagedError(MutationError, of=errors.DamagedContent):
 
 
 @strawberry.type(
-    description="Error: a component does not answer, no client or session is connected, or "
-    "the field was rolled back with its `@atomic` request."
+    description=(
+        "Error: a component is missing, busy or does not answer, or no client or session is "
+        "connected. Or the field was rolled back with its `@atomic` request."
+    )
 )
 class UnavailableError(MutationError, of=errors.ServiceUnavailable):
     component: str | None = attribute_field(
-        "Component that does not answer, such as `dns` or `store`. Null: no single component."
+        "Component that is missing, busy or does not answer, such as `dns` or `store`. Null: no "
+        "single component."
     )
 
 
@@ -290,10 +294,10 @@ class Options:
 @strawberry.type(description="Payload of a mutation that deletes objects.")
 class DeletePayload(MutationPayload):
     deleted_ids: list[strawberry.ID] = attribute_field(
-        "Global IDs of the deleted objects.", default_factory=list
+        "Global IDs of the deleted objects, each once.", default_factory=list
     )
 
     @classmethod
     def of_keys(cls, type_name: str, keys: Iterable[int]) -> "DeletePayload":
-        """Return the payload of a deletion of rows of one type."""
-        return cls(deleted_ids=[global_ids.encode(type_name, key) for key in keys])
+        """Return the payload of a deletion of rows of one type, each row once."""
+        return cls(deleted_ids=global_ids.encode_distinct(type_name, keys))

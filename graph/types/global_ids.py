@@ -1,7 +1,7 @@
 """Global IDs: opaque for clients, with a prefix for the type."""
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from struct import iter_unpack
@@ -88,6 +88,11 @@ _TO_STANDARD_BASE64 = str.maketrans("-_+/", "+/  ")  # "+" and "/" are invalid i
 def encode(type_name: str, key: int) -> "ID":
     """Return the global ID of the row `key` of a type."""
     return encoder(type_name)(key)
+
+
+def encode_distinct(type_name: str, keys: "Iterable[int]") -> "list[ID]":
+    """Return the global IDs of the rows `keys` of a type, each once, in their order."""
+    return [encode(type_name, key) for key in dict.fromkeys(keys)]
 
 
 @cache

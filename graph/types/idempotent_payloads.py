@@ -22,17 +22,25 @@ from graph.types.row_mapping import NodeView
 from graph.types.scalars import Cursor
 
 TYPE_MARK = "$"
+# Of a field of a payload with a secret that is returned once: it is not stored with the
+# idempotency key, and a dry run does not return it.
+SECRET_METADATA = {"secret": True}
 
 
 def payload_as_json_without_secrets(payload: MutationPayload) -> dict[str, Any]:
     """Return the JSON value to store for a successful payload, without secrets."""
-    secret = {
+    secret = secret_field_names(payload)
+    values = {name: value for name, value in vars(payload).items() if name not in secret}
+    return {name: _value_as_json(value) for name, value in values.items() if value}
+
+
+def secret_field_names(payload: MutationPayload) -> set[str]:
+    """Return the fields of a payload with SECRET_METADATA, which are returned once."""
+    return {
         field.python_name
         for field in get_object_definition(type(payload), strict=True).fields
         if field.metadata.get("secret")
     }
-    values = {name: value for name, value in vars(payload).items() if name not in secret}
-    return {name: _value_as_json(value) for name, value in values.items() if value}
 
 
 def _value_as_json(value: Any) -> Any:  # noqa: PLR0911 - a table, in words

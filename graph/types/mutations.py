@@ -16,6 +16,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 from graph.execution.damaged_data import log_damage
 from graph.execution.documents.cost_limits import MUTATION_COST, Cost
+from graph.types import idempotent_payloads
 from graph.types.access_grants import (
     log_refused_mutation_of_acting_viewer,
     refuse_access_grants_of_acting_viewer,
@@ -24,8 +25,8 @@ from graph.types.custom_data_limit import require_custom_data_of_input_within_li
 from graph.types.error_references import error_with_public_reference, path_in_input
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.types.fields import FieldDecorator, FieldGuard, Info
-from graph.types.idempotent_payloads import payload_as_json_without_secrets, restore_payload
 from graph.types.input_conditions import require_valid_conditions
+from graph.types.list_inputs import require_references_in_lists
 from graph.types.object_access import ObjectAccess
 from graph.types.scalars import MAX_CURSOR_STREAMS, Cursor
 from mail.storage.blobs.errors import CorruptBlob
@@ -57,11 +58,8 @@ MAX_KEY_LENGTH = 128  # characters of an idempotency key
 MAX_TEXT_LENGTH = 255  # characters of a session ID or a reason
 MAX_ATOMIC_FIELDS = 25  # other requests wait for the end of an `@atomic` request
 ABORTED_MESSAGE = "Rolled back with the other fields of this @atomic request."
-# Fields of payloads whose values are valid only if the mutation is stored.
-UNSTORED_PAYLOAD_FIELDS = {
-    "challenge", "journal_cursor", "mobileconfig", "otpauth_url", "password", "qr_code",
-    "recovery_codes", "secret", "token", "undo",
-}  # fmt: skip
+# Fields of payloads that, like secrets, are valid only if the mutation is stored.
+UNSTORED_PAYLOAD_FIELDS = {"journal_cursor", "undo"}
 CONFLICT_MESSAGE = "Concurrent requests changed the same objects twice: retry the request."
 
 
@@ -245,9 +243,8 @@ class MutationExecution(FieldGuard):
 
         async def complete_payload() -> MutationPayload:
             shared = ctx.viewer.user_id and ctx.viewer.share_visibility.has_shared_mailboxes
-            before = (
-                await stream_reader.load_last_stream_positions(ctx) if shared else {}
-            )  # of shared streams
+            # positions of shared streams
+            before = await stream_reader.load_last_stream_positions(ctx) if shared else {}
             payload = await run_resolver()
             payload.warnings += [
                 Warning(code=warning.code, message=warning.message, path=warning.path)
@@ -262,10 +259,10 @@ class MutationExecution(FieldGuard):
 
         try:
             refuse_access_grants_of_acting_viewer(ctx, to_camel_case(self.name), input_value)
-            require_custom_data_of_input_within_limit(
-                input_value, ctx.environment.options.metadata_max_size
-            )
+            max_size = ctx.environment.options.metadata_max_size
+            require_custom_data_of_input_within_limit(input_value, max_size)
             require_valid_conditions(input_value)
+            require_references_in_lists(input_value)
             if self.atomic_exclusion:
                 self.atomic_exclusion.require_idempotency_key_allowed(input_value)
             key = options.idempotency_key or ""
@@ -326,7 +323,7 @@ class MutationExecution(FieldGuard):
                 async with ctx.combined_transaction():
                     payload = await run_resolver()
                     await idempotency.store_payload(
-                        ctx, request, payload_as_json_without_secrets(payload)
+                        ctx, request, idempotent_payloads.payload_as_json_without_secrets(payload)
                     )
                 if not joined:
                     ctx.environment.reach_fault_point("answer")
@@ -338,7 +335,7 @@ class MutationExecution(FieldGuard):
                     raise
                 if joined:  # the changes are part of the `@atomic` request
                     raise ConcurrentDuplicate from None
-        return await restore_payload(info, self.payload, earlier)
+        return await idempotent_payloads.restore_payload(info, self.payload, earlier)
 
 
 async def _begin_dry_run_and_resolve(
@@ -362,7 +359,8 @@ def _clear_unstored_and_set_task_counts(payload: MutationPayload) -> MutationPay
 
     If a task would do the work, the counts are those that the task would reach.
     """
-    for name in vars(payload).keys() & UNSTORED_PAYLOAD_FIELDS:
+    secrets = idempotent_payloads.secret_field_names(payload)
+    for name in UNSTORED_PAYLOAD_FIELDS & vars(payload).keys() | secrets:
         setattr(payload, name, [] if isinstance(getattr(payload, name), list) else None)
     task = vars(payload).get("task")
     if task is not None and task.row.total_count is not None:

@@ -65,7 +65,7 @@ _LISTS = {
     OauthGrantOrder: ("OAuth grants", "creation"),
     SecurityEventOrder: ("security events", "creation"),
     BccRuleOrder: ("BCC rules", "creation"),
-    BlobOrder: ("objects", "path"),
+    BlobOrder: ("objects", ""),
     BookingOrder: ("bookings", "creation"),
     CacheEntryOrder: ("cache entries", ""),
     CertificateOrder: ("certificates", "creation"),
@@ -87,7 +87,7 @@ _LISTS = {
     KeyValueEntryOrder: ("entries of a key-value store", ""),
     LegalHoldAccessOrder: ("accesses to a legal hold", "creation"),
     LegalHoldOrder: ("legal holds", "creation"),
-    LogOrder: ("log entries", "storage"),
+    LogOrder: ("log entries", ""),
     LoginPenaltyOrder: ("delays", "creation"),
     DeliveryTraceStepOrder: ("steps of messages", "creation"),
     MetricSetOrder: ("sets of usage counters", "key"),
@@ -209,8 +209,14 @@ _DESCRIPTIONS = {
         "AT_DESC": "Sorted by time of the access, the newest first.",
     },
     "LogOrder": {
-        "AT_ASC": "Sorted by time, the oldest entry first.",
-        "AT_DESC": "Sorted by time, the newest entry first.",
+        "AT_ASC": (
+            "Sorted in the order in which the entries were stored, the oldest first. It can differ "
+            "from that of `at`."
+        ),
+        "AT_DESC": (
+            "Sorted in the order in which the entries were stored, the newest first. It can differ "
+            "from that of `at`."
+        ),
     },
     "ClusterNodeOrder": {
         "HOST_ASC": "Sorted by host, from A to Z.",
@@ -219,8 +225,8 @@ _DESCRIPTIONS = {
         "STATE_CHANGED_AT_DESC": "Sorted by `stateChangedAt`, the latest change first.",
     },
     "UserAffinityOrder": {
-        "USERNAME_ASC": "Sorted by username, from A to Z.",
-        "USERNAME_DESC": "Sorted by username, from Z to A.",
+        "USERNAME_ASC": "Sorted by username, in ascending order. Case and dots are ignored.",
+        "USERNAME_DESC": "Sorted by username, in descending order. Case and dots are ignored.",
     },
     "LoginPenaltyOrder": {
         "LAST_PENALTY_AT_ASC": "Sorted by begin, the oldest delay first.",
@@ -339,5 +345,5 @@ ORDER_VALUE_DESCRIPTIONS = {
 }
 
 for _enum, (_objects, _tie) in _LISTS.items():
-    _tie_sentence = f" Equal ones are ordered by {_tie}." if _tie else ""
+    _tie_sentence = f" Equal ones are ordered by {_tie}, in the same direction." if _tie else ""
     strawberry.enum(_enum, description=f"Order of a list of {_objects}.{_tie_sentence}")

@@ -12,7 +12,7 @@ from graph.types.input_conditions import ConditionsInput
 from graph.types.object_references import ObjectRef
 from graph.types.scalars import BigInt, EmailAddress
 from mail.mailboxes import paths
-from models.errors import InvalidInput, require_found
+from models.errors import InvalidInput, require_found, require_within_limit
 from models.mailboxes.tables import SpecialUse
 from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
@@ -71,20 +71,23 @@ class AliasDomainRef(ObjectRef):
 )
 class UserSelection(ConditionsInput):
     all: bool | None = attribute_field(
-        "True selects every user. Requires role ADMIN. In a mutation, a user with a higher role "
-        "than the caller is a ForbiddenError.",
+        "True selects every user, also inactive and suspended ones, but no deleted ones. Requires "
+        "role ADMIN. In a mutation, a user with a higher role than the caller is a "
+        "ForbiddenError, unless the description of the mutation says otherwise. False selects no "
+        "user.",
         default=strawberry.UNSET,
     )
     ids: list[strawberry.ID] | None = attribute_field(
-        "Selects the users with these global IDs. In a mutation, an unknown ID is a "
-        "NotFoundError, and a user whom the caller can see but not change a "
-        "ForbiddenError.",
+        "Selects the users with these global IDs. In the filter of a list, an unknown ID selects "
+        "no user; otherwise it is the error NOT_FOUND. In a mutation, a user whom the caller can "
+        "see but not change is a ForbiddenError.",
         default=strawberry.UNSET,
     )
     usernames: list[str] | None = attribute_field(
         "Usernames, or addresses of the kind MAILBOX: each selects the one user to whom it "
-        "belongs. An address of another kind, or an address pattern, selects no user. A name "
-        "without a user whom the caller can see is the error NOT_FOUND.",
+        "belongs. NOT_FOUND for an address of another kind, an address pattern, and a name "
+        "without a user whom the caller can see. In a mutation, a user whom the caller can see "
+        "but not change is a ForbiddenError.",
         default=strawberry.UNSET,
     )
     patterns: list[str] | None = attribute_field(
@@ -218,6 +221,12 @@ async def load_visible_user_or_require_viewer(info: Info, ref: UserRef | None) -
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
         return await ctx.load(user_loaders.load_visible_users_by_id, require_user_id(ctx))
+    return await load_visible_user(info, ref)
+
+
+async def load_visible_user(info: Info, ref: UserRef) -> ColumnRow | None:
+    """Load the named user; None if no such user is visible to the viewer."""
+    ctx = info.context
     if ref.id:
         return await ctx.load(
             user_loaders.load_visible_users_by_id,
@@ -233,17 +242,18 @@ async def require_administered_domain_ids(
 ) -> list[int]:
     """Load the IDs of the named domains.
 
-    Raises NotFound if the viewer doesn't administer one of them.
+    Raises LimitReached for too many references, and NotFound if the viewer doesn't administer one
+    of the domains.
     """
     if not refs:
         return []
-    selectors = domain_selectors_from_refs(refs, path=path)
-    return [
-        row.id
-        for row in await domain_loaders.require_administered_domains_by_ref(
-            info.context, selectors, path=path
-        )
-    ]
+    ctx, selectors = info.context, domain_selectors_from_refs(refs, path=path)
+    limit = ctx.environment.options.bulk_max_items
+    require_within_limit(
+        len(selectors), limit, f"At most {limit:,} domains are allowed.", path=[path]
+    )
+    rows = await domain_loaders.load_administered_domains_by_ref_or_raise(ctx, selectors, path=path)
+    return [row.id for row in rows]
 
 
 def require_no_user_condition(user_ref: UserRef | None, listed: str) -> None:
@@ -257,7 +267,12 @@ async def load_visible_user_id_or_viewer_id(info: Info, ref: UserRef | None) -> 
     """Return the ID of the named user, or of the viewer; None if the user is not visible."""
     if ref is None or ref is strawberry.UNSET:
         return require_user_id(info.context)
-    row = await load_visible_user_or_require_viewer(info, ref)
+    return await load_visible_user_id(info, ref)
+
+
+async def load_visible_user_id(info: Info, ref: UserRef) -> int | None:
+    """Return the ID of the named user; None if the user is not visible."""
+    row = await load_visible_user(info, ref)
     return int(row.id) if row else None
 
 
@@ -266,11 +281,7 @@ async def require_visible_user_id_if_named(info: Info, ref: UserRef | None) -> i
 
     Raises NotFound if the user is not visible.
     """
-    return (
-        int(require_found(await load_visible_user_or_require_viewer(info, ref), path=["user"]).id)
-        if ref
-        else None
-    )
+    return int(require_found(await load_visible_user(info, ref), path=["user"]).id) if ref else None
 
 
 def address_selector_from_ref(ref: AddressRef, *, path: str, index: int | None = None) -> Address:

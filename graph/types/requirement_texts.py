@@ -17,26 +17,44 @@ from graphql import (
     GraphQLObjectType,
     GraphQLSchema,
     get_named_type,
+    is_list_type,
+    is_non_null_type,
 )
 from strawberry import UNSET
 
 from graph.execution.documents.cost_limits import Cost
 from graph.execution.strawberry_definitions import strawberry_definition
+from graph.types.access_grants import gives_access
 from graph.types.descriptions.mutation_error_codes import ERROR_CODES_BY_MUTATION
 from graph.types.fields import Auth
-from graph.types.object_access import ObjectAccess, access_text, argument_access_text
+from graph.types.object_access import ObjectAccess, Reach, access_text, argument_access_text
 from models.users.roles import Role, Scope
 from resolvers.viewer import GuardRule
 
 USER_REFERENCES = ("UserRef", "UserSelection")
 FIELD_NOUNS = {"Query": "query", "Mutation": "mutation", "Subscription": "subscription"}
+DEFAULT_USER_SENTENCE = "Default: the signed-in user."
+NO_DEFAULT_USER_SENTENCE = "An API key without a user has no default (FORBIDDEN)."
+# Fields without declared access that work on the account of the caller. They refuse an API key
+# without a user, as all mutations and subscriptions do that can only be used for the own account.
+FIELDS_OF_SIGNED_IN_USER = {
+    "composeRequested",
+    "fileUpload",
+    "labelCreate",
+    "labelDelete",
+    "labelUpdate",
+    "recoveryCodesCreate",
+    "savedSearchCreate",
+    "savedSearchDelete",
+    "savedSearchUpdate",
+}
 
 
 def append_requirement_texts(schema: GraphQLSchema) -> None:
     """Append what each guarded type and field requires, and what it costs, to its description.
 
     Mutations also list the codes of their errors. Arguments and input fields that name users also
-    say who can name others.
+    say who can name others. Input fields that give access say who can't set them.
     """
     for graphql_type in schema.type_map.values():
         if not isinstance(
@@ -45,15 +63,25 @@ def append_requirement_texts(schema: GraphQLSchema) -> None:
             continue
         noun = FIELD_NOUNS.get(graphql_type.name, "field")
         _append_requirement_text(graphql_type, noun)
+        if isinstance(graphql_type, GraphQLInputObjectType):
+            for input_field in graphql_type.fields.values():
+                _append_sentence(input_field, access_grant_text(input_field))
         is_mutation = noun == FIELD_NOUNS["Mutation"]
         for name, field in graphql_type.fields.items():
             error_codes = ERROR_CODES_BY_MUTATION.get(name, ()) if is_mutation else ()
-            _append_requirement_text(field, noun, error_codes_text(error_codes))
+            _append_requirement_text(
+                field,
+                noun,
+                error_codes_text(error_codes),
+                needs_user=needs_signed_in_user(name, field, noun),
+            )
             if access := declared_access_or_none(field):
                 _append_to_user_members(field, access)
 
 
-def _append_requirement_text(definition: Any, noun: str, last_sentence: str = "") -> None:
+def _append_requirement_text(
+    definition: Any, noun: str, last_sentence: str = "", *, needs_user: bool = False
+) -> None:
     strawberry_field = strawberry_definition(definition)
     directives = getattr(strawberry_field, "directives", None) or ()
     access = declared_access_or_none(definition)
@@ -64,10 +92,39 @@ def _append_requirement_text(definition: Any, noun: str, last_sentence: str = ""
         noun,
         metadata.get("signed_in_rule"),
         further_scope=metadata.get("further_scope"),
+        needs_user=needs_user,
     )
-    text = f"{requirements} {last_sentence}".strip()
+    _append_sentence(definition, f"{requirements} {last_sentence}".strip())
+
+
+def _append_sentence(definition: Any, text: str) -> None:
+    """Append a text to a description that does not end with it."""
     if text and not (definition.description or "").endswith(text):
         definition.description = f"{definition.description or ''} {text}".strip()
+
+
+def needs_signed_in_user(name: str, field: Any, noun: str) -> bool:
+    """True if a field can't be used by an API key without a user.
+
+    Queries of the own account return such a key nothing.
+    """
+    access = declared_access_or_none(field)
+    is_own = access is not None and access.reach in (Reach.OWN, Reach.OWN_OR_SHARED)
+    return name in FIELDS_OF_SIGNED_IN_USER or (
+        is_own and noun in (FIELD_NOUNS["Mutation"], FIELD_NOUNS["Subscription"])
+    )
+
+
+def access_grant_text(field: GraphQLInputField) -> str:
+    """Return who can't set an input field that gives access to mail; empty for other fields."""
+    definition = strawberry_definition(field)
+    if definition is None or not gives_access(definition):
+        return ""
+    if "who acts as" in (field.description or ""):
+        return ""
+    is_optional, is_list = not is_non_null_type(field.type), is_list_type(field.type)
+    subject = "A list that is not empty is " if is_list else "A value is " if is_optional else ""
+    return f"{subject}FORBIDDEN for an administrator who acts as the user (`userImpersonate`)."
 
 
 def error_codes_text(error_codes: Iterable[str]) -> str:
@@ -86,9 +143,17 @@ def _append_to_user_members(field: GraphQLField, access: ObjectAccess) -> None:
     for member in members.values():
         type_name = get_named_type(member.type).name
         if type_name in USER_REFERENCES:
+            if DEFAULT_USER_SENTENCE in (member.description or ""):
+                _append_default_of_keys(member)
             text = argument_access_text(access, role, is_plural=type_name == "UserSelection")
-            if not (member.description or "").endswith(text):
-                member.description = f"{member.description or ''} {text}".strip()
+            _append_sentence(member, text)
+
+
+def _append_default_of_keys(member: GraphQLArgument | GraphQLInputField) -> None:
+    """Append what an API key without a user gets, unless the description tells it."""
+    description = member.description or ""
+    if NO_DEFAULT_USER_SENTENCE not in description and "without a user" not in description:
+        member.description = f"{description} {NO_DEFAULT_USER_SENTENCE}"
 
 
 def declared_access_or_none(definition: Any) -> ObjectAccess | None:
@@ -105,15 +170,19 @@ def requirement_text(
     signed_in_rule: GuardRule | None = None,
     *,
     further_scope: Scope | None = None,
+    needs_user: bool = False,
 ) -> str:
-    """Return sentences such as "Requires scope FULL. Cost: 20 points." for directives.
+    """Return sentences such as "Requires role ADMIN. Cost: 20 points." for directives.
 
     `signed_in_rule` is the rule of a public field for callers that have completed their sign-in.
-    `further_scope` is a scope that is required besides that of the directive.
+    `further_scope` is a scope that is required besides that of the directive. `needs_user` is True
+    if the resolver refuses an API key without a user.
     """
     all_directives = list(directives)
     rules = [directive for directive in all_directives if isinstance(directive, Auth)]
-    sentences = [_auth_text(rule, signed_in_rule, further_scope) for rule in rules]
+    sentences = [
+        _auth_text(rule, signed_in_rule, further_scope, needs_user=needs_user) for rule in rules
+    ]
     if access:
         sentences.append(access_text(access, _lowest_role(rules), noun))
     sentences += [
@@ -136,7 +205,13 @@ def _cost_text(cost: Cost) -> str:
     return f"{cost_text} {size_text}".strip()
 
 
-def _auth_text(auth: Auth, signed_in_rule: GuardRule | None, further_scope: Scope | None) -> str:
+def _auth_text(
+    auth: Auth,
+    signed_in_rule: GuardRule | None,
+    further_scope: Scope | None,
+    *,
+    needs_user: bool,
+) -> str:
     role = auth.role or None
     if role is Role.PUBLIC and signed_in_rule:
         return (
@@ -145,11 +220,14 @@ def _auth_text(auth: Auth, signed_in_rule: GuardRule | None, further_scope: Scop
         )
     if role is Role.PUBLIC:
         return "Requires no credential."
-    needs = ["a signed-in user"] if role is Role.USER else [f"role {role}"] if role else []
+    needs = "a credential" if role is Role.USER else f"role {role}" if role else ""
+    if needs_user:
+        needs = "a signed-in user"
     if auth.scope:
         scopes = f"scopes {auth.scope} and {further_scope}" if further_scope else None
-        needs.append(scopes or f"scope {auth.scope}")
-    text = f"Requires {' and '.join(needs)}." if needs else ""
+        conjunction = "with" if needs == "a credential" else "and" if needs else ""
+        needs = f"{needs} {conjunction} {scopes or f'scope {auth.scope}'}".strip()
+    text = f"Requires {needs}." if needs else ""
     permissions = (
         None if permission is UNSET else permission
         for permission in (auth.user_permission, auth.admin_permission)

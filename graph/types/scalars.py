@@ -134,8 +134,8 @@ RFC_URL = "https://www.rfc-editor.org/rfc/rfc"
 SCALARS: dict[object, ScalarDefinition] = {
     BigInt: _scalar_definition(
         "BigInt",
-        "Integer between -(2^53-1) and 2^53-1, as a JSON number. Inputs also accept a string of "
-        "digits.",
+        "Integer between -(2^53-1) and 2^53-1, as a JSON number. Inputs also accept it as a "
+        "string.",
         quantities.parse_integer,
         _parse_integer,
     ),
@@ -148,7 +148,8 @@ SCALARS: dict[object, ScalarDefinition] = {
     ),
     CIDR: _scalar_definition(
         "CIDR",
-        "IPv4 or IPv6 network such as 192.0.2.0/24. A single address is a network of one address.",
+        "IPv4 or IPv6 network such as 192.0.2.0/24. A single address is a network of one address. "
+        "Bits behind the prefix length are set to 0.",
         _require_text,
         _parse_network,
         f"{RFC_URL}4632",

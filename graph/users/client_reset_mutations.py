@@ -26,10 +26,11 @@ class UserSyncResetInput(Options):
 @strawberry.type
 class ClientResetMutation:
     @mutation(
-        "Makes clients of this API synchronize accounts from the beginning. The mutation ends "
-        "their WebSocket connections and event streams and makes every journal cursor invalid, "
-        "so that subscriptions report a RESYNC. Passwords, access tokens and API keys stay "
-        "valid. Default: the signed-in user.",
+        "Makes clients of this API synchronize accounts from the beginning, for all accounts or "
+        "none. The mutation ends their WebSocket connections and event streams and makes every "
+        "journal cursor invalid, so that subscriptions report a RESYNC. Passwords, access tokens "
+        "and API keys stay valid. Default: the signed-in user. LIMIT_REACHED for more than 1,000 "
+        "accounts (by default).",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.SYNC_RESET,
         access=MANAGED.with_scope(Scope.FULL),

@@ -27,28 +27,33 @@ from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
 HASH_DESCRIPTION = (
-    "True: `password` is a password hash. PBKDF2 begins with $pbkdf2-sha1$, $pbkdf2-sha256$ or "
-    "$pbkdf2-sha512$, bcrypt with $2a$, $2b$ or $2y$. Crypt begins with $1$ (MD5), $5$ (SHA-256) "
-    "or $6$ (SHA-512), and Argon2 with $argon2d$, $argon2i$ or $argon2id$. DES crypt has 13 "
-    "characters and no prefix. Other formats, and hashes that are too costly to check, are "
-    "refused. A successful sign-in replaces the hash by Argon2id, except HTTP Basic "
-    "authentication."
+    "True: `password` is a password hash, to which the password policy does not apply. PBKDF2 "
+    "begins with $pbkdf2-sha1$, $pbkdf2-sha256$ or $pbkdf2-sha512$, bcrypt with $2a$, $2b$ or "
+    "$2y$. Crypt begins with $1$ (MD5), $5$ (SHA-256) or $6$ (SHA-512), and Argon2 with $argon2d$, "
+    "$argon2i$ or $argon2id$. DES crypt has 13 characters and no prefix. Other formats, and hashes "
+    "that are too costly to check, are refused. A successful sign-in replaces the hash by "
+    "Argon2id, except HTTP Basic authentication."
 )
 FORWARD_TO_DESCRIPTION = (
-    "Targets to which a copy of each received message is forwarded, apart from spam: mail "
-    "addresses, URLs of relay servers (smtp:// or smtps://), and URLs that receive the message "
-    "by POST (http:// or https://). At most 100, none of them an address of the account."
+    "Targets that get a copy of each received message, unless it is spam or its spam score is 50 "
+    "or more (by default). They are mail addresses, URLs of relay servers (smtp:// or smtps://), "
+    "and URLs that receive the message by POST (http:// or https://). At most 100, none of them an "
+    "address of the account. Hosts in private networks are refused by default."
 )
 SENDERS_DESCRIPTION = (
-    "Sender addresses that the account can use in addition to its own: an address, a domain, or a "
-    "pattern with one `*` at its beginning or end. At most 1,000. The list replaces the stored "
-    "one. Null: none."
+    "Sender addresses that the account can use besides its own: addresses, domains, and patterns "
+    "with one `*` at the beginning or end. At most 1,000, each of at most 128 characters. A "
+    "DOMAIN_ADMIN can give only patterns with a whole domain, which the DOMAIN_ADMIN administers "
+    "or which this server does not host. No pattern may match an address of another account that "
+    "the caller's role can't administer."
 )
 
 
 @strawberry.input(
-    description="Paths of the special-use mailboxes (RFC 6154) of a new account. Each default is "
-    "the name in the language of the account."
+    description=(
+        "Paths of the special-use mailboxes (RFC 6154) of a new account. The paths must differ. "
+        "Each default is the name in the language of the account."
+    )
 )
 class SpecialMailboxNames:
     sent: str | None = attribute_field(
@@ -72,9 +77,10 @@ class SpecialMailboxNames:
 class NewUserInput(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})
     username: str | None = attribute_field(
-        "Name to sign in with: at most 128 characters a-z, 0-9 and hyphens, in groups "
-        "joined by one of `._=:`. It can be an address of such characters. Case is "
-        "ignored, and so are dots, except in the domain of an address. Default: the main address.",
+        "Name to sign in with: at most 128 characters a-z, 0-9 and hyphens, in groups joined by "
+        "one of `._=:`. It can be an address of such characters. Case is ignored, and so are "
+        "dots, except in the domain of an address. Default: the main address. It is required if "
+        "`emptyAddress` is true.",
         default=UNSET,
     )
     name: str | None = attribute_field(
@@ -86,48 +92,53 @@ class NewUserInput(RestrictionsInput):
     )
     administers: list[DomainRef] | None = attribute_field(
         "Domains that the account administers as DOMAIN_ADMIN, at most 1,000. Refused for other "
-        "roles. The caller must administer these domains too.",
+        "roles. The caller must administer these domains too. Default: none.",
         default=UNSET,
     )
     admin_permissions: list[AdminPermission] | None = attribute_field(
         "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains. "
         "Refused for other roles. A caller who is a DOMAIN_ADMIN can give only permissions that "
-        "the caller has.",
+        "the caller has. Default: none.",
         default=UNSET,
     )
     permissions: list[UserPermission] | None = attribute_field(
-        "Settings of the account that the user can change. Default: all permissions.", default=UNSET
+        "Permissions that a credential of the account with the role USER needs to change some of "
+        "its settings and objects. Null: all permissions. An empty list: none. Default: all "
+        "permissions.",
+        default=UNSET,
     )
     password: str | None = attribute_field(
-        "Password of the account, which must meet the password policy of the domain, or its hash "
-        "with `hashedPassword`. It can't be combined with `passwordDisabled`. Required unless "
-        "`passwordDisabled` is true.",
+        "Password of the account, at most 256 characters, or its hash with `hashedPassword`. A "
+        "password must meet the policy of the domain, or of the platform without a domain. It "
+        "can't be combined with `passwordDisabled`. Required unless `passwordDisabled` is true.",
         default=UNSET,
     )
     password_disabled: bool = attribute_field(
-        "True creates the account without a password: it can be used only with application "
-        "passwords and API keys.",
+        "True creates the account without a password. Application passwords, API keys and sign-in "
+        "at the identity provider of the domain don't need one.",
         default=False,
     )
     hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
     allow_unsafe: bool = attribute_field(
         "False refuses passwords that the built-in or configured lists of breached passwords "
-        "contain. Not allowed with `hashedPassword`.",
+        "contain, and is an error with `hashedPassword`. True: the lists are not searched.",
         default=True,
     )
     password_change_required: bool = attribute_field(
-        "True: `authenticate` reports that the user should set a new password, until the user "
-        "sets one. The server does not enforce it.",
+        "True: `authenticate` reports that the user should set a new password, until a new "
+        "password is set. The server does not enforce it.",
         default=False,
     )
     address: str | None = attribute_field(
         "Main address of the account, without `*` and subaddress (`+label`). Default: the "
         "username; if that has no `@`, it is completed by the setting "
-        "MERGANSER_USERS_DEFAULT_DOMAIN.",
+        "MERGANSER_USERS_DEFAULT_DOMAIN. It is an error if there is no domain. Ignored if "
+        "`emptyAddress` is true.",
         default=UNSET,
     )
     empty_address: bool = attribute_field(
-        "True creates the account without an address and without a domain. Requires role ADMIN.",
+        "True creates the account without an address, a domain and welcome messages. Requires "
+        "role ADMIN.",
         default=False,
     )
     add_tags_to_address: bool = attribute_field(
@@ -140,12 +151,13 @@ class NewUserInput(RestrictionsInput):
         "True: the account receives messages, but nobody can sign in.", default=False
     )
     tags: list[str] | None = attribute_field(
-        "Tags of the account: at most 1,000, each of 1 to 128 characters. Case is ignored.",
+        "Tags of the account: at most 1,000, each of 1 to 128 characters. Of tags that differ "
+        "only in case, the first is stored.",
         default=UNSET,
     )
     metadata: JSON | None = attribute_field(
-        "JSON object with data of your application, which the user can read. At most 64 KiB "
-        "by default.",
+        "JSON object with data of your application, which the user can read and change. At most "
+        "64 KiB by default.",
         default=UNSET,
     )
     private_metadata: JSON | None = attribute_field(
@@ -155,7 +167,8 @@ class NewUserInput(RestrictionsInput):
     )
     language: str | None = attribute_field(
         "Language tag such as `de` or `pt-BR`. It selects the language of messages from the "
-        "server and the names of Sent, Drafts, Trash and Junk. Default: English.",
+        "server and the names of Sent, Drafts, Trash and Junk. Default: English. Languages that "
+        "the server does not know get English, too.",
         default=UNSET,
     )
     retention: Duration | None = attribute_field(
@@ -175,7 +188,9 @@ class NewUserInput(RestrictionsInput):
         "the key this is an error.",
         default=False,
     )
-    forward_to: list[str] | None = attribute_field(FORWARD_TO_DESCRIPTION, default=UNSET)
+    forward_to: list[str] | None = attribute_field(
+        f"{FORWARD_TO_DESCRIPTION} Default: none.", default=UNSET
+    )
     encrypt_forwarded: bool = attribute_field(
         "True encrypts messages to `forwardTo` with `openpgpPublicKey`. Without the key this is an "
         "error.",
@@ -187,8 +202,9 @@ class NewUserInput(RestrictionsInput):
         default=SubaddressAction.NONE,
     )
     spam: SpamPolicyInput | None = attribute_field(
-        "Spam thresholds of the account. Default: those of the platform. A DOMAIN_ADMIN needs "
-        "the permission SPAM_POLICY.",
+        "Spam thresholds of the account. Default, also of each absent threshold: level 50, "
+        "`junkScore` 8 and `rejectScore` 15. A DOMAIN_ADMIN needs the permission SPAM_POLICY to "
+        "set others.",
         default=UNSET,
     )
     limits: strawberry.Maybe[UserLimitsInput] = attribute_field(
@@ -196,11 +212,13 @@ class NewUserInput(RestrictionsInput):
         "for each limit that is omitted. Null is refused."
     )
     allowed_senders: list[str] | None = attribute_field(
-        f"{SENDERS_DESCRIPTION} A DOMAIN_ADMIN needs the permission ALLOWED_SENDERS.", default=UNSET
+        f"{SENDERS_DESCRIPTION} A DOMAIN_ADMIN needs the permission ALLOWED_SENDERS to give some. "
+        "Default: none.",
+        default=UNSET,
     )
     disabled_scopes: list[ProtocolScope] | None = attribute_field(
         "Protocols that the account can't sign in to. Default: none. A DOMAIN_ADMIN needs the "
-        "permission PROTOCOL_ACCESS.",
+        "permission PROTOCOL_ACCESS to name some.",
         default=UNSET,
     )
     upload_sent_messages: bool = attribute_field(
@@ -217,28 +235,30 @@ class NewUserInput(RestrictionsInput):
         default=False,
     )
     smtp_allowed_networks: list[CIDR] | None = attribute_field(
-        "Networks from which the account can sign in to SMTP submission, at most 100. Null or an "
-        "empty list: any network. Default: null. A DOMAIN_ADMIN needs the permission "
-        "SUBMISSION_NETWORKS.",
+        "Networks from which the account can sign in to SMTP submission, at most 100. Null: any "
+        "network. An empty list is an error. Default: null. A DOMAIN_ADMIN needs the permission "
+        "SUBMISSION_NETWORKS to name some.",
         default=UNSET,
     )
     webmail_access: bool = attribute_field(
-        "False refuses the account password for HTTP Basic authentication and for access "
-        "tokens, which web mail clients need. OAuth clients with scopes for GraphQL and REST "
-        "are refused too. Application passwords and SMTP are not affected. A DOMAIN_ADMIN needs "
-        "the permission WEBMAIL_ACCESS.",
+        "False refuses the account password for HTTP Basic authentication and for access tokens, "
+        "which web mail clients need. OAuth clients with scopes for GraphQL and REST are refused "
+        "too. Application passwords and SMTP are not affected. A DOMAIN_ADMIN needs the "
+        "permission WEBMAIL_ACCESS to set false.",
         default=True,
     )
     allow_local: bool = attribute_field(
         "True: the account belongs to no directory, such as that of a machine that only sends "
-        "mail. It signs in with its password, and the identity provider of the domain and SCIM "
-        "don't change it. A DOMAIN_ADMIN needs the permission PROTOCOL_ACCESS.",
+        "mail. It signs in with its password, never at the identity provider of the domain. The "
+        "identity provider and SCIM don't change it. A DOMAIN_ADMIN needs the permission "
+        "PROTOCOL_ACCESS to set true.",
         default=False,
     )
     quota: strawberry.Maybe[ByteSize | None] = attribute_field(
         "Bytes that the account can store, at least 1. Null: unlimited, for which a DOMAIN_ADMIN "
-        "needs UNLIMITED_QUOTA. Default: inherited from the domain, or else from the "
-        "platform. More than the domain allows is a LimitReachedError."
+        "needs UNLIMITED_QUOTA. Default: inherited from the domain, or else from the platform. "
+        "LIMIT_REACHED if it exceeds the free storage or `maxUserQuota` of the domain. An "
+        "unlimited quota exceeds both, if the domain has them."
     )
     mailboxes: SpecialMailboxNames | None = attribute_field(
         "Paths of the special-use mailboxes. INBOX, Sent, Trash, Drafts and Junk are always "
@@ -304,9 +324,8 @@ class UserCreateInput(Options, NewUserInput):
 @strawberry.input(description="Input of usersCreate.")
 class UsersCreateInput(Options):
     users: list[NewUserInput] = attribute_field(
-        f"The accounts, at most {bulk_create.MAX_USERS}; at most {bulk_create.MAX_PASSWORDS} of "
-        "them with a "
-        "password that is not hashed."
+        f"The accounts: from 1 to {bulk_create.MAX_USERS}. At most {bulk_create.MAX_PASSWORDS} of "
+        "them can have a password that is not hashed."
     )
 
 
@@ -315,9 +334,9 @@ class UsersCreateFromFileInput(Options):
     file: Upload = attribute_field(
         "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
         "`NewUserInput`; `administers` has domain names. JSON Lines has an object in each line. "
-        "CSV has the field names in its first line; `;` separates the items of a list. "
-        "Nested fields have names such as `limits.receivedPerHour`, and `unlimited` "
-        "means no limit."
+        "CSV has the field names in its first line, where an unknown name is an error; `;` "
+        "separates the items of a list. Nested fields have names such as `limits.receivedPerHour`, "
+        "and `unlimited` means no limit."
     )
     format: UserFileFormat | None = attribute_field(
         "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
@@ -330,12 +349,12 @@ class UserCreateMutation:
     @mutation(
         "Creates an account with its special-use mailboxes, its main address, and the welcome "
         "messages that the operator has set up. A DOMAIN_ADMIN can create accounts in the "
-        "administered domains. NOT_FOUND if the domain is unknown. If "
-        "MERGANSER_AUTO_CREATE_DOMAINS is on, an unknown domain that an ADMIN names is created, "
-        "with the warning DOMAIN_CREATED. CONFLICT if the username or address is taken, or the "
-        "domain is an alias domain. LIMIT_REACHED if the domain has no room for another user or "
-        "address, or for the quota of the account. RATE_LIMITED if the server has to hash too many "
-        "passwords now: retry.",
+        "administered domains. NOT_FOUND if the domain of the address does not exist, or the "
+        "caller does not administer it. If MERGANSER_AUTO_CREATE_DOMAINS is on, an unknown domain "
+        "that an ADMIN names is created, with the warning DOMAIN_CREATED. CONFLICT if the "
+        "username or address is taken, or the domain is an alias domain. LIMIT_REACHED if the "
+        "domain has no room for another user or address, or for the quota of the account. "
+        "RATE_LIMITED if the server has to hash too many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
@@ -356,11 +375,13 @@ class UserCreateMutation:
         return UserPayload(user=User.from_row(user))
 
     @mutation(
-        "Creates accounts with their special-use mailboxes, their main addresses, and the "
-        "welcome messages that the operator has set up, in one transaction: all or none. A "
-        "DOMAIN_ADMIN can create accounts in the administered domains. If one account has an "
-        "error, its path begins with `users` and the position of the account, from 0. CONFLICT "
-        "if a username or address is taken, or a domain is an alias domain.",
+        "Creates accounts with their special-use mailboxes, their main addresses, and the welcome "
+        "messages that the operator has set up, in one transaction: all or none. A DOMAIN_ADMIN "
+        "can create accounts in the administered domains. The errors have the same conditions as "
+        "those of `userCreate`. The path of an error begins with `users` and the position of the "
+        "account, from 0. CONFLICT if a username or address is taken or is in the list twice, or "
+        "a domain is an alias domain. LIMIT_REACHED if a domain has no room for its new accounts. "
+        "RATE_LIMITED if the server has to hash too many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
@@ -387,10 +408,12 @@ class UserCreateMutation:
     @mutation(
         "Creates accounts from a CSV or JSON Lines file in a background task, in the order of the "
         "file. A DOMAIN_ADMIN can create accounts in the administered domains, an ADMIN in any "
-        "domain. A refused line does not stop the task. A caller has at most 2 unfinished tasks "
-        "of this kind. A credential without a user is FORBIDDEN. `Task.result` has the counts "
-        "`createdCount` and `refusedCount`, and `errors` with line, code, path and message of the "
-        "first 1,000 errors. After a crash the task continues where it was.",
+        "domain. A refused line does not stop the task. The task fails if the file is not valid "
+        "UTF-8 or CSV, or if the caller loses the role. LIMIT_REACHED if the caller has 2 "
+        "unfinished tasks of this kind. A credential without a user is FORBIDDEN. `Task.result` "
+        "has the counts `createdCount` and `refusedCount`. It has the first 1,000 `errors` with "
+        "line, code, path and message, and the first 1,000 `warnings`. After a crash the task "
+        "continues where it was.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )

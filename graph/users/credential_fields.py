@@ -26,7 +26,8 @@ class UserCredentialFields(UserMailFields):
     """Fields of users for tokens and grants."""
 
     @field(
-        "Valid access tokens of the signed-in user. Empty for other accounts.",
+        "Valid access tokens of the signed-in user, also those that wait for the second factor. "
+        "Empty for other accounts.",
         scope=Scope.READ,
         access=OWN,
     )
@@ -45,7 +46,7 @@ class UserCredentialFields(UserMailFields):
         )
 
     @field(
-        "Access that the user has given to OAuth clients.",
+        "Access that the user has given to OAuth clients (grants).",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.APP_PASSWORDS),
     )
@@ -62,8 +63,8 @@ class UserCredentialFields(UserMailFields):
         return await load_grant_page(info, self.row.id, order_by, page_arguments)
 
     @field(
-        "Account at the identity provider of the domain that the user signs in with. Null: the "
-        "user has never signed in there, or the caller may not see it.",
+        "Link of the user to the account at an identity provider. Null: the user has never signed "
+        "in there, or the caller may not see it.",
         "id",
         access=OVERSEEN,
     )

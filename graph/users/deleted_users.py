@@ -54,8 +54,8 @@ class DeletedUser(NodeView):
     tags: list[str] = attribute_field("Tags that the account had. At most 1,000.")
     deleted_at: datetime = attribute_field("Time when the account was deleted.")
     purge_at: datetime | None = attribute_field(
-        "Time from which the data is removed. Null: the data is removed as soon as "
-        "possible, or its removal has begun."
+        "Time from which the data is removed. After this time, its removal is due or has begun. "
+        "Null: the data is removed as soon as possible."
     )
 
     load_batch = staticmethod(deleted_listing.load_deleted_users_by_id)
@@ -82,14 +82,18 @@ class DeletedUser(NodeView):
         return len(await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id))
 
 
-@strawberry.input(description="Conditions on deleted accounts. All must hold.")
+@strawberry.input(
+    description="Conditions on deleted accounts. All must hold. A filter without a condition is "
+    "an error."
+)
 class DeletedUserFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only accounts with this text in the username or display name (case is ignored).",
+        "Returns only accounts with this text in the username or display name (case is ignored). "
+        "At most 1,000 characters.",
         default=UNSET,
     )
     domain: DomainRef | None = attribute_field(
-        "Returns only accounts whose main address was in this domain.", default=UNSET
+        "Returns only accounts that belonged to this domain, by their main address.", default=UNSET
     )
     deleted_since: datetime | None = attribute_field(
         "Returns only accounts deleted at this time or later.", default=UNSET
@@ -124,12 +128,12 @@ def _deleted_user_ref(user_ref: UserRef, path: str) -> DeletedUserRef:
 @strawberry.input(description="Input of userDelete.")
 class UserDeleteInput(Options):
     users: UserSelection = attribute_field(
-        "Accounts to delete. An account that is deleted already can be given by the ID of its "
-        "User or DeletedUser or by its former username, to change the time of its purge."
+        "Accounts to delete. An account that is deleted already can be selected by the ID of its "
+        "User or DeletedUser, or by its former username. This changes the time of its purge."
     )
     purge_at: datetime | None = attribute_field(
-        "Time from which the data is removed; until then the account can be restored. Null or a "
-        "past time: the data is removed at once.",
+        "Time from which the data is removed; until then the account can be restored. Null, "
+        "absent or a past time: the data is removed at once.",
         default=UNSET,
     )
 
@@ -145,7 +149,8 @@ class UserRestoreInput(Options):
 @strawberry.input(description="Input of userPurge.")
 class UserPurgeInput(Options):
     users: UserSelection = attribute_field(
-        "Accounts to purge. Deleted accounts can be given by ID or former username."
+        "Accounts to purge. A deleted account can be selected by the ID of its User or "
+        "DeletedUser, or by its former username."
     )
 
 
@@ -172,7 +177,7 @@ class UserRestorePayload(MutationPayload):
         "Earlier addresses that the restored account has again.", default_factory=list
     )
     lost_addresses: list[EmailAddress] = attribute_field(
-        "Addresses that were not restored: another account has them, or their domain no longer "
+        "Addresses that were not restored: they are in use again, or their domain no longer "
         "exists.",
         default_factory=list,
     )
@@ -199,9 +204,10 @@ def _user_global_ids(deletion: UserDeletion) -> list[strawberry.ID]:
 @strawberry.type
 class UserDeleteQuery:
     @query(
-        "Returns a deleted account whose data is not removed yet, by ID or by a username or "
-        "address that it had. If there are several, it is the one deleted last. The removal of "
-        "the data can have begun. Null if there is none that the caller manages.",
+        "Returns a deleted account whose data is not removed yet. `by` has the ID of the "
+        "DeletedUser or of its former User, or a username or address that it had. If there are "
+        "several, it is the one deleted last. The removal of the data can have begun. Null if "
+        "there is none that the caller manages.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=MANAGED,
@@ -255,10 +261,12 @@ class UserDeleteQuery:
 class UserDeleteMutation:
     @mutation(
         "Deletes accounts, all or none. They can no longer sign in or receive mail, and their "
-        "addresses are free at once. A task removes the data now, or not before `purgeAt`; until "
-        "then `userRestore` restores the accounts. For an account that is deleted already, the "
-        "mutation changes that time; a later time is a CONFLICT if the removal has begun. A "
-        "selection with the signed-in user is FORBIDDEN_OPERATION.",
+        "usernames and addresses are free at once. Their access tokens, OAuth grants and mailbox "
+        "shares end. So do BCC rules and webhooks that they made as administrators. A task "
+        "removes the data now, or not before `purgeAt`; until then `userRestore` restores the "
+        "accounts. For an account that is deleted already, the mutation changes that time. A "
+        "future time is a CONFLICT if the removal has begun. FORBIDDEN_OPERATION if the signed-in "
+        "user is selected. LIMIT_REACHED for more than 1,000 accounts (by default).",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -274,10 +282,12 @@ class UserDeleteMutation:
         )
 
     @mutation(
-        "Restores a deleted account with its data and its addresses that are still free. "
-        "Access tokens, and shares of mailboxes with other users, are not restored. "
-        "CONFLICT if the removal of the data has begun, the username is taken, or the "
-        "account is not deleted. LIMIT_REACHED if the domain is full.",
+        "Restores a deleted account with its data, its password, API keys and application "
+        "passwords, and its addresses that are still free. Access tokens, OAuth grants, the link "
+        "to an identity provider, and shares of mailboxes with other users are not restored. The "
+        "main address is the former one, or else another restored address. CONFLICT if the "
+        "removal of the data has begun, the username is taken, or the account is not deleted. "
+        "LIMIT_REACHED if the domain has no room for another user or for the quota of the account.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -295,11 +305,11 @@ class UserDeleteMutation:
 
     @mutation(
         "Deletes accounts, all or none, and starts background tasks that remove all their data "
-        "without a grace period. Accounts that are deleted already can be purged too. This can't "
-        "be undone. IN_USE if an account has WebSocket connections or event streams to the process "
-        "that runs the mutation: end them by `sessionTerminate` first. Connections to other "
-        "processes end. FORBIDDEN_OPERATION if the signed-in user is selected. LIMIT_REACHED for "
-        "more than 1,000 users (by default).",
+        "without a grace period. Deleted accounts can be purged, too. This can't be undone. "
+        "IN_USE if an account has WebSocket connections or event streams to the process that runs "
+        "the mutation: end them by `sessionTerminate` first. Connections to other processes end. "
+        "FORBIDDEN_OPERATION if the signed-in user is selected. LIMIT_REACHED for more than 1,000 "
+        "users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -309,7 +319,9 @@ class UserDeleteMutation:
         live: ConnectionRegistry | None = getattr(ctx, "live", None)
         async with ctx.combined_transaction():
             deletion = await user_delete.delete_users_or_reschedule_purge(
-                ctx, user_selector_from_selection(input.users), mutation="userPurge"
+                ctx,
+                user_selector_from_selection(input.users, with_deleted=True),
+                mutation="userPurge",
             )
             if live and (connections := live.viewers_of_users(deletion.user_ids)):
                 text = "Connections of the account are open: end them by sessionTerminate first."

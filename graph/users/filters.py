@@ -17,12 +17,17 @@ from models.users.roles import Role
 from resolvers.users.listing import UserConditions
 
 
-@strawberry.input(description="Conditions on accounts. All must hold.")
+@strawberry.input(
+    description=(
+        "Conditions on accounts. All must hold. An empty list matches no account. A filter without "
+        "a condition is an error."
+    )
+)
 class UserFilter(ConditionsInput):
     query: str | None = attribute_field(
-        "Returns only accounts with this text in the username, display name or main address, in "
-        "any case. A text of 1 or 2 characters must be the beginning of the username or main "
-        "address.",
+        "Returns only accounts with this text in the username, display name or main address (case "
+        "is ignored). A text of 1 or 2 characters must be the beginning of the username or main "
+        "address. At most 1,000 characters.",
         default=UNSET,
     )
     forward: str | None = attribute_field(
@@ -40,7 +45,8 @@ class UserFilter(ConditionsInput):
     )
     patterns: list[str] | None = attribute_field(
         "Returns only accounts whose username matches one of these patterns: `*` matches any "
-        "characters, `?` one character. At most 100.",
+        "characters, `?` one character. Case and dots are ignored. At most 100, each of at most "
+        "128 characters.",
         default=UNSET,
     )
     roles: list[Role] | None = attribute_field(
@@ -50,7 +56,7 @@ class UserFilter(ConditionsInput):
         "Returns only accounts with the main address in this domain.", default=UNSET
     )
     active: bool | None = attribute_field(
-        "True returns only active accounts, false only the others.", default=UNSET
+        "True returns only active accounts, false only disabled ones.", default=UNSET
     )
     suspended: bool | None = attribute_field(
         "True returns only suspended accounts, false only the others.", default=UNSET
@@ -67,8 +73,8 @@ class UserFilter(ConditionsInput):
         default=UNSET,
     )
     quota_reached: bool | None = attribute_field(
-        "True returns only accounts whose messages take at least as many bytes as the quota "
-        "allows, false only the others. Accounts with unlimited storage are among the others.",
+        "True returns only accounts whose used storage is at least their quota, false only the "
+        "others. Accounts with unlimited storage are among the others.",
         default=UNSET,
     )
     has_second_factor: bool | None = attribute_field(

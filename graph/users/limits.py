@@ -37,7 +37,9 @@ class Usage:
     resets_at: datetime | None = attribute_field(
         "End of the running period, when the count begins at 0 again. Null: no period is running."
     )
-    source: LimitSource = attribute_field("Level that sets the limit: account, domain or platform.")
+    source: LimitSource = attribute_field(
+        "Level that sets the limit: the account or address itself, or else the platform."
+    )
     level: UsageLevel = attribute_field(
         "Level of the used share of the limit. The settings `limits.warningPercent` and "
         "`limits.criticalPercent` set the thresholds. NORMAL if there is no limit."
@@ -62,8 +64,9 @@ class Usage:
 class QuotaUsage:
     limit: ByteSize | None = attribute_field("Quota in bytes. Null: unlimited.")
     used: ByteSize = attribute_field(
-        "Bytes that the account's messages and custom data use: metadata, annotations of "
-        "mailboxes, keys and values."
+        "Bytes that the account's messages and custom data use. Custom data are metadata, "
+        "annotations of mailboxes, and keys and values. Deleted messages that can be restored do "
+        "not count."
     )
     source: LimitSource = attribute_field("Level that sets the quota: account, domain or platform.")
     level: UsageLevel = attribute_field(
@@ -74,7 +77,7 @@ class QuotaUsage:
 
 @strawberry.type(description="Limits of an account and their use.")
 class UserLimits(View):
-    @field("Storage quota and the bytes in use.")
+    @field("Storage quota of the account, and the bytes in use.")
     async def quota(self, info: Info) -> QuotaUsage:
         usage = await quota_limits.load_storage_usage(info.context, self.row)
         return QuotaUsage(
@@ -84,15 +87,24 @@ class UserLimits(View):
             level=usage.level,
         )
 
-    @field("Limit of recipients that the account writes to in 24 hours.")
+    @field(
+        "Limit of recipients that the account writes to in 24 hours, and its use. The default of "
+        "the platform is 2,000."
+    )
     async def recipients_per_day(self, info: Info) -> Usage:
         return Usage.from_window(await quota_limits.load_recipient_usage(info.context, self.row))
 
-    @field("Limit of messages forwarded in 24 hours. A message counts once for each target.")
+    @field(
+        "Limit of messages that the account forwards in 24 hours, and its use. A message counts "
+        "once for each target. The default of the platform is 2,000."
+    )
     async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(await quota_limits.load_forward_usage(info.context, self.row))
 
-    @field("Limit of messages received in one hour.")
+    @field(
+        "Limit of messages that the account receives in one hour, and its use. The default of the "
+        "platform is 3,600."
+    )
     async def received_per_hour(self, info: Info) -> Usage:
         return Usage.from_window(quota_limits.received_usage(info.context.environment, self.row))
 
@@ -115,7 +127,10 @@ def limit_value(limit: Limit | None) -> Limit | Unlimited:
 
 
 @strawberry.input(
-    description="Limits of an account. An absent field leaves the limit; null makes it unlimited."
+    description=(
+        "Limits of an account. An absent field leaves the limit, or gives a new account that of "
+        "the platform. Null makes the limit unlimited. Each number must be below 2^31."
+    )
 )
 class UserLimitsInput:
     received_per_hour: strawberry.Maybe[int | None] = attribute_field(
@@ -134,11 +149,16 @@ class UserLimitsInput:
         return limit_columns(self)
 
 
-@strawberry.input(description="Limits of a forwarding address. An absent field leaves the limit.")
+@strawberry.input(
+    description=(
+        "Limits of a forwarding address. An absent field leaves the limit, or gives a new address "
+        "that of the platform."
+    )
+)
 class AddressLimitsInput:
     forwards_per_day: strawberry.Maybe[int | None] = attribute_field(
-        "Messages that the address can forward in 24 hours, at least 1; a message counts once for "
-        "each target. Null: unlimited."
+        "Messages that the address can forward in 24 hours, from 1 to below 2^31; a message counts "
+        "once for each target. Null: unlimited."
     )
 
     def to_column_values(self) -> dict[str, LimitValue]:

@@ -74,7 +74,7 @@ class UserMailFields(NodeView):
         return await load_identity_page(info, self.row.id, order_by, page_arguments)
 
     @field(
-        "Filters of the account.",
+        "Filters of the account, also disabled ones.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.FILTERS),
     )
@@ -96,7 +96,8 @@ class UserMailFields(NodeView):
         return await load_filter_page(info, self.row.id, conditions, order_by, page_arguments)
 
     @field(
-        "Connectors that fetch mail from other servers into the account.",
+        "Connectors that fetch mail from other servers into the account, without those of a "
+        "one-time `mailImport`.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )
@@ -113,7 +114,8 @@ class UserMailFields(NodeView):
         return await load_connector_page(info, self.row.id, order_by, page_arguments)
 
     @field(
-        "Vacation reply of the account. If none was set, `createdAt` is null.",
+        "Vacation reply of the account. If none was set, its `createdAt` is null. Null for an "
+        "account that the caller can't use this field for.",
         scope=Scope.READ,
         access=OVERSEEN,
     )
@@ -140,7 +142,8 @@ class UserMailFields(NodeView):
         return await load_script_page(info, self.row.id, order_by, page_arguments)
 
     @field(
-        "Sieve script of the account with this name. Null if there is none.",
+        "Sieve script of the account with this name. Null if there is none, or the caller can't "
+        "see it.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.FILTERS),
     )
@@ -244,7 +247,8 @@ class UserMailFields(NodeView):
         )
 
     @field(
-        "Mailbox of the account. Null if it does not exist.",
+        "Mailbox of the account, also a hidden one. Null if it does not exist, or the caller "
+        "can't see it.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -256,7 +260,8 @@ class UserMailFields(NodeView):
         return Mailbox.from_row_or_none(row)
 
     @field(
-        "Messages in all mailboxes of the account.",
+        "Messages in all mailboxes of the account, also in Junk and Trash. Deleted messages that "
+        "can be restored are left out.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -313,8 +318,8 @@ class UserMailFields(NodeView):
         return await objects_from_rows_with_links(info, SavedSearch, rows)
 
     @field(
-        "Sent and scheduled messages with their delivery states. A caller who can't read them "
-        "gets the error FORBIDDEN.",
+        "Sent and scheduled messages of the account with their delivery states. A caller who "
+        "can't use this field for the account gets the error FORBIDDEN.",
         checks_conditions=False,
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
@@ -335,7 +340,8 @@ class UserMailFields(NodeView):
         )
 
     @field(
-        "Stored files of the account.",
+        "Stored files of the account. A caller who can't use this field for the account gets the "
+        "error FORBIDDEN. For another account, only a ROOT can filter them by name.",
         checks_conditions=False,
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

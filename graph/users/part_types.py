@@ -15,26 +15,31 @@ SPAM_COLUMNS = ("spam_level", "junk_score", "reject_score")
 @strawberry.type(description="Spam thresholds of an account.")
 class SpamPolicy:
     level: int = attribute_field(
-        "Spam score, from 0 to 100, from which a message is spam. 0: all mail is spam except "
-        "that of allowed senders. 100: only mail with a virus is spam. Default: 50."
+        "Spam score, from 0 to 100, from which a message for the account is spam, unless a sender "
+        "rule or filter decides. 0: all mail is spam except that of allowed senders. 100: only "
+        "mail with a virus is spam, whatever rules and filters say. Default: 50."
     )
     junk_score: float = attribute_field(
-        "Points of the spam scanner that give a message the spam score 50. Default: 8."
+        "Points of the spam scanner that give a message for the account the spam score 50. "
+        "Default: 8."
     )
     reject_score: float = attribute_field(
         "Points of the spam scanner from which a message is refused by SMTP, unless it is "
-        "quarantined. Default: 15."
+        "quarantined. Mail of allowed senders and the level 100 are exceptions. Default: 15."
     )
 
 
 @strawberry.input(
-    description="Spam thresholds of an account. An absent field leaves the threshold; null "
-    "restores the default."
+    description=(
+        "Spam thresholds of an account. An absent field leaves the threshold, or gives a new "
+        "account the default. Null restores the default."
+    )
 )
 class SpamPolicyInput:
     level: strawberry.Maybe[int | None] = attribute_field(
-        "Spam score, from 0 to 100, from which a message is spam. 0: all mail is spam except "
-        "that of allowed senders. 100: only mail with a virus is spam. Null: 50."
+        "Spam score, from 0 to 100, from which a message for the account is spam, unless a sender "
+        "rule or filter decides. 0: all mail is spam except that of allowed senders. 100: only "
+        "mail with a virus is spam, whatever rules and filters say. Null: 50."
     )
     junk_score: strawberry.Maybe[float | None] = attribute_field(
         "Points of the spam scanner that give a message the spam score 50, above 0 and at most "
@@ -42,7 +47,8 @@ class SpamPolicyInput:
     )
     reject_score: strawberry.Maybe[float | None] = attribute_field(
         "Points of the spam scanner from which a message is refused by SMTP, unless it is "
-        "quarantined. At most 10,000 and not below `junkScore`. Null: 15."
+        "quarantined. Mail of allowed senders and the level 100 are exceptions. Above 0, at most "
+        "10,000, and not below the `junkScore` that applies. Null: 15."
     )
 
     def to_column_values(self) -> dict[str, Any]:
@@ -53,11 +59,9 @@ class SpamPolicyInput:
 
 @strawberry.type(description="Facts about the OpenPGP public key of an account (RFC 9580).")
 class OpenpgpKey:
-    name: str | None = attribute_field(
-        "Name in the primary user ID of the key. Null: the key has none."
-    )
+    name: str | None = attribute_field("Name in the first user ID of the key. Null: it has none.")
     address: EmailAddress | None = attribute_field(
-        "Email address of the primary user ID of the key. Null: the key has none."
+        "Email address in the first user ID of the key. Null: it has none."
     )
     fingerprint: str = attribute_field("Fingerprint of the key in lower-case hexadecimal.")
     expires_at: datetime | None = attribute_field(

@@ -21,7 +21,7 @@ class UserPayload(MutationPayload):
 class UsersPayload(UserSelectionPayload):
     users: list[User] = attribute_field(
         "Created accounts in the order of the input, or all selected accounts, also those that "
-        "already had the values.",
+        "already had the values. Empty if the mutation failed.",
         default_factory=list,
     )
 

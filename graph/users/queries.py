@@ -23,8 +23,8 @@ from resolvers.users.listing import UserConditions, UserOrder
 @strawberry.type
 class UserQuery:
     @query(
-        "Returns an account by ID, username or address. Null if it does not exist or the caller "
-        "can't see it.",
+        "Returns an account by ID, username or address. Null if it does not exist, is deleted, or "
+        "the caller can't see it.",
         scope=Scope.READ,
         access=ACCOUNTS,
     )
@@ -33,7 +33,13 @@ class UserQuery:
         info: Info,
         by: Annotated[
             UserRef | None,
-            strawberry.argument(description="Account to return. Default: the signed-in user."),
+            strawberry.argument(
+                description=(
+                    "Account to return. Default: the signed-in user. Without an account, a "
+                    "credential of no user, such as an API key of the platform, gets the error "
+                    "FORBIDDEN."
+                )
+            ),
         ] = UNSET,
     ) -> User | None:
         row = await load_visible_user_or_require_viewer(info, by)
@@ -49,8 +55,8 @@ class UserQuery:
 
     @query(
         "Returns the account of the signed-in user and all accounts of administered domains, of "
-        "every role. An ADMIN gets all accounts. Disabled and suspended accounts are included; "
-        "deleted accounts are left out.",
+        "every role. An ADMIN gets all accounts. Disabled and suspended accounts are included. "
+        "Deleted accounts are left out (`deletedUsers`).",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

@@ -17,25 +17,30 @@ from resolvers.users.quota import quota_recalculation
 
 @strawberry.input(description="Input of quotaRecalculate.")
 class QuotaRecalculateInput(Options):
-    users: UserSelection = attribute_field("Accounts whose storage is counted.")
+    users: UserSelection = attribute_field(
+        "Accounts whose storage is counted. With `all`, a task counts every account."
+    )
 
 
 @strawberry.type(description="Used storage of an account before and after a recalculation.")
 class QuotaResult:
     user: User = attribute_field("Account that was counted.")
     storage_used: ByteSize = attribute_field(
-        "Sum of the sizes of the account's messages in bytes, before deduplication and "
-        "compression. Deleted messages that can be restored do not count."
+        "Sum of the sizes of the account's messages, before deduplication and compression, and of "
+        "its custom data (`QuotaUsage.used`), in bytes. Deleted messages that can be restored do "
+        "not count."
     )
     previous_storage_used: ByteSize = attribute_field(
-        "Bytes that the counter had before the recalculation."
+        "Used storage in bytes that the counter of the account had before the recalculation."
     )
 
 
 @strawberry.type(description="Payload of quotaRecalculate.")
 class QuotaRecalculatePayload(MutationPayload):
     quota_results: list[QuotaResult] = attribute_field(
-        "Counted accounts. Empty if a task counts them.", default_factory=list
+        "Counted accounts with their used storage. Empty if a task counts them, or the mutation "
+        "failed.",
+        default_factory=list,
     )
     task: Task | None = attribute_field(
         "Task that recalculates the used storage of the accounts. Null: the accounts in "
@@ -47,9 +52,10 @@ class QuotaRecalculatePayload(MutationPayload):
 @strawberry.type
 class UserQuotaMutation:
     @mutation(
-        "Recalculates the used storage of accounts from their stored messages and corrects the "
-        "counters. Up to 100 accounts are counted before the response. A task counts more "
-        "accounts, or `all`.",
+        "Recalculates the used storage of accounts from their stored messages and custom data, "
+        "and their `messageCount`, and corrects the counters. Up to 100 accounts are counted "
+        "before the response. A task counts more accounts, or `all`. LIMIT_REACHED for more than "
+        "1,000 accounts (by default) without `all`.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=OVERSEEN,

@@ -64,7 +64,7 @@ from resolvers.users.quota import limits as quota_limits
 
 @strawberry.type(description="Account of a user.")
 class User(UserCredentialFields):
-    username: str = attribute_field("Name to sign in with, in lower case.")
+    username: str = attribute_field("Name to sign in with to the account, in lower case.")
     name: str | None = attribute_field("Display name of the account. Null: it has none.")
     role: Role = attribute_field("Role of the account, which decides what it can administer.")
     address: Address | None = link(
@@ -83,17 +83,15 @@ class User(UserCredentialFields):
         "domain_id",
         domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
-        description="Domain of the main address. Null: the account has no address.",
+        description="Domain of the account, which is that of its main address. Null: none.",
     )
-    tags: list[str] = attribute_field(
-        "Tags of the account, such as `domain:example.com`. At most 1,000."
-    )
+    tags: list[str] = attribute_field("Tags of the account, sorted. At most 1,000.")
     language: str | None = attribute_field(
         "Language tag such as `de`, which selects the language of messages from the server. "
         "Null: English."
     )
     metadata: JSON | None = attribute_field(
-        "JSON object with data of your application, which the user can read."
+        "JSON object with data of your application, which the user can read and change. Null: none."
     )
     created_at: datetime = attribute_field("Time when the account was created.")
     updated_at: datetime = attribute_field("Time of the last change of the account.")
@@ -104,8 +102,8 @@ class User(UserCredentialFields):
         "of access tokens and API keys don't count. Null: there was none."
     )
     activated: bool = attribute_field(
-        "True if the account has a password or a temporary password, even an expired "
-        "one, is active and is not suspended."
+        "True if the account is active and not suspended, and has a password or a temporary "
+        "password, even an expired one."
     )
     active: bool = attribute_field("False: the user can neither sign in nor receive messages.")
     suspended: bool = attribute_field(
@@ -123,8 +121,8 @@ class User(UserCredentialFields):
         "Protocols that the account can't sign in to."
     )
     allowed_senders: list[str] = attribute_field(
-        "Sender addresses that the account can use in addition to its own: addresses, domains, "
-        "and patterns with one `*`. At most 1,000."
+        "Sender addresses that the account can use besides its own: addresses, domains, and "
+        "patterns with one `*`. At most 1,000."
     )
     retention: Duration | None = attribute_field(
         "Time after which messages that are added from now on are deleted, in new mailboxes and "
@@ -155,9 +153,9 @@ class User(UserCredentialFields):
         "most 100."
     )
     forward_to: list[str] = attribute_field(
-        "Targets to which received messages are forwarded, apart from spam: addresses, smtp:// "
-        "and smtps:// relays, http:// and https:// URLs. The password of a relay is shown as "
-        "`***`. At most 100."
+        "Targets that get a copy of each received message, unless it is spam or its spam score is "
+        "50 or more (by default). They are addresses, smtp:// and smtps:// relays, and http:// and "
+        "https:// URLs. The password of a relay is shown as `***`. At most 100."
     )
     encrypt_forwarded: bool = attribute_field(
         "True: messages to the forwarding targets are encrypted with the OpenPGP key of the "
@@ -169,34 +167,37 @@ class User(UserCredentialFields):
     )
     spam: SpamPolicy = attribute_field("Spam thresholds of the account.")
     quarantine_notification: Frequency = attribute_field(
-        "Interval of the digests that list quarantined messages."
+        "Time from the first unlisted message in the quarantine of the account to the next digest. "
+        "It is at most half of the quarantine retention."
     )
     webmail_access: bool = attribute_field(
-        "True if the user can get an access token with the scope FULL for the account password, "
-        "which web mail clients need. The user can then also use HTTP Basic authentication, and "
-        "OAuth clients with scopes for GraphQL and REST. Application passwords are not affected."
+        "True: the user can get an access token with the scope FULL for the account password, "
+        "which web mail clients need. HTTP Basic authentication, and OAuth clients with scopes for "
+        "GraphQL and REST, are allowed, too. Application passwords are not affected."
     )
     allow_local: bool = attribute_field(
-        "True if the account belongs to no directory, such as that of a machine that only sends "
-        "mail: it signs in with its password, and the identity provider of the domain and SCIM "
-        "don't change it."
+        "True: the account belongs to no directory, such as that of a machine that only sends "
+        "mail. It signs in with its password, never at the identity provider of the domain. The "
+        "identity provider and SCIM don't change it."
     )
     permissions: list[UserPermission] = attribute_field(
-        "Settings of the account that the user can change."
+        "Permissions that a credential of the account with the role USER needs to change some "
+        "settings and objects of the account."
     )
     admin_permissions: list[AdminPermission] = attribute_field(
-        "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains."
+        "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains. "
+        "Empty for other roles."
     )
-    message_count: BigInt = attribute_field("Number of messages in all mailboxes.")
+    message_count: BigInt = attribute_field("Number of messages in all mailboxes of the account.")
     two_factor_methods: list[TwoFactorMethod] = attribute_field(
-        "Second factors (2FA, MFA) that are turned on."
+        "Second factors (2FA, MFA) that are turned on for the account."
     )
     rate_limit: RateLimit | None = link(
         "id",
         rate_limits.load_limits_by_owner,
         RateLimit.from_row_or_none,
-        description="Sending rate of the account itself, which applies in addition to that "
-        "of the domain. Null: inherited from the settings.",
+        description="Sending rate of the account itself, besides those of the domain and the "
+        "platform. Null: inherited from the settings.",
     )
     rate_limit_inherited: bool = link(
         "id",
@@ -238,7 +239,7 @@ class User(UserCredentialFields):
         return await load_administered_domain_page(info, request, self.row.id)
 
     @field(
-        "JSON object with data of your application that the user can't read.",
+        "JSON object with data of your application that the user can't read. Null: none.",
         "private_metadata",
         role=Role.DOMAIN_ADMIN,
     )
@@ -246,12 +247,13 @@ class User(UserCredentialFields):
         private_metadata: JSON | None = self.row.private_metadata
         return private_metadata
 
-    @field("Limits of the account and their use.", *user_limits.LIMIT_COLUMNS)
+    @field("Storage quota and limits of the account, and their use.", *user_limits.LIMIT_COLUMNS)
     async def limits(self) -> user_limits.UserLimits:
         return user_limits.UserLimits.from_row(self.row)
 
     @field(
-        "Used share of the quota in percent. Null: the quota is unlimited.",
+        "Used share of the storage quota of the account in percent. It can exceed 100. Null: the "
+        "quota is unlimited.",
         "quota",
         "used",
         "domain_id",
@@ -300,7 +302,7 @@ class User(UserCredentialFields):
         return service_settings.STORAGE_FORMAT
 
     @field(
-        "Effective settings of the account as the mail services read them.",
+        "Effective settings of the account as the mail services read them: one item for each key.",
         *service_settings.USER_COLUMNS,
         role=Role.ADMIN,
     )
@@ -326,7 +328,7 @@ class User(UserCredentialFields):
             address_loaders.count_visible_unexpired_temporary_addresses_by_user, self.row.id
         )
 
-    @field("Temporary addresses that have not expired, and masked addresses, which do not expire.")
+    @field("Temporary and masked addresses of the account that have not expired.")
     async def temporary_addresses(
         self,
         info: Info,
@@ -342,7 +344,7 @@ class User(UserCredentialFields):
             info, self.row.id, filter or None, order_by, page_arguments
         )
 
-    @field("Main address and aliases: all addresses whose mail is delivered to the account.")
+    @field("All addresses of the account: main address and aliases, even disabled or expired ones.")
     async def addresses(
         self,
         info: Info,
@@ -360,7 +362,8 @@ class User(UserCredentialFields):
 
     @field(
         "Suggests recipients for the signed-in user: correspondents, the most recent first, then "
-        "users of the domain if it has `globalAddressList`. Empty for other accounts.",
+        "active users of the same domain, by address, if it has `globalAddressList`. Empty for "
+        "other accounts.",
         scope=Scope.MAIL_READ,
         access=OWN,
     )
@@ -370,9 +373,10 @@ class User(UserCredentialFields):
         query: Annotated[
             str,
             strawberry.argument(
-                description="Text at the beginning of the address or name (case is ignored), at "
-                "most 320 characters. With 3 characters or more, other users of the domain are "
-                "also found by any part of username, name or address."
+                description="Text to search (case is ignored), at most 320 characters: the "
+                "beginning of the address or name of correspondents, or any part of the username, "
+                "name or main address of other users. For other users, 1 or 2 characters must be "
+                "the beginning of the main address."
             ),
         ],
         first: Annotated[
@@ -382,7 +386,8 @@ class User(UserCredentialFields):
         return await contacts.search_contacts(info, self.row.id, query, first)
 
     @field(
-        "Security events of the account. Equal events are one item.",
+        "Security events of the account, such as sign-ins and changes of credentials. Equal "
+        "events are one item. Empty for an account that the caller can't use this field for.",
         scope=Scope.READ,
         access=OVERSEEN,
     )
@@ -402,7 +407,8 @@ class User(UserCredentialFields):
         )
 
     @field(
-        "Second factors (2FA, MFA) that are turned on, with their last use.",
+        "Second factors (2FA, MFA) that are turned on for the account, with their last use. Empty "
+        "also for an account that the caller can't use this field for.",
         scope=Scope.READ,
         access=OVERSEEN,
     )
@@ -412,9 +418,7 @@ class User(UserCredentialFields):
         )
         return [TwoFactor.from_row(row) for row in rows]
 
-    @field(
-        "Number of unused recovery codes for the second factor.", scope=Scope.READ, access=OVERSEEN
-    )
+    @field("Number of unused recovery codes of the account.", scope=Scope.READ, access=OVERSEEN)
     async def recovery_codes_left(self, info: Info) -> int:
         return await info.context.load(recovery_codes.count_unused_codes, self.row.id)
 
@@ -429,7 +433,7 @@ class User(UserCredentialFields):
         return await objects_from_rows_with_links(info, WebauthnKey, rows)
 
     @field(
-        "Application passwords of the account that have not expired.",
+        "Application passwords of the account that have not expired, also inactive ones.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.APP_PASSWORDS),
     )
@@ -458,7 +462,8 @@ class User(UserCredentialFields):
         return await objects_from_rows_with_links(info, PushChannel, rows)
 
     @field(
-        "Entry of the key-value store `default` of the account. Null if there is none.",
+        "Entry of the key-value store `default` of the account. Null if there is none, it has "
+        "expired, or the caller can't see it.",
         scope=Scope.READ,
         access=OWN_OR_OVERSEEN,
     )
@@ -468,9 +473,9 @@ class User(UserCredentialFields):
         )
 
     @field(
-        "Exports that have not expired, also failed ones. Exports with settings are left out "
-        "unless the credential has the scope READ or SETTINGS. A caller who is neither this "
-        "user nor a ROOT gets the error FORBIDDEN.",
+        "Exports of the account that have not expired, also unfinished and failed ones. Exports "
+        "with settings are left out unless the credential has the scope READ or SETTINGS. A "
+        "caller who is neither this user nor a ROOT gets the error FORBIDDEN.",
         scope=Scope.MAIL_READ,
         access=OWN_OR_ROOT,
     )

@@ -9,6 +9,7 @@ from strawberry.scalars import JSON
 from graph.types.access_grants import GIVES_ACCESS
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
+from graph.types.idempotent_payloads import SECRET_METADATA
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import PASSWORD_HASH_COST, AtomicExclusion, mutation
 from graph.types.object_access import MANAGED
@@ -17,7 +18,7 @@ from graph.types.references import (
     UserRef,
     UserSelection,
     is_true,
-    load_visible_user_or_require_viewer,
+    load_visible_user,
     maybe_value,
     require_administered_domain_ids,
     user_selector_from_selection,
@@ -43,7 +44,6 @@ from resolvers.users import update as user_update
 from resolvers.users.roles import RoleChange
 from resolvers.users.update import UserChanges
 
-SECRET_METADATA = {"secret": True}
 LIMIT_COLUMNS = ("received_per_hour", "recipients_per_day", "forwards_per_day")
 UPDATE_FIELDS = (
     "name",
@@ -70,30 +70,35 @@ UPDATE_FIELDS = (
 
 
 @strawberry.input(
-    description="New values of accounts. An absent field leaves the value. Null clears a value "
-    "that can be empty; for other fields null is an error."
+    description=(
+        "New values of accounts. At least one is required. An absent field leaves the value. Null "
+        "clears a value that can be empty; for other fields null is an error."
+    )
 )
 class UserPatch(RestrictionsInput):
     restriction_fields = frozenset({"smtp_allowed_networks"})
     username: strawberry.Maybe[str] = user_patch_field(
-        "New name to sign in with: at most 128 characters a-z, 0-9 and hyphens, in "
-        "groups joined by one of `._=:`. It can be an address of such characters. "
-        "Allowed for one account only. Refused if it is taken.",
+        "New name to sign in with: at most 128 characters a-z, 0-9 and hyphens, in groups joined "
+        "by one of `._=:`. It can be an address of such characters. Case is ignored, and so are "
+        "dots, except in the domain of an address. Allowed for one account only. CONFLICT if "
+        "another account has the name. The addresses of the account stay.",
         "username",
     )
     name: strawberry.Maybe[str | None] = user_patch_field(
-        "Display name of the account, at most 255 characters.", "name"
+        "Display name of the account, at most 255 characters. Null: none.", "name"
     )
     password: strawberry.Maybe[str] = user_patch_field(
-        "New password, which must meet the `passwordPolicy` of the account, or its hash "
-        "with `hashedPassword`. It also ends a temporary password. Not allowed with "
-        "`passwordDisabled`. Allowed for one account only. Requires "
-        "scope FULL, except after a sign-in with a temporary password.",
+        "New password of at most 256 characters, which must meet the `passwordPolicy` of the "
+        "account, or its hash with `hashedPassword`. A temporary password ends, and "
+        "`passwordChangeRequired` becomes false unless it is set, too. Not allowed with "
+        "`passwordDisabled`. Allowed for one account only. Requires scope FULL, except after a "
+        "sign-in with a temporary password.",
         "password",
     )
     password_disabled: strawberry.Maybe[bool] = user_patch_field(
-        "True removes the password and a temporary password: the account can be used "
-        "only with application passwords and API keys. False changes nothing. Requires scope FULL.",
+        "True removes the password and a temporary password. Application passwords, API keys and "
+        "sign-in at the identity provider of the domain don't need one. False changes nothing. "
+        "Requires scope FULL.",
         "password",
     )
     hashed_password: strawberry.Maybe[bool] = user_patch_field(
@@ -101,12 +106,12 @@ class UserPatch(RestrictionsInput):
     )
     allow_unsafe: strawberry.Maybe[bool] = attribute_field(
         "False refuses a `password` that the built-in or configured lists of breached passwords "
-        "contain, and is not allowed with `hashedPassword`. True: the lists are not searched. "
+        "contain, and is an error with `hashedPassword`. True: the lists are not searched. "
         "Default: true. Null is refused."
     )
     password_change_required: strawberry.Maybe[bool] = user_patch_field(
-        "True: `authenticate` reports that the user should set a new password, until the user "
-        "sets one. The server does not enforce it.",
+        "True: `authenticate` reports that the user should set a new password, until a new "
+        "password is set. The server does not enforce it.",
         "password_change_required",
     )
     active: strawberry.Maybe[bool] = user_patch_field(
@@ -127,8 +132,9 @@ class UserPatch(RestrictionsInput):
         "suspended",
     )
     tags: strawberry.Maybe[list[str] | None] = user_patch_field(
-        "Tags of the account: at most 1,000, each of 1 to 128 characters. Case is ignored. The "
-        "list replaces the stored one. Null removes all tags.",
+        "Tags of the account: at most 1,000, each of 1 to 128 characters. Of tags that differ "
+        "only in case, the first is stored. The list replaces the stored one. Null removes all "
+        "tags.",
         "tags",
     )
     retention: strawberry.Maybe[Duration | None] = user_patch_field(
@@ -138,8 +144,9 @@ class UserPatch(RestrictionsInput):
         "retention",
     )
     openpgp_public_key: strawberry.Maybe[str | None] = user_patch_field(
-        "OpenPGP public key (RFC 9580) in ASCII armor. Null removes the key, which is refused "
-        "while messages of the account or of a mailbox are encrypted with it.",
+        "OpenPGP public key (RFC 9580) in ASCII armor. A key that can't encrypt, is revoked or "
+        "has expired is an error. Null removes the key, which is a CONFLICT while the account or "
+        "a mailbox encrypts messages with it.",
         "openpgp_public_key",
     )
     encrypt_messages: strawberry.Maybe[bool] = user_patch_field(
@@ -164,13 +171,13 @@ class UserPatch(RestrictionsInput):
         "subaddress_action",
     )
     metadata: strawberry.Maybe[JSON | None] = user_patch_field(
-        "JSON object with data of your application. The user can read and change it. It replaces "
-        "the stored object. At most 64 KiB by default.",
+        "JSON object with data of your application, which the user can read and change. It "
+        "replaces the stored object. At most 64 KiB by default. Null removes it.",
         "public_metadata",
     )
     private_metadata: strawberry.Maybe[JSON | None] = user_patch_field(
         "JSON object with data of your application that the user can't read. It replaces the "
-        "stored one. At most 64 KiB by default.",
+        "stored one. At most 64 KiB by default. Null removes it.",
         "private_metadata",
     )
     language: strawberry.Maybe[str | None] = user_patch_field(
@@ -179,28 +186,31 @@ class UserPatch(RestrictionsInput):
         "language",
     )
     allowed_senders: strawberry.Maybe[list[str] | None] = user_patch_field(
-        SENDERS_DESCRIPTION, "allowed_senders"
+        f"{SENDERS_DESCRIPTION} The list replaces the stored one. Null: none.", "allowed_senders"
     )
     disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = user_patch_field(
-        "Protocols that the account can't sign in to. The list replaces the stored one.",
+        "Protocols that the account can't sign in to. The list replaces the stored one. Null or "
+        "an empty list: none.",
         "disabled_scopes",
     )
     spam: strawberry.Maybe[SpamPolicyInput | None] = user_patch_field(
-        "Spam thresholds of the account. Null: the defaults.", "spam_level"
+        "Spam thresholds of the account. Null: the defaults of all three thresholds.", "spam_level"
     )
     quarantine_notification: strawberry.Maybe[Frequency] = user_patch_field(
-        "Time from the first unlisted message in the quarantine to the next digest.",
+        "Time from the first unlisted message in the quarantine of the account to the next "
+        "digest. It is at most half of the quarantine retention.",
         "quarantine_notification",
     )
     quota: strawberry.Maybe[ByteSize | None] = user_patch_field(
-        "Bytes that the account can store, at least 1. Null: unlimited, for which a "
-        "DOMAIN_ADMIN needs UNLIMITED_QUOTA. More than the domain allows is a "
-        "LimitReachedError.",
+        "Bytes that the account can store, at least 1. Null: unlimited, for which a DOMAIN_ADMIN "
+        "needs UNLIMITED_QUOTA. LIMIT_REACHED if it exceeds the free storage or `maxUserQuota` of "
+        "the domain. An unlimited quota exceeds both, if the domain has them.",
         "quota",
     )
     inherit_quota: strawberry.Maybe[bool] = user_patch_field(
-        "True: the account inherits its quota from the domain, or else from the platform. Not "
-        "allowed with `quota`. False changes nothing.",
+        "True: the account inherits its quota from the domain, or else from the platform. "
+        "LIMIT_REACHED if that quota does not fit into the domain. Not allowed with `quota`. "
+        "False changes nothing.",
         "quota",
     )
     limits: strawberry.Maybe[UserLimitsInput] = user_patch_field(
@@ -227,8 +237,8 @@ class UserPatch(RestrictionsInput):
         "require_outbound_tls",
     )
     smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = user_patch_field(
-        "Networks from which the account can sign in to SMTP submission, at most 100. Null or an "
-        "empty list: any network.",
+        "Networks from which the account can sign in to SMTP submission, at most 100. The list "
+        "replaces the stored one. Null: any network. An empty list is an error.",
         "smtp_allowed_networks",
     )
     webmail_access: strawberry.Maybe[bool] = user_patch_field(
@@ -240,8 +250,8 @@ class UserPatch(RestrictionsInput):
     )
     allow_local: strawberry.Maybe[bool] = user_patch_field(
         "True: the account belongs to no directory, such as that of a machine that only sends "
-        "mail. It signs in with its password, and the identity provider of the domain and SCIM "
-        "don't change it.",
+        "mail. It signs in with its password, never at the identity provider of the domain. The "
+        "identity provider and SCIM don't change it.",
         "allow_local",
     )
 
@@ -297,8 +307,9 @@ class UserUpdateInput(Options):
     )
     existing_password: str | None = attribute_field(
         "Current or temporary password of the account to change, which must be one account. "
-        "Required if the signed-in user has a password and changes or removes it. Wrong attempts "
-        "are counted.",
+        "Required if the signed-in user has a password, and changes or removes it. If it is "
+        "given, it is checked for every change, also of another user. It is ignored if the "
+        "account has no password. Wrong attempts are counted.",
         default=UNSET,
     )
     set: UserPatch = attribute_field("New values, the same for all accounts.")
@@ -306,8 +317,9 @@ class UserUpdateInput(Options):
 
 @strawberry.input(
     description=(
-        "Input of userRoleSet. An absent field leaves the value, except that another role than "
-        "DOMAIN_ADMIN clears `administers` and `adminPermissions`."
+        "Input of userRoleSet. At least one of `role`, `administers` and `adminPermissions` is "
+        "required. Null or an absent field leaves the value. Another role than DOMAIN_ADMIN clears "
+        "`administers` and `adminPermissions`."
     )
 )
 class UserRoleSetInput(Options):
@@ -319,12 +331,12 @@ class UserRoleSetInput(Options):
     )
     administers: list[DomainRef] | None = attribute_field(
         "Domains that the account administers as DOMAIN_ADMIN, at most 1,000. The list replaces "
-        "the stored one. Refused for other roles.",
+        "the stored one. Refused for other roles. An empty list removes all.",
         default=UNSET,
     )
     admin_permissions: list[AdminPermission] | None = attribute_field(
         "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains. "
-        "The list replaces the stored one. Refused for other roles.",
+        "The list replaces the stored one. Refused for other roles. An empty list removes all.",
         default=UNSET,
     )
 
@@ -333,8 +345,8 @@ class UserRoleSetInput(Options):
 class UserPermissionsSetInput(Options):
     users: UserSelection = attribute_field("Accounts whose permissions are set.")
     permissions: list[UserPermission] = attribute_field(
-        "Settings that the users can change. The list replaces the stored one; an empty list "
-        "allows none."
+        "Permissions that the accounts have. The list replaces the stored one; an empty list gives "
+        "none."
     )
 
 
@@ -344,8 +356,8 @@ class UserPasswordResetInput(Options):
         "Account that gets the temporary password. The signed-in user is refused."
     )
     starts_at: datetime | None = attribute_field(
-        "Time from which the temporary password is valid, at most 365 days ahead. Default: now, "
-        "which also replaces a past time.",
+        "Time from which the temporary password is valid. More than 365 days ahead is an error. "
+        "Default: now, which also replaces a past time.",
         default=UNSET,
     )
 
@@ -353,7 +365,8 @@ class UserPasswordResetInput(Options):
 @strawberry.type(description="Payload of userPasswordReset.")
 class UserPasswordResetPayload(MutationPayload):
     password: str | None = attribute_field(
-        "Temporary password, valid for 24 hours from `startsAt`. It is returned once.",
+        "Temporary password, valid for 24 hours from `startsAt`. It is returned once. Null if the "
+        "mutation failed, if it is `replayed`, and with `validateOnly`.",
         default=None,
         metadata=SECRET_METADATA,
     )
@@ -372,18 +385,20 @@ def _needs_separate_transaction(update_input: UserUpdateInput) -> bool:
 @strawberry.type
 class UserUpdateMutation:
     @mutation(
-        "Changes the account of the signed-in user, or the selected accounts: all of them or none. "
-        "The fields of `set` say in their descriptions if only an administrator can change them. A "
-        "new or removed password requires the scope FULL, except after a sign-in with a temporary "
-        "password. It ends the access tokens of the account and the connections that they opened. "
-        "If the own account changes, the token of the request and its connection stay. API keys "
-        "and application passwords stay valid. VALIDATION if the own password changes without "
-        "`existingPassword`. AUTHENTICATION_FAILED if `existingPassword` is wrong, RATE_LIMITED "
-        "after too many wrong ones. CONFLICT if the username is taken, or if another request moves "
-        "a user to another domain at the same time. CONFLICT also if an OpenPGP key is removed "
-        "that the account or a mailbox uses to encrypt messages. LIMIT_REACHED if a quota exceeds "
-        "what the domain has left, or for more than 1,000 accounts (by default). QUOTA_EXCEEDED if "
-        "new metadata exceed the storage quota of the account.",
+        "Changes the account of the signed-in user, or the selected accounts: all of them or "
+        "none. The fields of `set` say if only an administrator can change them. A DOMAIN_ADMIN "
+        "can change such fields of the own account only if it is in an administered domain. A new "
+        "or removed password requires the scope FULL. It ends the access tokens of the account "
+        "and the connections that they opened. If the own account changes, the token of the "
+        "request and its connection stay. API keys and application passwords stay valid. After a "
+        "sign-in with a temporary password, only a new password of the own account can be set, "
+        "without the scope FULL. VALIDATION if a user with a password changes the own password "
+        "without `existingPassword`. AUTHENTICATION_FAILED if `existingPassword` is wrong, "
+        "RATE_LIMITED after too many wrong ones. CONFLICT if the username is taken, or another "
+        "request moves a user to another domain at the same time. CONFLICT also if an OpenPGP key "
+        "is removed that the account or a mailbox uses to encrypt messages. LIMIT_REACHED if a "
+        "quota exceeds what the domain allows, or for more than 1,000 accounts (by default). "
+        "QUOTA_EXCEEDED if new metadata exceed the storage quota of the account.",
         scope=Scope.SETTINGS,
         atomic_exclusion=AtomicExclusion(
             "A check for breached passwords",
@@ -404,13 +419,13 @@ class UserUpdateMutation:
 
     @mutation(
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
-        "accounts or none. An absent field leaves the value. FORBIDDEN for a role above the "
-        "caller's. An account that is no longer a DOMAIN_ADMIN loses its domains and permissions. "
-        "An account can lose the right to rules that it made for domains or other users. Only "
-        "these rules then end: BCC rules and webhooks are deleted, and shares of other users' "
-        "mailboxes end. `bcc` and `replyTo` that the account set in identities of these users are "
-        "removed. CONFLICT if a user moves to another domain at the same time: retry. "
-        "LIMIT_REACHED for more than 1,000 users (by default).",
+        "accounts or none. FORBIDDEN for a role above the caller's. Access tokens stay valid, "
+        "with the new rights. An account that is no longer a DOMAIN_ADMIN loses its domains and "
+        "permissions. An account can lose the right to rules that it made for domains or other "
+        "users. Only these rules then end: BCC rules and webhooks are deleted, and shares of "
+        "other users' mailboxes end. `bcc` and `replyTo` that the account set in identities of "
+        "these users are removed. CONFLICT if a user moves to another domain at the same time: "
+        "retry. LIMIT_REACHED for more than 1,000 users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -431,9 +446,9 @@ class UserUpdateMutation:
 
     @mutation(
         "Replaces the permissions of accounts, for all accounts or none. A permission "
-        "(`UserPermission`) lets a USER change some settings of the own account. CONFLICT if a "
-        "user moves to another domain at the same time: retry. LIMIT_REACHED for more than 1,000 "
-        "users (by default).",
+        "(`UserPermission`) lets a credential with the role USER change some settings and objects "
+        "of its account. CONFLICT if a user moves to another domain at the same time: retry. "
+        "LIMIT_REACHED for more than 1,000 users (by default).",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -462,9 +477,7 @@ class UserUpdateMutation:
     async def user_password_reset(
         self, info: Info, input: UserPasswordResetInput
     ) -> UserPasswordResetPayload:
-        user = require_found(
-            await load_visible_user_or_require_viewer(info, input.user), path=["user"]
-        )
+        user = require_found(await load_visible_user(info, input.user), path=["user"])
         starts_at = input.starts_at or None
         password = await password_reset.set_temporary_password_and_sign_out(
             info.context, user.id, starts_at

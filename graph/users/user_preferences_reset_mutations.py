@@ -25,8 +25,8 @@ class UserPreferencesResetInput(Options):
 class UserPreferencesResetMutation:
     @mutation(
         "Deletes the preferences that web mail clients store for accounts, all or none. These are "
-        "all entries of the accounts' key-value stores whose key begins with `ui/`. Default: the "
-        "signed-in user. LIMIT_REACHED for more than 1,000 users (by default).",
+        "all entries whose key begins with `ui/`, in every key-value store of the accounts. "
+        "Default: the signed-in user. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SETTINGS,
         user_permission=UserPermission.PREFERENCES_RESET,
         access=MANAGED.with_scope(Scope.FULL),

@@ -1,8 +1,8 @@
 """Recipient rewrites and BCC rules.
 
 A recipient is rewritten once, before it is resolved: by the rewrite of its address, else by that of
-its domain. BCC rules then make copies: each rule of the address and each rule of its domain makes
-one. A copy is not copied again.
+its domain (mail/recipients/address_resolution.py). BCC rules then make copies: each rule of the
+address and each rule of its domain makes one. A copy is not copied again.
 """
 
 import hmac
@@ -26,18 +26,18 @@ from mail.addresses.address_syntax import (
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
-from mail.recipients.address_resolution import find_user_id_that_sends_as, rewritten_address
+from mail.recipients.address_resolution import find_user_id_that_sends_as
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
 from mail.storage.received_messages import store_blobs_and_run_transaction
 from mail.storage.storable_message import StorableMessage
-from models.addresses.rewrites import BccDirection, BccRule, RecipientRewrite
+from models.addresses.rewrites import BccDirection, BccRule
 from models.domains.tables import Domain, DomainAlias
 from models.errors import InvalidInput
 from models.events.journal import PLATFORM
 from models.queue.tables import QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
 from models.store.prepared_statements import (
     PreparedStatement,
     integer_parameter,
@@ -63,15 +63,6 @@ MAX_HEADER = 1 << 20  # bytes of a large message that are searched for COPY_FIEL
 COPY_FIELD = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _COPY_FIELD_VALUE = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
-
-
-@dataclass(frozen=True, slots=True)
-class RewrittenAddress:
-    """The replacement of an address and the rewrite that made it."""
-
-    address: str
-    rewrite_id: int
-    allows_external: bool  # the target can be on another server
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,42 +139,6 @@ def _rewrite_once_or_none(
         else normalized_target
     )
     return None if normalized_target == address else normalized_target
-
-
-@prepare_cached
-def _select_rewrites(dialect: str) -> Select[*tuple[Any, ...]]:
-    """Select the active rewrites of `locals` in `domains`."""
-    table = RecipientRewrite
-    return select(*select_columns(table, ("id", "local", "domain", "target", "outside"))).where(
-        is_in_parameter(dialect, col(table.domain), "domains", String),
-        is_in_parameter(dialect, col(table.local), "locals", String),
-        col(table.active),
-    )
-
-
-async def load_rewrites_by_address(
-    environment: Environment, addresses: Collection[str]
-) -> dict[str, RewrittenAddress]:
-    """Return the rewrites of these addresses by address, in one SQL statement."""
-    if not addresses:
-        return {}
-    names = {address: normalized_address(address) for address in addresses}
-    parameters = {
-        "domains": sorted({name.domain for name in names.values()}),
-        "locals": ["", *sorted({name.local_part for name in names.values()})],
-    }
-    rows = await environment.database.read_prepared(
-        _select_rewrites(environment.database.dialect), parameters
-    )
-    rules = {NormalizedAddress(row.local, row.domain): row for row in rows}
-    rewrites = {}
-    for address, name in names.items():
-        row = rules.get(name) or rules.get(NormalizedAddress("", name.domain))
-        if row is not None and name.local_part:
-            rewrites[address] = RewrittenAddress(
-                rewritten_address(address, row.target), row.id, row.outside
-            )
-    return rewrites
 
 
 @prepare_cached

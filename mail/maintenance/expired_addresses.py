@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 from sqlmodel import col
 
+from mail.autoreply.chosen_addresses import remove_deleted_addresses
 from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.events.event_types import EventType
@@ -38,6 +39,7 @@ async def delete_addresses_after_reservation(environment: Environment) -> int:
         def delete_batch(transaction: DatabaseTransaction, removal: Any = deletion) -> int:
             ended = transaction.connection.execute(removal).all()
             _lower_counts_and_journal_deletions(transaction, ended)
+            remove_deleted_addresses(transaction, {row.user_id for row in ended if row.user_id})
             return len(ended)
 
         batch_count = (

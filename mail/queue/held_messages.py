@@ -164,11 +164,12 @@ def return_copy_to_scheduled(
 ) -> None:
     """Move the copy of a queued submission back to the mailbox SCHEDULED.
 
-    A copy that its owner has deleted or moved to Trash is not changed.
+    A copy that its owner has deleted or moved to Trash is not changed. A redirected message, which
+    is no copy of the submission, is not changed either.
     """
     copy = (
         _load_copies_by_message_id(transaction, [submission.message_id]).get(submission.message_id)
-        if submission.message_id
+        if submission.message_id and submission.originates_here
         else None
     )
     if copy is None or copy.special_use in (SpecialUse.TRASH, SpecialUse.SCHEDULED):
@@ -191,6 +192,7 @@ def make_drafts_of_cancelled(
         col(Submission.id).in_(submission_ids),
         col(Submission.state) == SubmissionState.CANCELLED,
         col(Submission.user_id).is_not(None),
+        col(Submission.originates_here),  # others have no copy of their own
     )
     rows = transaction.connection.execute(statement.order_by(col(Submission.id))).all()
     copy_by_message_id = _load_copies_by_message_id(

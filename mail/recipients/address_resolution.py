@@ -249,6 +249,15 @@ def rewritten_address(address: str, rewrite_target: str) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class RewrittenAddress:
+    """The address after a rewrite, and the rewrite."""
+
+    address: str
+    rewrite_id: int
+    allows_external: bool  # the target can be on another server
+
+
 class RewrittenToExternal(NotFound):
     """A rewrite leads to this address, which is not local and can be on another server."""
 
@@ -264,7 +273,38 @@ async def resolve_with_rewrite(environment: Environment, address: str) -> Resolv
     """Return the address row that receives mail for the address, and the address after a rewrite.
 
     Raises NotFound; RewrittenToExternal if the target is not local and the rewrite allows that. One
-    SQL statement without a rewrite, two with one.
+    SQL statement without a rewrite, two with one, three if the address has an account.
+    """
+    winner, rewrite = await _load_winner_and_rewrite(environment, address)
+    if rewrite is None:
+        return ResolvedAddress(_require_active_winner(address, winner), address)
+    try:
+        row = await require_receiving_address_row(environment, rewrite.address)
+    except NotFound as refusal:
+        elsewhere = RewrittenToExternal(rewrite.address, path=["address"])
+        raise (elsewhere if rewrite.allows_external else refusal) from None
+    return ResolvedAddress(row, rewrite.address)
+
+
+async def find_applied_rewrite(environment: Environment, address: str) -> RewrittenAddress | None:
+    """Return the rewrite that delivery applies to an address, None if there is none.
+
+    The target need not receive mail.
+    """
+    try:
+        _, rewrite = await _load_winner_and_rewrite(environment, address)
+    except NotFound:
+        return None
+    return rewrite
+
+
+async def _load_winner_and_rewrite(
+    environment: Environment, address: str
+) -> tuple[ColumnRow | None, RewrittenAddress | None]:
+    """Return the row that decides about the address itself, and the rewrite that has precedence.
+
+    A rewrite whose maker can't administer the account of that row is skipped. Raises NotFound if
+    the address can't exist.
     """
     lookup, parameters = _lookup_and_parameters(environment, address)
     local = lookup.local_part_forms[-1]
@@ -274,16 +314,10 @@ async def resolve_with_rewrite(environment: Environment, address: str) -> Resolv
     rewrites = {row.local: row for row in rows if row.target is not None}
     winner = lookup.row_with_precedence(row for row in rows if row.target is None)
     rewrite = rewrites.get(local) or rewrites.get("")
-    if rewrite and await _can_rewrite_maker_administer_account(environment, rewrite, winner):
-        address = rewritten_address(address, rewrite.target)
-        try:
-            return ResolvedAddress(
-                await require_receiving_address_row(environment, address), address
-            )
-        except NotFound as refusal:
-            elsewhere = RewrittenToExternal(address, path=["address"])
-            raise (elsewhere if rewrite.outside else refusal) from None
-    return ResolvedAddress(_require_active_winner(address, winner), address)
+    if not rewrite or not await _can_rewrite_maker_administer_account(environment, rewrite, winner):
+        return winner, None
+    new_address = rewritten_address(address, rewrite.target)
+    return winner, RewrittenAddress(new_address, rewrite.id, rewrite.outside)
 
 
 async def _can_rewrite_maker_administer_account(

@@ -221,7 +221,7 @@ def _with_implicit_tls(host: NextHop) -> NextHop:
 def _with_login_over_tls(
     cache: RouteCache, host: NextHop, row: RelayHost | Transport, route_log: list[str]
 ) -> NextHop:
-    """The host with username and password, which requires TLS.
+    """The host with username and password, which require TLS with a verified certificate.
 
     Raises Unroutable if the password can't be decrypted.
     """
@@ -233,9 +233,8 @@ def _with_login_over_tls(
     except DecryptionError:
         raise Unroutable(451, "4.3.5 The password for the next hop can't be decrypted") from None
     route_log.append(f"signing in as {row.username}")
-    is_weak = host.tls_level in (TlsLevel.OPPORTUNISTIC, TlsLevel.NEVER)
-    tls_level = TlsLevel.REQUIRED if is_weak else host.tls_level
-    return replace(host, tls_level=tls_level, username=row.username, password=password)
+    with_login = replace(host, username=row.username, password=password)
+    return tls_requirements.with_verified_tls(with_login, route_log)
 
 
 async def _select_configured_hosts_route(
@@ -265,13 +264,13 @@ async def _select_configured_hosts_route(
             tls_requirements.with_recipient_policy(next_hop, recipient_policy, route_log)
             for next_hop in hosts
         ]
-    return RecipientRoute(
-        tls_requirements.enforce_sender_tls(
-            next_hops, route_log, requires_tls=request.requires_tls
-        ),
-        route_log,
-        destination,
+    next_hops = tls_requirements.enforce_sender_tls(
+        next_hops, route_log, requires_tls=request.requires_tls
     )
+    # NEVER: the operator allows a password without TLS
+    if first.username is not None and first.tls_level is not TlsLevel.NEVER:
+        next_hops = [tls_requirements.with_verified_tls(hop, route_log) for hop in next_hops]
+    return RecipientRoute(next_hops, route_log, destination)
 
 
 async def _select_mx_route(

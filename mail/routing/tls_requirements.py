@@ -72,6 +72,27 @@ def enforce_sender_tls(
     ]
 
 
+def with_verified_tls(next_hop: NextHop, route_log: list[str]) -> NextHop:
+    """The next hop with TLS and a certificate check, for a password.
+
+    A check that the next hop has already is kept, such as that of a fingerprint.
+    """
+    requirement = next_hop.certificate_requirement
+    if requirement.check is CertificateCheck.NOTHING:
+        requirement = replace(requirement, check=CertificateCheck.NAMES, source="")
+    is_wrapped = next_hop.tls_level is TlsLevel.WRAPPED
+    verified = replace(
+        next_hop,
+        tls_level=TlsLevel.WRAPPED if is_wrapped else TlsLevel.REQUIRED,
+        certificate_requirement=requirement,
+    )
+    if verified != next_hop:
+        route_log.append(
+            f"TLS to {next_hop.name}: a verified certificate is required, since a password is sent"
+        )
+    return verified
+
+
 def with_recipient_policy(
     next_hop: NextHop, policy: TlsPolicy | None, route_log: list[str]
 ) -> NextHop:

@@ -13,7 +13,6 @@ from mail.limits.user_limits import STORAGE_QUOTA
 from mail.mime import MessageFacts
 from mail.storage import held_copies
 from mail.storage.blobs.blob_writer import (
-    StoredMessageBlobs,
     blob_reference_insert_statements,
     upsert_blob_rows,
 )
@@ -21,6 +20,7 @@ from mail.storage.message_columns import content_and_reset_state_columns
 from mail.storage.message_flags import MAX_KEYWORDS, imap_flags, unique_keywords
 from mail.storage.message_insert import (
     InsertedMessage,
+    InsertItem,
     MessagePlacement,
     add_to_mailbox_counters_and_take_uids,
     metadata_size,
@@ -36,7 +36,7 @@ from mail.storage.thread_assignment import (
 )
 from mail.text.storable_text import make_storable
 from models.admin.legal_holds import CopyOrigin
-from models.errors import Conflict, StaleObject
+from models.errors import Conflict, NotFound, StaleObject
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry
 from models.events.wakeups import UNINDEXED
@@ -112,23 +112,24 @@ class EarlierDraft:
     indexed_words: Mapping[str, Any]
     input_path: Sequence[str] = INPUT_PATH  # path of the input field, for errors
     must_be_draft: bool = True  # the message must still be, or not be, a draft
-    ignores_quota: bool = False  # its growth is never refused
     clears_metadata: bool = False
 
 
 def replace_draft_message(
     transaction: DatabaseTransaction,
-    message: StorableMessage,
-    stored_blobs: StoredMessageBlobs,
-    placement: MessagePlacement,
+    replacement: InsertItem,
     earlier: EarlierDraft,
+    *,
+    ignores_quota: bool = False,
 ) -> InsertedMessage:
     """Store a message in the place of an earlier one; the transaction holds the lock of the user.
 
     The message keeps its id, keywords and all values that the new one doesn't set; it gets a new
-    UID. Raises Conflict if the earlier message is gone or its draft flag has changed, StaleObject
-    if it has other content, and OverQuota, NotFound and BlobRowDeleted.
+    UID. With `ignores_quota`, its growth is never refused. Raises Conflict if the earlier message
+    is gone or its draft flag has changed, StaleObject if it has other content, and OverQuota,
+    NotFound and BlobRowDeleted.
     """
+    message, stored_blobs, placement = replacement
     row = _lock_unchanged_earlier_message(transaction, earlier, placement.user_id)
     modseq = transaction.reserve_positions_returning_last(placement.user_id, 1)
     now = transaction.environment.now()
@@ -136,7 +137,7 @@ def replace_draft_message(
     new_columns = _placement_columns(placement, row, clears_metadata=earlier.clears_metadata)
     growth = metadata_size(new_columns["public_metadata"]) - metadata_size(row.public_metadata)
     usage = _add_to_quota(
-        transaction, placement.user_id, added_bytes, growth, ignores_quota=earlier.ignores_quota
+        transaction, placement.user_id, added_bytes, growth, ignores_quota=ignores_quota
     )
     held_copies.copy_removed_messages_to_incomplete_holds(transaction, placement.user_id, [row.id])
     uid_and_counters = _update_counters_and_take_uid(transaction, message, row, placement, modseq)
@@ -289,6 +290,8 @@ def _add_to_quota(
     }
     quota_row = transaction.connection.execute(_UPDATE_QUOTA, parameters).first()
     if quota_row is None:
+        if ignores_quota:  # then only a missing user is a reason
+            raise NotFound(str(user_id), path=["user"])
         raise error_of_refused_quota(transaction, user_id)
     return quota_row
 

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from models.cluster.nodes import AdministrativeNodeState
 
@@ -43,6 +44,7 @@ class OwnNode:
     state: AdministrativeNodeState = AdministrativeNodeState.UP
     applied_change_number: int = 0
     drain_ends_at: float = 0.0  # seconds of the monotonic clock
+    applied_drain: datetime | None = None  # the end of the drain in the row, by the setter's clock
 
     @property
     def refusal_reason(self) -> str | None:

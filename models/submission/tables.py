@@ -111,6 +111,7 @@ class Submission(OptionallyOwnedRow, table=True):
     domain_id: OptionalInt64 = None
     queue_id: str = Field(unique=True)
     state: SubmissionState = enum_column(SubmissionState, default=SubmissionState.QUEUED)
+    # The copy of the submission or, if not `originates_here`, the stored message that it redirects.
     message_id: int | None = foreign_key("messages.id", ondelete="SET NULL", default=None)
     blob_id: Int64  # a reference row keeps it
     size: Int64

@@ -359,16 +359,10 @@ async def _require_domain_not_reassigned(
 async def _require_visible_rules(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load BCC rules, each once.
 
-    Raises NotFound if one is not visible and InvalidInput if none is given.
+    Raises NotFound if one is not visible.
     """
     rows = {row.id: row for row in await load_visible_rules_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
-    if not rows:
-        raise InvalidInput(
-            "At least one BCC rule is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["ids"],
-        )
     return list(rows.values())
 
 

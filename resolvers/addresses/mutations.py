@@ -12,6 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import normalized_address
+from mail.autoreply.chosen_addresses import remove_deleted_addresses
 from mail.recipients import forward_targets
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
@@ -385,6 +386,12 @@ async def delete_addresses(ctx: Context, refs: Sequence[AddressIdOrText]) -> lis
         await update_domain_counters(ctx, session, [], [row._asdict() for row in rows], sign=-1)
         await journal_address_changes(
             ctx, session, rows, AddressChangeDetails(EventType.ADDRESS_DELETED)
+        )
+        await ctx.environment.run_in_session(
+            session,
+            lambda transaction: remove_deleted_addresses(
+                transaction, {row.user_id for row in rows if row.user_id}
+            ),
         )
         logged_rows = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
         entries = [

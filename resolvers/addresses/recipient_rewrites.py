@@ -372,16 +372,10 @@ async def _load_hosted_domain_ids_by_name(
 async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load recipient rewrites, each once.
 
-    Raises NotFound if one is not visible and InvalidInput if none is given.
+    Raises NotFound if one is not visible.
     """
     rows = {row.id: row for row in await load_visible_rewrites_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
-    if not rows:
-        raise InvalidInput(
-            "At least one recipient rewrite is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["ids"],
-        )
     return list(rows.values())
 
 

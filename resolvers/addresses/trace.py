@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses.address_syntax import normalize_and_validate_address
-from mail.delivery import recipient_rewrites
+from mail.recipients.address_resolution import find_applied_rewrite
 from mail.recipients.batch_resolution import load_receiving_address_rows
 from mail.recipients.recipient_routes import is_local_domain
 from mail.spam import verdict as spam_verdict
@@ -87,18 +87,17 @@ async def _trace_recipient_rewrite(ctx: Context, state: AddressTraceState) -> No
         ctx, _domain_part(state.address)
     )
     if administered_domain or ctx.viewer.role.includes(Role.ADMIN):
-        rewritten_by_address = await recipient_rewrites.load_rewrites_by_address(
-            ctx.environment, [state.address]
-        )
-        for rewritten in rewritten_by_address.values():
-            record = ("RecipientRewrite", rewritten.rewrite_id)
-            state.steps.append(
-                AddressTraceStep(
-                    TraceStage.RECIPIENT_REWRITE, state.address, [rewritten.address], record
-                )
+        rewritten = await find_applied_rewrite(ctx.environment, state.address)
+        if rewritten is None:
+            return
+        record = ("RecipientRewrite", rewritten.rewrite_id)
+        state.steps.append(
+            AddressTraceStep(
+                TraceStage.RECIPIENT_REWRITE, state.address, [rewritten.address], record
             )
-            state.address = rewritten.address
-            state.was_rewritten_outside = rewritten.allows_external
+        )
+        state.address = rewritten.address
+        state.was_rewritten_outside = rewritten.allows_external
 
 
 async def _trace_alias_domain(ctx: Context, state: AddressTraceState) -> None:

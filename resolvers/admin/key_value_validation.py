@@ -1,6 +1,7 @@
 """Validation of keys, values and times to live of key-value entries."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from models import quantities
@@ -22,7 +23,7 @@ def validate_key_value_key(key: str) -> str:
 
     Raises InvalidInput if the key is too long, or has control characters or empty levels.
     """
-    require_plain_text_within_limit(key, "key")
+    require_plain_text_within_limit(key, "key", path=["key"])
     if not all(key.split("/")):
         raise InvalidInput(
             "A key can't begin or end with a slash, or contain two slashes in a row.",
@@ -32,19 +33,19 @@ def validate_key_value_key(key: str) -> str:
     return key
 
 
-def require_plain_text_within_limit(text: str, field_name: str) -> None:
+def require_plain_text_within_limit(text: str, noun: str, *, path: Sequence[str]) -> None:
     """Raise InvalidInput if a text has control characters or more than MAX_KEY_BYTES bytes."""
     if _CONTROL_CHARACTERS.search(text):
         raise InvalidInput(
-            f"A {field_name} can't contain control characters.",
+            f"A {noun} can't contain control characters.",
             constraint=ValidationConstraint.PATTERN,
-            path=[field_name],
+            path=path,
         )
     if len(text.encode()) > MAX_KEY_BYTES:
         raise InvalidInput(
-            f"A {field_name} has at most {MAX_KEY_BYTES} bytes.",
+            f"A {noun} has at most {MAX_KEY_BYTES} bytes.",
             constraint=ValidationConstraint.MAX,
-            path=[field_name],
+            path=path,
         )
 
 

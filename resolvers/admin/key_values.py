@@ -207,20 +207,24 @@ def _parent_level(key: str) -> str:
 
 
 def _require_valid_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> None:
-    _require_known_store(ctx, conditions.namespace)
-    require_plain_text_within_limit(conditions.prefix, "prefix")
+    _require_known_store(ctx, conditions.namespace, path=["filter", "store"])
+    field_name, noun = ("exactKey", "key") if conditions.is_exact else ("prefix", "prefix")
+    path = ["filter", field_name]
+    require_plain_text_within_limit(conditions.prefix, noun, path=path)
     if conditions.is_exact and not conditions.prefix:
         raise InvalidInput(
-            "A key is required.", constraint=ValidationConstraint.REQUIRED, path=["prefix"]
+            "A key is required.", constraint=ValidationConstraint.REQUIRED, path=path
         )
 
 
-def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
+def _require_known_store(
+    ctx: Context, namespace: KeyValueNamespace, *, path: Sequence[str] = ("store",)
+) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
         raise InvalidInput(
             "There is no key-value store with this name.",
             constraint=ValidationConstraint.UNKNOWN,
-            path=["store"],
+            path=path,
             allowed_values=ctx.environment.options.key_value_stores,
         )
 

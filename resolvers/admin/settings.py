@@ -159,8 +159,8 @@ def _current_setting(
 async def store_setting_value(ctx: Context, key: str, value: object) -> CurrentSetting:
     """Store the value of a setting; this process uses it as soon as the commit is durable.
 
-    Raises Forbidden, and InvalidInput if the key is unknown or the value has the wrong type or
-    is out of range.
+    Raises Forbidden, InvalidInput if the key is unknown or the value has the wrong type or is out
+    of range, and LimitReached if there are too many custom settings.
     """
     ctx.viewer.require(WRITE_RULE)
     validate_setting_key(key)
@@ -174,10 +174,21 @@ async def store_setting_value(ctx: Context, key: str, value: object) -> CurrentS
         stored_values = await _read_locked_values(session)
         if _stored_json(stored_values, key) != _stored_json({key: json_value}, key):
             values_after = {**stored_values, key: json_value}
+            _require_custom_settings_within_limit(values_after)
             await _store_changed_settings_with_history_and_logs(
                 ctx, session, _SettingsChange("settingSet", stored_values, values_after)
             )
     return _current_setting(ctx.environment, key, {key: json_value})
+
+
+def _require_custom_settings_within_limit(values_after: Mapping[str, Any]) -> None:
+    """Raise LimitReached if there are too many custom settings after a change."""
+    custom_keys = [key for key in values_after if key.startswith(CUSTOM_PREFIX)]
+    if len(custom_keys) > MAX_CUSTOM_SETTINGS:
+        message = f"At most {MAX_CUSTOM_SETTINGS} custom settings are allowed."
+        raise LimitReached(
+            message, limit=MAX_CUSTOM_SETTINGS, used=MAX_CUSTOM_SETTINGS, path=["key"]
+        )
 
 
 class SettingsReset(NamedTuple):
@@ -243,15 +254,8 @@ async def _store_changed_settings_with_history_and_logs(
 ) -> None:
     """Store the differing values with history, audit log and journal entries.
 
-    The options apply when the transaction is committed. Raises LimitReached if there are too
-    many custom settings.
+    The options apply when the transaction is committed.
     """
-    custom_keys = [key for key in change.values_after if key.startswith(CUSTOM_PREFIX)]
-    if len(custom_keys) > MAX_CUSTOM_SETTINGS:
-        message = f"At most {MAX_CUSTOM_SETTINGS} custom settings are allowed."
-        raise LimitReached(
-            message, limit=MAX_CUSTOM_SETTINGS, used=MAX_CUSTOM_SETTINGS, path=["key"]
-        )
     now, initial_options = ctx.environment.now(), ctx.environment.initial_options
     history_rows = await _setting_history_rows(ctx, session, change, now)
     await _write_changed_setting_values(session, change, now)

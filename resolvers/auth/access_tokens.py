@@ -99,8 +99,15 @@ async def create_access_token(
     )
     scopes = scopes_of_token(token)
     session.add(token)
-    usable_until = min(expires_at, now + SECOND_FACTOR_TIMEOUT) if new_token.pending else expires_at
-    return CreatedAccessToken(secret, usable_until, scopes)
+    return CreatedAccessToken(secret, end_of_unused_token(token), scopes)
+
+
+def end_of_unused_token(token: AccessToken | ColumnRow) -> datetime:
+    """Return when a token ends that is not used, and whose second factor is not proved."""
+    ends = [token.expires_at]
+    if token.pending:
+        ends.append(token.created_at + SECOND_FACTOR_TIMEOUT)
+    return min(ends)
 
 
 async def revoke_own_access_tokens_and_count(

@@ -327,7 +327,7 @@ def _require_and_limit_to_impersonation(
         raise InvalidInput(text, constraint=ValidationConstraint.MAX, path=["ttl"])
     if new_password.profile:
         text = "Only the user can create a configuration profile."
-        raise Forbidden(text, requires="the account itself", path=["profile"])
+        raise Forbidden(text, requires="the account itself", path=["generateMobileconfig"])
     return _LimitedAppPassword(scopes, replace(new_password, ttl=lifetime))
 
 

@@ -192,8 +192,7 @@ async def load_api_key_if_valid(
     """Load an API key with its rights, by digest or id; None if it is not valid.
 
     Its rights never exceed those of its owner. A key that is restricted to domains acts for these,
-    not for a user. If its owner is an ADMIN, or it has no owner, it has all permissions of a
-    DOMAIN_ADMIN in them.
+    not for a user. It is not valid while its owner administers none of them.
     """
     now = environment.now()
     statement, lookup_value = (
@@ -215,16 +214,11 @@ async def load_api_key_if_valid(
             )
         user_id = row.user_id or 0
         role_rights: dict[str, Any] = _role_rights(row, role)
-        if row.domains and role is not Role.USER:
-            user_id, domain_ids = 0, frozenset(row.domains)
-            if row.owners is None or row.owners.includes(Role.ADMIN):
-                role = Role.DOMAIN_ADMIN
-                role_rights |= {
-                    "permissions": frozenset(AdminPermission),
-                    "administered_domains": domain_ids,
-                }
-            else:
-                role_rights["administered_domains"] &= domain_ids
+        if row.domains:
+            user_id, role_rights = 0, _rights_in_domains_of_key(row, role)
+            role = Role.DOMAIN_ADMIN
+            if not role_rights["administered_domains"]:
+                return None
         viewer = Viewer(
             user_id,
             role,
@@ -248,6 +242,25 @@ async def load_api_key_if_valid(
             allowed_networks=tuple(row.allowed_ips),
         )
     return None
+
+
+def _rights_in_domains_of_key(row: ColumnRow, role: Role) -> dict[str, Any]:
+    """Return permissions and domains of a key for domains in this role, as arguments of Viewer.
+
+    If its owner is an ADMIN, or it has no owner, it has all permissions of a DOMAIN_ADMIN. There
+    are no domains if the owner administers none of those of the key.
+    """
+    key_domain_ids = frozenset(row.domains)
+    if role is Role.USER:
+        return {"administered_domains": frozenset()}
+    if row.owners is None or row.owners.includes(Role.ADMIN):
+        return {
+            "permissions": frozenset(AdminPermission),
+            "administered_domains": key_domain_ids,
+        }
+    role_rights = _role_rights(row, role)
+    role_rights["administered_domains"] &= key_domain_ids
+    return role_rights
 
 
 def _earliest_end(row: ColumnRow) -> datetime | None:

@@ -132,7 +132,7 @@ def build_and_check_row(
     _require_start_before_end(values_of_row["starts_at"], values_of_row["ends_at"], path)
     texts = (values_of_row[name] for name in TEXT_COLUMNS if not name.endswith("subject"))
     if values_of_row["enabled"] and not any(text and text.strip() for text in texts):
-        message = "An enabled autoreply requires `text` or `html`."
+        message = "An enabled autoreply requires `text`, `html`, `internalText` or `internalHtml`."
         raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=[*path, "text"])
     return values_of_row | {"updated_at": now}
 

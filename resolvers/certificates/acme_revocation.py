@@ -53,8 +53,9 @@ async def revoke_certificates(
 ) -> None:
     """Revoke certificates, one after another.
 
-    Raises InvalidInput if the authority refuses the reason, and ServiceUnavailable if it does
-    not revoke one. Certificates before it stay revoked, which their state shows.
+    Each is stored as revoked at once, so its state is right if a later step fails. Raises
+    InvalidInput if the authority refuses the reason, and ServiceUnavailable if it does not revoke
+    one.
     """
     for index, row in enumerate(certificates):
         log_values = {"serverName": row.server_name, "reason": reason}
@@ -68,9 +69,9 @@ async def revoke_certificates(
                 else AcmeError("The ACME server did not respond in time.")
             )
             log.warning("Certificate not revoked", extra={**log_values, "why": str(failure)})
-            await _store_and_log_revoked_state(ctx, certificates[:index], reason)
             raise _revocation_error(row, failure, certificates[:index]) from None
         log.info("Certificate revoked", extra=log_values)
+        await _store_and_log_revoked_state(ctx, row, reason)
 
 
 async def _revoke_certificate(
@@ -102,23 +103,28 @@ def _revocation_error(
 
 
 async def _store_and_log_revoked_state(
-    ctx: Context, certificates: Sequence[ColumnRow], reason: RevocationReason
+    ctx: Context, certificate: ColumnRow, reason: RevocationReason
 ) -> None:
-    """Store and log that these are revoked, in a transaction that the failure does not undo."""
-    if not certificates:
-        return
-    ids = [row.id for row in certificates]
+    """Store and log that it is revoked, in a transaction that a later failure does not undo.
+
+    A certificate that has replaced it in the meantime keeps its state.
+    """
     async with ctx.environment.write_session(PLATFORM) as session:
-        now = ctx.environment.now()
-        statement = update(Certificate).where(col(Certificate.id).in_(ids))
-        await (await session.connection()).execute(
-            statement.values(acme_state=AcmeState.REVOKED, acme_error=None, updated_at=now)
+        is_revoked_certificate = (
+            col(Certificate.id) == certificate.id,
+            col(Certificate.version) == certificate.version,
         )
-        await ctx.record_change(session, PLATFORM, EventType.CERTIFICATE_UPDATED, ids)
-        entries = (
-            NewAuditLogEntry(
-                "certificateDelete", "Certificate", certificate_id, after={"revoked": reason}
+        values = {
+            "acme_state": AcmeState.REVOKED,
+            "acme_error": None,
+            "updated_at": ctx.environment.now(),
+        }
+        statement = update(Certificate).where(*is_revoked_certificate).values(values)
+        if (await (await session.connection()).execute(statement)).rowcount:
+            await ctx.record_change(
+                session, PLATFORM, EventType.CERTIFICATE_UPDATED, [certificate.id]
             )
-            for certificate_id in ids
+        entry = NewAuditLogEntry(
+            "certificateDelete", "Certificate", certificate.id, after={"revoked": reason}
         )
-        await audit_log.insert_audit_log_entries(ctx, session, *entries)
+        await audit_log.insert_audit_log_entries(ctx, session, entry)

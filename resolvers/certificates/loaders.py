@@ -17,7 +17,6 @@ from models.certificates import Certificate, CertificateName
 from models.errors import (
     InvalidInput,
     require_all_found,
-    require_at_least_one_reference,
 )
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -137,9 +136,8 @@ async def count_visible_certificates(ctx: Context, conditions: CertificateCondit
 async def require_visible_certificates(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load certificates, each once.
 
-    Raises NotFound if one is not visible and InvalidInput if none is given.
+    Raises NotFound if one is not visible.
     """
     rows = {row.id: row for row in await load_visible_certificates_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
-    require_at_least_one_reference(ids)
     return list(rows.values())

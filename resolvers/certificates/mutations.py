@@ -226,7 +226,7 @@ def _validated_certificate_settings(
     if (
         new_values.acme
         and certificate_in_use
-        and all(covers_name(names_inside, name) for name in names)
+        and all(covers_name(names_inside, name) for name in [new_values.server_name, *names])
     ):
         values |= renewal_columns(certificate_in_use.not_before, certificate_in_use.not_after)
     elif new_values.acme:
@@ -272,8 +272,8 @@ async def delete_certificates_and_return_revoked_ids(
     """Delete certificates, all or none; return the ids of revoked ones. Connections stay open.
 
     With a reason they are revoked first. Nothing is deleted if the authority does not revoke
-    one, or if a certificate was replaced during the revocation. Raises NotFound, Conflict,
-    InvalidInput or ServiceUnavailable.
+    one, or if a certificate was replaced during the revocation; those that were revoked have the
+    state REVOKED then. Raises NotFound, Conflict, InvalidInput or ServiceUnavailable.
     """
     revoked_rows: list[ColumnRow] = []
     if revocation_reason:
@@ -296,13 +296,7 @@ async def delete_certificates_and_return_revoked_ids(
         await record_certificate_changes_and_wake_workers(
             ctx, session, EventType.CERTIFICATE_DELETED, [row.id for row in rows]
         )
-        values_after = {row.id: {"revoked": revocation_reason} for row in revoked_rows}
-        entries = (
-            replace(
-                _audit_log_entry("certificateDelete", row, None), after=values_after.get(row.id)
-            )
-            for row in rows
-        )
+        entries = (_audit_log_entry("certificateDelete", row, None) for row in rows)
         await audit_log.insert_audit_log_entries(ctx, session, *entries)
     return list(revoked_versions)
 

@@ -132,22 +132,28 @@ async def load_node_table(ctx: Context) -> NodeTable:
     return NodeTable(await load_all_nodes(ctx))
 
 
+def is_pin_in_force(ctx: Context) -> ColumnElement[bool]:
+    """SQL: the pin has not ended. Pins that have ended are deleted later."""
+    expires_at = col(UserAffinity.expires_at)
+    return or_(expires_at.is_(None), expires_at > ctx.environment.now())
+
+
 def select_users_with_pins(ctx: Context) -> Select[*tuple[Any, ...]]:
     """Select `id`, `username` and `username_key` of all visible users, and their pins in force.
 
     `node_id` and `expires_at` are those of the pin, None for a user without one.
     """
-    expires_at = col(UserAffinity.expires_at)
-    is_in_force = or_(expires_at.is_(None), expires_at > ctx.environment.now())
     return (
         select(
             col(User.id),
             col(User.username),
             col(User.username_key),
             col(UserAffinity.node_id),
-            expires_at,
+            col(UserAffinity.expires_at),
         )
-        .outerjoin(UserAffinity, and_(col(UserAffinity.user_id) == col(User.id), is_in_force))
+        .outerjoin(
+            UserAffinity, and_(col(UserAffinity.user_id) == col(User.id), is_pin_in_force(ctx))
+        )
         .where(is_visible_user(ctx), col(User.deleted_at).is_(None))
     )
 

@@ -6,9 +6,8 @@ from typing import Any
 from sqlmodel import col
 
 from models.cluster.nodes import ClusterNode
-from models.errors import InvalidInput, require_all_found
+from models.errors import require_all_found
 from models.store.columns import ColumnRow
-from models.validation_constraints import ValidationConstraint
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.cluster.loaders import select_nodes
 from resolvers.context import Context
@@ -20,11 +19,8 @@ _LOGGED_COLUMNS = ("host", "port", "kind", "tag", "weight", "state")
 async def require_nodes(ctx: Context, node_ids: Sequence[int]) -> list[ColumnRow]:
     """Load nodes in the order of the ids, each once.
 
-    Raises NotFound if one does not exist, InvalidInput if none is given.
+    Raises NotFound if one does not exist.
     """
-    if not node_ids:
-        text = "At least one node is required."
-        raise InvalidInput(text, constraint=ValidationConstraint.REQUIRED, path=["nodes"])
     found = await read_by_keys(ctx, select_nodes(), col(ClusterNode.id), list(node_ids))
     rows = {row.id: row for row in found if row}
     require_all_found(node_ids, rows)

@@ -48,7 +48,11 @@ async def add_or_adopt_node(ctx: Context, values: Mapping[str, Any]) -> int:
         else:
             if former.state == normalized["state"]:
                 del changes["state_changed_at"]
-            changes["change_number"] = former.change_number + 1
+            changes |= {
+                "change_number": former.change_number + 1,
+                "drain_seconds": 0,
+                "drain_ends_at": None,
+            }
             statement = update(ClusterNode).where(col(ClusterNode.id) == node_id)
             await connection.execute(statement.values(**changes))
         (row,) = await require_nodes(ctx, [node_id])

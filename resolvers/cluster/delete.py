@@ -12,6 +12,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.cluster.changes import node_log_values, require_nodes
 from resolvers.cluster.loaders import WRITE_RULE
+from resolvers.cluster.pins import delete_pins_to_nodes
 from resolvers.context import Context
 
 
@@ -25,6 +26,7 @@ async def remove_nodes_with_pins(ctx: Context, node_ids: Sequence[int]) -> list[
     async with ctx.write_session(PLATFORM) as session:
         rows = await require_nodes(ctx, node_ids)
         ids = [row.id for row in rows]
+        await delete_pins_to_nodes(ctx, session, ids)
         statement = delete(ClusterNode).where(col(ClusterNode.id).in_(ids))
         await (await session.connection()).execute(statement)
         await ctx.record_change(session, PLATFORM, EventType.CLUSTER_NODE_DELETED, ids)

@@ -17,7 +17,9 @@ from models.store.columns import ColumnRow, select_columns
 log = logging.getLogger(__name__)
 
 APPLY_SECONDS = 1.0  # between two calls of `NodeStateEnforcer.apply`
-OWN_NODE_COLUMNS = frozenset({"id", "host", "port", "state", "change_number", "drain_seconds"})
+OWN_NODE_COLUMNS = frozenset(
+    {"id", "host", "port", "state", "change_number", "drain_seconds", "drain_ends_at"}
+)
 
 
 async def load_own_node_row(environment: Environment) -> ColumnRow | None:
@@ -50,8 +52,9 @@ class NodeStateEnforcer:
             log.info("Node state changed", extra={"state": state, "before": own_node.state})
             own_node.state = state
             self._ending_ids.clear()
-        if row.change_number != own_node.applied_change_number:
+        if row.drain_ends_at != own_node.applied_drain:  # not on other changes, such as of the tag
             own_node.drain_ends_at = time.monotonic() + row.drain_seconds
+            own_node.applied_drain = row.drain_ends_at
         self._set_component_hold_rule()
         if state is not AdministrativeNodeState.UP:
             self._end_due_sessions()

@@ -1,11 +1,12 @@
 """Pins of users to nodes, and the removal of all pins to a node. For ROOT."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import delete, insert, select
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.cluster.nodes import AdministrativeNodeState, ClusterNode, NodeKind, UserAffinity
 from models.cluster.own_node import address_text
@@ -16,7 +17,7 @@ from models.store.columns import ColumnRow
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.cluster.affinities import load_affinities_by_user_id
+from resolvers.cluster.affinities import is_pin_in_force, load_affinities_by_user_id
 from resolvers.cluster.changes import require_nodes
 from resolvers.cluster.loaders import WRITE_RULE
 from resolvers.cluster.session_requests import (
@@ -136,14 +137,7 @@ async def remove_pins_of_node(ctx: Context, node_id: int, *, ends_sessions: bool
     ctx.viewer.require(WRITE_RULE)
     async with ctx.write_session(PLATFORM) as session:
         (row,) = await require_nodes(ctx, [node_id])
-        connection = await session.connection()
-        pins = col(UserAffinity.node_id) == node_id
-        user_ids = list(
-            (await connection.execute(select(col(UserAffinity.user_id)).where(pins))).scalars()
-        )
-        await connection.execute(delete(UserAffinity).where(pins))
-        if user_ids:
-            await ctx.record_change(session, PLATFORM, EventType.CLUSTER_AFFINITY_DELETED, user_ids)
+        user_ids = await delete_pins_to_nodes(ctx, session, [node_id])
         entry = NewAuditLogEntry(
             "clusterNodeFlush",
             "ClusterNode",
@@ -156,6 +150,22 @@ async def remove_pins_of_node(ctx: Context, node_id: int, *, ends_sessions: bool
     if ends_sessions and row.server is not None and not ctx.is_dry_run:
         sessions = await _end_sessions_of_other_users(ctx, node_id, row.server)
     return FlushedNode(len(user_ids), sessions)
+
+
+async def delete_pins_to_nodes(
+    ctx: Context, session: AsyncSession, node_ids: Collection[int]
+) -> list[int]:
+    """Delete the pins to nodes, and return the ids of the users whose pin had not ended."""
+    connection = await session.connection()
+    is_to_nodes = col(UserAffinity.node_id).in_(node_ids)
+    found = await connection.execute(
+        select(col(UserAffinity.user_id)).where(is_to_nodes, is_pin_in_force(ctx))
+    )
+    user_ids = list(found.scalars())
+    await connection.execute(delete(UserAffinity).where(is_to_nodes))
+    if user_ids:
+        await ctx.record_change(session, PLATFORM, EventType.CLUSTER_AFFINITY_DELETED, user_ids)
+    return user_ids
 
 
 async def _end_sessions_of_other_users(ctx: Context, node_id: int, server: str) -> EndedSessions:

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,16 +33,20 @@ STAGES = (
 MAX_LISTED_MAILBOXES = 1000
 MAX_RUNNING_CHECKS = 8  # of one process
 STORED_CHECK_TIMEOUT = 30.0  # seconds without data, for stored connectors
+NEW_CREDENTIAL_WARNING = (
+    "The OAuth token endpoint returned a new refresh token, which was not stored. The tested one "
+    "can be invalid now: request another before you create a connector."
+)
 _RUNNING_CHECKS: set[object] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """The result of one stage of a check."""
+    """The result of one stage of a check. The message is an error, a warning, or both."""
 
     stage: ConnectorStage
     ok: bool
-    error: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ async def check_new_connector(
     """Connect, sign in and list the mailboxes of an account on another server.
 
     With `validate_only`, only the fields are validated. Raises InvalidInput if a field is wrong,
-    and RateLimited if eight checks are running. A failure of the server is part of the result.
+    and RateLimited if eight checks are running. A failure of the server is part of the result, and
+    so is a warning if the token endpoint replaced the refresh token.
     """
     options = ctx.environment.options
     values = connector_validation.validate_connector_fields(fields, {}, options)
@@ -77,23 +82,26 @@ async def check_new_connector(
     network_policy = NetworkPolicy.from_options(
         options, allows_private=options.connectors_allow_private_networks
     )
-    oauth = fields.get("oauth")
+    oauth, is_token_replaced = fields.get("oauth"), False
     with _reserve_check_slot_or_raise_rate_limited(MAX_RUNNING_CHECKS):
         try:
             if oauth:
                 secret = {"password": credential, "client": oauth.get("client_secret")}
-                credential = (
-                    await credentials.request_access_token(values["oauth"], secret, network_policy)
-                )["access_token"]
+                response = await credentials.request_access_token(
+                    values["oauth"], secret, network_policy
+                )
+                credential = response["access_token"]
+                is_token_replaced = bool(credentials.replaced_refresh_token(response, secret))
         except RemoteFailure as problem:
             return ConnectorTestResult(_stages_until_failure([], problem), failure=problem)
         server = _server_from_fields(values, credential)
-        return await _open_and_list_mailboxes(
+        result = await _open_and_list_mailboxes(
             connect_and_sign_in_session(
                 server, network_policy, options.message_max_size, ssl_context
             ),
             _expected_stages(values),
         )
+    return _with_login_warning(result, NEW_CREDENTIAL_WARNING) if is_token_replaced else result
 
 
 async def check_stored_connector(
@@ -185,7 +193,18 @@ def _stages_until_failure(
 ) -> list[StageResult]:
     """Return the stages that passed, and the failed one with its error."""
     if isinstance(failure, credentials.CredentialFailure):  # raised before a connection was opened
-        return [StageResult(failure.stage, ok=False, error=failure.message)]
+        return [StageResult(failure.stage, ok=False, message=failure.message)]
     failed_index = stages.index(failure.stage) if failure.stage in stages else len(stages) - 1
     passed_stages = [StageResult(stage, ok=True) for stage in stages[:failed_index]]
-    return [*passed_stages, StageResult(stages[failed_index], ok=False, error=failure.message)]
+    return [*passed_stages, StageResult(stages[failed_index], ok=False, message=failure.message)]
+
+
+def _with_login_warning(result: ConnectorTestResult, warning: str) -> ConnectorTestResult:
+    """Add a warning to the stage LOGIN, or to the failed one if the check failed before it."""
+    stages = list(result.stages)
+    login_index = next(
+        (index for index, stage in enumerate(stages) if stage.stage is ConnectorStage.LOGIN), -1
+    )
+    stage = stages[login_index]
+    stages[login_index] = replace(stage, message="\n".join(filter(None, (stage.message, warning))))
+    return replace(result, stages=stages)

@@ -194,10 +194,7 @@ async def _cached_or_refreshed_and_stored_token(
         "access": response["access_token"],
         "ends": (now + timedelta(seconds=seconds)).isoformat(),
     }
-    if (
-        isinstance(new_refresh_token := response.get("refresh_token"), str)
-        and 0 < len(new_refresh_token) <= MAX_TOKEN_LENGTH
-    ):
+    if new_refresh_token := replaced_refresh_token(response, secret):
         new_secret["password"] = new_refresh_token
     async with environment.write_session() as session:
         is_unchanged = col(Connector.id) == connector.id, col(Connector.secret) == row.secret
@@ -205,6 +202,17 @@ async def _cached_or_refreshed_and_stored_token(
         values = {"secret": encrypt_secret(environment, connector.id, new_secret)}
         await (await session.connection()).execute(statement_update.values(values))
     return OauthAccessToken(str(new_secret["access"]), is_cached=False)
+
+
+def replaced_refresh_token(response: Mapping[str, Any], secret: Mapping[str, Any]) -> str | None:
+    """Return the refresh token of a response if it replaces that of the secret, else None.
+
+    The server can revoke the old one (RFC 6749, section 6).
+    """
+    token = response.get("refresh_token")
+    if not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN_LENGTH:
+        return None
+    return None if token == secret["password"] else token
 
 
 async def request_access_token(

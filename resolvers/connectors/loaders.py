@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select, true
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlmodel import col
 
 from models.connectors import Connector, ConnectorRun
@@ -13,7 +13,6 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
-from resolvers.access import is_managed_user
 from resolvers.context import Context
 from resolvers.list_orders import (
     OwnerPageKey,
@@ -23,6 +22,7 @@ from resolvers.list_orders import (
     read_owner_pages,
 )
 from resolvers.pagination import read_by_keys
+from resolvers.users import managed_objects
 from resolvers.users.selection import UserSelector, selection_condition
 from resolvers.viewer import GuardRule
 
@@ -68,18 +68,14 @@ class ConnectorWhere:
 
 
 def is_visible_connector(ctx: Context) -> ColumnElement[bool]:
-    """Return the SQL condition for connectors of the viewer and of accounts the viewer manages."""
-    return col(Connector.is_one_time).is_(False) & _is_visible_owner(ctx, col(Connector.user_id))
+    """Return the SQL condition for connectors of the viewer and of users the viewer oversees."""
+    return col(Connector.is_one_time).is_(False) & _is_of_visible_owner(ctx, Connector)
 
 
-def _is_visible_owner(ctx: Context, owner_column: Any) -> ColumnElement[bool]:
-    viewer = ctx.viewer
-    is_visible_owner: ColumnElement[bool] = owner_column == viewer.user_id
-    if viewer.role.includes(Role.ADMIN):
-        return true()
-    if viewer.role is Role.DOMAIN_ADMIN and AdminPermission.CONNECTORS in viewer.permissions:
-        is_visible_owner |= owner_column.in_(select(col(User.id)).where(is_managed_user(ctx)))
-    return is_visible_owner
+def _is_of_visible_owner(
+    ctx: Context, table: type[Connector] | type[ConnectorRun]
+) -> ColumnElement[bool]:
+    return managed_objects.is_visible_sql(ctx, table, AdminPermission.CONNECTORS)
 
 
 async def load_visible_connectors_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
@@ -163,7 +159,7 @@ async def count_visible_connectors(ctx: Context, where: ConnectorWhere) -> int:
 async def load_visible_runs_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load runs, in the order of the ids; None if the viewer does not see one."""
     visible_runs = select(*select_columns(ConnectorRun)).where(
-        _is_visible_owner(ctx, col(ConnectorRun.user_id))
+        _is_of_visible_owner(ctx, ConnectorRun)
     )
     return await read_by_keys(ctx, visible_runs, col(ConnectorRun.id), ids)
 

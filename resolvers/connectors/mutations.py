@@ -192,7 +192,9 @@ async def _update_connector(
             raise Conflict("The connector is running: cancel the run first.", path=["set", "user"])
         await _require_below_connector_limit(ctx, new_user_id)
         values["user_id"] = new_user_id
-        for table in (RemoteMailbox, ConnectorRun):  # they describe the mail of the previous user
+        # the results of the runs so far describe the mail of the previous user
+        values |= dict.fromkeys(("last_error", "last_run_at", "last_success_at"))
+        for table in (RemoteMailbox, ConnectorRun):
             is_of_connector = col(table.connector_id) == connector_row.id
             await connection.execute(delete(table).where(is_of_connector))
     statement = update(Connector).where(col(Connector.id) == connector_row.id)

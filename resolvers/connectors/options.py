@@ -33,18 +33,18 @@ class OptionName(StrEnum):
 OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.DRY_RUN: "Every run is a dry run. It stores and deletes nothing.",
     OptionName.INCLUDE: (
-        "Fetches only remote mailboxes whose path contains a match of this regular "
-        "expression, ignoring case."
+        "Fetches only remote mailboxes whose path contains a match of this regular expression of 1 "
+        "to 200 characters, ignoring case."
     ),
     OptionName.INCLUDE_PATTERN: (
-        "Fetches only remote mailboxes whose whole path matches one of these patterns, "
-        "ignoring case. `*` matches any characters, also `/`; `?` matches one. Can be "
+        "Fetches only remote mailboxes whose whole path matches one of these patterns of 1 to 255 "
+        "characters, ignoring case. `*` matches any characters, also `/`; `?` matches one. Can be "
         "repeated."
     ),
     OptionName.EXCLUDE_PATTERN: (
-        "Does not fetch remote mailboxes whose whole path matches one of these patterns, "
-        "ignoring case. `*` matches any characters, also `/`; `?` matches one. Can be "
-        "repeated."
+        "Does not fetch remote mailboxes whose whole path matches one of these patterns of 1 to "
+        "255 characters, ignoring case. `*` matches any characters, also `/`; `?` matches one. Can "
+        "be repeated."
     ),
     OptionName.SUBSCRIBED: (
         "Fetches only INBOX and remote mailboxes that are subscribed on the remote server (IMAP)."
@@ -56,8 +56,10 @@ OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.MIN_SIZE: "Fetches only messages of at least this size, in bytes or such as 1 MiB.",
     OptionName.MAX_SIZE: "Fetches only messages of at most this size, in bytes or such as 1 MiB.",
     OptionName.NO_FLAGS: "Ignores later changes of flags on the remote server (IMAP).",
-    OptionName.IDLE: "Waits for new messages in INBOX between two runs, and fetches them at once "
-    "(IMAP).",
+    OptionName.IDLE: (
+        "Waits for new messages in INBOX between two runs, and fetches them at once (IMAP). No "
+        "effect without `interval`, or in a dry run."
+    ),
 }
 REPEATABLE_OPTIONS = frozenset({OptionName.INCLUDE_PATTERN, OptionName.EXCLUDE_PATTERN})
 IMAP_OPTIONS = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_FLAGS})

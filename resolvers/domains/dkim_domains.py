@@ -46,12 +46,11 @@ async def require_administered_dkim_domains(
     refs: Sequence[DomainIdOrName],
     *,
     path: str = "domains",
-    selector: str = DEFAULT_SELECTOR,
 ) -> list[DkimDomain]:
     """Return the referenced domains and alias domains, each once. ALL_DOMAINS is a name here.
 
     Raises NotFound if the viewer does not administer one, Forbidden for ALL_DOMAINS unless the
-    viewer is an ADMIN, and InvalidInput if selector and name are too long for a DNS name.
+    viewer is an ADMIN, and InvalidInput if there are too many.
     """
     if not 0 < len(refs) <= MAX_DOMAINS_PER_CALL:
         raise InvalidInput(
@@ -77,14 +76,6 @@ async def require_administered_dkim_domains(
             raise Forbidden(message, requires=Role.ADMIN, path=[path], index=index)
         if name not in ids_by_name:
             raise NotFound(domain_loaders.reference_text(refs[index]), path=[path], index=index)
-        if is_too_long_for_dns(selector, name):
-            selector_message = "The selector and the domain are too long for a name in DNS."
-            raise InvalidInput(
-                selector_message,
-                constraint=ValidationConstraint.SELECTOR,
-                path=["selector"],
-                index=index,
-            )
         domains_by_name.setdefault(name, DkimDomain(name, ids_by_name[name]))
     return list(domains_by_name.values())
 
@@ -130,7 +121,15 @@ async def require_unchanged_domains(ctx: Context, dkim_domains: Sequence[DkimDom
             raise NotFound(dkim_domain.name, path=["domains"], index=index)
 
 
-def is_too_long_for_dns(selector: str, domain_name: str) -> bool:
-    """True if the DNS name of a key with this selector would be too long."""
+def require_key_name_fits_dns(
+    selector: str, domain_name: str, *, path: Sequence[str], index: int | None = None
+) -> None:
+    """Raise InvalidInput if the DNS name of a key with this selector is too long."""
     suffix = domain_name if domain_name == ALL_DOMAINS else ascii_domain(domain_name)
-    return len(f"{selector}._domainkey.{suffix}") > MAX_NAME_LENGTH
+    if len(f"{selector}._domainkey.{suffix}") > MAX_NAME_LENGTH:
+        message = (
+            f"The DNS name of the DKIM record would have more than {MAX_NAME_LENGTH} characters."
+        )
+        raise InvalidInput(
+            message, constraint=ValidationConstraint.SELECTOR, path=path, index=index
+        )

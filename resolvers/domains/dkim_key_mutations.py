@@ -36,8 +36,8 @@ from resolvers.domains import dkim_keys
 from resolvers.domains.dkim_domains import (
     DEFAULT_SELECTOR,
     DkimDomain,
-    is_too_long_for_dns,
     require_administered_dkim_domains,
+    require_key_name_fits_dns,
     require_unchanged_domains,
 )
 from resolvers.domains.dkim_key_changes import (
@@ -119,7 +119,9 @@ async def set_active_keys(
     given_key = (
         None if new_key.private_key is None else await _parse_private_key(new_key.private_key)
     )
-    dkim_domains = await require_administered_dkim_domains(ctx, domains, selector=selector)
+    dkim_domains = await require_administered_dkim_domains(ctx, domains)
+    for dkim_domain in dkim_domains:
+        require_key_name_fits_dns(selector, dkim_domain.name, path=["selector"])
     private_keys_by_domain = (
         [given_key] * len(dkim_domains)
         if given_key
@@ -141,7 +143,8 @@ async def copy_active_keys(
 ) -> list[int]:
     """Make other domains sign with the active keys of a domain; return the ids of the copies.
 
-    Raises NotFound if the source has no active key, InvalidInput if a target is the source.
+    Raises NotFound if the source has no active key, and InvalidInput if a target is the source or
+    its name is too long for a DNS record with one of the selectors.
     """
     (source,) = await require_administered_dkim_domains(ctx, [source_ref], path="fromDomain")
     active = col(DkimKey.state) == DkimKeyState.ACTIVE
@@ -158,6 +161,10 @@ async def copy_active_keys(
                 constraint=ValidationConstraint.SELF,
                 path=["toDomains"],
                 index=index,
+            )
+        for row in rows:
+            require_key_name_fits_dns(
+                row.selector, target_domain.name, path=["toDomains"], index=index
             )
     secret_box = ctx.environment.secret_box
     rows_and_keys = [
@@ -222,8 +229,8 @@ def validate_selector(text: str, field_name: str = "selector") -> str:
     labels = selector.split(".")
     if not is_domain(selector) or not all(0 < len(label) <= MAX_LABEL_LENGTH for label in labels):
         message = (
-            "A selector has letters, digits and hyphens, and dots between parts of "
-            "at most 63 characters."
+            "A selector has letters a-z, digits, hyphens and underscores, and dots between parts "
+            "of at most 63 characters. Its first part does not begin or end with a hyphen."
         )
         raise InvalidInput(message, constraint=ValidationConstraint.SELECTOR, path=[field_name])
     return selector
@@ -264,11 +271,16 @@ async def generate_dkim_private_keys(
 
     async def generate_key(algorithm: DkimAlgorithm, bits: int) -> DkimPrivateKey:
         async with generation_slots:
-            return await asyncio.to_thread(private_keys.generate_key, algorithm, bits)
+            return await generate_dkim_private_key(algorithm, bits)
 
     return await asyncio.gather(
         *(generate_key(*algorithm_and_size) for algorithm_and_size in algorithms_and_sizes)
     )
+
+
+async def generate_dkim_private_key(algorithm: DkimAlgorithm, bits: int) -> DkimPrivateKey:
+    """Generate a private key in a thread, since the work releases the interpreter lock."""
+    return await asyncio.to_thread(private_keys.generate_key, algorithm, bits)
 
 
 async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain]) -> list[ColumnRow]:
@@ -278,13 +290,6 @@ async def load_keys_of_domains(ctx: Context, dkim_domains: Sequence[DkimDomain])
         col(DkimKey.domain).in_(domain_names)
     )
     return list(await ctx.read(statement.order_by(col(DkimKey.id))))
-
-
-def require_key_name_fits_dns(domain_name: str, *, path: Sequence[str]) -> None:
-    """Raise InvalidInput if the DNS name of a key with the default selector is too long."""
-    if is_too_long_for_dns(DEFAULT_SELECTOR, domain_name):
-        message = "The DNS name of the DKIM record would have more than 253 characters."
-        raise InvalidInput(message, constraint=ValidationConstraint.SELECTOR, path=path)
 
 
 async def insert_first_pending_key(
@@ -444,11 +449,16 @@ async def require_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[Col
 async def rename_domain_of_keys_and_count(
     ctx: Context, session: AsyncSession, domain_id: int, old_name: str, new_name: str
 ) -> int:
-    """Set the new domain name in the keys of a renamed domain, and return their number."""
+    """Set the new domain name in the keys of a renamed domain, and return their number.
+
+    Raises InvalidInput if the new name is too long for the DNS record of a key.
+    """
     statement = select(*select_columns(DkimKey, dkim_keys.READABLE_COLUMNS)).where(
         col(DkimKey.domain_id) == domain_id, col(DkimKey.domain) == old_name
     )
     rows = await ctx.read(statement)
+    for row in rows:
+        require_key_name_fits_dns(row.selector, new_name, path=["newName"])
     if rows:
         connection = await session.connection()
         update_statement = update(DkimKey).where(col(DkimKey.id).in_([row.id for row in rows]))

@@ -31,6 +31,7 @@ from resolvers.domains.dkim_domains import (
     DEFAULT_SELECTOR,
     DkimDomain,
     require_administered_dkim_domains,
+    require_key_name_fits_dns,
 )
 from resolvers.domains.dkim_key_changes import journal_and_audit_key_changes, journal_key_changes
 from resolvers.domains.dkim_key_mutations import UnstoredDkimKey
@@ -78,9 +79,7 @@ async def create_pending_successor_keys(
     )
     if values.key_size is not None:
         dkim_key_mutations.require_rsa_size(values.key_size)
-    dkim_domains = await require_administered_dkim_domains(
-        ctx, domains, selector=selector or DEFAULT_SELECTOR
-    )
+    dkim_domains = await require_administered_dkim_domains(ctx, domains)
     planned_keys = _plan_successor_keys(
         ctx,
         dkim_domains,
@@ -163,6 +162,7 @@ def _plan_successor_keys(
             if key_selector in selectors_in_use:
                 message = f"{dkim_domain.name} already has a key with this selector."
                 raise Conflict(message, path=["selector"], index=index)
+            require_key_name_fits_dns(key_selector, dkim_domain.name, path=["selector"])
             selectors_in_use.add(key_selector)
             size = values.key_size or (predecessor.key_size if predecessor else None) or 2048
             planned_keys.append(
@@ -202,12 +202,6 @@ async def activate_dkim_keys(ctx: Context, key_ids: Sequence[int]) -> list[int]:
 
     Raises InvalidInput, NotFound, or Conflict for two keys of one domain and algorithm.
     """
-    if not key_ids:
-        raise InvalidInput(
-            "At least one DKIM key is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["dkimKeys"],
-        )
     rows = await dkim_key_mutations.require_visible_keys(ctx, key_ids)
     if len({(row.domain, row.algorithm) for row in rows}) < len(rows):
         message = "Two keys of the same domain and algorithm can't both be activated."

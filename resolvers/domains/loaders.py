@@ -153,13 +153,23 @@ async def require_administered_domains_by_ref(
 ) -> list[ColumnRow]:
     """Load the referenced domains in the order of the references, each once.
 
-    Raises InvalidInput if there are too many references, and NotFound with the index of a
-    domain that the viewer doesn't administer.
+    Raises InvalidInput without references, LimitReached for too many, and NotFound with the index
+    of a domain that the viewer doesn't administer.
     """
     limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(
         len(refs), limit, f"From 1 to {limit:,} domains are required.", path=[path]
     )
+    return await load_administered_domains_by_ref_or_raise(ctx, refs, path=path)
+
+
+async def load_administered_domains_by_ref_or_raise(
+    ctx: Context, refs: Sequence[DomainIdOrName], *, path: str
+) -> list[ColumnRow]:
+    """Load the referenced domains in the order of the references, each once.
+
+    Raises NotFound with the index of a domain that the viewer doesn't administer.
+    """
     names = [None if ref.name is None else normalized_domain(ref.name) for ref in refs]
     is_referenced = or_(
         col(Domain.id).in_([ref.id for ref in refs if ref.id is not None]),

@@ -36,7 +36,7 @@ from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.delete import delete_domains_and_dependents
-from resolvers.domains.dkim_domains import DkimDomain
+from resolvers.domains.dkim_domains import DEFAULT_SELECTOR, DkimDomain, require_key_name_fits_dns
 from resolvers.domains.loaders import DomainIdOrName
 from resolvers.queue import rate_limit_mutations
 from resolvers.routing import mutations as routing_mutations
@@ -54,10 +54,8 @@ LIMIT_ENDS = {  # of limits, which are below
     "quota": 1 << 63,
 }
 QUOTA_COLUMNS = ("default_user_quota", "max_user_quota", "quota")
-FIRST_KEY_ALGORITHM_AND_SIZE = (
-    DkimAlgorithm.RSA,
-    dkim_key_mutations.MIN_SAFE_RSA_BITS,
-)  # every receiver supports it and none considers it weak
+# every receiver supports it and none considers it weak
+FIRST_KEY_ALGORITHM_AND_SIZE = (DkimAlgorithm.RSA, dkim_key_mutations.MIN_SAFE_RSA_BITS)
 RATE_COLUMN = "rate_limit"  # stored in another table
 RELAY_FLAGS = ("backup_mx", "relay_all_recipients", "relay_unknown_only")
 GRAPHQL_NAMES = {  # names of these columns in the schema
@@ -162,14 +160,16 @@ async def create_domain(
         name = normalize_and_validate_domain(name, path="name")
         confusables.refuse_confusable_domain(name)
         if with_dkim_key:
-            dkim_key_mutations.require_key_name_fits_dns(name, path=["createDkim"])
+            require_key_name_fits_dns(DEFAULT_SELECTOR, name, path=["createDkim"])
     columns = values.validated_columns(problems)
     rate_limit = columns.pop(RATE_COLUMN, None)
     domain = domain_loaders.new_domain_with_defaults(ctx, name, **columns)
     _collect_limit_and_flag_errors(ctx, domain, values, problems)
     problems.raise_collected()
-    private_keys = await dkim_key_mutations.generate_dkim_private_keys(
-        ctx, [FIRST_KEY_ALGORITHM_AND_SIZE] if with_dkim_key else []
+    private_key = (
+        await dkim_key_mutations.generate_dkim_private_key(*FIRST_KEY_ALGORITHM_AND_SIZE)
+        if with_dkim_key
+        else None
     )
     try:
         async with ctx.write_session(PLATFORM) as session:
@@ -177,7 +177,7 @@ async def create_domain(
             await _require_relay_host(ctx, values, columns)
             await domain_loaders.insert_domain_with_stream(ctx, session, domain)
             values_after = {"name": name, **_audit_log_values(columns)}
-            for private_key in private_keys:
+            if private_key:
                 dkim_domain = DkimDomain(name, domain.id)
                 values_after["dkimKey"] = await dkim_key_mutations.insert_first_pending_key(
                     ctx, session, dkim_domain, private_key

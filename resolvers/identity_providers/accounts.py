@@ -8,14 +8,14 @@ character by character: the provider can give `ada+x@` and `a.da@` to other peop
 import unicodedata
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, insert, or_, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import normalized_address
 from models.addresses.tables import Address, AddressKind
 from models.errors import Conflict, RequestError
-from models.identity_providers import IdentityLink
+from models.identity_providers import IdentityLink, IdentityProvider
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin, User
@@ -225,6 +225,19 @@ async def give_or_withdraw_admin_role_by_group(
         await withdraw_group_role(admin_ctx, user.id, provider.row.domain_id)
         return False
     return is_admin and was_admin_by_group
+
+
+def admins_by_group_sql(condition: ColumnElement[bool]) -> Select[int, int]:
+    """SQL: the users to whom a provider gave the role DOMAIN_ADMIN, with the domain.
+
+    `condition` is about the link or the provider.
+    """
+    return (
+        select(col(IdentityLink.user_id), col(IdentityProvider.domain_id))
+        .join(IdentityProvider, col(IdentityProvider.id) == col(IdentityLink.provider_id))
+        .join(User, col(User.id) == col(IdentityLink.user_id))
+        .where(condition, col(IdentityLink.is_admin_by_group), col(User.role) == Role.DOMAIN_ADMIN)
+    )
 
 
 async def withdraw_group_role(

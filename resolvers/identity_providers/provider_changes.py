@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,8 +23,6 @@ from models.identity_providers import (
     IdentityProvider,
 )
 from models.store.columns import ColumnRow, select_columns
-from models.users.roles import Role
-from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
@@ -37,7 +35,7 @@ from resolvers.domains.loaders import (
     require_administered_domain_by_ref,
     require_administered_domains_by_ref,
 )
-from resolvers.identity_providers.accounts import withdraw_group_role
+from resolvers.identity_providers.accounts import admins_by_group_sql, withdraw_group_role
 from resolvers.identity_providers.provider_metadata import cache_of_database
 from resolvers.identity_providers.provider_records import secret_purpose
 
@@ -127,7 +125,8 @@ async def delete_providers(ctx: Context, domains: Sequence[DomainIdOrName]) -> l
     """
     rows = await require_administered_domains_by_ref(ctx, domains)
     domain_ids = [row.id for row in rows]
-    admins = await ctx.read(_admins_by_group_sql(domain_ids))
+    admins_sql = admins_by_group_sql(col(IdentityProvider.domain_id).in_(domain_ids))
+    admins = await ctx.read(admins_sql)
     admin_ids = {row.user_id for row in admins}
     async with (
         ctx.combined_transaction(),
@@ -148,7 +147,7 @@ async def delete_providers(ctx: Context, domains: Sequence[DomainIdOrName]) -> l
                     audit_log_values(before),
                 )
             )
-        for row in await ctx.read(_admins_by_group_sql(domain_ids)):
+        for row in await ctx.read(admins_sql):
             if row.user_id in admin_ids:  # the others became administrators just now
                 await withdraw_group_role(ctx, row.user_id, row.domain_id, path="domains")
         statement = delete(IdentityProvider).where(col(IdentityProvider.domain_id).in_(domain_ids))
@@ -157,20 +156,6 @@ async def delete_providers(ctx: Context, domains: Sequence[DomainIdOrName]) -> l
         await audit_log.insert_audit_log_entries(ctx, session, *entries)
     _apply_in_all_processes(ctx, *issuers)
     return domain_ids
-
-
-def _admins_by_group_sql(domain_ids: Sequence[int]) -> Select[int, int]:
-    """SQL: the users to whom the providers of these domains gave the role, with the domain."""
-    return (
-        select(col(IdentityLink.user_id), col(IdentityProvider.domain_id))
-        .join(IdentityProvider, col(IdentityProvider.id) == col(IdentityLink.provider_id))
-        .join(User, col(User.id) == col(IdentityLink.user_id))
-        .where(
-            col(IdentityProvider.domain_id).in_(domain_ids),
-            col(IdentityLink.is_admin_by_group),
-            col(User.role) == Role.DOMAIN_ADMIN,
-        )
-    )
 
 
 async def _load_row(ctx: Context, domain_id: int) -> ColumnRow | None:

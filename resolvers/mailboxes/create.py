@@ -117,7 +117,7 @@ async def create_with_parents_in_transaction(
     accounts = list((await load_refreshed_users(locked, locked.user_ids)).values())
     if new_mailboxes.encrypt_messages:
         require_openpgp_keys(locked, accounts)
-    existing_by_user = await _load_existing_by_user(locked.session, locked.user_ids)
+    existing_by_user = await load_existing_by_user(locked.session, locked.user_ids)
     plans_by_user = {
         user.id: _build_with_parents_or_raise(
             locked, user, paths, new_mailboxes, existing_by_user[user.id]
@@ -209,7 +209,7 @@ def _require_consistent_new_mailboxes(new_mailboxes: NewMailboxes, user_ids: Seq
         )
 
 
-async def _load_existing_by_user(
+async def load_existing_by_user(
     session: AsyncSession, user_ids: Sequence[int]
 ) -> Mapping[int, Sequence[ColumnRow]]:
     """Load the values of the users' mailboxes that must be unique."""
@@ -222,7 +222,12 @@ async def _load_existing_by_user(
 
 
 def require_mailbox_capacity(
-    locked: LockedAccounts, user_id: int, existing_count: int, new_count: int, *, path_in_input: str
+    locked: LockedAccounts,
+    user_id: int,
+    existing_count: int,
+    new_count: int,
+    *,
+    path_in_input: str | None,
 ) -> None:
     """Raise LimitReached if an account with this many mailboxes can't get this many more."""
     limit = locked.ctx.environment.options.mailboxes_max_per_user
@@ -230,7 +235,8 @@ def require_mailbox_capacity(
         text = locked.prefix_username_unless_viewer(
             user_id, "The account has reached its limit of mailboxes."
         )
-        raise LimitReached(text, limit=limit, used=existing_count, path=[path_in_input])
+        path = [path_in_input] if path_in_input else []
+        raise LimitReached(text, limit=limit, used=existing_count, path=path)
 
 
 def _build_with_parents_or_raise(

@@ -8,14 +8,13 @@ from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.errors import Conflict, Forbidden, InvalidInput, NotFound, require_within_limit
+from models.errors import Conflict, Forbidden, NotFound, require_within_limit
 from models.events.event_types import EventType
 from models.events.journal import MAX_IDS_PER_ROW
 from models.mailboxes.shares import MailboxShare
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
-from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.filters import mutations as filter_mutations
 from resolvers.mailboxes import shares, subscriptions
@@ -55,12 +54,6 @@ async def delete_mailboxes(
     subscriptions to paths without a mailbox.
     """
     max_mailboxes = ctx.environment.options.bulk_max_items
-    if not request.selectors:
-        raise InvalidInput(
-            "At least one mailbox is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["mailboxes"],
-        )
     require_within_limit(
         len(request.selectors),
         max_mailboxes,

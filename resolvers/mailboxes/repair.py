@@ -25,6 +25,7 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.users.tables import User
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import load_visible_by_ids, matches_pattern_sql
@@ -74,17 +75,22 @@ async def repair_mailboxes_or_queue_task(
     """
     ctx.viewer.require(OPERATOR_RULE)
     paths.patterns_regex_with_atomic_groups(request.path_patterns, input_path=["mailboxPatterns"])
+    task_order: dict[str, Any] = {
+        "ids": None,
+        "excludes_root": ctx.viewer.role is not Role.ROOT,
+        "patterns": list(request.path_patterns),
+        "blobs": request.reads_messages,
+    }
     if users.all:
-        return MailboxRepairOutcome(task=await _insert_mailbox_repair_task(ctx, request, None))
-    ids = [row.id for row in await require_permitted_mail_owners(ctx, users, "users")]
-    mailboxes = await ctx.read(
-        _mailboxes_query(ctx, request.path_patterns, ids).limit(MAX_INLINE_MAILBOXES + 1)
-    )
+        return MailboxRepairOutcome(task=await _insert_mailbox_repair_task(ctx, task_order))
+    owners = await require_permitted_mail_owners(ctx, users, "users")
+    task_order["ids"] = [row.id for row in owners]
+    mailboxes = await ctx.read(_mailboxes_query(ctx, task_order).limit(MAX_INLINE_MAILBOXES + 1))
     if (
         len(mailboxes) > MAX_INLINE_MAILBOXES
         or sum(mailbox.message_count for mailbox in mailboxes) > MAX_INLINE_MESSAGES
     ):
-        return MailboxRepairOutcome(task=await _insert_mailbox_repair_task(ctx, request, ids))
+        return MailboxRepairOutcome(task=await _insert_mailbox_repair_task(ctx, task_order))
     mailbox_ids_by_user: defaultdict[int, list[int]] = defaultdict(list)
     for mailbox in mailboxes:
         mailbox_ids_by_user[mailbox.user_id].append(mailbox.id)
@@ -111,16 +117,20 @@ async def repair_mailboxes_or_queue_task(
     return MailboxRepairOutcome(repaired)
 
 
-def _mailboxes_query(
-    ctx: Context, path_patterns: Sequence[str], user_ids: Sequence[int] | None
-) -> Select[*tuple[Any, ...]]:
-    """Build the select of the mailboxes, in the order in which a task checks them."""
+def _mailboxes_query(ctx: Context, task_order: Mapping[str, Any]) -> Select[*tuple[Any, ...]]:
+    """Build the select of the mailboxes, in the order in which a task checks them.
+
+    `ids` of None means all users, with `excludes_root` without those with the role ROOT.
+    """
     statement = select(*select_columns(Mailbox, ("id", "user_id", "message_count")))
     statement = statement.where(
-        matches_pattern_sql(ctx, paths.patterns_regex_with_atomic_groups(path_patterns))
+        matches_pattern_sql(ctx, paths.patterns_regex_with_atomic_groups(task_order["patterns"]))
     )
-    if user_ids is not None:
-        statement = statement.where(col(Mailbox.user_id).in_(user_ids))
+    if task_order["ids"] is not None:
+        statement = statement.where(col(Mailbox.user_id).in_(task_order["ids"]))
+    elif task_order.get("excludes_root"):  # missing in tasks of earlier versions
+        root_ids = select(col(User.id)).where(col(User.role) == Role.ROOT)
+        statement = statement.where(col(Mailbox.user_id).not_in(root_ids))
     return statement.order_by(col(Mailbox.user_id), col(Mailbox.id))
 
 
@@ -185,20 +195,13 @@ async def _mailbox_and_uid_by_object(
     return places_by_object
 
 
-async def _insert_mailbox_repair_task(
-    ctx: Context, request: MailboxRepairRequest, user_ids: Sequence[int] | None
-) -> Task:
-    """Queue the task that checks the mailboxes. `user_ids` of None means all users."""
-    counted = _mailboxes_query(ctx, request.path_patterns, user_ids).order_by(None).subquery()
+async def _insert_mailbox_repair_task(ctx: Context, task_order: Mapping[str, Any]) -> Task:
+    """Queue the task that checks the mailboxes."""
+    counted = _mailboxes_query(ctx, task_order).order_by(None).subquery()
     ((total,),) = await ctx.read(select(func.count()).select_from(counted))
-    order = {
-        "ids": user_ids,
-        "patterns": list(request.path_patterns),
-        "blobs": request.reads_messages,
-    }
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await insert_tasks_and_wake_workers(
-            ctx, session, TASK_KIND, [order], total_count=total
+            ctx, session, TASK_KIND, [task_order], total_count=total
         )
         await ctx.record_change(session, PLATFORM, EventType.TASK_CREATED, [task.id])
     return task
@@ -210,11 +213,7 @@ async def plan_repair_of_next_part(
     """Check the next part of a mailbox; with the first mailbox of an account also the account."""
     user, key = checkpoint.get("after", (0, 0))
     is_after_checkpoint = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
-    rows = await ctx.read(
-        _mailboxes_query(ctx, task_order["patterns"], task_order["ids"])
-        .where(is_after_checkpoint)
-        .limit(1)
-    )
+    rows = await ctx.read(_mailboxes_query(ctx, task_order).where(is_after_checkpoint).limit(1))
     if not rows:
         return TaskStepPlan()
     (mailbox,) = rows

@@ -3,24 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
-from sqlmodel import col
-
 from mail.mailboxes.special_use_names import scheduled_mailbox_name
 from mail.storage.message_insert import MessagePlacement
-from models.errors import LimitReached, require_found
-from models.mailboxes.tables import SpecialUse
+from models.errors import require_found
+from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import ColumnRow
-from models.users.tables import User
 from resolvers.context import Context
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes.create import NewMailboxes
 from resolvers.mailboxes.loaders import MailboxSelector
-from resolvers.users.limit_values import Unlimited
+from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_audit_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
-
-TREE_COLUMNS = frozenset({"id", "user_id", "path", "retention"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +50,37 @@ async def _find_or_create_special_mailbox(
     (existing,) = await mailbox_loaders.load_visible_by_selectors(ctx, [selector])
     if existing is not None:
         return existing
-    (user,) = await ctx.read(select(col(User.language)).where(col(User.id) == user_id))
-    name = special.name_in(user.language)
-    used_paths = {
-        mailbox.path
-        for mailbox in await mailbox_loaders.load_visible_mailboxes_of_user(
-            ctx, user_id, TREE_COLUMNS
-        )
-    }
-    path, nth = name, 1
-    while path in used_paths:
-        nth += 1
-        path = f"{name} {nth}"
-    new = NewMailboxes([path], retention=Unlimited.UNLIMITED, special_use=special.use)
     users = (
         VIEWER_ONLY
         if user_id == ctx.viewer.user_id
         else UserSelector(is_reference=True, ids=(user_id,))
     )
-    try:
-        (created,) = await mailbox_create.create_mailboxes(ctx, new, users)
-    except LimitReached as error:
-        raise error.copy_with_path([]) from None  # the input names no path
+    async with lock_mail_owners_and_audit_change(ctx, users, "mailboxCreate") as locked:
+        created = await _create_with_unused_path(locked, user_id, special)
     return require_found(await ctx.load(mailbox_loaders.load_visible_by_ids, created.id))
+
+
+async def _create_with_unused_path(
+    locked: LockedAccounts, user_id: int, special: SpecialMailbox
+) -> Mailbox:
+    """Create the mailbox, with a number if a mailbox with its name exists."""
+    user = (await mailbox_create.load_refreshed_users(locked, [user_id]))[user_id]
+    existing = await mailbox_create.load_existing_by_user(locked.session, [user_id])
+    used_paths = {row.path for row in existing[user_id]}
+    mailbox_create.require_mailbox_capacity(locked, user_id, len(used_paths), 1, path_in_input=None)
+    path = name = special.name_in(user.language)
+    nth = 1
+    while path in used_paths:
+        nth += 1
+        path = f"{name} {nth}"
+    mailbox = mailbox_create.build_mailbox_with_next_uid_validity(
+        locked.ctx, user, path, special.use
+    )
+    mailbox.retention, mailbox.retention_inherited = None, False  # messages are kept
+    await mailbox_create.insert_mailboxes_and_adopt_subscriptions(
+        locked, [user], {user_id: [mailbox]}
+    )
+    return mailbox
 
 
 async def placement_in_ensured_scheduled_mailbox(

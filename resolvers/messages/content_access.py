@@ -76,6 +76,16 @@ def _mailbox_id_of_row(message_row: Any) -> int | None:
     return mailbox
 
 
+async def require_root_and_log_reads(ctx: Context, unreadable_user_ids: Collection[int]) -> None:
+    """Raise Forbidden if the viewer is not ROOT and there are such users. Log the reads by ROOT.
+
+    The viewer has no other right to read the mail of these users.
+    """
+    if unreadable_user_ids and ctx.viewer.role is not Role.ROOT:
+        raise content_refusal()
+    await write_content_read_to_security_log(ctx, unreadable_user_ids)
+
+
 async def load_access_refusals(ctx: Context, user_ids: list[int]) -> list[Forbidden | None]:
     """Return for each user why the viewer can't see their mail and files as records, or None."""
     other_ids = set(user_ids) - {ctx.viewer.user_id}

@@ -307,7 +307,7 @@ async def _insert_in_session(
     def insert_in_transaction(transaction: DatabaseTransaction) -> InsertedMessage:
         if insert.earlier:
             inserted = draft_replacement.replace_draft_message(
-                transaction, insert.message, blobs, placement, insert.earlier
+                transaction, InsertItem(insert.message, blobs, placement), insert.earlier
             )
         else:
             inserted = insert_message_and_take_quota(

@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-from models.users.roles import Role
 from resolvers.access import can_see_managed_mail_records
 from resolvers.context import Context
 from resolvers.messages.content_access import (
-    content_refusal,
     load_content_readability,
-    write_content_read_to_security_log,
+    require_root_and_log_reads,
 )
 from resolvers.messages.filters.indexed_conditions import required_mailboxes
 from resolvers.messages.loaders import MessageListing, narrow_to_required_mailboxes
@@ -51,7 +49,5 @@ async def _require_readable_content_or_log_read(
         load_content_readability, narrowed.mailbox_id
     ):
         return narrowed
-    if ctx.viewer.role is not Role.ROOT:
-        raise content_refusal()
-    await write_content_read_to_security_log(ctx, {listing.user_id})
+    await require_root_and_log_reads(ctx, {listing.user_id})
     return replace(narrowed, is_read_logged=True)

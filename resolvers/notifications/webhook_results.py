@@ -111,7 +111,7 @@ async def require_lease_store_result_return_retry_at(
             )
     if state is WebhookDeliveryState.FAILED:
         facts = {"webhook": post_of_delivery.webhook.id, "delivery": post_of_delivery.delivery.id}
-        log.warning("Webhook disabled after failures", extra=facts)
+        log.warning("Webhook delivery failed", extra=facts)
     return retry_at if is_waiting else None
 
 

@@ -155,11 +155,10 @@ async def _require_permitted_scope_domain_id(ctx: Context, new_webhook: NewWebho
 
 
 async def _require_below_webhook_limit(ctx: Context, webhook_row: Webhook) -> None:
-    statement = select(func.count().label("many")).where(
-        col(Webhook.user_id).is_not_distinct_from(webhook_row.user_id),
-        col(Webhook.domain_id).is_not_distinct_from(webhook_row.domain_id),
-    )
-    (count_row,) = await ctx.read(statement)
+    is_counted = col(Webhook.user_id).is_not_distinct_from(webhook_row.user_id)
+    if webhook_row.user_id is None:
+        is_counted &= col(Webhook.domain_id).is_not_distinct_from(webhook_row.domain_id)
+    (count_row,) = await ctx.read(select(func.count().label("many")).where(is_counted))
     if count_row.many >= MAX_WEBHOOKS:
         raise LimitReached(
             f"At most {MAX_WEBHOOKS} webhooks are allowed.",
@@ -365,8 +364,6 @@ async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:
 
     Raises NotFound or Forbidden.
     """
-    if not ids:
-        return
     now = ctx.environment.now()
     async with ctx.write_session(PLATFORM) as session:
         rows, connection = (

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, false, func, or_, select, true
 from sqlmodel import col
 
-from models.errors import require_all_found, require_at_least_one_reference
+from models.errors import require_all_found
 from models.oauth.tables import OauthClient, OauthGrant
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -67,9 +67,8 @@ async def load_visible_ids_by_client_id(ctx: Context, client_ids: Sequence[str])
 async def require_visible_clients(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
     """Load clients in the order of the ids, each once.
 
-    Raises NotFound if one is not visible and InvalidInput if none is given.
+    Raises NotFound if one is not visible.
     """
-    require_at_least_one_reference(ids, path=["oauthClients"])
     rows = {row.id: row for row in await load_visible_clients_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows, path=["oauthClients"])
     return list(rows.values())

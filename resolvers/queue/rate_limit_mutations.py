@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import delete, select
 from sqlmodel import col
@@ -70,7 +70,8 @@ async def set_or_remove_rate_limits(
     None removes their own rate, so that they inherit that of the settings. The running count
     stays unless the time frame changes. Raises InvalidInput, NotFound or Forbidden.
     """
-    _require_owner(owners.users or owners.domains)
+    if not (owners.users or owners.domains):
+        _raise_owner_required("`users` or `domains` is required.")
     rate = validate_rate(new_limit)
     async with ctx.combined_transaction():
         await _lock_streams_of_owners(ctx, owners)
@@ -114,7 +115,8 @@ async def reset_rate_limits(
     Raises InvalidInput, NotFound, or Forbidden for the platform's count unless the viewer is an
     ADMIN.
     """
-    _require_owner(owners.users or owners.domains or includes_platform)
+    if not (owners.users or owners.domains or includes_platform):
+        _raise_owner_required("`users`, `domains` or `includePlatform: true` is required.")
     if includes_platform and not ctx.viewer.role.includes(Role.ADMIN):
         message = f"Requires the role {Role.ADMIN}."
         raise Forbidden(message, requires=Role.ADMIN, path=["includePlatform"])
@@ -166,10 +168,8 @@ async def reset_rate_limits(
     return owner_ids
 
 
-def _require_owner(owners: object) -> None:
-    if not owners:
-        message = "`users` or `domains` is required."
-        raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["users"])
+def _raise_owner_required(message: str) -> NoReturn:
+    raise InvalidInput(message, constraint=ValidationConstraint.REQUIRED, path=["users"])
 
 
 async def _lock_streams_of_owners(ctx: Context, owners: RateLimitOwners) -> None:

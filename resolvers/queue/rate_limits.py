@@ -155,6 +155,20 @@ async def load_limits_by_owner(ctx: Context, owner_ids: list[int]) -> list[Colum
     return await read_by_keys(ctx, _select_limit_columns(ctx), col(RateLimit.id), owner_ids)
 
 
+async def load_inheritance_by_domain(ctx: Context, domain_ids: list[int]) -> list[bool | None]:
+    """Load whether domains have no limit of their own, in the given order.
+
+    None for a domain that the viewer does not administer.
+    """
+    statement = (
+        select(col(Domain.id), col(RateLimit.id).is_(None).label("inherits_limit"))
+        .join(RateLimit, col(RateLimit.domain_id) == col(Domain.id), isouter=True)
+        .where(is_administered_domain(ctx))
+    )
+    rows = await read_by_keys(ctx, statement, col(Domain.id), domain_ids)
+    return [None if row is None else bool(row.inherits_limit) for row in rows]
+
+
 async def read_limit_page(
     ctx: Context,
     conditions: RateLimitConditions,

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, false, func, or_, select, true
 from sqlmodel import SQLModel
 
 from mail.routing import password_contexts
-from models.errors import InvalidInput, require_all_found, require_at_least_one_reference
+from models.errors import InvalidInput, require_all_found
 from models.events.event_types import EventType
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -240,7 +240,7 @@ async def require_visible_routing_rows(
 ) -> list[ColumnRow]:
     """Load rows of a routing table in the order of the ids, each once.
 
-    Raises NotFound if one is not visible and InvalidInput if none is given.
+    Raises NotFound if one is not visible.
     """
     rows_found = await read_by_keys(
         ctx,
@@ -250,7 +250,6 @@ async def require_visible_routing_rows(
     )
     rows = {row.id: row for row in rows_found if row}
     require_all_found(ids, rows)
-    require_at_least_one_reference(ids)
     return list(rows.values())
 
 
@@ -261,15 +260,14 @@ async def load_visible_ids_by_destination(
 
     A destination that is invalid or has no row is missing in the result.
     """
-    validate = (
-        routing_validation.validate_destination
-        if routing_table is TRANSPORTS
-        else routing_validation.validate_tls_destination
-    )
     stored_forms: dict[str, str] = {}
     for destination in destinations:
         with suppress(InvalidInput):
-            stored_forms[destination] = validate(destination)
+            stored_forms[destination] = (
+                routing_validation.validate_destination(destination)
+                if routing_table is TRANSPORTS
+                else routing_validation.validate_tls_destination(destination)
+            )
     table = core_table(routing_table.table)
     statement = select(table.c.id, table.c.destination).where(
         table.c.destination.in_(stored_forms.values()), _is_visible_route(ctx)

@@ -63,6 +63,7 @@ async def create_routing_row(
     created_at, row_id = ctx.environment.now(), ctx.environment.new_id()
     values |= {"id": row_id, "created_at": created_at}
     if routing_table.secret_column:
+        _require_complete_credentials(values.get("username"), password)
         values["secret"] = _encrypt_password(ctx, routing_table, row_id, password)
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
@@ -245,7 +246,10 @@ def _validated_update_of_row(
     with prefix_error_messages(
         routing_row.host if routing_table is RELAYS else routing_row.destination
     ):
-        values = _validate_routing_columns(routing_table, columns, routing_row._asdict(), password)
+        stored = routing_row._asdict()
+        values = _validate_routing_columns(routing_table, columns, stored, password)
+        if routing_table.secret_column:
+            _require_complete_credentials_of_same_server(routing_table, values, stored, password)
     if "updated_at" in core_table(routing_table.table).c:
         values["updated_at"] = ctx.environment.now()
     if password is not None:
@@ -279,8 +283,6 @@ def _validate_routing_columns(
         if password is not None:
             routing_validation.validate_password(password)
     problems.raise_collected()
-    if routing_table.secret_column:
-        _require_complete_credentials(routing_table, values, stored, password)
     return values
 
 
@@ -331,17 +333,9 @@ def _validate_and_normalize_tls_policy(
 
 
 def _require_complete_credentials(
-    routing_table: RoutingTable,
-    values: Mapping[str, Any],
-    stored: Mapping[str, Any],
-    password: str | None,
+    username: str | None, password: str | None, *, keeps_password: bool = False
 ) -> None:
-    """Raise InvalidInput unless username and password are both set or both missing.
-
-    A stored password must be given again if the server changes.
-    """
-    username = values.get("username", stored.get("username"))
-    keeps_password = bool(stored.get(HAS_PASSWORD_COLUMN)) and username is not None
+    """Raise InvalidInput unless username and password are both set or both missing."""
     if password is not None and username is None:
         raise InvalidInput(
             "A password requires a user name.",
@@ -354,6 +348,21 @@ def _require_complete_credentials(
             constraint=ValidationConstraint.REQUIRES,
             path=["password"],
         )
+
+
+def _require_complete_credentials_of_same_server(
+    routing_table: RoutingTable,
+    values: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    password: str | None,
+) -> None:
+    """Raise InvalidInput if the credentials of a changed row are incomplete.
+
+    A stored password must be given again if the server changes.
+    """
+    username = values.get("username", stored["username"])
+    keeps_password = stored[HAS_PASSWORD_COLUMN] and username is not None
+    _require_complete_credentials(username, password, keeps_password=keeps_password)
     if not keeps_password or password is not None:
         return
     changes_server = any(

@@ -23,6 +23,7 @@ from models.store.columns import BIG_INTEGER
 from models.store.keyset_pages import Page, PageRequest
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
+from resolvers.messages.content_access import require_root_and_log_reads
 from resolvers.messages.filters.filter_conditions import split_search_words
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search.index_query import requires_any_word
@@ -154,8 +155,10 @@ class IndexLookup(NamedTuple):
 async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[IndexHit]:
     """Return a page of index hits with the database's scores, highest message ID first.
 
-    Raises InvalidInput if the filter requires no words.
+    Raises InvalidInput if the filter requires no words, and Forbidden if the viewer can't read the
+    mail of the users. Reads by ROOT are logged.
     """
+    await require_root_and_log_reads(ctx, set(index_lookup.user_ids) - {ctx.viewer.user_id})
     dialect, ask = ctx.environment.database.dialect, index_lookup.page_request
     first_border = 0 if ask.is_backward else MAX_MESSAGE_ID
     statement = text_index.scored_match_statement(
@@ -174,7 +177,10 @@ async def read_index_hit_page(ctx: Context, index_lookup: IndexLookup) -> Page[I
 
 
 async def count_index_hits(ctx: Context, index_lookup: IndexLookup) -> int:
-    """Return the number of index hits. Raises InvalidInput if the filter requires no words."""
+    """Return the number of index hits, after `read_index_hit_page` checked the access.
+
+    Raises InvalidInput if the filter requires no words.
+    """
     statement = text_index.match_statement(
         ctx.environment.database.dialect, index_lookup.require_index_query(ctx)
     )

@@ -22,6 +22,7 @@ from models.runtime.environment import wake_workers_after_commit
 from models.search import text_index
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
+from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.admin.task_steps import (
     TaskRunner,
@@ -74,8 +75,8 @@ async def index_or_queue_unindexed_messages(
     paths.patterns_regex_with_atomic_groups(
         request.mailbox_patterns, input_path=["mailboxPatterns"]
     )
-    order: dict[str, Any] = {
-        "ids": await _user_ids_of_selector(ctx, user_selector),
+    order = {
+        **await _task_order_of_selector(ctx, user_selector),
         "patterns": list(request.mailbox_patterns),
     }
     if request.max_unindexed is not None:
@@ -102,14 +103,14 @@ async def index_or_queue_unindexed_messages(
 async def queue_rebuild(ctx: Context, user_selector: UserSelector) -> Task:
     """Queue a task that indexes the messages of these users again.
 
-    On SQLite, and for all users, the task creates a whole new index. Raises Conflict if such a
-    task is unfinished.
+    On SQLite, and for all users of a ROOT, the task creates a whole new index. Raises Conflict if
+    such a task is unfinished.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    order = {"ids": await _user_ids_of_selector(ctx, user_selector)}
+    order = await _task_order_of_selector(ctx, user_selector)
     if ctx.environment.database.dialect == "sqlite":
-        order["ids"] = None
-    if order["ids"] is None:
+        order = {"ids": None}
+    if _is_whole_index(order):
         unfinished_rebuild = select(col(Task.id)).where(
             col(Task.kind) == REBUILD, _is_unfinished_sql()
         )
@@ -137,14 +138,17 @@ def _is_unfinished_sql() -> ColumnElement[bool]:
     return col(Task.finished_at).is_(None)
 
 
-async def _user_ids_of_selector(ctx: Context, user_selector: UserSelector) -> list[int] | None:
-    """Return the IDs of the selected users; None for all users."""
-    rows = (
-        None
-        if user_selector.all
-        else await require_permitted_mail_owners(ctx, user_selector, "users")
-    )
-    return None if rows is None else [row.id for row in rows]
+async def _task_order_of_selector(ctx: Context, user_selector: UserSelector) -> dict[str, Any]:
+    """Return the users of a task. `ids` of None means all that the viewer can change."""
+    if user_selector.all:
+        return {"ids": None, "excludes_root": ctx.viewer.role is not Role.ROOT}
+    rows = await require_permitted_mail_owners(ctx, user_selector, "users")
+    return {"ids": [row.id for row in rows]}
+
+
+def _is_whole_index(task_order: dict[str, Any]) -> bool:
+    """True if a task is for the messages of all users, also of those with the role ROOT."""
+    return task_order["ids"] is None and not task_order.get("excludes_root")
 
 
 async def _index_messages_and_record_contacts(
@@ -186,8 +190,12 @@ async def _count_rows(ctx: Context, message_query: Any) -> int:
 def _messages_query(task_order: dict[str, Any]) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the messages of these users, by ID."""
     statement = select(*select_columns(Message, MESSAGE_COLUMNS)).order_by(col(Message.id))
-    ids = task_order["ids"]
-    return statement if ids is None else statement.where(col(Message.user_id).in_(ids))
+    if _is_whole_index(task_order):
+        return statement
+    if task_order["ids"] is not None:
+        return statement.where(col(Message.user_id).in_(task_order["ids"]))
+    root_ids = select(col(User.id)).where(col(User.role) == Role.ROOT)
+    return statement.where(col(Message.user_id).not_in(root_ids))
 
 
 def _unindexed_messages_query(ctx: Context, task_order: dict[str, Any]) -> Select[*tuple[Any, ...]]:
@@ -275,7 +283,7 @@ async def _reindex_or_activate_new_index_in_step(
 ) -> TaskStepResult:
     rows, entries = task_plan.prepared
     connection = await session.connection()
-    if task_order["ids"] is not None:
+    if not _is_whole_index(task_order):
         if not rows:
             return TaskStepResult(checkpoint)
         return _result_after_rows(

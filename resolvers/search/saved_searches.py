@@ -33,6 +33,7 @@ from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
 from resolvers.messages.message_orders import NEWEST_FIRST
 from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.search import search_scope
 from resolvers.search.query_parser import fields_from_valid_query
 
 MAX_SAVED_SEARCHES = 100  # of an account
@@ -106,18 +107,27 @@ async def count_messages_of_search(
     return SavedSearchCounts(total, unseen)
 
 
-def require_countable_conditions(conditions: MessageConditions) -> None:
-    """Raise InvalidInput if a filter has a condition that reads the messages at each count."""
+async def require_storable_conditions(
+    ctx: Context, conditions: MessageConditions, *, path: Sequence[str]
+) -> None:
+    """Raise InvalidInput if a saved search can't have one of these conditions.
+
+    It reads the messages at each count, or names a mailbox that the viewer doesn't own. `path` is
+    that of the filter or text in the input.
+    """
+    await search_scope.validate_mailboxes_of_search(
+        ctx, conditions, [require_user_id(ctx)], path=path
+    )
     for condition in iterate_nested_conditions_requiring_limits(conditions):
         for name in READ_FIELDS:
             if getattr(condition, name) is not None:
-                _raise_uncountable(name)
+                _raise_uncountable([*path, name] if path[-1] == "filter" else path)
 
 
-def _raise_uncountable(name: str) -> NoReturn:
+def _raise_uncountable(path: Sequence[str]) -> NoReturn:
     """Raise InvalidInput for a condition that reads the messages at each count."""
     text = "A saved search can't have this condition: use `query`, which is indexed."
-    raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=["filter", name])
+    raise InvalidInput(text, constraint=ValidationConstraint.UNSUPPORTED, path=path)
 
 
 async def load_own_saved_search_ids_by_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
@@ -162,7 +172,7 @@ def _require_importable_fields(fields: Mapping[str, Any]) -> None:
     """Raise InvalidInput for a condition that a saved search of another server can't have."""
     for name, value in fields.items():
         if name in READ_FIELDS:
-            _raise_uncountable(name)
+            _raise_uncountable(["query"])
         mailboxes = value if name == "mailboxes" else [value] if name == "mailbox" else []
         if name == "thread" or any("id" in mailbox for mailbox in mailboxes):
             text = f"The condition `{name}` names an object of another server."
@@ -268,8 +278,7 @@ async def _require_usable_filter(
     *,
     path: Sequence[str],
 ) -> None:
-    """Raise an error if a filter is too long, or can't be evaluated or counted."""
-    require_countable_conditions(conditions)
+    """Raise an error if a filter is too long, or can't be evaluated."""
     _require_short_filter(fields, path=path)
     await count_messages_of_search(ctx, require_user_id(ctx), conditions)
 

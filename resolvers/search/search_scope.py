@@ -46,11 +46,15 @@ async def require_searchable_user_ids(ctx: Context, user_selector: UserSelector)
 
 
 async def validate_mailboxes_of_search(
-    ctx: Context, conditions: MessageConditions, user_ids: Sequence[int]
+    ctx: Context, conditions: MessageConditions, user_ids: Sequence[int], *, path: Sequence[str]
 ) -> None:
-    """Check the mailboxes that a search names. Raises InvalidInput if no user has one of them."""
+    """Check the mailboxes that a search names.
+
+    Raises InvalidInput if no user has one of them. `path` is that of the search in the input.
+    """
     if _mailbox_selectors(conditions):
-        require_known_mailboxes(conditions, await load_known_mailboxes(ctx, user_ids))
+        known_mailboxes = await load_known_mailboxes(ctx, user_ids)
+        require_known_mailboxes(conditions, known_mailboxes, path=path)
 
 
 async def load_known_mailboxes(ctx: Context, user_ids: Sequence[int]) -> KnownMailboxes:
@@ -66,7 +70,12 @@ async def load_known_mailboxes(ctx: Context, user_ids: Sequence[int]) -> KnownMa
     )
 
 
-def require_known_mailboxes(conditions: MessageConditions, known_mailboxes: KnownMailboxes) -> None:
+def require_known_mailboxes(
+    conditions: MessageConditions,
+    known_mailboxes: KnownMailboxes,
+    *,
+    path: Sequence[str] = ("query",),
+) -> None:
     """Raise InvalidInput if a search names a mailbox that is not known."""
     for name in _mailbox_selectors(conditions):
         given_keys = [
@@ -78,7 +87,7 @@ def require_known_mailboxes(conditions: MessageConditions, known_mailboxes: Know
             error_text = f"Mailbox not found: {str(name)[:80]}."
             if name.id is not None:
                 error_text = "Mailbox not found."
-            raise InvalidInput(error_text, constraint=ValidationConstraint.MAILBOX, path=["query"])
+            raise InvalidInput(error_text, constraint=ValidationConstraint.MAILBOX, path=path)
 
 
 def _mailbox_selectors(conditions: MessageConditions) -> set[MailboxSelector]:

@@ -9,10 +9,10 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mail.delivery import quarantine_release, recipient_rewrites
+from mail.delivery import quarantine_release
 from mail.delivery.quarantine_release import PreparedRelease
 from mail.envelope.local_recipient import LocalRecipient
-from mail.recipients.address_resolution import ENCRYPTION_KEY
+from mail.recipients.address_resolution import ENCRYPTION_KEY, find_applied_rewrite
 from mail.scanners import training_worker
 from mail.storage import message_content, message_open
 from mail.storage.blobs.blob_writer import BlobRowDeleted
@@ -177,7 +177,8 @@ async def _plan_item_release_and_store_blobs(
         ctx.environment, [item], ctx.read, message_content.QUARANTINE_QUERIES
     )
     raw = await read_all(opened.stream_raw())
-    instead = await recipient_rewrites.load_rewrites_by_address(ctx.environment, [item.recipient])
+    rewritten = await find_applied_rewrite(ctx.environment, item.recipient)
+    new_address = rewritten.address if rewritten else item.recipient
     recipient = LocalRecipient(
         user.id,
         user.tenant_id,
@@ -186,7 +187,7 @@ async def _plan_item_release_and_store_blobs(
         item.recipient,
         user.key,
         domain_id=item.domain_id,
-        rewritten_address=instead[item.recipient].address if item.recipient in instead else None,
+        rewritten_address=new_address if new_address != item.recipient else None,
         has_bcc_rules=True,
         has_script=user.scripted,
         has_filters=user.filtered,

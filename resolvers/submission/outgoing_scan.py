@@ -39,7 +39,8 @@ async def scan_and_require_sendable(
         return
     if ctx.is_writing:
         raise Forbidden(
-            "An @atomic request can't send a message that is scanned for spam and viruses."
+            "An @atomic request can't send a message that is scanned for spam and viruses after "
+            "another field has changed something."
         )
     client = SmtpClientInfo(ctx.client_ip, "", username=account.username)
     scan = await scan_outgoing_if_enabled(

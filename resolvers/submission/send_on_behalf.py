@@ -36,9 +36,27 @@ async def logged_sending_transaction_as_user(
 ) -> AsyncGenerator[Context]:
     """Return a context in which this account sends; by default the viewer's own.
 
-    What an administrator sends is recorded in the audit log and the account's security log.
-    Without the scope MAIL_READ the context can't read mail or files. Raises NotFound, and
-    Forbidden if the viewer may not act as the account.
+    What an administrator sends is recorded in the audit log and the account's security log. Raises
+    the errors of `audited_transaction_as_user`.
+    """
+    async with audited_transaction_as_user(ctx, user_id, mutation, granted_scopes) as user_ctx:
+        yield user_ctx
+        if user_ctx is not ctx and user_id is not None:
+            async with ctx.write_session(user_id) as session:
+                await security_log.log_event_and_queue_notice(
+                    ctx, session, NewSecurityEvent(SENT_FOR_USER_ACTION, user_id)
+                )
+
+
+@asynccontextmanager
+async def audited_transaction_as_user(
+    ctx: Context, user_id: int | None, mutation: str, granted_scopes: frozenset[Scope]
+) -> AsyncGenerator[Context]:
+    """Return a context that acts as this account; by default as the viewer's own.
+
+    What an administrator does is recorded in the audit log. Without the scope MAIL_READ the context
+    can't read mail or files. Raises NotFound, and Forbidden if the viewer may not act as the
+    account.
     """
     if user_id is None or user_id == ctx.viewer.user_id:
         yield ctx
@@ -51,9 +69,6 @@ async def logged_sending_transaction_as_user(
         async with ctx.write_session(user_id) as session:
             await audit_log.insert_audit_log_entries(
                 ctx, session, NewAuditLogEntry(mutation, "User", user_id, user.domain_id)
-            )
-            await security_log.log_event_and_queue_notice(
-                ctx, session, NewSecurityEvent(SENT_FOR_USER_ACTION, user_id)
             )
         if user_ctx.committed_position:
             ctx.committed_position = {

@@ -76,6 +76,7 @@ async def load_drafts_mailbox_by_scheduled_copy(
     statement = select(col(Submission.message_id)).where(
         col(Submission.user_id) == user_id,
         col(Submission.message_id).in_(message_ids),
+        col(Submission.originates_here),  # others redirect a message, which is exported unchanged
         col(Submission.state).in_(SCHEDULED_STATES),
     )
     keys = {row.message_id for row in await ctx.read(statement)}

@@ -12,6 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import normalized_address, normalized_domain, username_key
+from mail.autoreply.chosen_addresses import remove_deleted_addresses
 from models.addresses.tables import Address
 from models.admin.tasks import Task, TaskState
 from models.domains.tables import Domain, DomainAlias
@@ -191,6 +192,9 @@ async def _restore_user_rows_and_log(
         for address in addresses
     )
     await session.flush()
+    await ctx.environment.run_in_session(
+        session, lambda transaction: remove_deleted_addresses(transaction, [row.id])
+    )
     await connection.execute(delete_rows(DeletedUser).where(col(DeletedUser.id) == row.id))
     result = await connection.execute(
         update(User)

@@ -11,7 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.domains.tables import Domain
-from models.errors import Conflict
+from models.errors import Conflict, Forbidden, NotFound
 from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
@@ -23,7 +23,11 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication
 from resolvers.context import Context
 from resolvers.users.limit_values import limit_or_none
-from resolvers.users.selection import UserSelector, require_selected_users
+from resolvers.users.selection import (
+    UserSelector,
+    require_managed_users,
+    require_selected_users,
+)
 from resolvers.users.validation import schema_name, schema_path
 
 # Columns that follow from others or mean nothing to clients.
@@ -95,23 +99,30 @@ async def lock_users_and_store_changes(
 ) -> AsyncGenerator[LockedUsers]:
     """Lock users for a change. On leaving, store the changes with journal and audit log entries.
 
-    Raises Forbidden or NotFound as `require_selected_users` does; users other than the viewer
-    need a credential with the scope FULL. Raises Conflict if a user moves to another domain.
+    Raises Forbidden or NotFound as `require_selected_users` does, and the errors of
+    `lock_loaded_users_and_store_changes`.
     """
     rows = await require_selected_users(ctx, selection, path=path)
+    async with lock_loaded_users_and_store_changes(ctx, rows, mutation, path=path) as locked_users:
+        yield locked_users
+
+
+@asynccontextmanager
+async def lock_loaded_users_and_store_changes(
+    ctx: Context, rows: Sequence[ColumnRow], mutation: str, *, path: str
+) -> AsyncGenerator[LockedUsers]:
+    """Lock users as `lock_users_and_store_changes` does, whose rows the viewer can change.
+
+    Users other than the viewer need a credential with the scope FULL. Raises Conflict if a user
+    moves to another domain, and Forbidden or NotFound if the viewer can no longer change one.
+    """
     require_full_scope_for_other_users(ctx, [row.id for row in rows])
     user_ids, domain_streams = (
         tuple(row.id for row in rows),
         {row.domain_id or PLATFORM for row in rows},
     )
     async with ctx.write_session(*user_ids, *domain_streams) as session:
-        rows = (
-            await require_selected_users(
-                ctx, UserSelector(is_reference=True, ids=user_ids), path=path
-            )
-            if user_ids
-            else []
-        )
+        rows = await _require_managed_users_again(ctx, user_ids, path)
         _require_users_in_locked_domains(rows, domain_streams, path)
         domains = {
             key: await session.get_one(Domain, key, populate_existing=True)
@@ -125,6 +136,17 @@ async def lock_users_and_store_changes(
     authentication.drop_cached_credentials(
         ctx.environment, *(row.id for row in locked_users.changed_users)
     )
+
+
+async def _require_managed_users_again(
+    ctx: Context, user_ids: Sequence[int], path: str
+) -> Sequence[ColumnRow]:
+    """Reload users. The index of an error would not be that of an item in the input."""
+    try:
+        return await require_managed_users(ctx, user_ids, path=path)
+    except (NotFound, Forbidden) as refusal:
+        refusal.index = None
+        raise
 
 
 def _require_users_in_locked_domains(

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from mail.maintenance import housekeeping
+from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.store.database import Database
+from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from resolvers.admin import key_values
-from resolvers.admin.key_values import KeyValueNamespace
+from resolvers.admin.key_values import KeyValueListConditions, KeyValueNamespace
 from resolvers.context import Context
 from resolvers.viewer import Viewer
 from tests.conftest import GraphQLClient, ManualClock
@@ -376,6 +378,35 @@ async def test_invalid_query_is_refused_with_a_code(ada: GraphQLClient) -> None:
     for document, arguments in INVALID_QUERIES:
         answer = await ada.execute(document, **arguments)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT", arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "message"),
+    [
+        ({"prefix": "a" * 2000}, ["filter", "prefix"], "A prefix has at most 1024 bytes."),
+        ({"prefix": "a\nb"}, ["filter", "prefix"], "A prefix can't contain control characters."),
+        ({"exactKey": "a" * 2000}, ["filter", "exactKey"], "A key has at most 1024 bytes."),
+        ({"exactKey": "a\nb"}, ["filter", "exactKey"], "A key can't contain control characters."),
+        ({"exactKey": ""}, ["filter", "exactKey"], "A key is required."),
+        (
+            {"store": "nowhere"},
+            ["filter", "store"],
+            "There is no key-value store with this name.",
+        ),
+    ],
+)
+async def test_invalid_list_condition_is_named_in_the_error(
+    ada: GraphQLClient, arguments: dict[str, Any], path: list[str], message: str
+) -> None:
+    (error,) = (await ada.execute(KEY_VALUES_QUERY, **arguments))["errors"]
+    assert error["message"] == message
+    namespace = KeyValueNamespace(ada.user.id, arguments.get("store", "default"))
+    text = arguments.get("prefix", arguments.get("exactKey", ""))
+    conditions = KeyValueListConditions(namespace, text, is_exact="exactKey" in arguments)
+    ctx = Context(ada.environment, Viewer(ada.user.id, Role.USER))
+    with pytest.raises(InvalidInput) as refusal:  # the path is not part of the response
+        await key_values.read_visible_key_value_page(ctx, conditions, PageRequest("x"), set())
+    assert (refusal.value.message, refusal.value.path) == (message, path)
 
 
 async def test_number_of_entries_and_bytes_is_limited(

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlmodel import col
 
 from models.auth.credentials import ApiKey
@@ -116,6 +116,37 @@ async def test_domain_admin_key_covers_only_own_domains(
     await sign_in_environment.change_user("dora", active=False)
     sign_in_environment.clock.tick(seconds=5)
     assert await sign_in_environment.is_refused(secret)
+
+
+@pytest.mark.parametrize(
+    ("role", "has_domain"),
+    [(Role.USER, False), (Role.DOMAIN_ADMIN, False), (Role.DOMAIN_ADMIN, True)],
+)
+async def test_domain_key_is_refused_while_its_user_administers_none_of_its_domains(
+    sign_in_environment: SignInEnvironment, role: Role, has_domain: bool
+) -> None:
+    """It never acts as its user."""
+    admin_context = await make_domain_admin_context(sign_in_environment)
+    domain_id = sign_in_environment.domain_id
+    _, secret, viewer = await create_key_and_viewer(
+        sign_in_environment, admin_context, role=Role.DOMAIN_ADMIN, domains=[domain_id]
+    )
+    dora_id = sign_in_environment.users["dora"]
+    is_of_dora = col(DomainAdmin.user_id) == dora_id
+    async with sign_in_environment.environment.write_session() as session:
+        await session.exec(delete(DomainAdmin).where(is_of_dora))
+    if has_domain:
+        other_domain_id = await add_other_domain(sign_in_environment)
+        async with sign_in_environment.environment.write_session() as session:
+            session.add(DomainAdmin(user_id=dora_id, domain_id=other_domain_id))
+    await sign_in_environment.change_user("dora", role=role)
+    sign_in_environment.clock.tick(seconds=5)
+    assert await sign_in_environment.is_refused(secret)
+    await sign_in_environment.change_user("dora", role=Role.DOMAIN_ADMIN)
+    async with sign_in_environment.environment.write_session() as session:
+        session.add(DomainAdmin(user_id=dora_id, domain_id=domain_id))
+    sign_in_environment.clock.tick(seconds=5)
+    assert await sign_in_environment.authenticate(secret) == viewer
 
 
 async def test_domain_admin_creates_no_key_of_admin_of_more_domains(

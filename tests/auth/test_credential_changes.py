@@ -88,6 +88,9 @@ KEY_ENDINGS: dict[str, Callable[[SignInEnvironment], WriteStatement]] = {
         if "version" not in str(values)
     },
     "deleted": lambda _environment: delete(ApiKey),
+    "domains that its user does not administer": lambda _environment: update(ApiKey).values(
+        domains=[7]
+    ),
     "switched off": lambda _environment: update(ApiKey).values(active=False),
     "expires": lambda sign_in_environment: update(ApiKey).values(
         expires_at=sign_in_environment.clock()
@@ -126,9 +129,9 @@ NARROWING_CHANGES: dict[str, tuple[Callable[[SignInEnvironment], WriteStatement]
     "domain": (lambda _environment: delete(DomainAdmin), "administered_domains", frozenset()),
     "permissions": (_user_update({"admin_permissions": []}), "permissions", frozenset()),
     "domains of the key": (
-        lambda _env: update(ApiKey).values(domains=[7]),
-        "administered_domains",
-        set(),
+        lambda env: update(ApiKey).values(domains=[env.domain_id]),
+        "user_id",
+        0,
     ),
 }
 

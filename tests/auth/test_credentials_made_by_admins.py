@@ -1,6 +1,7 @@
 """Credentials and changes that administrators make for users: limits, logs and notices."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from resolvers.admin import tasks
 from resolvers.auth.credential_cache import drop_cached_credentials
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.operations.quarantine_operations import set_options
 
 API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) {
   secret apiKey { maker scopes role expiresAt } errors { code path } } }"""
@@ -85,6 +87,19 @@ async def test_key_for_other_user_has_the_limits_of_impersonation(
     assert await load_data_or_error_code(key_client) == "UNAUTHENTICATED"
 
 
+@pytest.mark.parametrize(("key_lifetime", "lifetime"), [(1, 1), (24, 4)])
+async def test_key_for_other_user_ends_with_the_key_that_creates_it(
+    domain_admin: GraphQLClient, clock: ManualClock, key_lifetime: int, lifetime: int
+) -> None:
+    async with domain_admin.environment.write_session(domain_admin.user.id) as session:
+        statement = update(ApiKey).where(col(ApiKey.user_id) == domain_admin.user.id)
+        expires_at = clock() + timedelta(hours=key_lifetime)
+        await (await session.connection()).execute(statement.values(expires_at=expires_at))
+    payload = await create_key_for_ada(domain_admin)
+    assert payload["errors"] == []
+    assert payload["apiKey"]["expiresAt"] == f"2030-01-01T{lifetime:02}:00:00Z"
+
+
 @pytest.mark.parametrize("loss", [{}, {"role": Role.USER}, {"active": False}])
 async def test_key_for_other_user_ends_with_right_of_its_maker(
     domain_admin: GraphQLClient, ada: GraphQLClient, loss: dict[str, Any]
@@ -124,7 +139,12 @@ async def test_app_password_for_other_user_is_limited(
     domain_admin: GraphQLClient, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     arguments: dict[str, Any] = {"user": {"username": "ada"}, "description": "Phone"}
-    for extra, path in (({"scopes": ["IMAP"]}, "scopes"), ({"ttl": "PT5H"}, "ttl")):
+    set_options(domain_admin.environment, profile_imap_server="imap.example.org:993")
+    for extra, path in (
+        ({"scopes": ["IMAP"]}, "scopes"),
+        ({"ttl": "PT5H"}, "ttl"),
+        ({"generateMobileconfig": True}, "generateMobileconfig"),
+    ):
         (error,) = (await domain_admin(APP_CREATE, input={**arguments, **extra}))[
             "appPasswordCreate"
         ]["errors"]

@@ -71,6 +71,11 @@ async def sign_in(
     return response["data"]["authenticate"]
 
 
+async def test_token_lifetime_of_zero_is_refused(http: httpx.AsyncClient, eve: str) -> None:
+    (error,) = (await sign_in(http, eve, ttl="PT0S"))["errors"]
+    assert (error["code"], error["path"]) == ("VALIDATION", ["tokenTtl"])
+
+
 async def test_sign_in_returns_a_token_of_the_user(http: httpx.AsyncClient, eve: str) -> None:
     payload = await sign_in(http, "Eve@Example.org")
     assert payload == {

@@ -168,6 +168,18 @@ async def test_impersonation_needs_rights_over_the_user(
         )
 
 
+async def test_lifetime_of_zero_is_refused(
+    environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
+) -> None:
+    admin = await make_client(environment, http, "boss", role=Role.ADMIN)
+    user = {"username": ada.user.username}
+    payload = (await admin(IMPERSONATION, user=user, ttl="PT0S"))["userImpersonate"]
+    assert (payload["token"], payload["errors"]) == (
+        None,
+        [{"code": "VALIDATION", "path": ["ttl"]}],
+    )
+
+
 async def test_impersonation_is_in_security_log_and_audit_log(
     environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
 ) -> None:

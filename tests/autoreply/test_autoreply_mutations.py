@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
+from mail.maintenance import expired_addresses
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
+from tests.support.accounts.deleted_users import LATER, delete_users, restore_user
 from tests.support.accounts.user_exports import export_account, import_account
 from tests.support.accounts.user_operations import (
     count_statements_by_user_count,
@@ -18,6 +20,7 @@ from tests.support.accounts.user_operations import (
     user_global_id,
 )
 from tests.support.case_loop import each_case
+from tests.support.operations.address_operations import try_create_temporary_address
 from tests.support.sample_mutations import MutationCall
 from tests.support.stores.counter_check import load_stream_position, select_rows
 
@@ -346,3 +349,63 @@ async def test_autoreply_survives_export_and_import(ada: GraphQLClient, bob: Gra
     assert (bob_autoreply["text"], bob_autoreply["enabled"], bob_autoreply["addresses"]) == (
         "Sales are closed.", False, [],
     )  # fmt: skip
+
+
+async def test_deleted_address_is_removed_and_last_one_turns_autoreply_off(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
+) -> None:
+    chosen = ["sales@example.org", "news@example.org"]
+    for address in chosen:
+        created = await execute_mutation(
+            root, "addressCreate", "address { id }", address=address, user={"username": "ada"}
+        )
+        assert created["errors"] == []
+    await set_autoreply(ada, enabled=True, text="x", addresses=chosen)
+    last = await load_stream_position(environment, ada.user.id)
+    states = []
+    for address in chosen:
+        refs = [{"address": address}]
+        await execute_mutation(root, "addressDelete", "deletedIds", addresses=refs)
+        autoreply = await load_autoreply(ada)
+        states.append([autoreply[name] for name in ("addresses", "enabled", "activeNow")])
+    assert states == [[["news@example.org"], True, True], [[], False, False]]
+    changes = await load_journal_changes(environment, ada.user.id, last)
+    assert [change for change in changes if change[0] != EventType.ADDRESS_DELETED] == [
+        (EventType.AUTOREPLY_UPDATED, [ada.user.id], [["addresses"]]),
+        (EventType.AUTOREPLY_DISABLED, [ada.user.id], [["addresses", "enabled"]]),
+    ]
+
+
+async def test_expired_or_unrestored_address_turns_autoreply_off(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
+    created, _ = await try_create_temporary_address(ada, validity="P2D")
+    await set_autoreply(ada, enabled=True, text="x", addresses=[created["address"]])
+    clock.tick(days=40)
+    assert (await load_autoreply(ada))["enabled"] is True
+    assert await expired_addresses.delete_addresses_after_reservation(environment) == 1
+    autoreply = await load_autoreply(ada)
+    assert (autoreply["enabled"], autoreply["addresses"]) == (False, [])
+
+    taken = {"address": "sales@example.org"}
+    await execute_mutation(
+        root, "addressCreate", "address { id }", user={"username": "ada"}, **taken
+    )
+    await set_autoreply(ada, enabled=True, addresses=[taken["address"]])
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    boss = await make_client(environment, root.http, "boss")
+    await execute_mutation(
+        root, "addressCreate", "address { id }", user={"username": boss.user.username}, **taken
+    )
+    assert (await restore_user(root, username="ada"))[1] == []
+    rows = await select_rows(
+        environment, "SELECT enabled, addresses FROM autoreplies WHERE id = :key", key=ada.user.id
+    )
+    ((enabled, addresses),) = rows
+    assert (bool(enabled), addresses) in ((False, []), (False, "[]"))
+
+
+async def test_error_of_missing_text_names_all_texts(ada: GraphQLClient) -> None:
+    (error,) = (await set_autoreply(ada, enabled=True))["errors"]
+    for name in ("text", "html", "internalText", "internalHtml"):
+        assert f"`{name}`" in error["message"]

@@ -221,7 +221,12 @@ async def test_invalid_acme_names_are_refused(
 
 @pytest.mark.parametrize(
     ("certificate_names", "is_pending"),
-    [([SERVER_NAME, "a.example.org"], False), (["*.example.org"], False), ([SERVER_NAME], True)],
+    [
+        ([SERVER_NAME, "a.example.org"], False),
+        (["*.example.org"], False),
+        ([SERVER_NAME], True),
+        (["a.example.org"], True),
+    ],
 )
 async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
     root: GraphQLClient, certificate_names: list[str], is_pending: bool

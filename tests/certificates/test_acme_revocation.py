@@ -106,8 +106,8 @@ async def test_certificate_is_revoked_with_reason_and_deleted(
         assert [path for path, _ in proxy.posts if path == REVOKE_PATH] == [REVOKE_PATH]
         assert await select_rows(environment, "SELECT * FROM certificates") == []
         log = await select_rows(environment, "SELECT mutation, after FROM audit_log ORDER BY id")
-        assert log[-1][0] == "certificateDelete"
-        assert reason in str(log[-1][1])
+        assert [mutation for mutation, _ in log[-2:]] == ["certificateDelete"] * 2
+        assert reason in str(log[-2][1])  # the revocation, which precedes the deletion
 
 
 async def test_delete_without_reason_does_not_revoke(
@@ -284,3 +284,53 @@ async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
     )
     assert answer["data"]["certificateDelete"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
     assert len(await select_rows(environment, "SELECT * FROM certificates")) == 21
+
+
+@pytest.mark.parametrize("options", [{}, {"idempotencyKey": "k"}])
+async def test_conflict_after_revocations_keeps_revoked_state(
+    environment: Environment, root: GraphQLClient, tmp_path: Path, options: dict[str, str]
+) -> None:
+    async with platform_with_certificates(
+        environment, root, tmp_path, [SERVER_NAME, OTHER_NAME]
+    ) as (
+        platform,
+        proxy,
+        ids,
+        certificates,
+    ):
+        cert, key = CertificateSigner().issue_certificate([OTHER_NAME])
+
+        async def replace_other_certificate() -> None:
+            answer = await set_certificate(
+                platform.root, serverName=OTHER_NAME, cert=cert, privateKey=key
+            )
+            assert answer["errors"] == []
+
+        proxy.actions_by_path[REVOKE_PATH] = replace_other_certificate
+        answer = await delete_certificates(
+            platform.root, ids, revoke="KEY_COMPROMISE", options=options
+        )
+        (error,) = answer["errors"]
+        assert (error["code"], field_path(error), item_index(error)) == (
+            "CONFLICT",
+            ["certificates"],
+            1,
+        )
+        for certificate in certificates:
+            assert (await status_at_pebble(platform, certificate))[0] == "Revoked"
+        assert (await platform.load_certificate(SERVER_NAME))["acmeState"] == "REVOKED"
+        replaced = await platform.load_certificate(OTHER_NAME)
+        assert (replaced["acmeState"] == "REVOKED", replaced["issuer"]) == (False, "CN=Test CA")
+        log = await select_rows(environment, "SELECT mutation, after FROM audit_log ORDER BY id")
+        revocations = [after for mutation, after in log if mutation == "certificateDelete"]
+        assert len(revocations) == 2
+        assert all("KEY_COMPROMISE" in str(after) for after in revocations)
+
+
+async def test_certificate_given_twice_is_deleted_once(root: GraphQLClient) -> None:
+    certificate = await store_certificate(root)
+    references = [{"id": certificate["id"]}, {"serverName": SERVER_NAME}]
+    payload = (await root(CERTIFICATE_DELETE, input={"certificates": references}))[
+        "certificateDelete"
+    ]
+    assert payload == {"deletedIds": [certificate["id"]], "revokedIds": [], "errors": []}

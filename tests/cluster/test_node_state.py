@@ -21,7 +21,11 @@ from models.sessions.live_sessions import (
 from resolvers.cluster.node_state import NodeStateEnforcer, load_own_node_row
 from resolvers.cluster.platform_follower import follow_platform_forever
 from tests.conftest import GraphQLClient
-from tests.support.operations.platform.cluster_operations import register_server, update_node
+from tests.support.operations.platform.cluster_operations import (
+    add_node,
+    register_server,
+    update_node,
+)
 from tests.support.servers.session_server import SESSIONS, SessionServer
 
 HOST = "mx1.example.org"
@@ -172,7 +176,25 @@ async def test_drain_begins_again_when_it_is_set_again(
     first = environment.own_node.drain_ends_at
     await update_node(root, HOST, state="DRAINING", drainTime="PT1H")
     await enforcer.enforce_node_state(await load_own_node_row(environment))
-    assert environment.own_node.drain_ends_at >= first + 3599
+    second = environment.own_node.drain_ends_at
+    assert second >= first + 3599
+    await update_node(root, HOST, tag="rack 2")
+    await enforcer.enforce_node_state(await load_own_node_row(environment))
+    assert environment.own_node.drain_ends_at == second
+
+
+async def test_node_that_is_added_as_draining_ends_its_sessions_at_once(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    await register_server(environment, HOST)
+    enforcer = NodeStateEnforcer(environment)
+    await update_node(root, HOST, state="DRAINING", drainTime="PT1H")
+    await enforcer.enforce_node_state(await load_own_node_row(environment))
+    session = RecordedSession(environment, environment.live_sessions)
+    added = await add_node(root, HOST, state="DRAINING")
+    assert added["drainEndsAt"] is None
+    await enforcer.enforce_node_state(await load_own_node_row(environment))
+    assert session.termination is not None
 
 
 async def test_new_sessions_are_refused_with_a_reason(

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
+from models.events.event_types import EventType
+from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.cluster import affinities
 from tests.conftest import GraphQLClient, ManualClock, make_user
@@ -17,6 +19,7 @@ from tests.support.operations.platform.cluster_operations import (
     AFFINITY_SET,
     NODE_COUNTS,
     NODE_FLUSH,
+    NODE_REMOVE,
     add_node,
     insert_node,
     load_affinities,
@@ -26,6 +29,7 @@ from tests.support.operations.platform.cluster_operations import (
     set_node_values,
     update_node,
 )
+from tests.support.stores.counter_check import load_journal_entries
 from tests.support.stores.recorded_statements import record_sql
 
 HOSTS = ("a.example.org", "b.example.org", "c.example.org")
@@ -237,6 +241,17 @@ async def test_flush_removes_the_pins_of_one_node(root: GraphQLClient) -> None:
     assert payload["redistributedCount"] == 1
     assert (await load_affinity(root, "ada"))["node"]["host"] == before["ada"]
     assert (await load_affinity(root, "bob"))["pinned"] is True
+
+
+@pytest.mark.usefixtures("ada", "nodes")
+async def test_removal_of_a_node_deletes_its_pins_with_events(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    await pin_users(root, "a.example.org", "ada")
+    await run_successful_mutation(root, NODE_REMOVE, nodes=[{"host": "a.example.org"}])
+    assert (await load_affinity(root, "ada"))["pinned"] is False
+    entries = await load_journal_entries(environment, PLATFORM)
+    assert [kind for kind, _ in entries].count(EventType.CLUSTER_AFFINITY_DELETED) == 1
 
 
 @pytest.mark.usefixtures("ada")

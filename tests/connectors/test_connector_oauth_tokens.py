@@ -207,6 +207,41 @@ async def test_check_of_new_connector_stores_no_token(
     assert len(remote_server.verifier.seen_tokens) == 2
 
 
+async def test_check_of_new_connector_warns_of_a_replaced_refresh_token(
+    ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
+) -> None:
+    async def check_with_refresh_token(refresh_token: Any) -> list[str]:
+        token_server.response = token_response("access-1", refresh_token=refresh_token)
+        report = await check.check_new_connector(
+            context_with_connector_permission(ada),
+            connector_fields(remote_server, token_server),
+            REFRESH_TOKEN,
+        )
+        assert OTHER_REFRESH_TOKEN not in str(report)
+        return [f"{stage.stage}: {stage.message}" for stage in report.stages if stage.message]
+
+    for unchanged in (REFRESH_TOKEN, None, 7):
+        assert await check_with_refresh_token(unchanged) == []
+    (message,) = await check_with_refresh_token(OTHER_REFRESH_TOKEN)
+    assert message == f"LOGIN: {check.NEW_CREDENTIAL_WARNING}"
+    remote_server.verifier.accepted_tokens = set()
+    (message,) = await check_with_refresh_token(OTHER_REFRESH_TOKEN)
+    assert message.startswith("LOGIN: ")
+    assert message.endswith(f"\n{check.NEW_CREDENTIAL_WARNING}")
+
+
+async def test_check_of_stored_connector_stores_a_replaced_refresh_token(
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
+) -> None:
+    token_server.response = token_response("access-1", refresh_token=OTHER_REFRESH_TOKEN)
+    connector_id = await create_connector(ada, imap_server, token_server)
+    report = await check.check_stored_connector(
+        context_with_connector_permission(ada), connector_id
+    )
+    assert [stage.message for stage in report.stages if stage.message] == []
+    assert (await load_secret(ada.environment, connector_id))["password"] == OTHER_REFRESH_TOKEN
+
+
 async def test_check_of_stored_connector_uses_the_stored_token(
     ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
 ) -> None:

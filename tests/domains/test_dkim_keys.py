@@ -132,7 +132,7 @@ async def test_short_key_is_accepted_with_a_warning(root: GraphQLClient) -> None
 
 
 REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
-    ({"domains": domain_refs()}, ("VALIDATION", ["domains"], None, "MAX")),
+    ({"domains": domain_refs()}, ("VALIDATION", ["domains"], None, "REQUIRED")),
     ({"domains": domain_refs(*["example.org"] * 51)}, ("VALIDATION", ["domains"], None, "MAX")),
     (
         {"domains": [{"id": global_ids.encode("Domain", 1)}] * 51},
@@ -167,6 +167,54 @@ async def test_invalid_key_input_is_refused(root: GraphQLClient) -> None:
             )
             assert error_summary(errors) == refusal
             assert await list_keys(root) == []
+
+
+async def test_selector_can_have_underscores_which_the_error_names(root: GraphQLClient) -> None:
+    key = await dkim_key_operations.create_dkim_key(root, selector="_s_1")
+    assert key["selector"] == "_s_1"
+    _, (error,) = await run_mutation(
+        root, DKIM_KEY_SET, domains=domain_refs("example.org"), selector="-s"
+    )
+    assert "underscores" in error["message"]
+
+
+async def test_dns_name_is_checked_with_the_selector_of_the_key(root: GraphQLClient) -> None:
+    name = ".".join(["a" * 60] * 3 + ["b" * 49, "example"])  # 240 characters
+    await create_domain(root, name)
+    await dkim_key_operations.create_dkim_key(root, selector="longer")
+    for document, arguments, path, index in (
+        (
+            DKIM_KEY_COPY,
+            {"fromDomain": {"name": "example.org"}, "toDomains": domain_refs(name)},
+            ["toDomains"],
+            0,
+        ),
+        (DKIM_KEY_SET, {"domains": domain_refs(name), "selector": "longer"}, ["selector"], None),
+    ):
+        _, errors = await run_mutation(root, document, **arguments)
+        assert error_summary(errors) == ("VALIDATION", path, index, "SELECTOR")
+    await dkim_key_operations.create_dkim_key(root, domain=name, selector="s")  # 253 characters
+    _, errors = await run_mutation(root, DKIM_KEY_ROTATE, domains=domain_refs(name))
+    assert error_summary(errors) == ("VALIDATION", ["selector"], None, "SELECTOR")
+    payload, errors = await run_mutation(
+        root, DKIM_KEY_ROTATE, domains=domain_refs(name), selector="t"
+    )
+    assert (errors, payload["dkimKeys"][0]["selector"]) == ([], "t")
+    payload, errors = await run_mutation(root, DKIM_KEY_DELETE, domains=domain_refs(name))
+    assert (len(payload["deletedIds"]), errors) == (2, [])
+
+
+async def test_domain_is_not_renamed_if_dns_name_of_a_key_would_be_too_long(
+    root: GraphQLClient,
+) -> None:
+    await create_domain(root, "old.example")
+    key = await dkim_key_operations.create_dkim_key(root, domain="old.example", selector="a" * 30)
+    new_name = ".".join(["a" * 60] * 3 + ["b" * 35, "example"])  # 226 characters
+    _, errors = await run_mutation(
+        root, DOMAIN_RENAME, domain={"name": "old.example"}, newName=new_name
+    )
+    assert error_summary(errors) == ("VALIDATION", ["newName"], None, "SELECTOR")
+    assert (await load_signing_key(root, "old.example"))["id"] == key["id"]
 
 
 async def test_second_key_replaces_is_added_or_is_refused(root: GraphQLClient) -> None:

@@ -98,6 +98,22 @@ async def test_alias_of_alias_or_of_existing_name_is_refused(
     assert error_summary(errors) == ("CONFLICT", ["name"], None, None)
 
 
+@pytest.mark.usefixtures("ada")
+async def test_alias_given_twice_is_deleted_once_in_given_order(root: GraphQLClient) -> None:
+    ids = []
+    for alias in ("a.org", "b.org"):
+        payload, _ = await run_mutation(
+            root, ALIAS_DOMAIN_CREATE, alias=alias, domain={"name": "example.org"}
+        )
+        ids.append(payload["aliasDomain"]["id"])
+    payload, errors = await run_mutation(
+        root,
+        ALIAS_DOMAIN_DELETE,
+        aliasDomains=[{"id": ids[1]}, {"id": ids[0]}, {"alias": "b.org"}],
+    )
+    assert (payload["deletedIds"], errors) == ([ids[1], ids[0]], [])
+
+
 async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient) -> None:
     for name in ("pond.example", "lake.example"):
         await create_domain(root, name)

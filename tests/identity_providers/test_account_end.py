@@ -16,11 +16,11 @@ from mail.maintenance import housekeeping
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import AccessToken, ApiKey
 from models.auth.security_log import SecurityEvent, SecurityEventAction
-from models.identity_providers import IdentityLink, IdentitySession
+from models.identity_providers import IdentityLink, IdentityProvider, IdentitySession
 from models.oauth.tables import OauthRefreshToken
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from models.users.tables import User
+from models.users.tables import DomainAdmin, User
 from resolvers.identity_providers.account_checks import (
     check_account_and_end_access_if_ended,
     reserve_links_due_for_check,
@@ -468,3 +468,33 @@ async def test_unlinked_user_signs_in_with_a_new_account_of_the_provider(
     assert payload["identityLinkDelete"] == {"users": [{"username": "ada"}], "errors": []}
     assert not await browser.is_accepted(tokens["access_token"])
     assert (await sign_in_at_provider(browser, webmail, provider)).status_code == 200
+
+
+async def test_unlinked_user_loses_the_role_that_groups_gave(
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider, root: GraphQLClient
+) -> None:
+    async with root.environment.write_session() as session:
+        statement = update(IdentityProvider).values(admin_groups=["mail-admins"])
+        await (await session.connection()).execute(statement)
+    provider.claims["groups"] = ["mail-admins"]
+    await tokens_by_provider(browser, webmail, provider)
+    assert await role_and_domain_count(root.environment) == (Role.DOMAIN_ADMIN, 1)
+    payload = await root(
+        'mutation { identityLinkDelete(input: {users: {usernames: ["ada"]}})'
+        " { users { role } errors { message } } }"
+    )
+    assert payload["identityLinkDelete"] == {"users": [{"role": "USER"}], "errors": []}
+    assert await role_and_domain_count(root.environment) == (Role.USER, 0)
+    await tokens_by_provider(browser, webmail, provider)
+    assert await role_and_domain_count(root.environment) == (Role.DOMAIN_ADMIN, 1)
+    provider.claims["groups"] = []
+    await tokens_by_provider(browser, webmail, provider)
+    assert await role_and_domain_count(root.environment) == (Role.USER, 0)
+
+
+async def role_and_domain_count(environment: Environment) -> tuple[Role, int]:
+    """Return the role of Ada and the number of domains that administrators have."""
+    ada = select(col(User.role)).where(col(User.username) == "ada")
+    (user,) = await environment.database.read(ada)
+    domains = await environment.database.read(select(col(DomainAdmin.domain_id)))
+    return user.role, len(domains)

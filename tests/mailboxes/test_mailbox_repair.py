@@ -14,10 +14,11 @@ from graph.types import global_ids
 from mail.consistency import check_consistency, mailbox_checks
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
+from models.users.roles import Role
 from resolvers.admin import tasks
 from resolvers.admin.task_turns import MAX_CONCURRENT_STEPS, TaskTurns
 from resolvers.mailboxes import repair as mailbox_repair
-from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.conftest import GraphQLClient, deliver_to, make_client, raw_message
 from tests.support.operations.mailbox_operations import (
     append_unread_messages,
     create_mailboxes,
@@ -34,6 +35,7 @@ PAYLOAD_FIELDS = (
     "task { id kind totalCount }"
 )
 UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
+UPDATE_ALL_INBOXES = "UPDATE mailboxes SET message_count = 77 WHERE path = 'INBOX'"
 UPDATE_MESSAGE = "UPDATE messages SET {} WHERE subject = 'two' AND user_id = {{user}}"
 DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether repair fixes it
     (
@@ -261,3 +263,21 @@ async def test_repair_is_forbidden_for_users(ada: GraphQLClient, bob: GraphQLCli
     users = {"ids": [global_ids.encode("User", bob.user.id)]}
     answer = await ada.execute(document, input={"users": users, "mailboxPatterns": ["*"]})
     assert "FORBIDDEN" in json.dumps(answer)
+
+
+async def test_repair_of_all_users_by_an_admin_excludes_root(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
+) -> None:
+    admin = await make_client(environment, root.http, "boss", role=Role.ADMIN)
+    owner = await make_client(environment, root.http, "owner", role=Role.ROOT)
+    await execute_sql(environment, UPDATE_ALL_INBOXES)
+    users = {"all": True}
+    counts = [(await repair(client, users=users))["task"]["totalCount"] for client in (root, admin)]
+    assert counts == [15, 10]
+    await execute_sql(environment, "DELETE FROM tasks WHERE total_count = 15")
+    assert await tasks.run_next_task(environment)
+    assert [(await client.load_mailbox()).message_count for client in (ada, admin, owner)] == [
+        0,
+        0,
+        77,
+    ]

@@ -316,6 +316,7 @@ async def test_source_ranges_join_to_whole_source(ada: GraphQLClient) -> None:
     split = await load_fields(ada, message_id, "rawSource(offset: 18)")
     assert base64.b64decode(split["rawSource"]) == raw[18:]
     for field in ("rawSource(offset: -1)", 'bodyPart(section: "1", offset: -1)',
+                  'bodyPart(section: "1", maxBytes: 0)',
                   'bodyPart(section: "1", maxBytes: -3)'):  # fmt: skip
         document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
         answer = await ada.execute(document, id=global_ids.encode("Message", message_id))

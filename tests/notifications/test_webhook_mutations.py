@@ -138,6 +138,29 @@ async def test_domain_admin_manages_only_webhooks_of_own_domain(
     ) is None  # a USER has no access to webhooks
 
 
+async def test_number_of_webhooks_of_a_user_counts_those_of_all_creators(
+    environment: Environment,
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resolvers.notifications.webhooks.MAX_WEBHOOKS", 2)
+    permissions = [AdminPermission.IMPERSONATE]
+    domain_admin = await make_domain_admin(environment, ada.http, "dora", permissions)
+    url = "https://hooks.example.com/"
+    for client in (domain_admin, root):
+        await create_webhook(client, url, user=user_ref(ada))
+    for client in (domain_admin, root):
+        (error,) = (await run_webhook_create(client, url, user=user_ref(ada)))["errors"]
+        assert error["code"] == "LIMIT_REACHED"
+    for scope in ({"user": user_ref(bob)}, {"domain": {"name": "example.org"}}, {}):
+        await create_webhook(root, url, **scope)
+        await create_webhook(root, url, **scope)
+        (error,) = (await run_webhook_create(root, url, **scope))["errors"]
+        assert error["code"] == "LIMIT_REACHED"
+
+
 async def test_webhook_fields_cannot_be_set_to_null(root: GraphQLClient) -> None:
     webhook_id, _ = await create_webhook(root, "https://hooks.example.com/", "USER_CREATED")
     text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {

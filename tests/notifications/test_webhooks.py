@@ -259,7 +259,11 @@ async def test_secrets_are_stored_encrypted_and_can_be_reencrypted(
 
 
 async def test_ping_is_posted_to_inactive_webhook(
-    root: GraphQLClient, environment: Environment, receiver: WebhookReceiver, ada: GraphQLClient
+    root: GraphQLClient,
+    environment: Environment,
+    receiver: WebhookReceiver,
+    ada: GraphQLClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     webhook_id, secret = await create_webhook(root, receiver.url, "USER_CREATED", active=False)
     await deliver_to(ada, "Hello")
@@ -275,6 +279,8 @@ async def test_ping_is_posted_to_inactive_webhook(
     await post_until_idle(make_webhook_worker(environment))
     newest = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"][0]
     assert (newest["state"], newest["error"]) == ("FAILED", "Unexpected status 500.")
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.msg == "Webhook delivery failed"
 
 
 async def test_user_moved_out_of_domain_is_not_posted_to_its_webhooks(

@@ -107,15 +107,17 @@ async def test_empty_filter_deletes_nothing(
             admin_client, "queueDelete", "deletedCount", **arguments
         )
         assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
-    empty_selections: list[dict[str, Any]] = [
-        {"queueEntries": []},
-        {"filter": {"users": {"usernames": []}}},
-    ]
-    for selection in empty_selections:
-        payload = await run_mailbox_mutation(
-            admin_client, "queueDelete", "deletedCount task { id }", **selection
-        )
-        assert (payload["deletedCount"], payload["task"], payload["errors"]) == (0, None, [])
+    refused = await run_mailbox_mutation(
+        admin_client, "queueDelete", "deletedCount", queueEntries=[]
+    )
+    assert [(e["code"], e["path"]) for e in refused["errors"]] == [("VALIDATION", ["queueEntries"])]
+    payload = await run_mailbox_mutation(
+        admin_client,
+        "queueDelete",
+        "deletedCount task { id }",
+        filter={"users": {"usernames": []}},
+    )
+    assert (payload["deletedCount"], payload["task"], payload["errors"]) == (0, None, [])
     assert await load_submission_state(ada.environment, submission_id) == "QUEUED"
 
 

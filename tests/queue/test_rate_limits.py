@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from graph.types import global_ids
@@ -18,7 +19,12 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     try_create_user,
 )
-from tests.support.operations.domain_operations import DOMAIN_CREATE, DOMAIN_UPDATE, run_mutation
+from tests.support.operations.domain_operations import (
+    DOMAIN_CREATE,
+    DOMAIN_UPDATE,
+    create_domain,
+    run_mutation,
+)
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.queue.rate_limit_operations import (
     FIELDS,
@@ -113,6 +119,28 @@ async def test_user_and_domain_show_their_rate_limit(
     # a user can't read the rate of the domain
     answer = await ada.execute("{ user { domain { name rateLimit { messages } } } }")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+
+
+async def test_rate_limit_of_domain_is_null_without_administration(
+    root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    for name in ("far.example", "free.example"):
+        await create_domain(root, name)
+    admin = await make_domain_admin(
+        environment, http, "eve", domains=("far.example", "free.example")
+    )
+    await set_rate_limit(root, 5, **domains_input("example.org", "far.example"))
+    fields = "name rateLimitInherited rateLimit { per }"
+    answer = await admin(
+        f"{{ user {{ domain {{ {fields} }} }} domains {{ nodes {{ {fields} }} }} }}"
+    )
+    # the domain of the account, which the account does not administer
+    assert answer["user"]["domain"] == {
+        "name": "example.org", "rateLimitInherited": None, "rateLimit": None
+    }  # fmt: skip
+    domains = {node.pop("name"): node for node in answer["domains"]["nodes"]}
+    assert domains["far.example"] == {"rateLimitInherited": False, "rateLimit": {"per": "HOUR"}}
+    assert domains["free.example"] == {"rateLimitInherited": True, "rateLimit": None}
 
 
 async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClient) -> None:
@@ -271,7 +299,7 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
             )
             for count in (-1, 0, 1_000_000_001)
         ),
-        ({"rateLimit": FIVE_PER_HOUR, "domains": []}, "VALIDATION", ["users"]),
+        ({"rateLimit": FIVE_PER_HOUR, "domains": []}, "VALIDATION", ["domains"]),
         (
             {"rateLimit": FIVE_PER_HOUR, "users": {"ids": [global_ids.encode("User", 7)]}},
             "NOT_FOUND",
@@ -305,6 +333,13 @@ async def test_invalid_rate_limit_is_refused_and_changes_nothing(
     answer = await execute_mutation(root, "rateLimitSet", "rateLimits { messages }", **arguments)
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
     assert await select_rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
+
+
+async def test_missing_owner_is_refused_with_the_possible_fields(root: GraphQLClient) -> None:
+    _, (error,) = await set_rate_limit(root, 5)
+    assert error["message"] == "`users` or `domains` is required."
+    _, (error,) = await reset_rate(root)
+    assert error["message"] == "`users`, `domains` or `includePlatform: true` is required."
 
 
 async def test_rate_limits_need_a_domain_admin_with_the_permission(

@@ -70,6 +70,24 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
     assert (await root(list_document("relayHost")))["relayHosts"]["nodes"] == []
 
 
+@pytest.mark.parametrize("kind", ["relayHost", "transport", "tlsPolicy"])
+async def test_record_given_twice_is_deleted_once_in_given_order(
+    root: GraphQLClient, kind: str
+) -> None:
+    values: list[dict[str, str]] = {
+        "relayHost": [{"host": "a.example"}, {"host": "b.example"}],
+        "transport": [
+            {"destination": name, "nextHop": "hop.example"} for name in ("a.example", "b.example")
+        ],
+        "tlsPolicy": [{"destination": name, "level": "MAY"} for name in ("a.example", "b.example")],
+    }[kind]
+    first, second = [(await create_item(root, kind, **columns))["id"] for columns in values]
+    answer, errors = await run_mutation(
+        root, mutation_document(kind, "Delete"), **refs(kind, second, first, second)
+    )
+    assert (answer["deletedIds"], errors) == ([second, first], [])
+
+
 HOST_SPELLINGS = [
     ("relay", ("relay", 25)),
     ("[2001:DB8::25]:2525", ("2001:db8::25", 2525)),

@@ -64,4 +64,4 @@ def test_required_arguments_have_no_default() -> None:
 def test_second_scope_is_named_beside_the_first() -> None:
     assert SDL.mutation_type
     text = SDL.mutation_type.fields["messageRedirect"].description or ""
-    assert "Requires a signed-in user and scopes SUBMIT and MAIL_READ." in text
+    assert "Requires a credential with scopes SUBMIT and MAIL_READ." in text

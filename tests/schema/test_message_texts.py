@@ -55,7 +55,8 @@ ALLOWED_WORDS = {
     # "letter" and "letters" are characters here, not messages
     "The password must have exactly {LENGTH} lower-case letters from a to z.",
     "The text mixes letters of several scripts that look alike: use one script.",
-    "A selector has letters, digits and hyphens, and dots between parts of at most 63 characters.",
+    "A selector has letters a-z, digits, hyphens and underscores, and dots between parts of at "
+    "most 63 characters. Its first part does not begin or end with a hyphen.",
 }
 
 

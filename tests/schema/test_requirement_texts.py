@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from graphql import DirectiveNode, get_named_type, parse, print_ast
+from graphql import DirectiveNode, GraphQLObjectType, get_named_type, parse, print_ast
 from graphql.language import ast
 
 from graph.types.descriptions.mutation_error_codes import ERROR_CODES_BY_MUTATION
+from graph.types.descriptions.replay_descriptions import NEVER_REPLAYED
 from graph.types.fields import Auth
 from graph.types.object_access import (
     MANAGED,
@@ -21,7 +22,11 @@ from graph.types.object_access import (
     access_text,
     argument_access_text,
 )
-from graph.types.requirement_texts import FIELD_NOUNS, error_codes_text
+from graph.types.requirement_texts import (
+    FIELD_NOUNS,
+    FIELDS_OF_SIGNED_IN_USER,
+    error_codes_text,
+)
 from graph.users.column_requirements import column_requirement
 from graph.users.part_types import SPAM_COLUMNS
 from graph.users.update_mutations import LIMIT_COLUMNS
@@ -300,13 +305,65 @@ def test_arguments_and_inputs_say_who_can_name_other_users() -> None:
     connector: Any = SDL.type_map["ConnectorCreateInput"]
     query: Any = SDL.query_type
     assert connector.fields["user"].description == (
-        "User who gets the messages. Default: the signed-in user. Another user requires the scope "
-        "FULL, and the role DOMAIN_ADMIN with the permission CONNECTORS or the role ADMIN."
+        "User who gets the messages. Default: the signed-in user. An API key without a user has no "
+        "default (FORBIDDEN). Another user requires the scope FULL, and the role DOMAIN_ADMIN with "
+        "the permission CONNECTORS or the role ADMIN."
     )
     assert query.fields["changes"].args["user"].description == (
-        "User whose events are returned. Default: the signed-in user. Another user requires the "
-        "role DOMAIN_ADMIN with the permission IMPERSONATE, or the role ADMIN."
+        "User whose events are returned. Default: the signed-in user. An API key without a user "
+        "has no default (FORBIDDEN). Another user requires the role DOMAIN_ADMIN with the "
+        "permission IMPERSONATE, or the role ADMIN."
     )
+
+
+def test_root_fields_say_whether_they_require_a_user() -> None:
+    root_types: list[Any] = [SDL.query_type, SDL.mutation_type, SDL.subscription_type]
+    text_by_name = {
+        name: field.description for root in root_types for name, field in root.fields.items()
+    }
+    assert text_by_name.keys() >= FIELDS_OF_SIGNED_IN_USER
+    for name, sentence in (
+        ("quarantine", "Requires a credential with scope READ."),
+        ("submission", "Requires a credential with scope MAIL_READ."),
+        ("labelCreate", "Requires a signed-in user and scope MAIL."),
+        ("undo", "Requires a signed-in user and scope MAIL."),
+        ("notifications", "Requires a signed-in user and scope MAIL_READ."),
+        ("taskProgress", "Requires a credential with scope MAIL_READ."),
+    ):
+        assert sentence in text_by_name[name]
+
+
+def test_input_fields_that_give_access_name_acting_administrators() -> None:
+    refused = "FORBIDDEN for an administrator who acts as the user (`userImpersonate`)."
+    for type_name, name, sentence in (
+        ("BccRuleCreateInput", "bccTo", refused),
+        ("IdentityPatch", "replyTo", f"A value is {refused}"),
+        ("UserPatch", "forwardTo", f"A list that is not empty is {refused}"),
+    ):
+        input_type: Any = SDL.type_map[type_name]
+        assert input_type.fields[name].description.endswith(sentence)
+
+
+def test_filters_say_that_a_condition_is_required() -> None:
+    required = "At least one condition that is not null is required."
+    for type_name, sentence in (
+        ("TaskFilter", required),
+        ("QueueFilter", f"{required} An empty text is an error, except in `sender`."),
+        ("HeaderMatch", "Condition on a header field of a message. An empty text is an error."),
+    ):
+        assert (SDL.type_map[type_name].description or "").endswith(sentence)
+
+
+def test_payloads_of_mutations_without_idempotency_key_are_never_replayed() -> None:
+    never = {
+        name
+        for name, kind in SDL.type_map.items()
+        if isinstance(kind, GraphQLObjectType)
+        and "replayed" in kind.fields
+        and kind.fields["replayed"].description == NEVER_REPLAYED
+    }
+    assert {"SessionDrainPayload", "ServerStopPayload"} <= never
+    assert not never & {"AuthenticatePayload", "UserPayload", "BlobPayload"}
 
 
 # Codes in descriptions that are no errors of the mutation.

@@ -150,7 +150,10 @@ async def test_saved_search_counts_current_messages(
         ({"query": "a from:"}, ["query"], "SYNTAX"),
         ({"query": "OR a"}, ["query"], "SYNTAX"),
         ({"query": "in:Nowhere"}, ["query"], "MAILBOX"),
-        ({"query": "text:a"}, ["filter", "text"], "UNSUPPORTED"),
+        ({"filter": {"mailbox": {"path": "No"}}}, ["filter"], "MAILBOX"),
+        ({"query": "a", "filter": {"mailbox": {"path": "No"}}}, ["filter"], "MAILBOX"),
+        ({"query": "in:No", "filter": {"seen": True}}, ["query"], "MAILBOX"),
+        ({"query": "text:a"}, ["query"], "UNSUPPORTED"),
         ({"filter": {"not": {"header": {"name": "X"}}}}, ["filter", "header"], "UNSUPPORTED"),
         ({"filter": {"emailIds": ["x"]}}, ["filter", "emailIds", "0"], "PATTERN"),
         ({"filter": {"uids": "1"}}, ["filter", "uids"], "REQUIRED"),
@@ -162,6 +165,17 @@ async def test_invalid_saved_search_is_refused(
     answer = await create_saved_search(ada, **{"name": "x", **arguments})
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
     assert await load_saved_searches(ada) == []
+
+
+async def test_update_error_names_the_search_with_the_unknown_mailbox(ada: GraphQLClient) -> None:
+    await create_saved_search(ada, "a", query="x")
+    unknown_mailbox = {"mailbox": {"path": "No"}}
+    for search, path in (
+        ({"query": "in:No"}, ["set", "query"]),
+        ({"query": "x", "filter": unknown_mailbox}, ["set", "filter"]),
+    ):
+        (error,) = (await update_saved_search(ada, {"name": "a"}, **search))["errors"]
+        assert (error["path"], error["constraint"]) == (path, "MAILBOX")
 
 
 async def test_saved_search_count_and_size_are_limited(

@@ -279,6 +279,36 @@ async def save_draft(client: GraphQLClient, draft_id: str | None = None, **field
     return str(saved["message"]["id"])
 
 
+@pytest.mark.usefixtures("ada_with_messages")
+async def test_index_of_all_users_leaves_out_root_for_an_admin(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    boss = await make_client(environment, root.http, "boss", role=Role.ADMIN)
+    chief = await make_client(environment, root.http, "chief", role=Role.ROOT)
+    await deliver_to(chief, raw_message("Plan", body="the duck of the chief"))
+    build_input = {"users": ALL_USERS, "mailboxPatterns": ["*"]}
+    queued = await run_mailbox_mutation(
+        boss, "searchIndexBuild", PAYLOAD_FIELDS, **build_input, background=True
+    )
+    assert (queued["errors"], queued["task"]["totalCount"]) == ([], 4)
+    built = await run_mailbox_mutation(boss, "searchIndexBuild", PAYLOAD_FIELDS, **build_input)
+    assert (built["errors"], built["indexedCount"]) == ([], 4)
+    assert (await load_status(root))["pending"] == 1
+    built = await run_mailbox_mutation(root, "searchIndexBuild", PAYLOAD_FIELDS, **build_input)
+    assert built["indexedCount"] == 1
+    rebuilt = await run_mailbox_mutation(
+        boss, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS
+    )
+    message_count = 5 if environment.database.dialect == "sqlite" else 4
+    assert (rebuilt["errors"], rebuilt["task"]["totalCount"]) == ([], message_count)
+    assert await run_tasks(environment) == [
+        ("SEARCH_INDEX_BUILD", "SUCCEEDED", 0, 4),
+        ("SEARCH_INDEX_REBUILD", "SUCCEEDED", message_count, message_count),
+    ]
+    assert await load_indexed_ids(environment) == await load_message_ids(environment)
+    assert await search_subjects(chief, "duck") == ["Plan"]
+
+
 async def test_second_rebuild_at_the_same_time_is_refused(
     ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
@@ -386,6 +416,27 @@ async def test_search_lookup_reads_only_the_index(
         after=first_page["pageInfo"]["endCursor"],
     )
     assert other_query["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
+
+
+async def test_only_root_looks_up_words_in_mail_of_others(
+    ada_with_messages: GraphQLClient, root: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    await deliver_to(admin_client, raw_message("Mine", body="duck"))
+    await index_all(root.environment)
+    arguments: dict[str, Any] = {"filter": {"query": "duck"}}
+    own = (await admin_client(LOOKUP, **arguments))["searchDiagnostics"]["hits"]
+    assert own["totalCount"] == 1
+    both = {"usernames": ["over", "ada"]}
+    for users in (ADA, both):
+        answer = await admin_client.execute(LOOKUP, **arguments, users=users)
+        assert [error["extensions"]["code"] for error in answer["errors"]] == ["FORBIDDEN"]
+    event_counts = "SELECT count FROM security_events WHERE user_id = :u AND action = :a"
+    nothing_found = {"filter": {"query": "swan"}, "users": ADA}
+    assert (await root(LOOKUP, **nothing_found))["searchDiagnostics"]["hits"]["totalCount"] == 0
+    rows = await select_rows(
+        root.environment, event_counts, u=ada_with_messages.user.id, a="MESSAGES_READ"
+    )
+    assert rows == [(1,)]
 
 
 async def test_lookup_statement_count_is_independent_of_hits(

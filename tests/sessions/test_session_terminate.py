@@ -162,7 +162,7 @@ async def test_invalid_input_ends_nothing(
     too_many = await session_server.terminate(ada, sessions=refs * 2000)
     assert [error["code"] for error in too_many["errors"]] == ["LIMIT_REACHED"]
     (error,) = (await session_server.terminate(ada, sessions=[]))["errors"]
-    assert error["code"] == "NO_SESSION"
+    assert error["code"] == "VALIDATION"
     assert not follower.end_frame
     await follower.unsubscribe()
 

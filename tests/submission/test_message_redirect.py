@@ -11,6 +11,7 @@ from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import (
     load_inbox_rows,
     relay_settings,
@@ -187,3 +188,33 @@ async def test_forward_needs_submit_scope(ada: GraphQLClient, environment: Envir
     assert [
         e["code"] for e in (await forward_message(client, message_id, "c@example.net"))["errors"]
     ] == ["FORBIDDEN"]
+
+
+COPIES = """{ viewer { user { messages { nodes { draft mailbox { path }
+    envelope { from } } } } } }"""
+
+
+@pytest.mark.parametrize("is_rescheduled", [False, True])
+async def test_redirected_sent_message_stays_in_its_mailbox(
+    ada: GraphQLClient, is_rescheduled: bool
+) -> None:
+    message_input = {"to": [{"address": "dave@example.net"}], "text": "x"}
+    sent = await execute_mutation(ada, "messageSend", "messages { id }", **message_input)
+    before = await ada(COPIES)
+    answer = await forward_message(ada, sent["messages"][0]["id"], "carol@example.net")
+    redirect = [{"queueId": answer["submission"]["queueId"]}]
+    if is_rescheduled:
+        rescheduled = await execute_mutation(
+            ada,
+            "submissionReschedule",
+            "submissions { state }",
+            submissions=redirect,
+            sendAt="2030-02-01T00:00:00Z",
+        )
+        assert rescheduled["submissions"] == [{"state": "SCHEDULED"}]
+        assert await ada(COPIES) == before
+    cancelled = await execute_mutation(
+        ada, "submissionCancel", "submissions { state }", submissions=redirect
+    )
+    assert cancelled["submissions"] == [{"state": "CANCELLED"}]
+    assert await ada(COPIES) == before

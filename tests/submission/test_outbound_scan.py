@@ -181,3 +181,24 @@ async def test_smtp_submission_is_scanned(ada: GraphQLClient, rspamd: WebhookRec
         await service.submit(submitter, raw, ada.address, [("carol@example.net", DEFAULT_REPORTS)])
     assert await count_submissions_and_messages(ada.environment) == (0, 0)
     assert rspamd.requests[0].headers["ip"] == "192.0.2.7"
+
+
+@pytest.mark.parametrize("mutation", ["messageSend", "draftSend", "messageRedirect"])
+async def test_atomic_request_sends_scanned_message_only_before_changes(
+    ada: GraphQLClient, rspamd: WebhookReceiver, mutation: str
+) -> None:
+    rspamd.response = rspamd_reply(0.0)
+    message_id = global_ids.encode("Message", (await deliver_to(ada, raw_message("a"))).message_id)
+    arguments: dict[str, Any] = {"message": {"id": message_id}, "to": ["carol@example.net"]}
+    if mutation == "messageSend":
+        arguments = SEND_INPUT
+    elif mutation == "draftSend":
+        arguments = {"message": {"id": (await save_draft(ada, **SEND_INPUT))["message"]["id"]}}
+    send = f"{mutation}(input: $input) {{ errors {{ code message }} }}"
+    change = 'mailboxCreate(input: {paths: ["New"]}) { errors { code } }'
+    head = f"mutation ($input: {mutation[0].upper()}{mutation[1:]}Input!) @atomic"
+    refused = (await ada(f"{head} {{ {change} {send} }}", input=arguments))[mutation]["errors"]
+    assert [error["code"] for error in refused] == ["FORBIDDEN_OPERATION"]
+    assert refused[0]["message"].endswith("after another field has changed something.")
+    sent = await ada(f"{head} {{ {send} {change} }}", input=arguments)
+    assert (sent[mutation]["errors"], sent["mailboxCreate"]["errors"]) == ([], [])

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
+from graph.types import global_ids
 from mail.mime.header_encoding import NamedAddress
 from models.errors import (
     RequestError,
@@ -17,6 +18,7 @@ from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 from resolvers.submission.message_source import MessageSource
 from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.send_operations import (
     OUTSIDE_RECIPIENT,
     send_outgoing_message,
@@ -100,3 +102,15 @@ async def test_failed_reply_does_not_mark_original(ada: GraphQLClient, bob: Grap
         with pytest.raises(RequestError):
             await send_reply(client, message_id, MessageRelationKind.REPLY, **extra)
     assert not (await load_message(ada, message_id)).answered
+
+
+async def test_null_recipients_of_a_reply_have_the_default(ada: GraphQLClient) -> None:
+    message_id = global_ids.encode("Message", await receive_original(ada, Cc="dan@example.net"))
+    original = {"message": {"id": message_id}, "relation": "REPLY_ALL"}
+    fields = "messages { to { address } cc { address } }"
+    answer = await execute_mutation(
+        ada, "messageSend", fields, original=original, text="Yes.", to=None, cc=None
+    )
+    assert answer["messages"] == [
+        {"to": [{"address": "carol@example.com"}], "cc": [{"address": "dan@example.net"}]}
+    ]

@@ -7,10 +7,14 @@ import pytest
 
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
+from models.users.tables import User
+from resolvers.auth import authentication
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.operations.bulk_operations import undo_mutation
 from tests.support.operations.domain_operations import create_domain, make_domain_user
+from tests.support.stores.counter_check import select_rows
 
 CAROL, DAVE = "carol@example.net", "dave@example.net"
 SUBMISSION_FIELDS = "{ id queueId recipients { recipient state } }"
@@ -96,3 +100,62 @@ async def test_send_on_behalf_needs_permission(
     answer = await send_message(root, user=ADA)
     for client in (bob, other_domain_admin, without_permission, root):
         assert await load_submission(client, answer) == [None, None]
+
+
+UNDO_FIELDS = "undo { token } messages { id } submissions { id state }"
+
+
+async def load_sent_messages(client: GraphQLClient) -> Any:
+    document = """{ viewer { user { messages { nodes { id subject draft mailbox { path } } }
+        submissions { nodes { state } } } } }"""
+    user = (await client(document))["viewer"]["user"]
+    return user["messages"]["nodes"], [row["state"] for row in user["submissions"]["nodes"]]
+
+
+@pytest.mark.parametrize("is_draft", [False, True])
+async def test_administrator_undoes_what_it_sent_for_a_user(
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
+    is_draft: bool,
+) -> None:
+    domain_admin = await make_domain_admin(environment, http, "dora", [AdminPermission.IMPERSONATE])
+    content: dict[str, Any] = {"to": [{"address": CAROL}], "subject": "Hi", "text": "x"}
+    if is_draft:
+        draft = await execute_mutation(ada, "draftSave", "message { id }", set=content)
+        content = {"message": {"id": draft["message"]["id"]}}
+    else:
+        content["user"] = ADA
+    mutation = "draftSend" if is_draft else "messageSend"
+    sent = await execute_mutation(
+        domain_admin, mutation, UNDO_FIELDS, undoWindow="PT30S", **content
+    )
+    assert sent["errors"] == []
+    for client in (ada, bob):
+        undone = await undo_mutation(client, sent)
+        assert [error["code"] for error in undone["errors"]] == ["NOT_FOUND"]
+    undone = await undo_mutation(domain_admin, sent)
+    assert (undone["errors"], undone["restoredCount"]) == ([], 1)
+    ((message,), states) = await load_sent_messages(ada)
+    assert (message["draft"], message["mailbox"], states) == (
+        True, {"path": "Drafts"}, ["CANCELLED"],
+    )  # fmt: skip
+    mutations = await select_rows(environment, "SELECT mutation FROM audit_log")
+    assert ("undo",) in mutations
+
+
+async def test_undo_of_send_for_a_user_needs_the_permission_again(
+    ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    domain_admin = await make_domain_admin(environment, http, "dora", [AdminPermission.IMPERSONATE])
+    content: dict[str, Any] = {"to": [{"address": CAROL}], "subject": "Hi", "text": "x"}
+    sent = await execute_mutation(
+        domain_admin, "messageSend", UNDO_FIELDS, user=ADA, undoWindow="PT30S", **content
+    )
+    async with environment.write_session(domain_admin.user.id) as session:
+        (await session.get_one(User, domain_admin.user.id)).admin_permissions = []
+    authentication.drop_cached_credentials(environment, domain_admin.user.id)
+    undone = await undo_mutation(domain_admin, sent)
+    assert [error["code"] for error in undone["errors"]] == ["FORBIDDEN"]
+    assert (await load_sent_messages(ada))[1] == ["UNDOABLE"]

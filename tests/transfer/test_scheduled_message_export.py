@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
+from graph.types import global_ids
 from models.files.blobs import Blob
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
@@ -201,3 +202,23 @@ async def test_damaged_queued_message_is_reported(
 async def replace_blob_data(environment: Environment, blob_id: int, data: bytes) -> None:
     async with environment.write_session() as session:
         await session.exec(update(Blob).where(col(Blob.id) == blob_id).values(data=data))
+
+
+async def test_message_with_scheduled_redirect_is_exported_unchanged(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    inserted = await deliver_to(ada, "Offer")
+    message = {"id": global_ids.encode("Message", inserted.message_id)}
+    redirected = await execute_mutation(
+        ada, "messageRedirect", "submission { id }", message=message, to=["carol@example.net"]
+    )
+    await execute_mutation(
+        ada,
+        "submissionReschedule",
+        "submissions { id }",
+        submissions=[redirected["submission"]],
+        sendAt="2030-02-01T00:00:00Z",
+    )
+    await import_account(bob, (await export_account(ada, format="JSON"))["content"])
+    (imported,) = await list_messages(bob)
+    assert (imported["draft"], imported["mailbox"]) == (False, {"path": "INBOX"})

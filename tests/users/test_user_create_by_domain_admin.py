@@ -66,6 +66,7 @@ def input_path(value: Any) -> list[str]:
         ({"allowedSenders": ["x@example.org"]}, "ALLOWED_SENDERS"),
         ({"disabledScopes": ["IMAP"]}, "PROTOCOL_ACCESS"),
         ({"webmailAccess": False}, "WEBMAIL_ACCESS"),
+        ({"allowLocal": True}, "PROTOCOL_ACCESS"),
         ({"smtpAllowedNetworks": ["192.0.2.0/24"]}, "SUBMISSION_NETWORKS"),
         ({"spam": {"level": 10}}, "SPAM_POLICY"),
         ({"spam": {"junkScore": 7}}, "SPAM_POLICY"),

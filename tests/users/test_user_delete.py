@@ -381,3 +381,12 @@ async def test_deleted_user_is_no_node_without_the_scope_read(
     response = await mail_client.execute(document, id=deleted_user["id"])
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert "ada" not in str(response)
+
+
+async def test_purge_accepts_id_of_deleted_user(root: GraphQLClient, ada: GraphQLClient) -> None:
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    selection = {"ids": [global_ids.encode("DeletedUser", ada.user.id)]}
+    payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
+    assert (payload["errors"], payload["purgedIds"]) == (
+        [], [global_ids.encode("User", ada.user.id)],
+    )  # fmt: skip

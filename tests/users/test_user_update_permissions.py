@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from graphql import GraphQLInputObjectType
 
 from graph.types import global_ids
 from models.users.roles import AdminPermission, Role, Scope
@@ -18,6 +19,7 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
+from tests.support.schema.printed_schema import SDL
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 OWN_FIELDS: dict[str, Any] = {
@@ -201,3 +203,29 @@ async def test_domain_admin_of_other_domain_is_a_plain_user_at_home(root: GraphQ
     for name, value in ADMIN_FIELDS.items():
         _, (error,) = await try_update_users(domain_admin, **{name: value})
         assert error["requires"] == "ADMIN", name
+
+
+def input_field_names(type_name: str) -> set[str]:
+    input_type = SDL.type_map[type_name]
+    assert isinstance(input_type, GraphQLInputObjectType)
+    return set(input_type.fields)
+
+
+async def test_create_and_update_require_the_same_permissions(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    domain_admin = await make_admin_of_domain(root)
+    values = {**OWN_FIELDS, **ADMIN_FIELDS}
+    shared_names = input_field_names("UserPatch") & input_field_names("UserCreateInput")
+    names = sorted(shared_names & values.keys())
+    assert shared_names - {*names} == {"allowUnsafe", "hashedPassword", "password",
+                                       "passwordDisabled"}  # fmt: skip
+    dry_run = {"options": {"validateOnly": True}}
+    for name in names:
+        _, created = await try_create_user(domain_admin, **{name: values[name]}, **dry_run)
+        _, updated = await try_update_users(domain_admin, ada, **{name: values[name]}, **dry_run)
+        required = [
+            [(error["code"], error["requires"]) for error in errors if error["code"] == "FORBIDDEN"]
+            for errors in (created, updated)
+        ]
+        assert required[0] == required[1], name

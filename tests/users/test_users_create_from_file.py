@@ -267,3 +267,15 @@ async def test_metadata_in_file_obeys_the_limit(admin: GraphQLClient) -> None:
     query = "SELECT username FROM users WHERE username LIKE '%@example.org'"
     usernames = {username for (username,) in await select_rows(admin.environment, query)}
     assert usernames & {f"{name}@example.org" for name in sizes} == {"small@example.org"}
+
+
+async def test_empty_list_of_networks_is_refused(admin: GraphQLClient) -> None:
+    user = {"password": MD5_CRYPT_HASH, "hashedPassword": True}
+    content = json_lines(
+        {**user, "address": "a@example.org", "smtpAllowedNetworks": []},
+        {**user, "address": "b@example.org", "smtpAllowedNetworks": None},
+    )
+    result = (await run_creation(admin, content))["result"]
+    assert (result["createdCount"], result["refusedCount"]) == (1, 1)
+    (error,) = result["errors"]
+    assert (error["line"], error["path"]) == (1, ["smtpAllowedNetworks"])

@@ -36,8 +36,10 @@ ARGUMENT_DESCRIPTIONS = {
     "queueId": "Queue ID that the `250` reply to the message named, or `QueueEntry.queueId`.",
     "messageIdHeader": "Message-ID (RFC 5322), with or without angle brackets.",
     "sender": "Sender of the message. Default: sender rules are not checked.",
-    "allowWildcard": "True finds the address that receives mail for the given one: also a "
-    "catch-all, and the address without its subaddress (`+label`).",
+    "allowWildcard": (
+        "True returns the active, unexpired address that would receive mail for the given one, "
+        "also a pattern such as `*@example.org`. Ignored with an ID."
+    ),
     "after": "Returns items after this cursor (`pageInfo.endCursor` of the previous page). Not "
     "allowed with `last`.",
     "debounce": "Least time between two batches, at most PT1M. Default: PT0.05S. The first batch "
@@ -53,16 +55,20 @@ ARGUMENT_DESCRIPTIONS = {
     "check": "Looks up each record in DNS. Without the look-up, each `state` is UNKNOWN. "
     "FORBIDDEN_OPERATION in an @atomic mutation.",
     "filter": "Returns only items that meet all conditions of the filter. Default: all items.",
-    "first": "Returns at most this number of items from the beginning of the list, 0 to 250. "
-    "Default: 20.",
+    "first": (
+        "Returns at most this number of items from the beginning of the list, 0 to 250; more is "
+        "the error BAD_PAGINATION. Default: 20, unless `last` is given."
+    ),
     "id": "Global ID of the object.",
     "submission": "Submission to follow. Default: all submissions of the signed-in user.",
     "ids": "Global IDs of the objects, at most 250.",
     "input": "Values and options of the mutation.",
     "types": "Types of events to return, at most 100. A ResyncChange is returned in any case. "
     "Default: all types. An empty list returns no other event.",
-    "last": "Returns at most this number of items from the end of the list, 0 to 250. Not allowed "
-    "with `first`.",
+    "last": (
+        "Returns at most this number of items from the end of the list, in the order of the list, "
+        "0 to 250; more is the error BAD_PAGINATION. Not allowed with `first`."
+    ),
     "mailboxes": "Returns only events of these mailboxes and of their messages, at most 100 "
     "mailboxes. A ResyncChange is returned in any case. Default: all events. An empty "
     "list returns no other event.",

@@ -27,7 +27,7 @@ CONSTRAINT_DESCRIPTIONS = {
     "HASH_COST": "A check of a password against this hash would take too much time or memory.",
     "HEADER": "The message must have a header within the size limit.",
     "HOST": "The value must be a host name or an IP address.",
-    "ID": "The value must be a global id of the type that the field requires.",
+    "ID": "The value must be a global ID of the type that the field requires.",
     "JSON": "The line must be a JSON object within the size limit.",
     "KEY": "The OpenPGP or DKIM key is invalid, or a recipient has no known key.",
     "LENGTH": "The number of characters, bytes or items is outside the valid range.",

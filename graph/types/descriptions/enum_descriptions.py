@@ -1,6 +1,7 @@
 """Descriptions of enum values."""
 
 from graph.types.descriptions.certificate_enum_descriptions import CERTIFICATE_VALUE_DESCRIPTIONS
+from graph.types.descriptions.connector_enum_descriptions import CONNECTOR_VALUE_DESCRIPTIONS
 from graph.types.descriptions.constraint_descriptions import CONSTRAINT_DESCRIPTIONS
 from graph.types.descriptions.event_type_descriptions import EVENT_TYPE_DESCRIPTIONS
 from graph.types.descriptions.log_enum_descriptions import LOG_VALUE_DESCRIPTIONS
@@ -8,9 +9,9 @@ from graph.types.descriptions.message_order_descriptions import MESSAGE_ORDER_DE
 from graph.types.descriptions.metric_enum_descriptions import METRIC_VALUE_DESCRIPTIONS
 from graph.types.descriptions.oauth_enum_descriptions import OAUTH_ENUM_DESCRIPTIONS
 from graph.types.descriptions.operation_enum_descriptions import OPERATION_VALUE_DESCRIPTIONS
+from graph.types.descriptions.right_enum_descriptions import RIGHT_VALUE_DESCRIPTIONS
 from graph.types.order_enums import ORDER_VALUE_DESCRIPTIONS
 from models.events.event_types import ChangeType, WebhookEventType
-from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
     "LegalHoldAccessAction": {
@@ -83,10 +84,14 @@ VALUE_DESCRIPTIONS = {
         "MAILBOX": "Delivers mail to the mailboxes of a user.",
         "FORWARD": "Forwards mail to the targets of the address.",
         "DISCARD": "Accepts mail and drops it.",
-        "LEARN_SPAM": "Trains the spam filter with the received mail as spam. The mail is not "
-        "stored.",
-        "LEARN_HAM": "Trains the spam filter with the received mail as wanted mail. The mail is "
-        "not stored.",
+        "LEARN_SPAM": (
+            "Trains the spam filter with spam: the messages attached to the received mail, or "
+            "without any the mail itself. The mail is not stored."
+        ),
+        "LEARN_HAM": (
+            "Trains the spam filter with wanted mail: the messages attached to the received mail, "
+            "or without any the mail itself. The mail is not stored."
+        ),
         "RESOURCE": "Books a resource, such as a room, by invitations. Other mail is refused.",
     },
     "BookingPolicy": {
@@ -109,41 +114,13 @@ VALUE_DESCRIPTIONS = {
         "THING": "Thing, such as a projector or a car.",
         "GROUP": "Group of people.",
     },
-    "AdminPermission": {
-        "CONNECTORS": "Manages connectors of users.",
-        "QUARANTINE": "Manages quarantined messages of users.",
-        "IMPERSONATE": "Acts as a user: reads and sends mail of the user.",
-        "WEBMAIL_ACCESS": "Allows or denies users the access by web mail clients.",
-        "APP_PASSWORDS": "Manages application passwords of users.",
-        "BCC_RULES": "Manages BCC rules of the domains.",
-        "PUSH_CHANNELS": "Manages push channels of users.",
-        "FILTERS": "Manages filters and Sieve scripts of users.",
-        "RATE_LIMITS": "Sets and resets sending limits of users and domains.",
-        "SENDER_RULES": "Manages sender rules of users and domains.",
-        "SPAM_POLICY": "Sets the spam thresholds of users.",
-        "ALLOWED_SENDERS": "Sets further sender addresses that users can send as.",
-        "UNLIMITED_QUOTA": "Gives users unlimited storage.",
-        "PROTOCOL_ACCESS": "Allows or denies users SMTP submission, and the IMAP and POP3 "
-        "servers beside Merganser.",
-        "SUBMISSION_NETWORKS": "Sets the networks that users can submit mail from.",
-        "ALIAS_DOMAINS": "Manages alias domains of the domains.",
-        "DOMAIN_DESCRIPTION": "Changes the description of the domains.",
-    },
     "BccDirection": {
         "SENDER": "Copies mail that users send with this envelope sender.",
-        "RECIPIENT": "Copies mail for this recipient, from remote senders and from users.",
-    },
-    "AppPasswordScope": {
-        "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
-        "`passwordVerify`.",
-        "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
-        "`passwordVerify`.",
-        "SMTP": "Sign-in to message submission (RFC 6409).",
-        "SIEVE": "Reading and changing Sieve scripts by this API.",
-        "MAIL_READ": "Reading the user's mail by this API.",
-        "MAIL": "Reading and changing the user's mail by this API.",
-        "SUBMIT": "Sending messages by this API.",
-        "ALL": "All protocols and rights that this enum lists.",
+        "RECIPIENT": (
+            "Copies mail for this recipient when an account stores it, from remote senders and "
+            "from users. Mail that is only forwarded, discarded or held in quarantine is not "
+            "copied."
+        ),
     },
     "EventType": EVENT_TYPE_DESCRIPTIONS,
     "ChangeType": {kind.value: EVENT_TYPE_DESCRIPTIONS[kind] for kind in ChangeType},
@@ -155,16 +132,23 @@ VALUE_DESCRIPTIONS = {
         "verifier: use it in addition to RSA.",
     },
     "DkimKeyState": {
-        "PENDING": "The key signs as soon as DNS has its record, or after `dkimKeyActivate`. A "
-        "pending key of `*` is never activated by a record.",
+        "PENDING": (
+            "The key signs when the server finds its record in DNS, or after `dkimKeyActivate`. "
+            "The server looks after one minute, later less often, at least once an hour. A pending "
+            "key of `*` is never activated by a record."
+        ),
         "ACTIVE": "The key signs messages.",
-        "RETIRED": "The key no longer signs. Its record must stay in DNS for messages in transit.",
+        "RETIRED": (
+            "The key no longer signs. Its record must stay in DNS for messages in transit. The key "
+            "is deleted after 14 days (by default), but not while its domain has no active key."
+        ),
     },
     "TlsPolicyLevel": {
         "NONE": "No TLS, even if the server offers it. A relay host or transport that requires "
         "TLS, or has a username, still uses TLS.",
         "MAY": "TLS if the server offers it, with any certificate.",
-        "ENCRYPT": "TLS with any certificate. Without TLS the delivery is deferred.",
+        "ENCRYPT": "TLS with any certificate. Without TLS the delivery is deferred. A relay host "
+        "or transport with a username still needs a verified certificate.",
         "DANE": "TLS by the TLSA records of the server (RFC 7672). Without TLSA records as MAY; "
         "with unusable records as ENCRYPT.",
         "DANE_ONLY": "TLS by TLSA records (RFC 7672). Without such a record the delivery is "
@@ -202,7 +186,10 @@ VALUE_DESCRIPTIONS = {
     "DeliveryState": {
         "PENDING": "The first delivery attempt has not ended yet.",
         "DEFERRED": "The last attempt failed temporarily. Another attempt follows.",
-        "DELIVERED": "The mail server of the recipient has accepted the message.",
+        "DELIVERED": (
+            "The mail server of the recipient has accepted the message. For an account of this "
+            "platform, the message was stored."
+        ),
         "RELAYED": (
             "A relay host, the next hop of a transport, or a webhook has accepted the message."
         ),
@@ -210,7 +197,7 @@ VALUE_DESCRIPTIONS = {
             "The recipient was refused permanently, at once or by a later delivery report, "
             "or `queueDelete` with `notifySender` removed the delivery."
         ),
-        "EXPIRED": "Every attempt failed until the queue lifetime ended.",
+        "EXPIRED": "No attempt succeeded until the queue lifetime ended.",
         "CANCELLED": "The delivery was cancelled before it succeeded.",
     },
     "QueueName": {
@@ -224,7 +211,10 @@ VALUE_DESCRIPTIONS = {
         "OK": "DNS has the expected record.",
         "MISSING": "DNS has no such record.",
         "MISMATCH": "DNS has a different record.",
-        "UNKNOWN": "The record was not looked up, is not configured, or DNS does not answer.",
+        "UNKNOWN": (
+            "The record was not looked up, is not configured, or DNS does not answer. Also: a TLSA "
+            "record has another form than `3 1 1`, which is not compared."
+        ),
     },
     "ErrorCode": {
         "CONNECTOR_FAILURE": "The remote server of a connector can't be reached, or refuses the "
@@ -240,13 +230,16 @@ VALUE_DESCRIPTIONS = {
         "top-level `errors`.",
         "LIMIT_REACHED": "A count or size limit of the request, a user, a domain or the platform "
         "would be exceeded.",
-        "QUOTA_EXCEEDED": "The storage of the account is full.",
+        "QUOTA_EXCEEDED": "The change would exceed the storage quota of the account.",
         "RATE_LIMITED": "The caller sent too many requests. The error has the time to wait in "
         "`retryAfter`.",
         "IN_USE": "Open sessions or running tasks of the accounts prevent the change.",
         "NO_SESSION": "No node has one of the sessions to end, and no access token was revoked.",
         "USER_OFFLINE": "No client of the user is subscribed to `composeRequested`.",
-        "UNAVAILABLE": "A component that the mutation needs does not answer, such as DNS.",
+        "UNAVAILABLE": (
+            "A component that the mutation needs is missing, busy or does not answer, such as DNS. "
+            "Also: concurrent requests changed the same objects."
+        ),
         "SIEVE_COMPILE": "A Sieve script does not compile.",
         "DAMAGED": "Stored bytes that the mutation needs are lost or damaged.",
         "ABORTED": "The field was rolled back, because another field of its `@atomic` request "
@@ -256,12 +249,18 @@ VALUE_DESCRIPTIONS = {
         "NEVER": "No digest is sent.",
         "HOURLY": "A digest is sent one hour after the first new quarantined message.",
         "DAILY": "A digest is sent one day after the first new quarantined message.",
-        "WEEKLY": "A digest is sent one week after the first new quarantined message.",
+        "WEEKLY": (
+            "A digest is sent one week after the first new quarantined message, or after half of "
+            "the retention of the quarantine if that is shorter."
+        ),
     },
     "SubaddressAction": {
         "NONE": "Delivers the message as if the address had no subaddress.",
-        "SUBFOLDER": "Delivers the message to the mailbox `INBOX/label`, which is created if it "
-        "is missing. At most 100 mailboxes are created. Spam is delivered to Junk.",
+        "SUBFOLDER": (
+            "Delivers the message to the mailbox `INBOX/label`, with the label in lower case. The "
+            "mailbox is created if INBOX contains fewer than 100 mailboxes, otherwise the message "
+            "goes to INBOX. Spam is delivered to Junk."
+        ),
         "SUBJECT": "Puts `[label]` before the subject of the stored message.",
     },
     "RatePeriod": {
@@ -301,9 +300,9 @@ VALUE_DESCRIPTIONS = {
         "HTTP": "A URL that accepts text by POST, such as a topic of ntfy.",
     },
     "Priority": {
-        "HIGH": "The message is urgent (`X-Priority: 1`).",
+        "HIGH": "The message is urgent (`X-Priority: 1`, `Importance: high`).",
         "NORMAL": "The message has normal priority and no header field for it.",
-        "LOW": "The message is not urgent (`X-Priority: 5`).",
+        "LOW": "The message is not urgent (`X-Priority: 5`, `Importance: low`).",
     },
     "ProtocolScope": {
         "IMAP": "Reading mail with a mail program on an IMAP server beside Merganser.",
@@ -322,35 +321,17 @@ VALUE_DESCRIPTIONS = {
         "FORWARD": "The new message forwards the original message to new recipients.",
     },
     "ResyncReason": {
-        "CURSOR_EXPIRED": "The events after the cursor are no longer kept: by default, they are "
-        "older than 30 days.",
-        "CURSOR_UNKNOWN": "The cursor is from another database.",
-        "OVERFLOW": "More events follow the cursor than the stream delivers at once: the client "
-        "read too slowly or was offline too long. The query `changes` can still have them.",
+        "CURSOR_EXPIRED": (
+            "The events after the cursor are no longer kept: by default, they are older than 30 "
+            "days, or more than 100,000 events of the account or domain followed."
+        ),
+        "CURSOR_UNKNOWN": "The cursor is after the last event, since it is from another database.",
+        "OVERFLOW": (
+            "More events follow the cursor than the stream delivers (10,000 by default): the "
+            "client read too slowly or was offline too long. The query `changes` can still have "
+            "them."
+        ),
         "STORE_RESTORED": "The database was restored from a backup after the cursor was issued.",
-    },
-    "Role": {
-        "PUBLIC": "No signed-in user.",
-        "USER": "Access to the user's account.",
-        "DOMAIN_ADMIN": "Administration of the users, addresses and settings of some domains.",
-        "ADMIN": "Administration of every domain and user, but not of the server.",
-        "ROOT": "Access to everything.",
-    },
-    "Scope": {
-        "FULL": "Everything that the role allows.",
-        "READ": "Queries and subscriptions; no mutations.",
-        "MAIL_READ": "Reading the user's mail.",
-        "MAIL": "Reading and changing the user's mail.",
-        "SUBMIT": "Sending messages.",
-        "SETTINGS": "Reading and changing the settings of the user's account.",
-        "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
-        "`passwordVerify`.",
-        "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
-        "`passwordVerify`.",
-        "SMTP": "Sign-in to message submission (RFC 6409).",
-        "SIEVE": "Reading and changing Sieve scripts by this API.",
-        "SCIM": "Provisioning of accounts and groups by SCIM 2.0 (RFC 7644), for an API key that "
-        "is restricted to domains.",
     },
     "ShareRight": {
         "LOOKUP": "Shows the mailbox in lists (`l`). Every other right includes it.",
@@ -383,11 +364,9 @@ VALUE_DESCRIPTIONS = {
         "UNDOABLE": "The submission is held for its undo window and can be cancelled.",
         "QUEUED": "The submission waits for the first attempt.",
         "SENDING": "At least one attempt was made, and some deliveries are not finished.",
-        "SENT": "The message was delivered to all recipients.",
-        "PARTIAL": "The message was delivered to some recipients, and not to others.",
-        "FAILED": (
-            "The message was delivered to no recipient, and not all deliveries were cancelled."
-        ),
+        "SENT": "All deliveries succeeded: each is DELIVERED or RELAYED.",
+        "PARTIAL": "Some deliveries succeeded. The others failed, expired or were cancelled.",
+        "FAILED": ("No delivery succeeded, and not all deliveries were cancelled."),
         "CANCELLED": "All deliveries of the submission were cancelled.",
     },
     "WebhookDeliveryState": {
@@ -396,46 +375,13 @@ VALUE_DESCRIPTIONS = {
         "FAILED": "The receiver did not accept the event in 12 attempts or within a day, or a "
         "test event in one attempt. No attempt follows.",
     },
-    "AuthMechanism": {
-        "PLAIN": "Username and password in one response (RFC 4616), or with the login command of "
-        "the protocol if the server does not offer PLAIN.",
-        "LOGIN": "The login command of the protocol, with username and password.",
-        "CRAM_MD5": "Challenge and response, SASL name CRAM-MD5 (RFC 2195). IMAP only.",
-        "XOAUTH2": "OAuth 2.0 access token in Google's format.",
-        "OAUTHBEARER": "OAuth 2.0 access token (RFC 7628).",
-    },
-    "ConnectorOptionName": {
-        str(name): description for name, description in OPTION_DESCRIPTIONS.items()
-    },
-    "ConnectorProtocol": {
-        "IMAP": (
-            "IMAP (RFC 3501): all mailboxes with their flags, except virtual ones with the "
-            r"special use \All or \Flagged."
-        ),
-        "POP3": "POP3 (RFC 1939): one mailbox without flags.",
-        "ARCHIVE": "An archive file. Used by `mailImport`.",
-        "USER": "Another account of this platform. Used by `mailImport`.",
-    },
-    "ConnectorSecurity": {
-        "NONE": "No encryption.",
-        "STARTTLS": "TLS after the command STARTTLS. The connection fails without it.",
-        "TLS": "TLS from the start of the connection.",
-    },
-    "ConnectorStage": {
-        "RESOLVE": "The host name is resolved, and its address checked.",
-        "CONNECT": "The TCP connection is opened.",
-        "TLS": "TLS is negotiated, and the certificate verified.",
-        "GREETING": "The greeting of the server is read.",
-        "LOGIN": "The connector signs in.",
-        "LIST": "The remote mailboxes are listed.",
-        "FETCH": "Messages are fetched.",
-        "STORE": "Fetched messages are stored in the account.",
-        "DELETE": "Fetched messages are deleted on the remote server.",
-        "IDLE": "The connector waits for new messages (RFC 2177).",
-    },
+    **CONNECTOR_VALUE_DESCRIPTIONS,
     "TaskState": {
-        "QUEUED": "The task waits for a worker.",
-        "RUNNING": "The task is running.",
+        "QUEUED": (
+            "The task waits for a worker: for its first step, or after some steps for its next "
+            "turn."
+        ),
+        "RUNNING": "A worker runs the task, or was interrupted and the task continues later.",
         "SUCCEEDED": "The task ended without an error.",
         "FAILED": "The task ended with an error.",
         "CANCELLED": "The task was cancelled. The work done before remains.",
@@ -458,28 +404,12 @@ VALUE_DESCRIPTIONS = {
         "default.",
         "FULL": "Usage has reached the limit.",
     },
-    "UserPermission": {
-        "TEMPORARY_ADDRESSES": "Manages temporary addresses of the account.",
-        "TLS_POLICY": "Sets whether mail to and from the account must use TLS.",
-        "SENDER_RULES": "Manages sender rules of the account.",
-        "SPAM_POLICY": "Sets the spam thresholds of the account.",
-        "SUBADDRESS_ACTION": (
-            "Sets what happens to mail for addresses with a subaddress (`+label`)."
-        ),
-        "CONNECTORS": "Manages connectors of the account.",
-        "SYNC_RESET": "Makes mail programs synchronize the account from the beginning.",
-        "QUARANTINE": "Manages quarantined messages of the account.",
-        "PREFERENCES_RESET": "Deletes stored preferences of web mail clients.",
-        "QUARANTINE_ATTACHMENTS": "Reads attachments of quarantined messages.",
-        "QUARANTINE_NOTIFICATION": "Sets the interval of the quarantine digests.",
-        "APP_PASSWORDS": "Manages application passwords of the account.",
-        "PUSH_CHANNELS": "Manages push channels of the account.",
-    },
     "WebauthnCeremony": {
         "REGISTRATION": "The challenge registers a new key.",
         "AUTHENTICATION": "The challenge verifies a registered key.",
     },
     **CERTIFICATE_VALUE_DESCRIPTIONS,
+    **RIGHT_VALUE_DESCRIPTIONS,
     **LOG_VALUE_DESCRIPTIONS,
     **MESSAGE_ORDER_DESCRIPTIONS,
     **METRIC_VALUE_DESCRIPTIONS,

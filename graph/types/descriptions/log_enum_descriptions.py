@@ -109,13 +109,19 @@ LOG_VALUE_DESCRIPTIONS = {
         "QUARANTINED": "The message was held in quarantine.",
         "RELEASED": "The message was released from quarantine.",
         "STORED": "The message was stored in a mailbox.",
-        "NOT_STORED": "A rule prevented that the message was stored.",
+        "NOT_STORED": "A filter or Sieve script prevented that the message was stored.",
         "AUTOREPLY_SENT": "An automatic reply was sent.",
         "AUTOREPLY_NOT_SENT": "No automatic reply was sent; `detail` has the reason.",
         "FORWARDED": "The message was queued for the forwarding targets.",
         "NOT_FORWARDED": "The message was not forwarded; `detail` has the reason.",
-        "DISCARDED": "The message was discarded, since the address has no target.",
-        "REFUSED": "The message was refused for the recipient after its content was received.",
+        "DISCARDED": (
+            "The message was accepted and not stored, since the address has the kind DISCARD, "
+            "LEARN_SPAM or LEARN_HAM, or no target."
+        ),
+        "REFUSED": (
+            "The message was refused for the recipient after its content was received, for good or "
+            "until the sending server tries again."
+        ),
         "QUEUED": "The message was put into the queue.",
         "COPIED": "A copy of the message by a BCC rule was put into the queue.",
         "PENDING": "The queue has not tried to deliver the message.",
@@ -215,10 +221,16 @@ LOG_VALUE_DESCRIPTIONS = {
         "RECIPIENT_REWRITE": "A recipient rewrite replaces the address.",
         "ALIAS_DOMAIN": "The domain is an alias domain, which is replaced by its domain.",
         "BACKUP_MX": "The server is backup MX of the domain and relays the message.",
-        "ADDRESS": "The address receives, forwards, discards or refuses the message.",
+        "ADDRESS": (
+            "The address receives, forwards, discards or refuses the message. An unknown address "
+            "also has this step."
+        ),
         "RESOURCE": "The resource of the address answers invitations and refuses other mail.",
         "USER": "The user of the address receives the message.",
-        "SENDER_RULE": "A sender rule decides between INBOX and Junk.",
+        "SENDER_RULE": (
+            "A sender rule decides between INBOX and Junk. The step has no record if the caller "
+            "can't see the rule."
+        ),
         "FILTER": "A filter can redirect or delete the message.",
         "AUTOREPLY": "An autoreply is active.",
     },

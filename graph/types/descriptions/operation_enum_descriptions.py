@@ -21,8 +21,11 @@ OPERATION_VALUE_DESCRIPTIONS = {
         "UP": "The node serves users.",
         "DRAINING": "The node accepts no new sessions, and ends the open ones over the drain time.",
         "DOWN": "The node accepts no new sessions, and ends the open ones at once.",
-        "UNREACHABLE": "The server has written no heartbeat for 5 seconds, or has stopped; or the "
-        "last probe of the load balancer failed.",
+        "UNREACHABLE": (
+            "The server has written no heartbeat for 5 seconds, has stopped, or has not yet "
+            "registered for a node that was added. For a load balancer: its last probe failed, or "
+            "it was not probed yet."
+        ),
     },
     "ClusterNodeKind": {
         "BACKEND": "A server of the platform.",
@@ -38,11 +41,16 @@ OPERATION_VALUE_DESCRIPTIONS = {
         "WORKER": "Background worker.",
     },
     "ComponentState": {
-        "DISABLED": "The component is not configured.",
+        "DISABLED": "The component is not configured, or another process probes it "
+        "(`acmeDirectory`).",
         "FAILED": "The component does not work. `detail` has the reason.",
         "RUNNING": "The component works.",
-        "STARTING": "The component is starting, or a dependency has not answered its first probe.",
-        "STOPPED": "An operator has stopped the component, or the process has ended.",
+        "STARTING": "The component is starting, or a dependency has not answered the present probe "
+        "yet.",
+        "STOPPED": (
+            "`componentStop` or the state of the node has stopped the component, or its process "
+            "has ended. `detail` has the reason."
+        ),
         "STOPPING": "The component finishes its current work and then stops.",
     },
     "SessionService": {
@@ -53,8 +61,11 @@ OPERATION_VALUE_DESCRIPTIONS = {
         "WEBSOCKET": "WebSocket with the protocol graphql-transport-ws.",
     },
     "BanCause": {
-        "SIGN_IN": "Wrong passwords: HTTP, the API, message submission, or the old password of a "
-        "password change.",
+        "SIGN_IN": (
+            "Wrong passwords: HTTP, the API, message submission, or the old password of a password "
+            "change. Also wrong OAuth tokens in message submission, and wrong credentials of OAuth "
+            "clients."
+        ),
         "SECOND_FACTOR": "Wrong second factors.",
         "LINK_PASSWORD": "Wrong passwords of share links.",
         "FORGED_LINK": "Links that this platform has not signed.",

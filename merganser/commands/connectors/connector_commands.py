@@ -53,7 +53,7 @@ def check_connector(connector_name: str, as_json: bool) -> None:
     )
     if as_json:
         stages = [
-            {"stage": stage.stage, "ok": stage.ok, "said": stage.error} for stage in result.stages
+            {"stage": stage.stage, "ok": stage.ok, "said": stage.message} for stage in result.stages
         ]
         report = {
             "id": connector.global_id,
@@ -76,7 +76,7 @@ def _print_check(result: ConnectorTestResult) -> None:
         (
             Text("ok", "green") if stage.ok else Text("failed", "bold red"),
             STAGE_TITLES.get(stage.stage, stage.stage),
-            stage.error,
+            stage.message,
         )
         for stage in result.stages
     ]

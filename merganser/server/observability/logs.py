@@ -91,7 +91,7 @@ class JsonLogFormatter(logging.Formatter):
 class TextLogFormatter(logging.Formatter):
     """Formats a record as a line with time, level, event, and extra fields as name=value.
 
-    Unprintable text in this line is escaped. A traceback follows on lines of its own, unescaped.
+    A traceback follows, indented. Unprintable text is escaped in both.
     """
 
     def __init__(self, process_name: str | None = None) -> None:

@@ -19,6 +19,7 @@ from resolvers.auth import credential_makers, log_actors, security_log
 from resolvers.auth.api_keys.loaders import load_calling_key_or_none, load_visible_api_keys_by_id
 from resolvers.auth.api_keys.rights import (
     calling_key_exceeded_error,
+    end_within_calling_key,
     require_and_inherit_impersonation_limits,
     require_and_inherit_limits_of_calling_key,
     require_changeable_keys,
@@ -65,9 +66,8 @@ async def create_api_key(
     its maker, and ends when the maker loses the role or the permission.
     """
     environment, problems = ctx.environment, problems or ErrorCollector()
-    new_key = require_and_inherit_limits_of_calling_key(
-        await load_calling_key_or_none(ctx), new_key
-    )
+    calling_key = await load_calling_key_or_none(ctx)
+    new_key = require_and_inherit_limits_of_calling_key(calling_key, new_key)
     collect_new_key_errors_and_require_role(ctx, new_key, problems)
     problems.raise_collected()
     owner_id = await require_permitted_owner_id(ctx, new_key)
@@ -90,7 +90,7 @@ async def create_api_key(
         operations=sorted(set(new_key.operations)),
         allowed_ips=sorted(set(new_key.allowed_ips)),
         created_at=environment.now(),
-        expires_at=new_key.expires_at,
+        expires_at=end_within_calling_key(calling_key, new_key.expires_at),
         creator_id=None if owner_id else ctx.viewer.user_id or None,
     )
     async with ctx.write_session(*([owner_id] if owner_id else [])) as session:

@@ -29,7 +29,7 @@ def require_and_inherit_limits_of_calling_key(
 ) -> NewApiKey:
     """Limit the new key to the rights of the key that creates it.
 
-    Raises Forbidden if the new key asks for more.
+    Raises Forbidden if the new key asks for more. A missing end stays missing.
     """
     if calling_key is None:
         return new_key
@@ -45,7 +45,6 @@ def require_and_inherit_limits_of_calling_key(
         new_key,
         operations=new_key.operations or calling_key.operations,
         allowed_ips=new_key.allowed_ips or calling_key.allowed_ips,
-        expires_at=new_key.expires_at or calling_key.expires_at,
     )
 
 
@@ -94,6 +93,12 @@ def require_given_end_within(calling_key: ColumnRow, given_end: datetime | None)
     """Raise Forbidden if the end is later than that of the calling key."""
     if calling_key.expires_at and given_end and given_end > calling_key.expires_at:
         raise calling_key_exceeded_error("end", "expiresAt")
+
+
+def end_within_calling_key(calling_key: ColumnRow | None, end: datetime | None) -> datetime | None:
+    """Return the earlier one of an end and that of the calling key; None if neither ends."""
+    ends = [end, calling_key.expires_at if calling_key else None]
+    return min(filter(None, ends), default=None)
 
 
 def calling_key_exceeded_error(limited_property: str, field: str) -> Forbidden:

@@ -10,8 +10,8 @@ from resolvers.auth import security_log
 from resolvers.auth.passwords import new_passwords, password_hashes, password_policy
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
-from resolvers.users.selection import UserSelector
-from resolvers.users.user_locks import lock_users_and_store_changes
+from resolvers.users.selection import require_managed_user
+from resolvers.users.user_locks import lock_loaded_users_and_store_changes
 
 TEMPORARY_LIFETIME = timedelta(hours=24)
 MAX_START_DELAY = timedelta(days=365)  # until a temporary password becomes valid
@@ -36,8 +36,9 @@ async def set_temporary_password_and_sign_out(
     policy = await ctx.load(password_policy.load_policies_of_users, user_id)
     password = new_passwords.generate_password(ctx.environment, policy)
     password_hash = await password_hashes.hash_password(ctx.environment, password)
-    async with lock_users_and_store_changes(
-        ctx, UserSelector(is_reference=True, ids=(user_id,)), "userPasswordReset", path="user"
+    rows = [await require_managed_user(ctx, user_id)]
+    async with lock_loaded_users_and_store_changes(
+        ctx, rows, "userPasswordReset", path="user"
     ) as locked_users:
         for user in locked_users.rows:
             locked_users.set_columns_to_store(

@@ -287,8 +287,6 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
         if row is None:
             raise NotFound(str(ids[index]), path=["ids"], index=index)
     keys = [row for row in rows if row]
-    if not keys:
-        return
     if len({row.user_id for row in keys}) > 1:
         raise InvalidInput(
             "All keys must belong to one user.",

@@ -11,6 +11,7 @@ from models.store.columns import ColumnRow, select_columns
 from resolvers.context import Context
 from resolvers.messages.bulk import copy, flags, row_changes, snooze
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
+from resolvers.messages.bulk.metadata_quota import require_quota_for_metadata_in_session
 from resolvers.messages.bulk.row_changes import UidChange
 
 
@@ -23,7 +24,7 @@ async def apply_bulk_request_to_rows(
 ) -> BulkOutcome:
     """Apply the request to messages, each account's target mailbox given by user ID.
 
-    Raises OverQuota if the copies don't fit.
+    Raises OverQuota if the copies or new metadata don't fit.
     """
     outcome = BulkOutcome(rows=rows)
     if not rows:
@@ -38,6 +39,7 @@ async def apply_bulk_request_to_rows(
             rows = await row_changes.load_rows_in_transaction(
                 session, list(outcome.uids_by_message_id)
             )
+        await require_quota_for_metadata_in_session(ctx, session, rows, request.changes)
         await flags.change_flags(ctx, session, rows, request.changes)
         await snooze.snooze_or_unsnooze_messages(ctx, session, rows, request.changes)
     if request.is_permanent:

@@ -23,7 +23,10 @@ from resolvers.messages.bulk.apply import apply_bulk_request_to_rows
 from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
 from resolvers.messages.bulk.bulk_tasks import insert_bulk_change_task, task_owner_id
 from resolvers.messages.bulk.flag_changes import FlagChanges
-from resolvers.messages.bulk.metadata_quota import metadata_bytes_by_user
+from resolvers.messages.bulk.metadata_quota import (
+    metadata_bytes_by_user,
+    require_quota_for_metadata,
+)
 from resolvers.messages.bulk.owners import BulkAccounts
 from resolvers.messages.bulk.selected_messages import (
     load_selected_messages,
@@ -149,6 +152,7 @@ def _change_flags_and_store_undo(
     undo = bulk_undo.prepare_undo(
         ctx, bulk_undo.StateBeforeChange(request.task_kind, request.changes, rows)
     )
+    require_quota_for_metadata(transaction, rows, request.changes)
     flags.change_flags_in_transaction(
         ctx, transaction, rows, request.changes, extra_statements=[undo.insert_statement]
     )

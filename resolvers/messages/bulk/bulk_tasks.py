@@ -36,7 +36,7 @@ from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.metadata_quota import (
     metadata_bytes_by_user,
-    require_quota_for_metadata,
+    require_quota_for_metadata_in_session,
 )
 from resolvers.messages.bulk.owners import BulkAccounts
 from resolvers.messages.bulk.selected_messages import (
@@ -71,8 +71,7 @@ async def insert_bulk_change_task(
         for user_id, size in sizes.items():
             await _require_quota(ctx, bulk_accounts.target_by_user[user_id].user_id, size)
     if request.changes:
-        check = partial(require_quota_for_metadata, rows=rows, changes=request.changes)
-        await ctx.environment.run_in_session(session, check)
+        await require_quota_for_metadata_in_session(ctx, session, rows, request.changes)
     await owners.write_audit_log_of_bulk_change(
         ctx, session, bulk_accounts, request.mutation_name, count_by_user
     )

@@ -34,7 +34,6 @@ from models.store.prepared_statements import (
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.messages.bulk.flag_changes import FlagChanges
-from resolvers.messages.bulk.metadata_quota import require_quota_for_metadata
 from resolvers.messages.bulk.row_changes import (
     STATE_COLUMNS,
     CounterDelta,
@@ -87,7 +86,7 @@ async def change_flags(
 ) -> list[int]:
     """Change flags, keywords and values. Returns the IDs of the messages that changed.
 
-    Raises OverQuota if new metadata don't fit.
+    `require_quota_for_metadata` checks before whether new metadata fit into the account.
     """
     return await ctx.environment.run_in_session(
         session, lambda transaction: change_flags_in_transaction(ctx, transaction, rows, changes)
@@ -107,7 +106,6 @@ def change_flags_in_transaction(
     `extra_statements` are sent with its own statements.
     """
     after = _flags_after_each(rows, changes)
-    require_quota_for_metadata(transaction, rows, changes)
     statements, ids = list(extra_statements), []
     for owner, indexes in _changed_row_indexes_by_user(rows, after).items():
         changed_messages = MessagesWithFlags(

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.storage.quota import require_quota_for_growth, take_quota_and_count_received
 from models.messages.tables import Message
@@ -13,6 +15,7 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow
 from models.store.prepared_statements import is_in_parameter, prepare_cached, raw_values
 from models.users.custom_data_usage import ByteLength
+from resolvers.context import Context
 from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.users.custom_data import json_byte_count
 
@@ -51,6 +54,15 @@ def take_quota_of_rows(
     if metadata_bytes := metadata_bytes_by_user(transaction, raw_values(rows, "id")).total():
         require_quota_for_growth(transaction, user_id, size + metadata_bytes)
     return take_quota_and_count_received(transaction, user_id, size, message_count=len(rows))
+
+
+async def require_quota_for_metadata_in_session(
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], changes: FlagChanges
+) -> None:
+    """Raise OverQuota as `require_quota_for_metadata` does, if the changes have metadata."""
+    if "public_metadata" in (changes.values or {}):
+        check = partial(require_quota_for_metadata, rows=rows, changes=changes)
+        await ctx.environment.run_in_session(session, check)
 
 
 def require_quota_for_metadata(

@@ -50,12 +50,12 @@ async def move_to_tier_or_queue(
     Messages that are already there are not counted. A body that other messages share moves for them
     too. Raises ServiceUnavailable if there is no cold store, Forbidden or NotFound.
     """
+    accounts = await owners.require_bulk_accounts(ctx, selector.users)
     if not isinstance(ctx.environment.object_store, TieredStore):
         raise ServiceUnavailable(
             "A second object store is required: set MERGANSER_COLD_OBJECT_STORE_URL.",
             component="blobs",
         )
-    accounts = await owners.require_bulk_accounts(ctx, selector.users)
     selector = await selector.validated_with_filter_sql(ctx, accounts.user_ids)
     conditions = [col(Message.user_id).in_(accounts.user_ids), col(Message.deleted_at).is_(None)]
     conditions_sql = selector.build_conditions(ctx, conditions)

@@ -18,6 +18,7 @@ from models.errors import Conflict, ErrorCollector, NotFound
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, select_columns
 from models.store.prepared_statements import PreparedStatement, StatementWithValues, raw_values
+from models.users.roles import Scope
 from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.auth.authentication import secret_digest
 from resolvers.context import Context
@@ -27,6 +28,7 @@ from resolvers.messages.bulk import flags as bulk_flags
 from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.submission import create as submission_create
 from resolvers.submission import mutations as submission_mutations
+from resolvers.submission import send_on_behalf
 from resolvers.submission.create import SendRequest, SentMessage, SentRowSelection
 from resolvers.submission.drafts import restoration as draft_restoration
 from resolvers.submission.drafts import send as draft_send
@@ -97,9 +99,16 @@ class SentMessagesWithUndo(NamedTuple):
 
 
 async def send_with_undo(
-    ctx: Context, outgoing: SendRequest, problems: ErrorCollector, form: SentRowSelection
+    ctx: Context,
+    outgoing: SendRequest,
+    problems: ErrorCollector,
+    form: SentRowSelection,
+    token_user_id: int | None = None,
 ) -> SentMessagesWithUndo:
-    """Send messages. If they are held, also return a token that takes them back, and its expiry."""
+    """Send messages. If they are held, also return a token that takes them back, and its expiry.
+
+    The token is for the user `token_user_id`; None is the sending user.
+    """
     if not outgoing.undo_window:
         return SentMessagesWithUndo(
             await submission_create.compose_and_queue_messages(ctx, outgoing, problems, form), None
@@ -107,15 +116,18 @@ async def send_with_undo(
     async with ctx.combined_transaction():
         sent_messages = await submission_create.compose_and_queue_messages(ctx, outgoing, problems)
         held_submissions = [message.submission for message in sent_messages if message.submission]
-        token = await create_undo_of_held(ctx, held_submissions)
+        token = await create_undo_of_held(ctx, held_submissions, token_user_id)
     return SentMessagesWithUndo(sent_messages, token)
 
 
-async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> SentMessagesWithUndo:
+async def submit_draft_with_undo(
+    ctx: Context, request: DraftSendRequest, token_user_id: int | None = None
+) -> SentMessagesWithUndo:
     """Send a draft.
 
     If it is held, also return a token that makes it a draft again, and its expiry. The token of a
-    mail merge makes each copy a draft.
+    mail merge makes each copy a draft. The token is for the user `token_user_id`; None is the
+    sending user.
     """
     if not request.undo_window:
         sent_messages, _ = await draft_send.submit_draft(ctx, request)
@@ -124,30 +136,36 @@ async def submit_draft_with_undo(ctx: Context, request: DraftSendRequest) -> Sen
         sent_messages, restorable_draft = await draft_send.submit_draft(ctx, request)
         held_submissions = [message.submission for message in sent_messages if message.submission]
         extra_values = {} if restorable_draft is None else {"draft": restorable_draft}
-        token = await create_undo_of_held(ctx, held_submissions, **extra_values)
+        token = await create_undo_of_held(ctx, held_submissions, token_user_id, **extra_values)
     return SentMessagesWithUndo(sent_messages, token)
 
 
 async def create_undo_of_held(
-    ctx: Context, submissions: Sequence[ColumnRow], **extra_values: Any
+    ctx: Context,
+    submissions: Sequence[ColumnRow],
+    token_user_id: int | None = None,
+    **extra_values: Any,
 ) -> StoredUndo | None:
     """Store an undo token for held submissions, in the transaction that holds them.
 
-    `extra_values` are stored with it. Returns None if the submissions are not held.
+    Only the user `token_user_id` can use the token; None is the sending user. `extra_values` are
+    stored with it. Returns None if the submissions are not held.
     """
     until = submissions[0].undoable_until if submissions else None
     if until is None:
         return None
+    sender_id = require_user_id(ctx)
     row, token = _new_token_and_row(
         ctx,
         {
             "kind": SEND_KIND,
+            "sender": sender_id,
             "submissions": [submission.id for submission in submissions],
             **extra_values,
         },
     )
-    row["expires_at"] = until
-    async with ctx.write_session(row["user_id"]) as session:
+    row |= {"user_id": token_user_id or sender_id, "expires_at": until}
+    async with ctx.write_session(sender_id) as session:
         await (await session.connection()).execute(insert(UndoRecord), row)
     return StoredUndo(token, until)
 
@@ -228,12 +246,19 @@ async def undo_by_token(ctx: Context, token: str) -> UndoneChange:
         iter(await ctx.read(select(col(UndoRecord.before)).where(*is_this_undo))), None
     )
     if stored_state and stored_state.before["kind"] == SEND_KIND:
-        return await _cancel_held_submissions_and_restore_draft(
-            ctx,
-            is_this_undo,
-            await draft_restoration.store_blobs_for_draft_restoration(ctx, stored_state.before),
-        )
-    owners = stored_state.before.get("owners", [user_id]) if stored_state else [user_id]
+        sender_id = stored_state.before.get("sender")  # missing in tokens of earlier versions
+        async with send_on_behalf.audited_transaction_as_user(
+            ctx, sender_id, "undo", frozenset({Scope.MAIL})
+        ) as sender_ctx:
+            return await _cancel_held_submissions_and_restore_draft(
+                sender_ctx,
+                is_this_undo,
+                await draft_restoration.store_blobs_for_draft_restoration(
+                    sender_ctx, stored_state.before
+                ),
+            )
+    # without messages the threads of the viewer were muted
+    owners = (stored_state.before.get("owners") if stored_state else None) or [user_id]
     async with lock_mail_owners_and_audit_change(
         ctx, UserSelector(is_reference=True, ids=tuple(owners)), "undo", path="token"
     ) as locked_owners:

@@ -19,7 +19,7 @@ from models.store.text_folding import AsciiLower
 from models.submission.tables import Submission
 from models.validation_constraints import ValidationConstraint
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
+from resolvers.sql_text import contains_text_sql
 
 MAX_EMAIL_IDS = 1000
 EMAIL_ID_PATTERN = re.compile("[0-9a-fA-F]{32}")
@@ -156,9 +156,6 @@ def flag_conditions(message_conditions: MessageConditions) -> list[ColumnElement
 
 def _has_keyword_sql(keyword: str) -> ColumnElement[bool]:
     """Build the condition that a message has a keyword. ASCII letters are compared without case."""
-    if len(keyword) > MAX_SEARCH_LENGTH:
-        error_text = f"A keyword has at most {MAX_SEARCH_LENGTH} characters."
-        raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
     keywords = AsciiLower(cast(col(Message.keywords), String))
     quoted = f'"{_json_text(fold_keyword(keyword))}"'
     return keywords.contains(quoted, autoescape=True)

@@ -24,20 +24,27 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.store.columns import select_columns
 from models.store.text_folding import fold_text
-from models.users.roles import Role
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content_access import (
-    content_refusal,
     load_ids_of_readable_shared_mailboxes,
-    write_content_read_to_security_log,
+    require_root_and_log_reads,
 )
+from resolvers.messages.filters.indexed_conditions import required_mailboxes
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search.index_query import UnindexedMessages, load_unindexed_messages_within_limit
+from resolvers.sql_text import MAX_SEARCH_LENGTH
 
 MAX_READ_MESSAGES = 2000  # messages that are read for one filter
 READ_FIELDS = ("text", "body", "header")  # conditions that need the message to be read
+# conditions on what an administrator below ROOT can't read in messages of other users
+CONTENT_FIELDS = (*READ_FIELDS, "query", "subject", "attachment")
+# conditions with texts; those of `query` have limits of their own
+TEXT_FIELDS = (
+    *("text", "body", "from_", "to", "to_or_cc", "cc", "bcc", "any_recipient", "subject"),
+    *("list_id", "header", "message_id_header", "keyword", "attachment"),
+)
 
 ReadCondition = tuple[str, Any]  # one of READ_FIELDS, and its value
 
@@ -50,6 +57,14 @@ class ScopedMessageFilter(NamedTuple):
     mailbox_id: int | None = None
     thread_id: int | None = None
     is_deleted: bool = False  # searches deleted messages, by the mailboxes they were in
+
+    @property
+    def required_mailbox_ids(self) -> set[int]:
+        """The IDs of mailboxes that have all matches. Empty for deleted messages."""
+        if self.is_deleted:
+            return set()
+        ids = {self.mailbox_id, *(ref.id for ref in required_mailboxes(self.conditions))}
+        return {key for key in ids if key is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,7 @@ def iterate_nested_conditions_requiring_limits(
 ) -> Iterator[MessageConditions]:
     """Yield the filter and all filters in it.
 
-    Raises InvalidInput if they are too many or too deep.
+    Raises InvalidInput if they are too many or too deep, or if a text is too long.
     """
     waiting = [(conditions, 0)]
     for condition_count, (nested, depth) in enumerate(waiting, 1):
@@ -87,6 +102,7 @@ def iterate_nested_conditions_requiring_limits(
         if condition_count > MAX_PARTS:
             error_text = f"A filter has at most {MAX_PARTS} parts."
             raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
+        _require_short_texts(nested)
         yield nested
         below = (
             *(nested.every or ()),
@@ -94,6 +110,16 @@ def iterate_nested_conditions_requiring_limits(
             *((nested.none,) if nested.none else ()),
         )
         waiting += ((part, depth + 1) for part in below)
+
+
+def _require_short_texts(conditions: MessageConditions) -> None:
+    """Raise InvalidInput if a text of the filter, without those in it, is too long."""
+    for name in TEXT_FIELDS:
+        value = getattr(conditions, name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if text is not None and len(text) > MAX_SEARCH_LENGTH:
+                error_text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
+                raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
 
 
 def _conditions_requiring_read(conditions: MessageConditions) -> set[ReadCondition]:
@@ -133,6 +159,8 @@ async def _load_lookups_and_log_reads_by_root(
     build_conditions: ConditionsFunction,
 ) -> FilterLookups:
     filters = list(iterate_nested_conditions_requiring_limits(conditions))
+    if any(getattr(filter_, name) is not None for filter_ in filters for name in CONTENT_FIELDS):
+        await _require_readable_and_log_reads_by_root(ctx, scopes)
     owners = sorted({scope.user_id for scope in scopes})
     by_words = any(filter_.query for filter_ in filters)
     waiting = (
@@ -148,7 +176,6 @@ async def _load_lookups_and_log_reads_by_root(
         )
     leaves = _conditions_requiring_read(conditions)
     if leaves:
-        await _require_readable_and_log_reads_by_root(ctx, scopes)
         sql_conditions = [
             *_messages_in_scopes_sql(ctx, scopes, owners),
             *build_conditions(_without_conditions_requiring_read(conditions), lookups),
@@ -165,20 +192,25 @@ async def _load_lookups_and_log_reads_by_root(
 async def _require_readable_and_log_reads_by_root(
     ctx: Context, scopes: Sequence[ScopedMessageFilter]
 ) -> None:
-    """Raise Forbidden if the viewer can't read the texts the filter asks for.
+    """Raise Forbidden if the viewer can't read the content that the filter tests.
 
-    Reads by ROOT are logged.
+    The matches of a filter tell what it tests. Reads by ROOT are logged.
     """
     foreign = {scope for scope in scopes if scope.user_id != ctx.viewer.user_id}
     if not foreign or not can_see_managed_mail_records(ctx):  # only shared messages can be found
         return
-    mailboxes = await load_ids_of_readable_shared_mailboxes(
-        ctx, {scope.mailbox_id for scope in foreign}
+    mailbox_ids_by_scope = {scope: scope.required_mailbox_ids for scope in foreign}
+    readable_ids = await load_ids_of_readable_shared_mailboxes(
+        ctx, set().union(*mailbox_ids_by_scope.values())
     )
-    refused_user_ids = {scope.user_id for scope in foreign if scope.mailbox_id not in mailboxes}
-    if refused_user_ids and ctx.viewer.role is not Role.ROOT:
-        raise content_refusal()
-    await write_content_read_to_security_log(ctx, refused_user_ids)
+    await require_root_and_log_reads(
+        ctx,
+        {
+            scope.user_id
+            for scope, mailbox_ids in mailbox_ids_by_scope.items()
+            if readable_ids.isdisjoint(mailbox_ids)
+        },
+    )
 
 
 def _messages_in_scopes_sql(

@@ -26,7 +26,6 @@ from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.filters.filter_lookups import iterate_nested_conditions_requiring_limits
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search.index_query import expression_from_query_or_raise
-from resolvers.sql_text import MAX_SEARCH_LENGTH
 
 STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
     "searchable": "searchable",
@@ -42,10 +41,6 @@ STORED_ONLY_FIELDS = {  # fields of stored messages only, with their API names
     "snoozed": "snoozed",
     "submission_states": "submissionStates",
 }
-TEXT_FIELDS = (
-    *("text", "body", "from_", "to", "to_or_cc", "cc", "bcc", "any_recipient", "subject"),
-    *("list_id", "message_id_header", "keyword"),
-)
 TIME_FIELDS = ("received_since", "received_before", "sent_since", "sent_before")
 STORED_TIME_FIELDS = ("saved_since", "saved_before", "expires_before")
 
@@ -54,10 +49,6 @@ def validate_for_unstored(conditions: MessageConditions) -> None:
     """Raise InvalidInput if a filter is too large, or needs what only stored messages have."""
     list(iterate_nested_conditions_requiring_limits(conditions))  # checks the limits
     for part in _parts_with_input_paths(conditions, ("filter",), None):
-        for name in _text_fields_with_value(part.conditions):
-            if len(getattr(part.conditions, name) or "") > MAX_SEARCH_LENGTH:
-                error_text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
-                raise InvalidInput(error_text, constraint=ValidationConstraint.MAX, path=["filter"])
         if part.conditions.query is not None:
             expression_from_query_or_raise(part.conditions.query)
         for name in _unsupported_fields(part.conditions):
@@ -68,10 +59,6 @@ def validate_for_unstored(conditions: MessageConditions) -> None:
                 path=[*part.input_path, name],
                 index=part.index,
             )
-
-
-def _text_fields_with_value(conditions: MessageConditions) -> Iterator[str]:
-    return (name for name in TEXT_FIELDS if getattr(conditions, name))
 
 
 def _unsupported_fields(conditions: MessageConditions) -> Iterator[str]:

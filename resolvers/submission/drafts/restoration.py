@@ -12,7 +12,7 @@ from mail.storage import draft_replacement, message_open
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_content import read_all
-from mail.storage.message_insert import MessagePlacement
+from mail.storage.message_insert import InsertItem, MessagePlacement
 from mail.storage.received_messages import parse_storable_message, store_blobs_once_per_tenant
 from mail.storage.storable_message import StorableMessage
 from models.errors import (
@@ -95,6 +95,9 @@ async def restore_draft(ctx: Context, session: AsyncSession, restored: RestoredD
     await ctx.environment.run_in_session(
         session,
         lambda transaction: draft_replacement.replace_draft_message(
-            transaction, restored.message, restored.stored_blobs, restored.place, restored.replaced
+            transaction,
+            InsertItem(restored.message, restored.stored_blobs, restored.place),
+            restored.replaced,
+            ignores_quota=True,
         ),
     )

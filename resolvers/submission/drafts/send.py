@@ -14,7 +14,7 @@ from mail.storage import draft_replacement, message_open, openpgp_encryption
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
 from mail.storage.draft_replacement import EarlierDraft
 from mail.storage.message_content import StoredMessage
-from mail.storage.message_insert import MessagePlacement
+from mail.storage.message_insert import InsertItem, MessagePlacement
 from mail.storage.received_messages import parse_storable_message
 from mail.storage.storable_message import StorableMessage
 from models.errors import (
@@ -343,7 +343,6 @@ async def earlier_draft_from_row(
         readable.indexed_words,
         tuple(INPUT_PATH),
         must_be_draft=must_be_draft,
-        ignores_quota=True,
     )
 
 
@@ -392,7 +391,10 @@ def _enqueue_and_replace_draft(
         _load_blob_ids(transaction, prepared.draft_row.id) if prepared.keeps_draft_blobs else []
     )
     inserted = draft_replacement.replace_draft_message(
-        transaction, mail.copy, copy, prepared.sent_place, prepared.replaced
+        transaction,
+        InsertItem(mail.copy, copy, prepared.sent_place),
+        prepared.replaced,
+        ignores_quota=True,
     )
     queueable = QueueableMessage(mail, message_blobs, inserted, draft_blob_ids)
     key = enqueue_message(transaction, ctx, queueable)

@@ -318,6 +318,7 @@ async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[
         "disabled_scopes": [],
         "smtp_allowed_networks": [],
         "webmail_access": True,
+        "allow_local": False,
         "spam_level": DEFAULT_SPAM_LEVEL,
         "junk_score": None,
         "reject_score": None,

@@ -69,11 +69,12 @@ def _parse_points(value: Any) -> float:
 
 
 def _parse_networks(value: Any) -> list[str]:
+    """Return the networks in normal form. Raises ValueError, also for an empty list."""
+    texts = record_files.parse_texts(value)
+    if not texts:
+        raise ValueError("An empty list would restrict nothing: use null or omit the field.")
     try:
-        return [
-            str(ipaddress.ip_network(network, strict=False))
-            for network in record_files.parse_texts(value)
-        ]
+        return [str(ipaddress.ip_network(network, strict=False)) for network in texts]
     except ValueError:
         raise ValueError("Must be a list of networks such as 192.0.2.0/24.") from None
 

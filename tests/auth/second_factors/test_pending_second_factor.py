@@ -211,6 +211,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
     )
     viewer = (await post_document(http, VIEWER_QUERY, pending_payload["token"]))["data"]["viewer"]
     assert (viewer["role"], viewer["user"], viewer["token"]["current"]) == ("PUBLIC", None, True)
+    assert viewer["token"]["expiresAt"] == pending_payload["expiresAt"]
     refused_response = await post_document(http, "{ user { id } }", pending_payload["token"])
     assert [error["extensions"]["code"] for error in refused_response["errors"]] == [
         "SECOND_FACTOR_REQUIRED"

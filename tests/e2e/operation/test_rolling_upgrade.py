@@ -4,7 +4,6 @@ Every acknowledged change is stored once, and every event is delivered once and 
 """
 
 import asyncio
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +33,7 @@ from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.server_versions import (
     NEXT_REVISION,
     create_users_by_commands,
-    extract_commit,
+    extract_released_source,
     make_next_version,
 )
 from tests.support.stores import store_fixtures
@@ -52,12 +51,9 @@ def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def released_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source of the newest released store, from the history of this repository."""
-    commit = store_archive.archive_paths()[-1].name.split(".")[0].rpartition("-")[2]
-    has_commit = ["git", "-C", str(ROOT), "cat-file", "-e", commit]
-    if subprocess.run(has_commit, check=False, capture_output=True).returncode:
-        pytest.skip(f"the clone is shallow, and has no commit {commit}")
-    folder = extract_commit(commit, tmp_path_factory.mktemp("released"))
+    """The source of the newest released version, from its archive."""
+    archive = store_archive.source_archive_path(store_archive.archive_paths()[-1])
+    folder = extract_released_source(archive, tmp_path_factory.mktemp("released"))
     fork_server(folder)  # imports the version meanwhile
     return folder
 

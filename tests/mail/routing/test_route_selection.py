@@ -7,6 +7,8 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from mail.mime.header_encoding import NamedAddress
+from mail.network.dns_resolver import enable_dnssec
+from mail.routing.certificate_checks import CertificateCheck
 from mail.routing.mx_hosts import NextHop, OutboundSettings, TlsLevel, Unroutable, parse_next_hop
 from mail.routing.password_contexts import relay_host_context, transport_context
 from mail.routing.route_selection import HostPort, RouteRequest, parse_host_port, select_route
@@ -127,6 +129,73 @@ async def test_relay_host_with_password_requires_tls(environment: Environment) -
     assert problem.value.reply_code == 451
 
 
+@pytest.mark.parametrize(
+    ("level", "parameters", "check"),
+    [
+        (TlsPolicyLevel.NONE, None, CertificateCheck.NAMES),
+        (TlsPolicyLevel.MAY, None, CertificateCheck.NAMES),
+        (TlsPolicyLevel.ENCRYPT, None, CertificateCheck.NAMES),
+        (TlsPolicyLevel.DANE, None, CertificateCheck.NAMES),
+        (TlsPolicyLevel.FINGERPRINT, "match=" + "00" * 32, CertificateCheck.PRINTS),
+    ],
+)
+@pytest.mark.usefixtures("ada")
+async def test_password_requires_certificate_check_at_every_policy_level(
+    environment: Environment,
+    level: TlsPolicyLevel,
+    parameters: str | None,
+    check: CertificateCheck,
+) -> None:
+    await add_tls_policy(environment, "relay.example", level, parameters)
+    await add_tls_policy(environment, "mx1.far.example", level, parameters)
+    await add_tls_policy(environment, "far.example", level, parameters)
+    await add_relay_host(environment, "example.org", username="us", tls=False)
+    await add_transport(environment, "mx.example", "far.example", lookup_mx=True, username="us")
+    await add_transport(environment, "host.example", "mx1.far.example", username="us")
+    dns_names = make_mx_dns_server("far.example", "mx1.far.example")
+    hop_settings = OutboundSettings(parse_next_hop("smtp://us:pw@relay.example"))
+    async with run_dns_server(dns_names):
+        mx_settings = OutboundSettings(make_resolver=dns_names.make_resolver)
+        for sender, domain, settings in (
+            ("ada@example.org", "any.example", mx_settings),  # the relay host
+            ("", "mx.example", mx_settings),
+            ("", "host.example", mx_settings),
+            ("", "any.example", hop_settings),
+        ):
+            for requires_tls in (False, True):
+                request = RouteRequest(sender, f"carol@{domain}", domain, requires_tls)
+                next_hop = await first_next_hop(environment, request, settings)
+                assert next_hop.username == "us"
+                assert next_hop.tls_level is TlsLevel.REQUIRED
+                assert next_hop.certificate_requirement.check is check
+
+
+@pytest.mark.usefixtures("ada")
+async def test_unusable_tlsa_records_keep_certificate_check_for_a_password(
+    environment: Environment,
+) -> None:
+    await add_relay_host(environment, "example.org", username="us", host="mx1.far.example")
+    await add_tls_policy(environment, "mx1.far.example", TlsPolicyLevel.DANE)
+    dns_names = make_mx_dns_server("far.example", "mx1.far.example")
+    dns_names.records["_25._tcp.mx1.far.example", "TLSA"] = ["3 9 1 " + "00" * 32]
+    async with run_dns_server(dns_names):
+        settings = OutboundSettings(
+            make_resolver=lambda: enable_dnssec(dns_names.make_resolver()), trusts_dnssec=True
+        )
+        route = await select_route(environment, settings, ROUTE_REQUEST)
+    assert route.next_hops[0].tls_level is TlsLevel.REQUIRED
+    assert route.next_hops[0].certificate_requirement.check is CertificateCheck.NAMES
+    assert any("TLSA records are unusable" in line for line in route.route_log)
+    assert any("a verified certificate is required" in line for line in route.route_log)
+
+
+async def test_password_without_tls_is_allowed_for_default_next_hop(
+    environment: Environment,
+) -> None:
+    settings = OutboundSettings(parse_next_hop("smtp://us:pw@hop.example?tls=never"))
+    assert (await first_next_hop(environment, settings=settings)).tls_level is TlsLevel.NEVER
+
+
 async def test_transport_with_lookup_mx_uses_mx_hosts(environment: Environment) -> None:
     dns_names = make_mx_dns_server("far.example", "mx1.far.example", "mx2.far.example")
     await add_transport(environment, ROUTE_REQUEST.domain, "far.example:2525", lookup_mx=True)
@@ -196,6 +265,25 @@ async def test_delivery_signs_in_to_relay_host(
     assert server.logins == ["us"]
     assert server.messages[0].used_tls
     assert rows["carol"].tls.endswith("(verified)")
+
+
+async def test_password_is_not_sent_to_unverified_server_with_policy_encrypt(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        server.smtp_options = {
+            "tls_context": server_tls_context(),  # its authority is not trusted
+            "authenticator": server.authenticate,
+        }
+        await add_relay_host(
+            environment, "example.org", username="us", host="127.0.0.1", port=server.port
+        )
+        await add_tls_policy(environment, f"[127.0.0.1]:{server.port}", TlsPolicyLevel.ENCRYPT)
+        async with run_queue_worker(environment, OutboundSettings()):
+            rows = await wait_until_tried(environment, await queue_message(ada))
+    assert {row.state for row in rows.values()} == {State.DEFERRED}
+    assert rows["carol"].last_response.startswith("4.7.5 TLS handshake failed:")
+    assert (server.logins, server.messages) == ([], [])
 
 
 async def test_user_with_enforced_tls_never_sends_in_cleartext(

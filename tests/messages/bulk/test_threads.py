@@ -272,11 +272,25 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
     ] * 3
 
 
+async def test_muting_large_thread_needs_no_task_and_is_undone(
+    user_with_threads: GraphQLClient,
+) -> None:
+    thread = (await load_thread(user_with_threads))["id"]
+    options = user_with_threads.environment.options
+    object.__setattr__(user_with_threads.environment, "options", replace(options, bulk_max_items=2))
+    answer = await update_threads(user_with_threads, thread, muted=True)
+    assert (answer["errors"], answer["task"], answer["threads"][0]["muted"]) == ([], None, True)
+    assert not await select_rows(user_with_threads.environment, "SELECT id FROM tasks")
+    undone = (await user_with_threads(UNDO_MUTATION, token=answer["undo"]["token"]))["undo"]
+    assert (undone["restoredCount"], undone["errors"]) == (0, [])
+    assert (await load_thread(user_with_threads))["muted"] is False
+
+
 @pytest.mark.parametrize(
     ("arguments", "path", "constraint"),
     [
         ({"set": {}}, ["set"], "REQUIRED"),
-        ({"threads": [], "set": {"muted": True}}, ["threads"], "RANGE"),
+        ({"threads": [], "set": {"muted": True}}, ["threads"], "REQUIRED"),
         ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "PATTERN"),
         ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "MIN"),
     ],

@@ -17,7 +17,7 @@ from mail.storage import draft_replacement, received_messages
 from mail.storage.blobs.garbage_collector import collect_garbage
 from mail.storage.blobs.object_stores import FolderStore
 from mail.storage.draft_replacement import EarlierDraft
-from mail.storage.message_insert import MessagePlacement
+from mail.storage.message_insert import InsertItem, MessagePlacement
 from models.errors import Conflict, StaleObject
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
@@ -313,7 +313,7 @@ async def test_changed_or_deleted_draft_is_not_replaced(
     async def replace_draft(earlier: EarlierDraft) -> None:
         await environment.run_transaction(
             lambda transaction: draft_replacement.replace_draft_message(
-                transaction, message, blobs, placement, earlier
+                transaction, InsertItem(message, blobs, placement), earlier
             ),
             ada.user.id,
         )

@@ -47,6 +47,11 @@ def archive_paths() -> Sequence[Path]:
     return sorted(RELEASED_FOLDER.glob("store-*.tar.xz"))
 
 
+def source_archive_path(store_archive: Path) -> Path:
+    """The archive with the source of the version that made a store."""
+    return store_archive.with_name(store_archive.name.replace("store-", "source-", 1))
+
+
 def write_store_archive(folder: Path, manifest: StoreManifest, target: Path) -> None:
     """Write the data folder and the manifest. Owners and times of files are left out."""
     content = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False).encode()

@@ -26,6 +26,7 @@ REQUIREMENT = re.compile(
     r" ?((Requires|A (USER|DOMAIN_ADMIN|USER or DOMAIN_ADMIN) also needs|Requires no credential"
     r"|Cost:|Errors:)[^.]*"
     r"|Other users require the scope [A-Z]+"
+    r"|[^.]*FORBIDDEN for an administrator who acts as the user \(`userImpersonate`\)"
     r"|[^.]* can (also )?use this (query|mutation|subscription|field)( only)? for [^.]*)\."
 )
 # A description that begins so depends on another one, which the sorted schema moves away.

@@ -1,16 +1,16 @@
-"""Source folders of other versions: a released commit, and this code with one more migration."""
+"""Source folders of other versions: a released one, and this code with one more migration."""
 
-import io
 import re
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
+from tests.support.released.source_archive import STATIC_FILES
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 
 PACKAGES = ("merganser", "graph", "resolvers", "mail", "models")
-OTHER_FILES = ("docs", "schema.graphql", "tests", "bench")
+NOT_RELEASED = ("docs", "tests", "bench")  # the code of any version runs with these of this one
+OTHER_FILES = (*NOT_RELEASED, "schema.graphql")
 NEXT_REVISION = "9001"
 NEXT_MIGRATION = """
 import sqlalchemy as sa
@@ -30,12 +30,12 @@ def upgrade() -> None:
 """
 
 
-def extract_commit(commit: str, folder: Path) -> Path:
-    """Extract the files of a commit of this repository. Returns the folder."""
-    command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit]
-    archive = subprocess.run(command, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+def extract_released_source(archive: Path, folder: Path) -> Path:
+    """Extract the source of a released version, link what it needs, and return the folder."""
+    with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
+    for name in (*NOT_RELEASED, STATIC_FILES):
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 

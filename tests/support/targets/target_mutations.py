@@ -11,7 +11,7 @@ from tests.support.targets.target_objects import TargetObjects
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
 REFS = ("UserRef", "UserSelection")
-ANY_MESSAGES = {"filter": {"query": "x"}}
+ANY_MESSAGES = {"filter": {"from": "x"}}
 # The member that names the account, if it is not `user` or `users`.
 TARGET_MEMBERS = {
     "bccRuleCreate": "match",

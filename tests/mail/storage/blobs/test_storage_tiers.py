@@ -245,6 +245,16 @@ async def test_move_needs_admin_role_and_existing_messages(
     assert count_files(tiered_environment.cold_folder) == 0
 
 
+async def test_admin_cannot_move_messages_of_root(tiered_environment: TieredEnvironment) -> None:
+    environment, admin = tiered_environment.environment, tiered_environment.admin_client
+    chief = await make_client(environment, admin.http, "chief", role=Role.ROOT)
+    await deliver_to(chief, long_message("of root"))
+    select = {**ALL_MESSAGES, "users": user_selection(chief)}
+    payload = await run_message_mutation(admin, "messageTierMove", select=select)
+    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+    assert count_files(tiered_environment.cold_folder) == 0
+
+
 async def test_move_without_cold_store_is_unavailable(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:

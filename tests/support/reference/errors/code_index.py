@@ -65,6 +65,8 @@ class CodeIndex:
     imports: dict[str, dict[str, str]] = field(default_factory=dict)
     methods: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     modules: set[str] = field(default_factory=set)
+    # By module and last name: the names and attributes that it uses without a call.
+    passed: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     resolved: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str) -> str:
@@ -139,6 +141,23 @@ def add_module(index: CodeIndex, module: str, tree: ast.Module, path: Path) -> N
             imports.setdefault(sibling.stem, f"{module}.{sibling.stem}")
     for statement in tree.body:
         _add_statement(index, module, statement)
+    index.passed[module] = _names_without_call(tree)
+
+
+def _names_without_call(tree: ast.Module) -> dict[str, set[str]]:
+    """Return the names and attributes that a module uses without a call, by their last name.
+
+    A function that it imports under another name counts as used.
+    """
+    names = defaultdict[str, set[str]](set)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias) and node.asname:
+            names[node.name].add(node.asname)
+        elif isinstance(node, ast.Name | ast.Attribute) and id(node) not in called:
+            text = ast.unparse(node)
+            names[text.rpartition(".")[2]].add(text)
+    return names
 
 
 def _add_statement(index: CodeIndex, module: str, statement: ast.stmt) -> None:
@@ -226,7 +245,9 @@ def _drops_error(handler: ast.ExceptHandler) -> bool:
                 dropped_uses.add(id(name))
             case ast.FormattedValue(value=ast.Name() as name):
                 dropped_uses.add(id(name))
-            case ast.Call(func=ast.Name(id="str" | "repr"), args=[ast.Name() as name]):
+            case ast.Call(
+                func=ast.Name(id="str" | "repr" | "isinstance"), args=[ast.Name() as name, *_]
+            ):
                 dropped_uses.add(id(name))
     return all(
         id(node) in dropped_uses

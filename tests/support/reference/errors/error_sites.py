@@ -3,10 +3,9 @@
 import ast
 import builtins
 import importlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,14 @@ from tests.support.reference.errors.code_index import (
     code_index,
     references_of,
 )
+from tests.support.reference.errors.constant_arguments import run_references
+from tests.support.reference.errors.error_classes import (
+    CODES_BY_CLASS,
+    codes_of_classes,
+    error_class,
+    error_classes,
+    is_handled,
+)
 from tests.support.reference.errors.error_site import ErrorSite
 from tests.support.reference.errors.function_syntax import (
     POSITION_NAMES,
@@ -29,10 +36,13 @@ from tests.support.reference.errors.function_syntax import (
     conditions_of_line,
     handler_of_variable,
     has_yield,
+    iterated_items,
     iterated_values,
     last_assignments,
     parameter_names,
     path_changes_of,
+    positional_names,
+    returned_values,
     value_name,
     with_block,
 )
@@ -44,16 +54,7 @@ from tests.support.reference.errors.reach import (
     references_in_block,
 )
 
-ERRORS_MODULE = "models.errors"
-MAX_STEPS = 4  # assignments and callers that the arguments of an error are followed through
-# Classes whose code depends on their arguments.
-CODES_BY_CLASS: dict[type[RequestError], frozenset[str]] = {
-    RequestError: frozenset(ErrorCode),
-    Forbidden: frozenset({ErrorCode.FORBIDDEN, ErrorCode.FORBIDDEN_OPERATION}),
-    ServiceUnavailable: frozenset(
-        {ErrorCode.ABORTED, ErrorCode.NO_SESSION, ErrorCode.UNAVAILABLE, ErrorCode.USER_OFFLINE}
-    ),
-}
+MAX_STEPS = 6  # assignments and callers that the arguments of an error are followed through
 
 
 def error_sites(reach: Reach) -> set[ErrorSite]:
@@ -61,37 +62,19 @@ def error_sites(reach: Reach) -> set[ErrorSite]:
     index = code_index()
     sites = set[ErrorSite]()
     for name in reach.names:
-        if name in _error_classes():
+        if name in error_classes():
             continue
         definition = index.definitions[name]
-        for reference in references_of(name):
+        for reference in run_references(name, reach.parameters.get(name, {})):
             error = error_class(reference.target)
             handled = reach.handled[name] | reference.handled
-            if reference.call and error and not _is_handled(error, handled):
+            if reference.call and error and not is_handled(error, handled):
                 sites |= set(_sites_of_call(reach, definition, reference.call, error))
-        handled_codes = _codes_of_classes(reach.handled[name])
+        handled_codes = codes_of_classes(reach.handled[name])
         for change in path_changes_of(name):
             changed_sites = _sites_of_path_change(reach, definition, change)
             sites |= {site for site in changed_sites if site.code not in handled_codes}
     return sites
-
-
-def _is_handled(error: type[RequestError], names: Collection[str]) -> bool:
-    """True if one of these class names is that of the error or of a base class."""
-    return any(base.__name__ in names for base in error.__mro__)
-
-
-def _codes_of_classes(names: Collection[str]) -> frozenset[str]:
-    """Return the codes of which all errors have one of these classes or a subclass."""
-    classes: list[type[RequestError]] = [RequestError, *_error_classes().values()]
-    codes = [
-        CODES_BY_CLASS.get(cls, frozenset({cls.code}))
-        for cls in classes
-        if RequestError in (cls, *cls.__bases__)
-        and ("code" in vars(cls) or cls in CODES_BY_CLASS)
-        and _is_handled(cls, names)
-    ]
-    return frozenset[str]().union(*codes)
 
 
 def _error_sites_of_block(outer: Reach, block: CodeLines) -> set[ErrorSite]:
@@ -100,7 +83,7 @@ def _error_sites_of_block(outer: Reach, block: CodeLines) -> set[ErrorSite]:
         reach = reach_of_block(outer, block)
         definition = code_index().definitions[block.function]
         sites = error_sites(reach)
-        for reference in references_in_block(block):
+        for reference in references_in_block(reach, block):
             if reference.call is not None and (error := error_class(reference.target)):
                 sites |= set(_sites_of_call(reach, definition, reference.call, error))
         for change in path_changes_of(block.function):
@@ -108,24 +91,6 @@ def _error_sites_of_block(outer: Reach, block: CodeLines) -> set[ErrorSite]:
                 sites |= set(_sites_of_path_change(reach, definition, change))
         outer.errors_by_block[block] = sites
     return outer.errors_by_block[block]
-
-
-@cache
-def _error_classes() -> dict[str, type[RequestError]]:
-    """The classes of errors, by name."""
-    index, found = code_index(), {}
-    for name, definition in index.definitions.items():
-        if isinstance(definition.node, ast.ClassDef) and index.method(name, "all_errors"):
-            cls = getattr(importlib.import_module(definition.module), definition.node.name)
-            if issubclass(cls, RequestError) and cls is not RequestError:
-                found[name] = cls
-    del found[f"{ERRORS_MODULE}.MultipleErrors"]
-    return found
-
-
-def error_class(name: str) -> type[RequestError] | None:
-    """Return the error class with this name, or None if it is none."""
-    return _error_classes().get(name)
 
 
 def _sites_of_call(
@@ -138,9 +103,14 @@ def _sites_of_call(
     code = _code(error, arguments)
     constraint = arguments.get("constraint")
     message, path = arguments.get("message"), arguments.get("path")
-    for scope in _scopes(reach, definition):
-        rules = scope.rules(constraint) if constraint is not None else scope.errors_in(message)
-        for rule in rules or [ErrorRule("")]:
+    scopes = list(_scopes_of_error(reach, definition, arguments.values(), error))
+    rules_of_scopes = [
+        scope.rules(constraint) if constraint is not None else scope.errors_in(message)
+        for scope in scopes
+    ]
+    has_rules = constraint is not None and any(rules_of_scopes)
+    for scope, rules in zip(scopes, rules_of_scopes, strict=True):
+        for rule in rules or [ErrorRule("")] * (not has_rules):
             bound = scope.with_caught_error(rule)
             messages = bound.texts(message) if message is not None else [""]
             if not messages and rule.error:
@@ -169,13 +139,43 @@ def _scopes(reach: Reach, definition: Definition) -> Iterator["Scope"]:
 
     The errors of a block are only raised again with the arguments of that block.
     """
-    callers = reach.callers.get(definition.name, [])
-    if not callers or not catches_errors_of_with_blocks(definition.name):
+    if catches_errors_of_with_blocks(definition.name):
+        callers = callers_of(reach, definition)
+        yield from (Scope(reach, definition, (caller,)) for caller in callers)
+        if callers:
+            return
+    yield Scope(reach, definition)
+
+
+def _scopes_of_error(
+    reach: Reach,
+    definition: Definition,
+    arguments: Iterable[ast.expr],
+    error: type[RequestError],
+) -> Iterator["Scope"]:
+    """Yield a scope for each call of a function whose error has arguments that variables decide.
+
+    So the arguments of an error are of one call. A call that drops the error has no scope.
+    """
+    nodes = (node for argument in arguments for node in ast.walk(argument))
+    callers = callers_of(reach, definition)
+    if not callers or all(not isinstance(node, ast.Name) or node.id.isupper() for node in nodes):
         yield Scope(reach, definition)
         return
+    is_in_block = any(block.function == definition.name for block in reach.blocks)
     for caller in callers:
-        callers_of_one_block = {**reach.callers, definition.name: [caller]}
-        yield Scope(replace(reach, callers=callers_of_one_block), definition)
+        if is_in_block or not is_handled(error, caller.handled):
+            yield Scope(reach, definition, (caller,))
+    values = reach.handled_of_values.get(definition.name, ())
+    if not all(is_handled(error, handled) for handled in values):
+        yield Scope(reach, definition, ())
+
+
+def callers_of(reach: Reach, definition: Definition) -> list[Caller]:
+    """Return the callers of a function, or of the class if it is `__init__`."""
+    is_initializer = definition.name.endswith(".__init__")
+    name = definition.class_name if is_initializer else definition.name
+    return reach.callers.get(name, [])
 
 
 def _code(error: type[RequestError], arguments: dict[str | None, Any]) -> str:
@@ -211,6 +211,7 @@ class Scope:
 
     reach: Reach
     definition: Definition
+    callers: tuple[Caller, ...] | None = None  # the evaluated calls; None: all
     depth: int = 0
     error: ErrorSite | None = None  # a caught error that the function raises again
     error_name: str = ""  # the variable with that error, empty if another function has it
@@ -361,8 +362,8 @@ class Scope:
                 paths = [path for scope, one in self._values(node) for path in scope.paths(one)]
             case ast.Call(func=ast.Name(id="list" | "tuple"), args=[inner]):
                 paths = self.paths(inner)
-            case ast.Call(func=ast.Name()):
-                paths = self._computed_paths(node)
+            case ast.Call():
+                paths = self._computed_paths(node) or self._returned_paths(node)
             case ast.Attribute(value=ast.Name(id=name), attr="path") if (
                 self.error and name == self.error_name
             ):
@@ -385,6 +386,19 @@ class Scope:
             return []  # it needs more than the path
         return [".".join(path)] if isinstance(path, list) else []
 
+    def _returned_paths(self, call: ast.Call) -> list[str]:
+        """Return the paths that a function of the project returns to a call."""
+        if self.depth >= MAX_STEPS:
+            return []
+        targets = [one.target for one in references_of(self.definition.name) if one.call is call]
+        paths = []
+        for definition in map(code_index().definitions.__getitem__, targets):
+            callers = (Caller(self.definition, call),)
+            scope = Scope(self.reach, definition, callers, self.depth + 1, self.error)
+            for value in returned_values(definition.node):
+                paths += scope.paths(value)
+        return paths
+
     def _path_part_texts(self, part: ast.expr) -> list[str]:
         match part:
             case ast.Starred(value=value):
@@ -406,8 +420,14 @@ class Scope:
             for caller in self._callers():
                 argument = argument_of_call(self.definition, caller.call, name)
                 if argument is not None:
-                    scope = Scope(self.reach, caller.definition, self.depth + 1, self.error)
+                    scope = Scope(
+                        self.reach, caller.definition, depth=self.depth + 1, error=self.error
+                    )
                     yield scope, argument
+        elif isinstance(node, FunctionNode) and node.args.vararg and name == node.args.vararg.arg:
+            yield from self._values_of_extra_arguments()
+        elif items := list(iterated_items(node, name)):
+            yield from ((inner, item) for item in items)
         elif not is_parameter:
             value = _module_value(self.definition.module, name)
             if isinstance(value, str | int):
@@ -415,11 +435,16 @@ class Scope:
             elif isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
                 yield self, ast.List([ast.Constant(one) for one in value], ast.Load())
 
-    def _callers(self) -> list[Caller]:
-        name, callers = self.definition.name, self.reach.callers
-        if name.endswith(".__init__"):
-            return callers.get(self.definition.class_name, [])
-        return callers.get(name, [])
+    def _values_of_extra_arguments(self) -> Iterator[tuple["Scope", ast.expr]]:
+        """Yield the tuple that each call passes for a parameter such as `*path`."""
+        assert isinstance(self.definition.node, FunctionNode)
+        names = positional_names(self.definition.node)
+        for caller in self._callers() if self.depth < MAX_STEPS else ():
+            scope = Scope(self.reach, caller.definition, depth=self.depth + 1, error=self.error)
+            yield scope, ast.Tuple(caller.call.args[len(names) :], ast.Load())
+
+    def _callers(self) -> Sequence[Caller]:
+        return callers_of(self.reach, self.definition) if self.callers is None else self.callers
 
     def _part_text(self, part: ast.AST) -> str:
         if isinstance(part, ast.Constant):

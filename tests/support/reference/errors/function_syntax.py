@@ -78,6 +78,22 @@ def iterated_values(node: ast.AST, name: str) -> Iterator[ast.expr]:
                 yield value
 
 
+def iterated_items(node: ast.AST, name: str) -> Iterator[ast.expr]:
+    """Yield the items of the tuples and lists that loops with this variable iterate over."""
+    for value in iterated_values(node, name):
+        if isinstance(value, ast.Tuple | ast.List):
+            yield from value.elts
+
+
+def returned_values(node: ast.AST) -> Iterator[ast.expr]:
+    """Yield what a function returns, without its inner functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Return) and child.value is not None:
+            yield child.value
+        elif isinstance(child, ast.stmt) and not isinstance(child, FunctionNode):
+            yield from returned_values(child)
+
+
 def has_yield(statement: ast.Try) -> bool:
     """True if the body of a `try` statement yields, as in a function with @contextmanager."""
     return any(isinstance(node, ast.Yield) for part in statement.body for node in ast.walk(part))
@@ -121,6 +137,12 @@ def parameter_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
 
+def positional_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Return the names of the parameters that calls pass by position, without `self`."""
+    names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
+    return names[1:] if names and names[0] in ("self", "cls") else names
+
+
 def argument_of_call(definition: Definition, call: ast.Call, name: str) -> ast.expr | None:
     """Return what a call passes for a parameter: an argument, or the default."""
     node = definition.node
@@ -128,9 +150,7 @@ def argument_of_call(definition: Definition, call: ast.Call, name: str) -> ast.e
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value
-    names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
-    if names and names[0] in ("self", "cls"):
-        names = names[1:]
+    names = positional_names(node)
     if name in names and names.index(name) < len(call.args):
         return call.args[names.index(name)]
     defaults = dict(zip(reversed(names), reversed(node.args.defaults), strict=False))

@@ -11,18 +11,25 @@ from tests.support.reference.errors.code_index import (
     FunctionNode,
     Reference,
     code_index,
-    references_of,
 )
+from tests.support.reference.errors.constant_arguments import (
+    ParameterValues,
+    joined,
+    passed_values,
+    run_references,
+)
+from tests.support.reference.errors.error_classes import names_with_subclasses
 from tests.support.reference.errors.error_site import ErrorSite
 from tests.support.reference.errors.function_syntax import argument_of_call, parameter_names
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A function with a call, and the callers above it."""
+    """A function with a call, and the error classes that never leave it or its callers."""
 
     definition: Definition
     call: ast.Call
+    handled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,10 @@ class Reach:
     callers: dict[str, list[Caller]] = field(default_factory=dict)
     # By function: the classes of its errors that every caller catches and drops.
     handled: dict[str, frozenset[str]] = field(default_factory=dict)
+    # By function: the classes that are dropped around each use of it without arguments.
+    handled_of_values: dict[str, list[frozenset[str]]] = field(default_factory=dict)
+    # By function: the values that all calls pass. A block has those of the whole reach.
+    parameters: dict[str, ParameterValues] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
     blocks: frozenset[CodeLines] = frozenset()  # whose reach this is, with those that contain them
     # By block: its errors. A reach shares them with the reaches of blocks in its functions.
@@ -59,7 +70,8 @@ class Reach:
 
 def reach_of(*names: str, without: Collection[str] = ()) -> Reach:
     """Follow all references from these functions, except those to the functions `without`."""
-    reach = Reach(without=frozenset(without))
+    reach = Reach(without=frozenset(without), parameters={name: {} for name in names})
+    reach.handled_of_values |= {name: [frozenset()] for name in names}
     _add_functions(reach, names)
     return reach
 
@@ -73,14 +85,16 @@ def reach_of_block(outer: Reach, block: CodeLines) -> Reach:
         without=outer.without,
         blocks=outer.blocks | {block},
         errors_by_block=outer.errors_by_block,
+        parameters=outer.parameters,
     )
     definition = code_index().definitions[block.function]
-    references = list(references_in_block(block))
+    references = list(references_in_block(outer, block))
     for reference in references:
-        _add_caller(reach, definition, reference)
-    targets = [reference.target for reference in references]
-    targets += _functions_in_called_parameters(outer, definition, block)
-    _add_functions(reach, [one for one in dict.fromkeys(targets) if one not in outer.without])
+        _add_caller(reach, definition, reference, frozenset())  # the handlers are around the block
+    passed_functions = list(_functions_in_called_parameters(outer, definition, block))
+    reach.handled_of_values |= {name: [frozenset()] for name in passed_functions}
+    targets = dict.fromkeys([*(one.target for one in references), *passed_functions])
+    _add_functions(reach, [one for one in targets if one not in outer.without])
     for name, callers in outer.callers.items():
         reach.callers.setdefault(name, callers)
     return reach
@@ -102,42 +116,67 @@ def _functions_in_called_parameters(
     }
     for caller, name in product(outer.callers.get(definition.name, ()), sorted(called_names)):
         argument = argument_of_call(definition, caller.call, name)
-        for reference in references_of(caller.definition.name) if argument else ():
+        for reference in _run_references(outer, caller.definition.name) if argument else ():
             if reference.node is argument:
                 yield reference.target
 
 
-def references_in_block(block: CodeLines) -> Iterator[Reference]:
-    """Yield the references of a function that are in a block."""
-    for reference in references_of(block.function):
+def references_in_block(reach: Reach, block: CodeLines) -> Iterator[Reference]:
+    """Yield the references of a function that are in a block, and run."""
+    for reference in _run_references(reach, block.function):
         if reference.node is not None and block.has_line(reference.node.lineno):
             yield reference
 
 
+def _run_references(reach: Reach, name: str) -> Iterator[Reference]:
+    return run_references(name, reach.parameters.get(name, {}))
+
+
 def _add_functions(reach: Reach, names: Iterable[str]) -> None:
-    index, todo, followed = code_index(), deque(names), set[str]()
+    index, todo, followed = code_index(), deque(names), dict[str, None]()
     reach.handled |= dict.fromkeys(todo, frozenset[str]())
     while todo:
         name = todo.popleft()
-        is_first = name not in followed
-        if is_first:
-            followed.add(name)
-            reach.names.append(name)
-        for reference in references_of(name):
-            if is_first:
-                _add_caller(reach, index.definitions[name], reference)
-            if reference.target not in reach.without and _add_handled(reach, name, reference):
+        followed[name] = None
+        for reference in _run_references(reach, name):
+            if reference.target not in reach.without and any(
+                [
+                    _add_handled(reach, name, reference),
+                    _add_parameters(reach, index.definitions[name], reference),
+                ]
+            ):
                 todo.append(reference.target)
+    reach.names += followed
+    for name in followed:
+        for reference in _run_references(reach, name):
+            handled = reach.handled[name] | names_with_subclasses(reference.handled)
+            _add_caller(reach, index.definitions[name], reference, handled)
 
 
 def _add_handled(reach: Reach, name: str, reference: Reference) -> bool:
     """Add the error classes that this way to a function drops. True if the others drop more."""
-    classes, before = reach.handled[name] | reference.handled, reach.handled.get(reference.target)
-    reach.handled[reference.target] = classes if before is None else before & classes
-    return before is None or not before <= classes
+    dropped = reach.handled[name] | names_with_subclasses(reference.handled)
+    before = reach.handled.get(reference.target)
+    reach.handled[reference.target] = dropped if before is None else before & dropped
+    return before is None or not before <= dropped
 
 
-def _add_caller(reach: Reach, definition: Definition, reference: Reference) -> None:
+def _add_parameters(reach: Reach, caller: Definition, reference: Reference) -> bool:
+    """Add the values that a call passes to a function. True if the others pass fewer."""
+    parameters = reach.parameters.get(caller.name, {})
+    passed, before = (
+        passed_values(caller, reference, parameters),
+        reach.parameters.get(reference.target),
+    )
+    reach.parameters[reference.target] = passed if before is None else joined(before, passed)
+    return reach.parameters[reference.target] != before
+
+
+def _add_caller(
+    reach: Reach, definition: Definition, reference: Reference, handled: frozenset[str]
+) -> None:
     if reference.call is not None:
         callers = reach.callers.setdefault(reference.target, [])
-        callers.append(Caller(definition, reference.call))
+        callers.append(Caller(definition, reference.call, handled))
+    else:
+        reach.handled_of_values.setdefault(reference.target, []).append(handled)

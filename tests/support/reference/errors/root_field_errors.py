@@ -41,8 +41,6 @@ FILTER_STEPS = (
     "resolvers.messages.filters.filter_conditions.MessageSelector.validated_with_filter_sql",
 )
 READING_STEPS = ("resolvers.messages.filters.filter_lookups._find_matching_ids_by_reading",)
-# The mailbox with the special use SNOOZED gets an unused path.
-NEW_PATH_STEPS = ("resolvers.mailboxes.create._require_free_paths_and_use",)
 RELAY_HOST_STEPS = ("resolvers.routing.mutations._remove_relay_hosts_from_domains",)
 # Fields of `messageSend` that a stored draft doesn't have.
 SUBMISSION = "resolvers.submission"
@@ -69,13 +67,13 @@ UNUSED_FUNCTIONS = {
     "messageDeduplicate": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
     "messageDelete": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
     "messageMove": SNOOZE_STEPS,
-    "messageUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS),
+    "messageUpdate": MOVE_STEPS,
     # The allowed senders are of users, not of a tag.
     "quarantineRelease": ("resolvers.sql_text.validated_distinct_tags",),
     # A saved search can't have the conditions that read messages.
     "savedSearchCreate": READING_STEPS,
     "savedSearchUpdate": READING_STEPS,
-    "threadUpdate": (*MOVE_STEPS, *NEW_PATH_STEPS, *FILTER_STEPS),
+    "threadUpdate": (*MOVE_STEPS, *FILTER_STEPS),
     "tlsPolicyDelete": RELAY_HOST_STEPS,
     # Only the response of a security key needs the public URL of the server.
     "totpVerify": ("resolvers.auth.second_factors.webauthn.require_relying_party",),
