@@ -24,7 +24,11 @@ from tests.support.lists.list_fields import (
     page_selection,
     required_arguments,
 )
-from tests.support.lists.list_rows import add_administered_domains, add_list_rows
+from tests.support.lists.list_rows import (
+    add_administered_domains,
+    add_list_rows,
+    deliver_searched_messages,
+)
 from tests.support.run_scope import RUNS_ALL_TESTS
 
 SEED = int(os.environ.get("LISTS_SEED", "1"))
@@ -138,6 +142,7 @@ async def clients_with_data(
 ) -> list[GraphQLClient]:
     """Clients of an administrator, a user and a DOMAIN_ADMIN; every list has rows."""
     chief = await make_domain_admin(ada.environment, ada.http, "chief")
+    await deliver_searched_messages(admin_client)
     await add_list_rows(ada, bob, clock)
     await add_administered_domains(chief)
     return [admin_client, ada, chief]

@@ -168,9 +168,6 @@ def required_arguments(
 ) -> dict[str, str]:
     """Random literals for the required arguments."""
     names = [n for n, a in list_field.field.args.items() if is_required_argument(a)]
-    names += (
-        ["users"] if list_field.key == "SearchDiagnostics.hits" else []
-    )  # an administrator has no mail
     return {name: _literal(schema, list_field, name, random) for name in names}
 
 
