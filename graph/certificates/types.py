@@ -53,9 +53,9 @@ class Certificate(NodeView):
         "Server name that the certificate is stored for, in ASCII form and lower case."
     )
     alt_names: list[str] = attribute_field(
-        "DNS names in the certificate (subjectAltName, RFC 5280), without that extension its "
-        "common name. A wildcard covers one label. At most 500. Empty: no certificate was issued "
-        "yet, or it has no DNS name."
+        "DNS names in the certificate (subjectAltName, RFC 5280), or its common name if it lacks "
+        "that extension. A wildcard covers one label. At most 500. Empty: no certificate was "
+        "issued yet, or it has no DNS name."
     )
     description: str | None = attribute_field(
         "Description of the certificate for administrators. Null: none."

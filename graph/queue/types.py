@@ -83,8 +83,8 @@ class QueueEntry(NodeView):
         return (await info.context.load(queue_loaders.load_entry_states, self.row.id)).queue_name
 
     @field(
-        "Time of the next attempt of any delivery that waits; the earliest one. Null: every "
-        "delivery is in progress, held or finished."
+        "Earliest time of the next attempt among the deliveries that wait. Null: every delivery is "
+        "in progress, held or finished."
     )
     async def next_attempt_at(self, info: Info) -> datetime | None:
         return (

@@ -9,8 +9,9 @@ TLS_DESCRIPTION = (
     "True requires TLS with a verified certificate. False: TLS is opportunistic and the "
     "certificate is not verified; but with a username, or on port 465, TLS with a verified "
     "certificate is required too. A TLS policy for the relay host changes these rules. The level "
-    "ENCRYPT requires TLS without verification if there is no username, and stricter levels set "
-    "the check of the certificate. The levels NONE and MAY do not remove required TLS."
+    "ENCRYPT requires TLS, and without a username removes the check of the certificate. Stricter "
+    "levels decide how the certificate is checked. The levels NONE and MAY do not remove required "
+    "TLS."
 )
 USERNAME_DESCRIPTION = (
     "Username to authenticate with (SMTP AUTH), 1 to 255 printable characters. It requires a "

@@ -69,9 +69,9 @@ class RelayHost(NodeView):
         "True if TLS with a verified certificate is required. If false, TLS is opportunistic and "
         "the certificate is not verified; but with a username, or on port 465, TLS with a verified "
         "certificate is required too. A TLS policy for the relay host changes these rules. The "
-        "level ENCRYPT requires TLS without verification if there is no username, and stricter "
-        "levels set the check of the certificate. The levels NONE and MAY do not remove required "
-        "TLS."
+        "level ENCRYPT requires TLS, and without a username removes the check of the certificate. "
+        "Stricter levels decide how the certificate is checked. The levels NONE and MAY do not "
+        "remove required TLS."
     )
     active: bool = attribute_field(
         "True if the relay host is used. If false, the mail of its domains is sent "

@@ -25,7 +25,8 @@ class SpamPolicy:
     )
     reject_score: float = attribute_field(
         "Points of the spam scanner from which a message is refused by SMTP, unless it is "
-        "quarantined. Mail of allowed senders and the level 100 are exceptions. Default: 15."
+        "quarantined. Mail of allowed senders is not refused for its points, and with the level "
+        "100 no mail is. Default: 15."
     )
 
 
@@ -47,8 +48,9 @@ class SpamPolicyInput:
     )
     reject_score: strawberry.Maybe[float | None] = attribute_field(
         "Points of the spam scanner from which a message is refused by SMTP, unless it is "
-        "quarantined. Mail of allowed senders and the level 100 are exceptions. Above 0, at most "
-        "10,000, and not below the `junkScore` that applies. Null: 15."
+        "quarantined. Mail of allowed senders is not refused for its points, and with the level "
+        "100 no mail is. Above 0, at most 10,000, and not below the `junkScore` that applies. "
+        "Null: 15."
     )
 
     def to_column_values(self) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def append_input_defaults(schema: GraphQLSchema) -> None:
         if kind.name.startswith("__"):
             continue
         if isinstance(kind, GraphQLInputObjectType):
+            if kind.is_one_of:  # one of its fields is given, so none has a default
+                continue
             for field in kind.fields.values():
                 _append_default(field, kind.name)
         elif isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
