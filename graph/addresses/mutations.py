@@ -172,10 +172,10 @@ class AddressesCreateInput(Options):
 @strawberry.input(description="Input of addressesCreateFromFile.")
 class AddressesCreateFromFileInput(Options):
     file: Upload = attribute_field(
-        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
-        "`NewAddressInput`, except `autoreply`; `user` has the username or an address of the "
-        "user. JSON Lines has an object in each line. CSV has the field names in its first line; "
-        "`;` separates the items of a list. The limit has the name `limits.forwardsPerDay`, and "
+        "Uploaded UTF-8 file. The task consumes the upload. Its fields have the names of "
+        "`NewAddressInput`, except `autoreply`; `user` has the username or an address of the user. "
+        "JSON Lines has an object in each line. CSV has the field names in its first line; `;` "
+        "separates the items of a list. The limit has the name `limits.forwardsPerDay`, and "
         "`unlimited` means no limit."
     )
     format: UserFileFormat | None = attribute_field(

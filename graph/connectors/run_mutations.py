@@ -110,8 +110,8 @@ class ConnectorSubscription:
         "Streams a run at once and after each change, until it ends or is deleted. A run that "
         "does not exist, or that the caller can't see, is the error NOT_FOUND. Without a "
         "reference, it streams no run at first. After each change of a connector or mail import "
-        "of the signed-in user, it then streams the newest run of that one. Runs of other users "
-        "are not contained, and the stream does not end.",
+        "of the signed-in user, it then streams the newest run of that connector or import. Runs "
+        "of other users are not contained, and the stream does not end.",
         scope=Scope.READ,
         access=OVERSEEN.with_permissions(AdminPermission.CONNECTORS),
     )

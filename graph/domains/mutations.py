@@ -402,8 +402,8 @@ class DomainMutation:
         "usernames that are addresses in it. Forwarding targets, allowed senders, recipient "
         "rewrites and BCC targets that name it change too. Other records, such as transports and "
         "TLS policies, keep the old name. Mail to the old name is then refused. If a new name is "
-        "taken, nothing is renamed. `errors` then has a CONFLICT for each taken name, for at most "
-        "100 usernames. `validateOnly` only returns the conflicts.",
+        "taken, nothing is renamed. `errors` then has a CONFLICT for each taken domain name or "
+        "username, of usernames at most 100. `validateOnly` only returns the conflicts.",
         **ADMIN_GUARD,
     )
     async def domain_rename(self, info: Info, input: DomainRenameInput) -> DomainRenamePayload:

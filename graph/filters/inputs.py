@@ -354,7 +354,7 @@ class FiltersCreateInput(Options):
 @strawberry.input(description="Input of filtersCreateFromFile.")
 class FiltersCreateFromFileInput(Options):
     file: Upload = attribute_field(
-        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
+        "Uploaded UTF-8 file. The task consumes the upload. Its fields have the names of "
         "`NewFilterInput`; `user`, `query` and `action` are required. `user` has the username or "
         "an address of the owner. `query` and `action` are JSON objects, in CSV too. In `action`, "
         "mailboxes are given by path, and `webhook` is not allowed. JSON Lines has an object in "

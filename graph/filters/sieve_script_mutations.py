@@ -149,9 +149,9 @@ class SieveMutation:
     @mutation(
         "Makes a Sieve script the active one of each selected user, all or none. The active "
         "script runs on each received message; the one before becomes inactive. Its redirects are "
-        "written to the user's security log. A user without the script is NOT_FOUND. CONFLICT if "
-        "a user moves to another domain at the same time: retry. LIMIT_REACHED for more than "
-        "1,000 users (by default).",
+        "written to the user's security log; if somebody else activates the script, the user gets "
+        "a message. A user without the script is NOT_FOUND. CONFLICT if a user moves to another "
+        "domain at the same time: retry. LIMIT_REACHED for more than 1,000 users (by default).",
         scope=Scope.SIEVE,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )

@@ -79,9 +79,10 @@ class HealthQuery:
         )
 
     @query(
-        "Returns the size in bytes of the database and of the other stores, and the free space of "
-        "their disks, on all nodes. The values come from counters of the stores and file systems, "
-        "so no stored data is scanned.",
+        "Returns the stores of all nodes: the size in bytes of the database and the logs, and the "
+        "free space of the disks. Null: the size of folders and buckets, and the free space of "
+        "PostgreSQL and buckets. The values come from counters of the stores and file systems, so "
+        "no stored data is scanned.",
         **READ_GUARD,
         cost=SESSION_COST,
     )

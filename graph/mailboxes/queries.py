@@ -102,8 +102,9 @@ class MailboxListQuery:
     @query(
         "Returns mailboxes of the selected users, sorted by the creation of the user, then of the "
         "mailbox. A user's list has only mailboxes that the user owns, not those that others "
-        "share. A selected user whose mailboxes the caller can't see has none in the list. Hidden "
-        "mailboxes are left out by default.",
+        "share. If the caller can see a selected user, but not the mailboxes, the list has none "
+        "of them. This is also so for an unknown ID. A username or address of a user whom the "
+        "caller can't see is NOT_FOUND. Hidden mailboxes are left out by default.",
         scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

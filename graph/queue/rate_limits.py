@@ -204,10 +204,11 @@ class RateLimitHoldFilter(ConditionsInput):
 @strawberry.input(description="Input of rateLimitSet. Users or domains are required.")
 class RateLimitSetInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users to set the limit on, at most 1,000 by default.", default=UNSET
+        "Users to set the limit on, at most 1,000 by default. Required without `domains`.",
+        default=UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
-        "Domains to set the limit on, 1 to 1,000 by default. It applies to all users of the "
+        "Domains to set the limit on, 1 to 1,000 by default. The limit applies to all users of a "
         "domain together.",
         default=UNSET,
     )
@@ -227,7 +228,9 @@ class RateLimitSetInput(Options):
 )
 class RateLimitResetInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose counters are reset, at most 1,000 by default.", default=UNSET
+        "Users whose counters are reset, at most 1,000 by default. Required without `domains` and "
+        "`includePlatform: true`.",
+        default=UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(
         "Domains whose counters are reset, 1 to 1,000 by default. Counters of their users stay.",

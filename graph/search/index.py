@@ -284,7 +284,8 @@ class SearchIndexQuery:
     @query(
         "Returns an object whose fields examine the text index. They show how the index splits a "
         "text into words, which query it gets for a filter, and which messages it finds. Nothing "
-        "is changed.",
+        "is changed. Only a ROOT can look up messages of other users (`hits`): an ADMIN gets "
+        "FORBIDDEN. The security log of these users records it.",
         **READ_GUARD,
         access=MANAGED,
     )

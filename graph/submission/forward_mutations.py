@@ -64,7 +64,7 @@ class MessageRedirectMutation:
         "or suspended, or the message is spam or has a virus. In an `@atomic` request, a scanned "
         "message is FORBIDDEN_OPERATION after another field has changed something. UNAVAILABLE if "
         "a scanner does not respond and its setting defers mail. If an administrator gives "
-        "addresses, they are in the security log of the owner.",
+        "addresses, they are in the security log of the owner, and the owner gets a message.",
         scope=Scope.SUBMIT,
         further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

@@ -133,8 +133,8 @@ async def _load_bans(info: Info, ban_ids: list[int]) -> list[NetworkBan]:
 class ThrottlingMutation:
     @mutation(
         "Changes the policy of bans of networks. All processes apply it within one second. Bans "
-        "in force keep their end. FORBIDDEN if the new lists would refuse the caller's own IP "
-        "address, which was accepted before. The audit log records the change.",
+        "in force keep their end. FORBIDDEN if the new allow list or deny list would refuse the "
+        "caller's own IP address, and it was accepted before. The audit log records the change.",
         **WRITE_GUARD,
     )
     async def ban_policy_update(self, info: Info, input: BanPolicyUpdateInput) -> BanPolicyPayload:

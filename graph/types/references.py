@@ -78,9 +78,9 @@ class UserSelection(ConditionsInput):
         default=strawberry.UNSET,
     )
     ids: list[strawberry.ID] | None = attribute_field(
-        "Selects the users with these global IDs. In the filter of a list, an unknown ID selects "
-        "no user; otherwise it is the error NOT_FOUND. In a mutation, a user whom the caller can "
-        "see but not change is a ForbiddenError.",
+        "Selects the users with these global IDs. In the filter of a list, and in the query "
+        "`mailboxes`, an unknown ID selects no user; otherwise it is the error NOT_FOUND. In a "
+        "mutation, a user whom the caller can see but not change is a ForbiddenError.",
         default=strawberry.UNSET,
     )
     usernames: list[str] | None = attribute_field(

@@ -332,7 +332,7 @@ class UsersCreateInput(Options):
 @strawberry.input(description="Input of usersCreateFromFile.")
 class UsersCreateFromFileInput(Options):
     file: Upload = attribute_field(
-        "Uploaded UTF-8 file, which the task takes over. Its fields have the names of "
+        "Uploaded UTF-8 file. The task consumes the upload. Its fields have the names of "
         "`NewUserInput`; `administers` has domain names. JSON Lines has an object in each line. "
         "CSV has the field names in its first line, where an unknown name is an error; `;` "
         "separates the items of a list. Nested fields have names such as `limits.receivedPerHour`, "

@@ -466,9 +466,10 @@ class UserUpdateMutation:
         "temporary password is replaced. The main password of the account stays valid, and a "
         "sign-in with it is not limited. The access tokens of the account and their open "
         "connections end at once. API keys, application passwords and second factors stay. The "
-        "field `passwordChangeRequired` of the account becomes true at once. FORBIDDEN_OPERATION "
-        "for the signed-in user. CONFLICT if the user moves to another domain at the same time: "
-        "retry. RATE_LIMITED if the server has to hash too many passwords now: retry.",
+        "field `passwordChangeRequired` of the account becomes true at once. The user gets a "
+        "message about the reset. FORBIDDEN_OPERATION for the signed-in user. CONFLICT if the "
+        "user moves to another domain at the same time: retry. RATE_LIMITED if the server has to "
+        "hash too many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
