@@ -112,12 +112,6 @@ async def _domain_id(environment: Environment, name: str) -> int:
     return int(row.id)
 
 
-async def deliver_searched_messages(admin: GraphQLClient) -> None:
-    """Give an administrator messages of its own: only a ROOT can search the index for others."""
-    for number in range(3):
-        await deliver_to(admin, raw_message(f"Own {number}", body="word1 answer"))
-
-
 async def add_list_rows(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> None:
     """Add rows for every list of ada, bob, their domain and the platform."""
     await _deliver_messages(ada, bob, clock)
