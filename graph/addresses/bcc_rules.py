@@ -214,13 +214,13 @@ class BccRuleMutation:
 
     @mutation(
         "Changes the given BCC rules, or none of them if one can't be changed. The caller becomes "
-        "the author of each rule. Mail of an administrator is copied only if the author is that "
-        "administrator, or has a role that can administer it. FORBIDDEN if the address of a rule "
-        "belongs to an account that the caller can't administer. The change is in the security "
-        "log of that account; if somebody else makes it, the user gets a message. CONFLICT if "
-        "another rule has the same `match` and `direction`. VALIDATION if a rule copies an "
-        "address to itself. LIMIT_REACHED for more than 1,000 given rules (by default), or if a "
-        "domain would have more than 1,000 rules.",
+        "the author of each rule. A rule copies the mail of an administrator only if its author "
+        "is that administrator, or can administer that administrator. FORBIDDEN if the address of "
+        "a rule belongs to an account that the caller can't administer. The change is in the "
+        "security log of that account; if somebody else makes it, the user gets a message. "
+        "CONFLICT if another rule has the same `match` and `direction`. VALIDATION if a rule "
+        "copies an address to itself. LIMIT_REACHED for more than 1,000 given rules (by default), "
+        "or if a domain would have more than 1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -94,7 +94,7 @@ class NewAddressInput:
     )
     allow_wildcard: bool = attribute_field(
         "True allows an address with `*`: `*@domain`, `*end@domain` or `begin*@domain`, where "
-        "`end` or `begin` has at most 32 characters without its dots. It also allows `name@*`, "
+        "`end` or `begin` has at most 32 characters, dots not counted. It also allows `name@*`, "
         "which requires role ADMIN. Such an address is refused otherwise.",
         default=False,
     )

@@ -30,8 +30,8 @@ FROM_DESCRIPTION = (
     "`*`, or `@domain`. Case and dots are ignored. The domain need not be one of the platform."
 )
 TO_DESCRIPTION = (
-    "New recipient: an address, or `@domain` if `from` is a domain, which keeps the local part. It "
-    "can be on another server, and must differ from `from`."
+    "New recipient: an address or, if `from` is a domain, `@domain`. With `@domain` the local part "
+    "stays the same. The new recipient can be on another server, and must differ from `from`."
 )
 LIST_FIELD = "recipientRewrites"
 WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
@@ -50,7 +50,7 @@ class RecipientRewrite(NodeView):
         name="from",
     )
     to: str = attribute_field(
-        "New recipient: an address, or `@domain`, which keeps the local part."
+        "New recipient: an address or `@domain`. With `@domain` the local part stays the same."
     )
     forwarded: bool = attribute_field(
         "True: the new recipient was in no domain of the platform when `to` was stored, so that "

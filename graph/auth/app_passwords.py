@@ -164,7 +164,7 @@ class AppPasswordCreateInput(Options):
     scopes: list[AppPasswordScope] = attribute_field(
         "Protocols and rights that the application password opens. ALL: every other value of "
         "AppPasswordScope. For another user only MAIL, MAIL_READ and SUBMIT are allowed (else "
-        "FORBIDDEN), which ALL then means. An empty list is refused. Default: ALL.",
+        "FORBIDDEN), and ALL means these three. An empty list is refused. Default: ALL.",
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = attribute_field(
@@ -194,9 +194,10 @@ class AppPasswordCreateInput(Options):
     )
     generate_mobileconfig: bool = attribute_field(
         "True creates a configuration profile for Apple devices. Refused with `hashedPassword`, "
-        "and if the application password is for another user. This requires the scope SMTP, the "
-        "scope IMAP or POP3, and an IMAP or POP3 server beside Merganser that the operator has "
-        "set; without such a server the request is refused (constraint `SERVER`).",
+        "and if the application password is for another user (except with the bootstrap key). The "
+        "operator must have set an IMAP or POP3 server beside Merganser, else the request is "
+        "refused (constraint `SERVER`). The scope SMTP and the scope of such a server's protocol "
+        "are required.",
         default=False,
     )
     address: EmailAddress | None = attribute_field(
@@ -262,7 +263,7 @@ class AppPasswordPatch:
     scopes: list[AppPasswordScope] | None = attribute_field(
         "Protocols and rights that replace the present ones. An empty list is refused. ALL: every "
         "other value of AppPasswordScope. For a password that an administrator created, only "
-        "MAIL, MAIL_READ and SUBMIT are allowed (else FORBIDDEN), which ALL then means.",
+        "MAIL, MAIL_READ and SUBMIT are allowed (else FORBIDDEN), and ALL means these three.",
         default=UNSET,
     )
 
@@ -297,17 +298,17 @@ class AppPasswordMutation:
         "second factor. SMTP, HTTP Basic authentication, and IMAP and POP3 servers beside "
         "Merganser accept it, within its scopes. If a second factor of the user is on, these "
         "services refuse the account's main password. For another user, it has at most the scopes "
-        "MAIL, MAIL_READ and SUBMIT, and expires after at most 4 hours. It then also ends if its "
-        "creator loses the right to create it. These rules for other users don't apply to the "
-        "bootstrap key, and to hashes that a ROOT imports with `hashedPassword`. The user gets a "
-        "message about an application password that somebody else creates. An API key that is "
-        "restricted to domains is FORBIDDEN. LIMIT_REACHED if the user already has 50 unexpired "
-        "application passwords (by default), imported ones included. LIMIT_REACHED also for an "
-        "eleventh imported one. Expired application passwords of the user are deleted. CONFLICT "
-        "if the password is too similar to another one of the user: retry with another password. "
-        "RATE_LIMITED if the server has to hash too many passwords now: retry. UNAVAILABLE if "
-        "`generateMobileconfig` is true, and the server's certificate for signing configuration "
-        "profiles is unusable.",
+        "MAIL, MAIL_READ and SUBMIT, and expires after at most 4 hours. Such a password also "
+        "becomes invalid if its creator loses the right to create it. These rules for other users "
+        "don't apply to the bootstrap key, and to hashes that a ROOT imports with "
+        "`hashedPassword`. The user gets a message about an application password that somebody "
+        "else creates. An API key that is restricted to domains can't create any (FORBIDDEN). "
+        "LIMIT_REACHED if the user already has 50 unexpired application passwords (by default), "
+        "imported ones included. LIMIT_REACHED also for an eleventh imported one. Expired "
+        "application passwords of the user are deleted. CONFLICT if the password is too similar "
+        "to another one of the user: retry with another password. RATE_LIMITED if the server has "
+        "to hash too many passwords now: retry. UNAVAILABLE if `generateMobileconfig` is true, "
+        "and the server's certificate for signing configuration profiles is unusable.",
         scope=Scope.FULL,
         user_permission=UserPermission.APP_PASSWORDS,
         access=MANAGED.with_permissions(AdminPermission.APP_PASSWORDS),

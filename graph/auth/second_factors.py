@@ -65,8 +65,9 @@ class TwoFactorProofInput:
         "A TOTP code of 6 digits (RFC 6238), or a recovery code.", default=UNSET
     )
     webauthn: JSON | None = attribute_field(
-        "Ignored if `totp` is given. Response of a security key to a challenge with the ceremony "
-        "AUTHENTICATION, as the JSON that `PublicKeyCredential.toJSON()` returns.",
+        "Ignored if `totp` is given, but it must be a JSON object then, too. Response of a "
+        "security key to a challenge with the ceremony AUTHENTICATION, as the JSON that "
+        "`PublicKeyCredential.toJSON()` returns.",
         default=UNSET,
     )
 
@@ -132,7 +133,7 @@ class TotpSetupInput(_OptionalUserInput):
 @strawberry.input(description="Input of totpEnable.")
 class TotpEnableInput(_ProofToAddFactorInput):
     user: UserRef | None = attribute_field(
-        "User whose TOTP is turned on. Default: the signed-in user.",
+        "User for whom the mutation turns TOTP on. Default: the signed-in user.",
         default=UNSET,
     )
     token: str = attribute_field(
@@ -161,7 +162,7 @@ class TotpVerifyInput(_CheckedUserInput):
 @strawberry.input(description="Input of totpDisable.")
 class TotpDisableInput(_OptionalProofInput):
     user: UserRef | None = attribute_field(
-        "User whose TOTP is turned off. Default: the signed-in user.",
+        "User for whom the mutation turns TOTP off. Default: the signed-in user.",
         default=UNSET,
     )
 

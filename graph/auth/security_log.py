@@ -66,7 +66,7 @@ class SecurityEvent(NodeView):
         "IP address of the client at the last of the equal events. Null: unknown."
     )
     protocol: AuthProtocol | None = attribute_field(
-        "Protocol of the sign-in. Null: the action is no sign-in."
+        "Protocol of the sign-in. HTTP for OAUTH_GRANT_CREATED. Null for other actions."
     )
     by: str | None = attribute_field(
         "Username of the administrator who acted, or `key NAME` for an API key that acts for no "
@@ -122,8 +122,8 @@ class SecurityLogFilter(ConditionsInput):
         "Returns only events with this result.", default=UNSET
     )
     protocol: AuthProtocol | None = attribute_field(
-        "Returns only sign-ins, also failed ones, through this protocol. Other events "
-        "have no protocol.",
+        "Returns only events with this protocol: sign-ins, also failed ones, and with HTTP also "
+        "OAUTH_GRANT_CREATED. Other events have no protocol.",
         default=UNSET,
     )
     since: datetime | None = attribute_field(

@@ -168,7 +168,9 @@ class BundleMailbox(View):
     uid_next: BigInt | None = attribute_field(
         "IMAP UIDNEXT (RFC 9051) at the time of the export. Null: the bundle does not tell it."
     )
-    message_count: BigInt = attribute_field("Number of messages of the mailbox in the bundle.")
+    message_count: BigInt = attribute_field(
+        "Number of messages that the bundle has for this mailbox, without damaged ones."
+    )
 
 
 @strawberry.type(description="Payload of cacheUnpack.")

@@ -45,8 +45,9 @@ UNRESPONSIVE_NODES_DESCRIPTION = (
 )
 class CacheEntry(View):
     name: str = attribute_field(
-        "Name of the entry: the path of an object in its object store, the question of a DNS "
-        "answer, or what is cached or pending. It never has a secret or text of a message."
+        "Name of the entry. BLOB: path of the object in its object store. DNS_ANSWER: the query. "
+        "Other kinds: a fixed text, such as `password check`. It never contains a secret or text "
+        "of a message."
     )
     kind: CacheKind = attribute_field(
         "Kind of the cached value, or of the writes that are pending."

@@ -358,8 +358,8 @@ class ChangeSubscription:
         "and the domain. DOMAIN_UPDATED also reports changes of alias domains, the identity "
         "provider, BCC rules, recipient rewrites and rate limits of the domain. A caller who "
         "administers more than 99 domains must give `domain`, else the error is BAD_USER_INPUT. "
-        "An ADMIN administers all domains, and without `domain` also gets events of users and "
-        "addresses without a domain.",
+        "This also applies to an ADMIN, who administers all domains. Without `domain`, an ADMIN "
+        "also gets events of users, addresses and sender rules without a domain.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

@@ -26,8 +26,8 @@ from resolvers.cluster import affinities, create, delete, loaders, pins, update
 WRITE_GUARD: dict[str, Any] = {"role": Role.ROOT, "scope": Scope.FULL}
 ENDS_SESSIONS = AtomicExclusion("The end of sessions", forbids_idempotency_key=True)
 UNRESPONSIVE_DESCRIPTION = (
-    "Nodes (`host:port`) with a process that did not answer within a second. Its sessions "
-    "end when it answers again within ten minutes. Empty if all processes answered."
+    "Nodes (`host:port`) with a process that did not answer within a second. The sessions of such "
+    "a process end if it answers again within ten minutes. Empty if all processes answered."
 )
 PENDING_DESCRIPTION = (
     "Number of sessions that this mutation ends and that are still open: they finish a message "

@@ -171,9 +171,9 @@ class FetchRulesInput:
     """Base of the inputs with rules for fetching messages from a remote server."""
 
     target_domain: str | None = attribute_field(
-        "Domain of the recipient address that filters see for messages fetched into INBOX. It "
-        "need not be a domain of this server. Default, and with null: the domain of the user's "
-        "main address.",
+        "Domain of the recipient address of messages fetched into INBOX, as the spam filter sees "
+        "it, and the filters of a connector with `applyFilters`. It need not be a domain of this "
+        "server. Default, and with null: the domain of the user's main address.",
         default=UNSET,
     )
     max_age: Duration | None = attribute_field(
@@ -367,8 +367,9 @@ class ConnectorPatch:
         "Null is refused."
     )
     target_domain: strawberry.Maybe[str | None] = attribute_field(
-        "Domain of the recipient address that filters see for messages fetched into INBOX. Null: "
-        "the domain of the user's main address. Absent: unchanged."
+        "Domain of the recipient address of messages fetched into INBOX, as the spam filter sees "
+        "it, and filters with `applyFilters`. Null: the domain of the user's main address. Absent: "
+        "unchanged."
     )
     target_folder: strawberry.Maybe[str | None] = attribute_field(
         "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "

@@ -135,8 +135,8 @@ class Connector(NodeView):
         "Token endpoint for access tokens. Null: the password is used as it is."
     )
     target_domain: str | None = attribute_field(
-        "Domain of the recipient address that filters see for messages fetched into INBOX. Null: "
-        "the domain of the user's main address."
+        "Domain of the recipient address of messages fetched into INBOX, as the spam filter sees "
+        "it, and filters with `applyFilters`. Null: the domain of the user's main address."
     )
     target_folder: str | None = attribute_field(
         "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "
@@ -223,8 +223,9 @@ class Connector(NodeView):
         "Time when the last successful run ended. Null: there was none."
     )
     last_error: str | None = attribute_field(
-        "Error of the last run that was started and has ended. Null: it did not fail, or no run "
-        "has ended. connectorUpdate does not clear it."
+        "Error of the latest run that has ended. Runs that were cancelled before they started do "
+        "not count. Null: it did not fail, or no run has ended. connectorUpdate clears it only if "
+        "it changes the user."
     )
     next_run_at: datetime | None = attribute_field(
         "Time when the next run is due. While a run is queued or in progress: time when that run "

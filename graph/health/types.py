@@ -65,8 +65,8 @@ class Component(View):
         "probe, if the probe failed, and if the dependency is not configured."
     )
     probed_at: datetime | None = attribute_field(
-        "Time when the last probe of a dependency ended. Null for other components, and for a "
-        "dependency that is not configured."
+        "Time when the last probe of a dependency ended. Null for other components, before the end "
+        "of the first probe, and for a dependency that is not configured."
     )
 
 

@@ -174,7 +174,8 @@ class RateLimitLogEntry(LogEntry):
         "Time when the current period of the limit ends. Null: the limit has no period."
     )
     ip: IPAddress | None = attribute_field(
-        "IP address of the client that sent the message. Null: it is not known."
+        "IP address of the client that sent the message. Null: it is not known, as always for the "
+        "limits STORAGE, RECEIVED and FORWARDS."
     )
     sender: str | None = attribute_field(
         "Envelope sender. Null: it is empty, or it was not known yet when the limit refused the "

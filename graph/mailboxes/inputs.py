@@ -82,7 +82,8 @@ class MailboxRenameInput(Options):
     )
     rename_subscriptions: bool = attribute_field(
         "True turns subscriptions to the old paths into subscriptions to the new ones; false "
-        "keeps the old ones, by default at most 1,500 without a mailbox. Default: true.",
+        "keeps the subscriptions to the old paths. A user can have at most 1,500 subscriptions to "
+        "paths without a mailbox (by default). Default: true.",
         default=True,
     )
 

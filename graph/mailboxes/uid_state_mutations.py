@@ -33,8 +33,9 @@ class MailboxStateSetInput(Options):
     )
     uid_validity: BigInt | None = attribute_field(
         "New UIDVALIDITY of the mailbox (RFC 9051), 1 to 4,278,190,079. It must be higher than "
-        "that of every mailbox that the user has had: a number below that of the mailbox is an "
-        "error, another is a CONFLICT. The present number changes nothing. Default: unchanged.",
+        "the UIDVALIDITY of every mailbox that the user has had. A number below the present one "
+        "of this mailbox is the error VALIDATION; any other number that is too low is a CONFLICT. "
+        "The present number changes nothing. Default: unchanged.",
         default=UNSET,
     )
     min_next_uid: BigInt | None = attribute_field(
@@ -57,7 +58,7 @@ class MailboxStateMutation:
         "Sets UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ or MAILBOXID of one mailbox of each selected "
         "user after a migration: for all users or none. Mail programs then keep their caches. The "
         "three numbers can only be raised, and at least one field is required. CONFLICT if "
-        "another mailbox has the MAILBOXID, or may have had the UIDVALIDITY.",
+        "another mailbox of the user has the MAILBOXID, or could have had the UIDVALIDITY.",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

@@ -57,10 +57,11 @@ class MailboxPatch:
         "account encrypts all messages. For true, the owner needs an OpenPGP key."
     )
     special_use: strawberry.Maybe[SpecialUse | None] = attribute_field(
-        "Special use that the mailbox gets (RFC 6154), allowed with one mailbox reference. Another "
-        "mailbox of the user that has it loses it. Null removes it. The special uses DRAFTS, JUNK, "
-        "SENT and TRASH can't be removed or replaced by another use: set them on another mailbox. "
-        "The use INBOX can neither be given nor removed."
+        "Special use that the mailbox gets (RFC 6154). A value is allowed with one mailbox "
+        "reference only. Another mailbox of the user that has it loses it. Null removes it, also "
+        "from several mailboxes. The special uses DRAFTS, JUNK, SENT and TRASH can't be removed or "
+        "replaced by another use: set them on another mailbox. The use INBOX can neither be given "
+        "nor removed."
     )
 
     def to_validated_column_values(self) -> dict[str, Any]:
@@ -154,7 +155,8 @@ class MailboxUpdateMutation:
         "Subscribes users to mailboxes, as the IMAP command SUBSCRIBE does: all or none. A path "
         "can also name a mailbox that does not exist. A user has at most 1,500 (by default) "
         "subscriptions without a mailbox, else LIMIT_REACHED. A subscription that exists already "
-        "is no error. LIMIT_REACHED also for more than 1,000 mailboxes or users (by default).",
+        "is no error. LIMIT_REACHED also for more than 1,000 mailboxes or users (by default). "
+        "Mailboxes that are not named by path are counted for all users together.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -24,9 +24,9 @@ from resolvers.messages.bulk.flag_changes import FlagChanges
 SOURCE_DESCRIPTION = (
     "User whose messages are selected, if another user of the same domain gets them. "
     "`select.users` then names the one user who gets the messages (default: the signed-in user). "
-    "`to` is a mailbox of that user. Only a ROOT can name another user here and be the user who "
-    "gets the messages; for other callers this is FORBIDDEN. Default: the messages stay with their "
-    "owners, whom `select.users` names."
+    "`to` is a mailbox of that user. If `sourceUser` is another user and the caller gets the "
+    "messages, the caller must be a ROOT (else FORBIDDEN). Default: the messages stay in their "
+    "accounts, and `select` alone names them."
 )
 FLAG_FIELDS = ("seen", "flagged", "draft", "answered", "deleted")
 

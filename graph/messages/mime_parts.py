@@ -106,7 +106,7 @@ class Attachment(NodeView):
     content_id: str | None = attribute_field(
         "Content-ID of the part (RFC 2392), without angle brackets. Null if it has none."
     )
-    size: ByteSize = attribute_field("Size of the decoded content in bytes.")
+    size: ByteSize = attribute_field("Size of the decoded content of the part in bytes.")
 
     load_batch = staticmethod(attachments.load_visible_attachments)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {

@@ -228,8 +228,8 @@ class RateLimitSetInput(Options):
 )
 class RateLimitResetInput(Options):
     users: UserSelection | None = attribute_field(
-        "Users whose counters are reset, at most 1,000 by default. Required without `domains` and "
-        "`includePlatform: true`.",
+        "Users whose counters are reset, at most 1,000 by default. Required if neither `domains` "
+        "nor `includePlatform: true` is given.",
         default=UNSET,
     )
     domains: list[DomainRef] | None = attribute_field(

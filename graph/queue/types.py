@@ -150,13 +150,14 @@ class QueueDeleteInput(Options):
         default=UNSET,
     )
     filter: QueueFilter | None = attribute_field(
-        "Deletes the waiting entries that the caller can see and that meet these conditions, at "
-        "most 1,000,000. An empty filter is an error.",
+        "Deletes the waiting entries that the caller can see and that meet these conditions. More "
+        "than 1,000,000 are the error LIMIT_REACHED, and none is deleted. An empty filter is an "
+        "error.",
         default=UNSET,
     )
     all: bool = attribute_field(
-        "True deletes every waiting entry, at most 1,000,000, which requires the role ADMIN. "
-        "Default: false.",
+        "True deletes all waiting entries, also scheduled and held ones. More than 1,000,000 are "
+        "the error LIMIT_REACHED, and none is deleted. Requires the role ADMIN. Default: false.",
         default=False,
     )
     notify_sender: bool = attribute_field(
@@ -176,12 +177,14 @@ class QueueFlushInput(Options):
         default=UNSET,
     )
     filter: QueueFilter | None = attribute_field(
-        "Retries the entries that meet these conditions, at most 1,000,000. An empty filter is an "
-        "error.",
+        "Retries the entries that meet these conditions. More than 1,000,000 are the error "
+        "LIMIT_REACHED, and none is retried. An empty filter is an error.",
         default=UNSET,
     )
     all: bool = attribute_field(
-        "True retries every entry, at most 1,000,000. Default: false.", default=False
+        "True retries all entries. More than 1,000,000 are the error LIMIT_REACHED, and none is "
+        "retried. Default: false.",
+        default=False,
     )
 
 

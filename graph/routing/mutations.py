@@ -391,10 +391,10 @@ class RoutingMutation:
 
     @mutation(
         "Creates a forwarding host for an IP address or network. For a name (host name or "
-        "domain), it creates one for each address or network in the SPF record of the name. "
-        "Without one, it takes the addresses of the MX hosts, else those of the name. DNS is "
-        "asked only now, so later changes have no effect. Mail from a forwarding host is not "
-        "refused or deferred because of SPF, DMARC or greylisting. It skips the spam filter, "
+        "domain), it creates one for each address or network in the SPF record of the name. For a "
+        "name without an SPF record, it takes the addresses of the MX hosts, or else of the name. "
+        "DNS is asked only now, so later changes have no effect. Mail from a forwarding host is "
+        "not refused or deferred because of SPF, DMARC or greylisting. It skips the spam filter, "
         "unless `filterSpam` is true. An existing forwarding host with such an address gets the "
         "new `source` and `filterSpam`. CONFLICT if nothing changes. LIMIT_REACHED above 10,000 "
         "forwarding hosts. For a name: UNAVAILABLE if DNS does not answer, and VALIDATION if DNS "

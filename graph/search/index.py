@@ -317,11 +317,12 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed_count=count)
 
     @mutation(
-        "Starts a task that indexes stored messages again. With `all: true` of a ROOT, and always "
-        "on SQLite, it indexes the messages of all users in a second index. This replaces the "
-        "first at the end. Searches work meanwhile. Such a rebuild is a CONFLICT if any other "
-        "task of searchIndexRebuild is unfinished. Other rebuilds on PostgreSQL have no such "
-        "check. LIMIT_REACHED for more than 1,000 users (by default), except with `all: true`.",
+        "Starts a task that indexes stored messages again. If a ROOT gives `all: true`, and "
+        "always on SQLite, it indexes the messages of all users in a new index. At the end the "
+        "new index replaces the old one. Searches work meanwhile. Such a rebuild is a CONFLICT if "
+        "any other task of searchIndexRebuild is unfinished. Other rebuilds on PostgreSQL have no "
+        "such check. LIMIT_REACHED for more than 1,000 users (by default), except with `all: "
+        "true`.",
         **WRITE_GUARD,
         access=MANAGED,
     )

@@ -79,8 +79,9 @@ class SessionTerminatePayload(MutationPayload):
         default_factory=list,
     )
     unresponsive_nodes: list[str] = attribute_field(
-        "Nodes (`host:port`) with a process that did not answer within a second. Its sessions "
-        "end when it answers again within ten minutes. Empty if all processes answered.",
+        "Nodes (`host:port`) with a process that did not answer within a second. The sessions of "
+        "such a process end if it answers again within ten minutes. Empty if all processes "
+        "answered.",
         default_factory=list,
     )
 

@@ -208,9 +208,9 @@ class ComposeRequestCreateInput(Options):
         default=UNSET,
     )
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
-        "Stored files of `user`, at most 250. The client attaches the files with the mode ATTACH. "
-        "The others become links below the text, which requires the scope MAIL and is refused for "
-        "another user. Default: none.",
+        "Stored files of `user`, at most 250. A file with the mode ATTACH is attached. For a file "
+        "with another mode, a link is added below the text; this requires the scope MAIL, and is "
+        "refused for another user. Default: none.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(

@@ -269,10 +269,10 @@ class DraftSendInput(Options):
         default=UNSET,
     )
     send_at: datetime | None = attribute_field(
-        "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. A "
-        "longer `undoWindow` delays the sending until its end. Until then the copy is in the "
-        "mailbox with the special use SCHEDULED. If the copy is deleted or in Trash at the send "
-        "time, the submission is cancelled. Default: now.",
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. "
+        "If `undoWindow` ends later, the message is sent at the end of `undoWindow`. Until it is "
+        "sent, the copy is in the mailbox with the special use SCHEDULED. If the copy is deleted "
+        "or in Trash at the send time, the submission is cancelled. Default: now.",
         default=UNSET,
     )
     undo_window: Duration | None = attribute_field(
@@ -288,8 +288,8 @@ class DraftSendInput(Options):
     template: JSON | None = attribute_field(
         "JSON object with values for `{{name}}` in subject, text and HTML of the draft. A value "
         "is a string, number, boolean or null (an empty text). Only in the HTML the values are "
-        "HTML-escaped. A name without a value is refused. Default: `{{name}}` is replaced only in "
-        "a mail merge.",
+        "HTML-escaped. A name without a value is refused. Default: none, and `{{name}}` stays as "
+        "it is, except in a mail merge.",
         default=UNSET,
     )
     mail_merge: list[MailMergeInput] | None = attribute_field(
@@ -369,11 +369,12 @@ class DraftMutation:
         "the copy is a draft again, unless the user has moved it. With `mailMerge`, the copies "
         "are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the account is "
         "inactive or suspended, can't send as the sender, or the message is spam or has a virus. "
-        "In an `@atomic` request, a scanned message is FORBIDDEN_OPERATION after another field "
-        "has changed something. UNAVAILABLE if a scanner does not respond and its setting defers "
-        "mail, or with `encrypt` if an OpenPGP key is unusable. CONFLICT if the account encrypts "
-        "the copy, but its key is unusable. If another client changes the draft at the same time: "
-        "STALE, or CONFLICT if it sends or deletes the draft.",
+        "If the server scans the message for spam or viruses, this mutation must be the first of "
+        "an `@atomic` request that changes something (else FORBIDDEN_OPERATION). UNAVAILABLE if a "
+        "scanner does not respond and its setting defers mail, or with `encrypt` if an OpenPGP "
+        "key is unusable. CONFLICT if the account encrypts the copy, but its key is unusable. If "
+        "another client changes the draft at the same time: STALE, or CONFLICT if it sends or "
+        "deletes the draft.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -61,10 +61,11 @@ class MessageRedirectMutation:
         "FORBIDDEN_OPERATION. CONFLICT for the original targets if the stored password of a relay "
         "server (smtp:// target) is gone. CONFLICT for them, too, if the account encrypts "
         "forwards and the message is unencrypted. FORBIDDEN_OPERATION if the account is inactive "
-        "or suspended, or the message is spam or has a virus. In an `@atomic` request, a scanned "
-        "message is FORBIDDEN_OPERATION after another field has changed something. UNAVAILABLE if "
-        "a scanner does not respond and its setting defers mail. If an administrator gives "
-        "addresses, they are in the security log of the owner, and the owner gets a message.",
+        "or suspended, or the message is spam or has a virus. If the server scans the message for "
+        "spam or viruses, this mutation must be the first of an `@atomic` request that changes "
+        "something (else FORBIDDEN_OPERATION). UNAVAILABLE if a scanner does not respond and its "
+        "setting defers mail. If an administrator gives addresses, they are in the security log "
+        "of the owner, and the owner gets a message.",
         scope=Scope.SUBMIT,
         further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),

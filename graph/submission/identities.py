@@ -107,8 +107,8 @@ async def load_identity_page(
 )
 class IdentityPatch:
     name: str | None = attribute_field(
-        "Display name of the header field From, one line of at most 255 bytes. Null or empty, the "
-        "default of a new identity: that of the address, or of the account.",
+        "Display name of the header field From, one line of at most 255 bytes. Null or empty: the "
+        "display name of the address, or else of the account. Default of a new identity: null.",
         default=UNSET,
     )
     default: bool | None = attribute_field(

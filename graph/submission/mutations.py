@@ -100,10 +100,11 @@ class MessageSendInput(MessageContentInput):
         default=strawberry.UNSET,
     )
     send_at: datetime | None = attribute_field(
-        "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. A "
-        "longer `undoWindow` delays the sending until its end. Until then the copy is in the "
-        "mailbox with the special use SCHEDULED, afterwards in `mailbox`. If the copy is deleted "
-        "or in Trash at the send time, the submission is cancelled. Default: now.",
+        "Time when the message is sent, at most 3,653 days ahead. A time in the past means now. "
+        "If `undoWindow` ends later, the message is sent at the end of `undoWindow`. Until it is "
+        "sent, the copy is in the mailbox with the special use SCHEDULED, afterwards in "
+        "`mailbox`. If the copy is deleted or in Trash at the send time, the submission is "
+        "cancelled. Default: now.",
         default=strawberry.UNSET,
     )
     undo_window: Duration | None = attribute_field(
@@ -144,8 +145,8 @@ class MessageSendInput(MessageContentInput):
     template: JSON | None = attribute_field(
         "JSON object with values for `{{name}}` in `subject`, `text` and `html`. A value is a "
         "string, number, boolean or null (an empty text). Only in `html` the values are "
-        "HTML-escaped. A name without a value is refused. Default: `{{name}}` is replaced only in "
-        "a mail merge.",
+        "HTML-escaped. A name without a value is refused. Default: none, and `{{name}}` stays as "
+        "it is, except in a mail merge.",
         default=strawberry.UNSET,
     )
     mail_merge: list[MailMergeInput] | None = attribute_field(
@@ -318,11 +319,12 @@ class SubmissionMutation:
         "with the warning NOT_SAVED_TO_SENT, if the quota is full or there is no mailbox for the "
         "copy. The same holds if the account or mailbox encrypts the copy with an unusable key. "
         "FORBIDDEN_OPERATION if the account is inactive or suspended, can't send as the sender, "
-        "or the message is spam or has a virus. In an `@atomic` request, a scanned message is "
-        "FORBIDDEN_OPERATION after another field has changed something. RATE_LIMITED at a sending "
-        "limit of the user, the domain or the platform. UNAVAILABLE if a scanner does not respond "
-        "and its setting defers mail, or with `encrypt` if an OpenPGP key is unusable. What an "
-        "administrator sends for a user is in the security log of the user.",
+        "or the message is spam or has a virus. If the server scans the message for spam or "
+        "viruses, this mutation must be the first of an `@atomic` request that changes something "
+        "(else FORBIDDEN_OPERATION). RATE_LIMITED at a sending limit of the user, the domain or "
+        "the platform. UNAVAILABLE if a scanner does not respond and its setting defers mail, or "
+        "with `encrypt` if an OpenPGP key is unusable. What an administrator sends for a user is "
+        "in the security log of the user.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -65,8 +65,9 @@ class NetworkBan(NodeView):
 )
 class LoginPenalty(NodeView):
     network: CIDR | None = attribute_field(
-        "Network whose attempts are delayed. Null: the delay protects an account or a link against "
-        "attempts from all networks that its user has not signed in from."
+        "Network whose attempts are delayed. Null: the delay applies to an account or a link. "
+        "After failed sign-ins to an account, it applies to all networks that the user has not "
+        "signed in from; after other failures to all networks."
     )
     penalty: Duration = attribute_field(
         "Duration of the delay, from `lastPenaltyAt` to `expiresAt`."
@@ -99,7 +100,7 @@ class BanListHost:
         "Time of the last usable answer. Null: there was none yet."
     )
     checked_at: datetime = attribute_field(
-        "Time of the last query. Names are queried every 5 minutes."
+        "Time of the last DNS query of the host name. The server queries it every 5 minutes."
     )
     problem: str | None = attribute_field(
         "Reason why the last query gave no usable answer, so that the addresses of an earlier one "
@@ -253,11 +254,13 @@ class ThrottlingQuery:
         return BanPolicy.from_row(await loaders.load_policy(info.context))
 
     @query(
-        "Returns the delays after failed sign-ins that are in force. During a delay, the server "
-        "refuses further attempts (RATE_LIMITED). A delay of a network applies to one account, to "
-        "one link with a password, or to all accounts and links. A delay without a network "
-        "protects an account against all networks that its user has not signed in from. It "
-        "protects a link against all networks. Further failures can lead to a ban of the network.",
+        "Returns the delays after failed sign-ins that are in force. Wrong proofs of a second "
+        "factor, wrong existing passwords and wrong passwords of links also cause such delays. "
+        "During a delay, the server refuses further attempts (RATE_LIMITED). A delay of a network "
+        "applies to one account, to one link with a password, or to all accounts and links. A "
+        "delay without a network applies to one account or link. After failed sign-ins to an "
+        "account, it applies to all networks that the user has not signed in from; in the other "
+        "cases to all networks. Further failures can lead to a ban of the network.",
         **READ_GUARD,
     )
     async def login_penalties(

@@ -112,7 +112,7 @@ class PageInfo(View):
 @strawberry.type(description="Item of a page with its cursor.")
 class Edge(View, Generic[Node]):
     cursor: str = attribute_field("Cursor of the item, for `after` and `before`.")
-    node: Node = attribute_field("Object of the list that this edge contains.")
+    node: Node = attribute_field("Object of this edge: an item of the list.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "cursor": DerivedField((), lambda placed: str(placed.cursor_of_row(placed.row)))

@@ -213,13 +213,15 @@ class MutationPayload:
         default=False,
     )
     journal_cursor: Cursor | None = attribute_field(
-        "Position in the event journal after the events of this mutation. As `after` of `changes`, "
-        "it returns only later events of an account in which the mutation caused events. For "
-        "another account it is an error, unless mailboxes are shared with the caller. A client "
-        "with a running stream must keep the cursor of the stream, which can still send earlier "
-        "events. Null if the mutation caused no event, and with `validateOnly`. Also null if more "
-        "than 100 accounts and domains changed, together with the owners of mailboxes that are "
-        "shared with the caller.",
+        "Position in the event journal after the events of this mutation. With this position as "
+        "`after`, `changes` returns the later events of an account in which the mutation caused "
+        "events. For other accounts `changes` refuses it. Exception: if other users share "
+        "mailboxes with the signed-in user, it is also valid for the accounts of the signed-in "
+        "user and of these users. A client with a running stream must keep the cursor of the "
+        "stream, which can still send earlier events. Null if the mutation caused no event, and "
+        "with `validateOnly`. Also null if the position covers more than 100 accounts and "
+        "domains: those that changed and, in the exception above, the signed-in user and the "
+        "owners of the shared mailboxes.",
         default=None,
     )
 

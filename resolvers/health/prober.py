@@ -121,6 +121,7 @@ class _DependencyProber:
         address = definition.address(self._environment)
         if not address:
             component.address = component.version = component.latency_seconds = None
+            component.probed_at = None
             component.set_state(ComponentState.DISABLED, "Not configured.")
             return
         component.address = address

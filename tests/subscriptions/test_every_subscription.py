@@ -1,5 +1,6 @@
 """Events of every subscription, written while it starts and before it resumes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from graph.schema import schema
 from models.store.database import Database
+from resolvers.auth.credential_cache import cache_of_database
 from tests.conftest import GraphQLClient
 from tests.support.clients.case_followers import (
     assert_last_received_once,
@@ -42,6 +44,7 @@ class EventsBetweenReads:
         self.written: list[str] = []
         self._write: Callable[[], Awaitable[str]] | None = None
         self._is_writing = False
+        self._credentials = cache_of_database(database)
         for name in ("read", "read_prepared", "run_select_steps"):
             monkeypatch.setattr(database, name, self._write_before(getattr(database, name)))
 
@@ -56,13 +59,19 @@ class EventsBetweenReads:
 
     def _write_before(self, read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def write_and_read(*arguments: Any) -> Any:
-            if self._write and not self._is_writing and not self.is_finished:
+            is_allowed = not self._is_writing and not self._is_shared_by_sign_ins()
+            if self._write and is_allowed and not self.is_finished:
                 self._is_writing = True
                 self.written.append(await self._write())
                 self._is_writing = False
             return await read(*arguments)
 
         return write_and_read
+
+    def _is_shared_by_sign_ins(self) -> bool:
+        """True in a task that the request of a write would wait for, so that neither would end."""
+        shared_tasks = {lookup.task for lookup in self._credentials.lookups.values()}
+        return asyncio.current_task() in {self._credentials.reading_changes, *shared_tasks}
 
 
 @pytest.fixture
