@@ -67,7 +67,7 @@ class LoginPenalty(NodeView):
     network: CIDR | None = attribute_field(
         "Network whose attempts are delayed. Null: the delay applies to an account or a link. "
         "After failed sign-ins to an account, it applies to all networks that the user has not "
-        "signed in from; after other failures to all networks."
+        "signed in from. After other failures it applies to all networks."
     )
     penalty: Duration = attribute_field(
         "Duration of the delay, from `lastPenaltyAt` to `expiresAt`."
@@ -259,8 +259,8 @@ class ThrottlingQuery:
         "During a delay, the server refuses further attempts (RATE_LIMITED). A delay of a network "
         "applies to one account, to one link with a password, or to all accounts and links. A "
         "delay without a network applies to one account or link. After failed sign-ins to an "
-        "account, it applies to all networks that the user has not signed in from; in the other "
-        "cases to all networks. Further failures can lead to a ban of the network.",
+        "account, it applies to all networks that the user has not signed in from. In the other "
+        "cases it applies to all networks. Further failures can lead to a ban of the network.",
         **READ_GUARD,
     )
     async def login_penalties(
