@@ -133,7 +133,9 @@ class BccRulePatch:
 @strawberry.input(description="Input of bccRuleUpdate.")
 class BccRuleUpdateInput(Options):
     bcc_rules: list[BccRuleRef] = attribute_field("BCC rules to change, 1 to 1,000 by default.")
-    set: BccRulePatch = attribute_field("New values, the same for all rules.")
+    set: BccRulePatch = attribute_field(
+        "New values, the same for all rules. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of bccRuleDelete.")
@@ -215,9 +217,9 @@ class BccRuleMutation:
     @mutation(
         "Changes the given BCC rules, or none of them if one can't be changed. The caller becomes "
         "the author of each rule. A rule copies the mail of an administrator only if its author "
-        "is that administrator, or can administer that administrator. FORBIDDEN if the address of "
-        "a rule belongs to an account that the caller can't administer. The change is in the "
-        "security log of that account; if somebody else makes it, the user gets a message. "
+        "is that administrator, or can administer that administrator. FORBIDDEN if the new "
+        "address of a rule belongs to an account that the caller can't administer. The change is "
+        "in the security log of that account; if somebody else makes it, the user gets a message. "
         "CONFLICT if another rule has the same `match` and `direction`. VALIDATION if a rule "
         "copies an address to itself. LIMIT_REACHED for more than 1,000 given rules (by default), "
         "or if a domain would have more than 1,000 rules.",

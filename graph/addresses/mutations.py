@@ -280,7 +280,9 @@ class AddressPatch:
 @strawberry.input(description="Input of addressUpdate.")
 class AddressUpdateInput(Options):
     addresses: list[AddressRef] = attribute_field("Addresses to change, 1 to 1,000 by default.")
-    set: AddressPatch = attribute_field("New values, the same for all addresses.")
+    set: AddressPatch = attribute_field(
+        "New values, the same for all addresses. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of addressDelete.")

@@ -122,7 +122,9 @@ class RecipientRewriteUpdateInput(Options):
         "Recipient rewrites to change, 1 to 1,000 by default. Only one if `from` is given, else "
         "CONFLICT."
     )
-    set: RecipientRewritePatch = attribute_field("New values, the same for all rewrites.")
+    set: RecipientRewritePatch = attribute_field(
+        "New values, the same for all rewrites. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of recipientRewriteDelete.")

@@ -273,7 +273,9 @@ class AppPasswordUpdateInput(Options):
     app_passwords: list[AppPasswordRef] = attribute_field(
         "Application passwords to change, 1 to 1,000 by default."
     )
-    set: AppPasswordPatch = attribute_field("New values, the same for all application passwords.")
+    set: AppPasswordPatch = attribute_field(
+        "New values, the same for all application passwords. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of appPasswordDelete.")

@@ -121,7 +121,9 @@ class ApiKeyPatch(RestrictionsInput):
 @strawberry.input(description="Input of apiKeyUpdate.")
 class ApiKeyUpdateInput(Options):
     api_keys: list[ApiKeyRef] = attribute_field("API keys to change, 1 to 1,000 by default.")
-    set: ApiKeyPatch = attribute_field("New values, the same for all API keys.")
+    set: ApiKeyPatch = attribute_field(
+        "New values, the same for all API keys. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of apiKeyDelete.")

@@ -93,7 +93,9 @@ class AutoreplySetInput(Options):
     users: UserSelection | None = attribute_field(
         "Users to change. Default: the signed-in user.", default=UNSET
     )
-    set: AutoreplyPatch = attribute_field("New values of the autoreplies.")
+    set: AutoreplyPatch = attribute_field(
+        "New values of the autoreplies. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of autoreplyDelete.")

@@ -116,7 +116,9 @@ class ClusterNodeUpdateInput(Options):
     nodes: list[ClusterNodeRef] = attribute_field(
         "Nodes to change, 1 to 1,000 by default. A node that is named twice is changed once."
     )
-    set: ClusterNodePatch = attribute_field("New values, the same for all nodes.")
+    set: ClusterNodePatch = attribute_field(
+        "New values, the same for all nodes. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of clusterNodeRemove.")

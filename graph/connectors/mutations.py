@@ -120,11 +120,11 @@ class ConnectorEditMutation:
 
     @mutation(
         "Changes connectors, all or none, and resets their counter of failed runs. A run in "
-        "progress continues with the old values. The change is in the security log of the user, "
-        "who gets a message if somebody else did it. CONFLICT if `set.user` would give a "
-        "connector to another account while a run is queued or in progress: cancel the run first. "
-        "LIMIT_REACHED if that account already has 50 connectors, or for more than 1,000 "
-        "references (by default).",
+        "progress continues with the old values. The change is in the security log of the user "
+        "who had the connector before the change. This user gets a message if somebody else makes "
+        "it. CONFLICT if `set.user` would give a connector to another account while a run is "
+        "queued or in progress: cancel the run first. LIMIT_REACHED if that account already has "
+        "50 connectors, or for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def connector_update(self, info: Info, input: ConnectorUpdateInput) -> ConnectorsPayload:

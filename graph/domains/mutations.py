@@ -260,7 +260,9 @@ class DomainPatch:
 @strawberry.input(description="Input of domainUpdate.")
 class DomainUpdateInput(Options):
     domains: list[DomainRef] = attribute_field("Domains to change, 1 to 1,000 by default.")
-    set: DomainPatch = attribute_field("New values, the same for all domains.")
+    set: DomainPatch = attribute_field(
+        "New values, the same for all domains. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of domainDelete.")

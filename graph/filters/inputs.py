@@ -427,7 +427,9 @@ class FilterUpdateInput(Options):
     filters: list[FilterRef] = attribute_field(
         "Filters to change, 1 to 1,000. The setting `bulk.maxItems` changes this limit."
     )
-    set: FilterPatch = attribute_field("Values to change, the same for all filters.")
+    set: FilterPatch = attribute_field(
+        "Values to change, the same for all filters. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of filterDelete.")

@@ -211,13 +211,15 @@ class FilterMutation:
         "Starts a task that runs 1 to 100 filters of the signed-in user on stored messages. "
         "Inactive filters run too. The filters move, copy, mark or delete messages; they send no "
         "messages, replies or webhooks. A message in Junk is not moved, unless a filter has the "
-        "action `spam: false` (no spam). It is copied, marked and deleted like other messages. A "
-        "copy that does not fit into the quota is left out. Messages that a filter deletes can be "
-        "restored with `deletedMessageRestore`. VALIDATION for more than 100 filters. "
-        "LIMIT_REACHED for more than 1,000 references (by default), or if `select` searches "
-        "`text`, `body` or `header` of more than 2,000 messages. RATE_LIMITED if this search "
-        "exceeds the caller's rate limit. UNAVAILABLE if `select` searches for words while more "
-        "than 5,000 messages of the user are not indexed yet: retry later.",
+        "action `spam: false` (no spam). It is copied, marked and deleted like other messages. "
+        "Messages are copied in groups of up to 50 for each target mailbox. A group that does not "
+        "fit into the quota is not copied. Messages that a filter deletes can be restored with "
+        "`deletedMessageRestore` for 25 days by default. Drafts that a filter deletes can't be "
+        "restored. VALIDATION for more than 100 filters. LIMIT_REACHED for more than 1,000 "
+        "references to filters or messages (by default), or if `select` searches `text`, `body` "
+        "or `header` of more than 2,000 messages. RATE_LIMITED if this search exceeds the "
+        "caller's rate limit. UNAVAILABLE if `select` searches for words while more than 5,000 "
+        "messages of the user are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

@@ -192,7 +192,11 @@ class AdmissionControl:
         return "SECOND_FACTOR_REQUIRED" if is_pending else "UNAUTHENTICATED"
 
     def slot_limit_of_viewer(self, viewer: Viewer, limiter: ConcurrencyLimiter) -> int:
-        """Return how many slots of a limiter a viewer can hold: an API key of ADMIN half of all."""
+        """Return how many slots of a limiter a viewer can hold at the same time.
+
+        An API key with the role ADMIN or ROOT can hold half of all, but at least `limit_per_key`.
+        Others can hold `limit_per_key`.
+        """
         if viewer.role not in ADMIN_ROLES or viewer.token_id is not None:
             return limiter.limit_per_key
         return max(limiter.limit // 2, limiter.limit_per_key)

@@ -103,6 +103,7 @@ def _shortened_name(stem: str, ending: str) -> str:
 
 
 def _comparison_key(name: str) -> str:
+    """Return a file name in the form in which names in a ZIP are compared: NFKC, case-folded."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 

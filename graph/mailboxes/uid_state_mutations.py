@@ -58,7 +58,8 @@ class MailboxStateMutation:
         "Sets UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ or MAILBOXID of one mailbox of each selected "
         "user after a migration: for all users or none. Mail programs then keep their caches. The "
         "three numbers can only be raised, and at least one field is required. CONFLICT if "
-        "another mailbox of the user has the MAILBOXID, or could have had the UIDVALIDITY.",
+        "another mailbox of the user has the MAILBOXID, or could have had the UIDVALIDITY. "
+        "LIMIT_REACHED for more than 1,000 users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

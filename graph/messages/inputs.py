@@ -115,7 +115,9 @@ class MessagePatch:
 @strawberry.input(description="Input of messageUpdate.")
 class MessageUpdateInput(Options):
     select: MessageSelection = attribute_field("Messages to change.")
-    set: MessagePatch = attribute_field("Values to change, the same for all messages.")
+    set: MessagePatch = attribute_field(
+        "Values to change, the same for all messages. At least one value is required."
+    )
     if_unchanged_since: BigInt | None = attribute_field(
         "MODSEQ that the caller knows: if a selected message was changed after it, nothing is "
         "changed and the error is STALE. If a task makes the change, it skips messages that were "

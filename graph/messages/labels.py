@@ -99,7 +99,9 @@ class LabelPatch:
 @strawberry.input(description="Input of labelUpdate.")
 class LabelUpdateInput(Options):
     labels: list[LabelRef] = attribute_field("Labels to change, 1 to 1,000 by default.")
-    set: LabelPatch = attribute_field("Values to change, the same for all labels.")
+    set: LabelPatch = attribute_field(
+        "Values to change, the same for all labels. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of labelDelete.")

@@ -162,7 +162,9 @@ class ThreadUpdateInput(Options):
         "Threads of the signed-in user, 1 to 250. Other numbers are the error VALIDATION. A thread "
         "without messages in mailboxes is NOT_FOUND."
     )
-    set: ThreadPatch = attribute_field("Values to change, the same for all threads.")
+    set: ThreadPatch = attribute_field(
+        "Values to change, the same for all threads. At least one value is required."
+    )
 
 
 @strawberry.type(description="Payload of threadUpdate.")

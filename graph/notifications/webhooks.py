@@ -290,7 +290,9 @@ class WebhookPatch:
 @strawberry.input(description="Input of webhookUpdate.")
 class WebhookUpdateInput(Options):
     webhooks: list[WebhookRef] = attribute_field("Webhooks to change, 1 to 1,000 by default.")
-    set: WebhookPatch = attribute_field("New values, the same for all webhooks.")
+    set: WebhookPatch = attribute_field(
+        "New values, the same for all webhooks. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of webhookSecretRotate.")
@@ -466,8 +468,9 @@ class WebhookMutation:
 
     @mutation(
         "Queues a test event PING for each webhook, all or none, also for inactive ones. A worker "
-        "delivers it once, without retries. `Webhook.deliveries` shows the result. LIMIT_REACHED "
-        "for more than 1,000 references (by default).",
+        "delivers it once, without retries. The test also ends the pause of a webhook whose "
+        "deliveries failed: events that are due are then delivered at once. `Webhook.deliveries` "
+        "shows the result. LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -73,7 +73,9 @@ class OauthClientUpdateInput(Options):
     oauth_clients: list[OauthClientRef] = attribute_field(
         "OAuth clients to change: 1 to 1,000 by default."
     )
-    set: OauthClientPatch = attribute_field("New values, the same for all clients.")
+    set: OauthClientPatch = attribute_field(
+        "New values, the same for all clients. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of oauthClientSecretRotate.")

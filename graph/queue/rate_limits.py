@@ -403,11 +403,11 @@ class RateLimitMutation:
         )
 
     @mutation(
-        "Resets the counters of sent messages of users, domains or the platform to 0, all or "
-        "none. The limits stay. A user who exceeded a rate limit can send again if the counters "
-        "of the domain and the platform also allow it. LIMIT_REACHED for more than 1,000 users or "
-        "1,000 domains (by default). CONFLICT if a user moves to another domain at the same time: "
-        "retry.",
+        "Resets the counters of sent messages of users, domains and the platform to 0, all or "
+        "none of those that are given. The limits stay. A user who exceeded a rate limit can send "
+        "again if the counters of the domain and the platform also allow it. LIMIT_REACHED for "
+        "more than 1,000 users or 1,000 domains (by default). CONFLICT if a user moves to another "
+        "domain at the same time: retry.",
         scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
         access=MANAGED_OR_DOMAINS,

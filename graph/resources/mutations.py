@@ -75,7 +75,9 @@ class ResourcePatch:
 @strawberry.input(description="Input of resourceUpdate.")
 class ResourceUpdateInput(Options):
     resources: list[ResourceRef] = attribute_field("Resources to change, 1 to 1,000 by default.")
-    set: ResourcePatch = attribute_field("New values, the same for all resources.")
+    set: ResourcePatch = attribute_field(
+        "New values, the same for all resources. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of resourceDelete.")

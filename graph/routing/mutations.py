@@ -113,7 +113,9 @@ class RelayHostUpdateInput(Options):
     relay_hosts: list[RelayHostRef] = attribute_field(
         "Relay hosts to change, 1 to 1,000 by default."
     )
-    set: RelayHostPatch = attribute_field("New values, the same for all relay hosts.")
+    set: RelayHostPatch = attribute_field(
+        "New values, the same for all relay hosts. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of relayHostDelete.")
@@ -155,7 +157,9 @@ class TransportUpdateInput(Options):
     transports: list[TransportRef] = attribute_field(
         "Transports to change, 1 to 1,000 by default. Only one, if `set` has a destination."
     )
-    set: TransportPatch = attribute_field("New values, the same for all transports.")
+    set: TransportPatch = attribute_field(
+        "New values, the same for all transports. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of transportDelete.")
@@ -204,7 +208,9 @@ class TlsPolicyUpdateInput(Options):
     tls_policies: list[TlsPolicyRef] = attribute_field(
         "TLS policies to change, 1 to 1,000 by default."
     )
-    set: TlsPolicyPatch = attribute_field("New values, the same for all TLS policies.")
+    set: TlsPolicyPatch = attribute_field(
+        "New values, the same for all TLS policies. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of tlsPolicyDelete.")
@@ -391,14 +397,16 @@ class RoutingMutation:
 
     @mutation(
         "Creates a forwarding host for an IP address or network. For a name (host name or "
-        "domain), it creates one for each address or network in the SPF record of the name. For a "
-        "name without an SPF record, it takes the addresses of the MX hosts, or else of the name. "
-        "DNS is asked only now, so later changes have no effect. Mail from a forwarding host is "
-        "not refused or deferred because of SPF, DMARC or greylisting. It skips the spam filter, "
-        "unless `filterSpam` is true. An existing forwarding host with such an address gets the "
-        "new `source` and `filterSpam`. CONFLICT if nothing changes. LIMIT_REACHED above 10,000 "
-        "forwarding hosts. For a name: UNAVAILABLE if DNS does not answer, and VALIDATION if DNS "
-        "has no address, or more than 200.",
+        "domain), it creates one for each address or network in the SPF record of the name. If "
+        "the name has no SPF record, or the record names no network, it takes the addresses of "
+        "the MX hosts, or else of the name. DNS is asked only now, so later changes have no "
+        "effect. Mail from a forwarding host is not refused or deferred because of SPF, DMARC or "
+        "greylisting. It skips the spam filter, unless `filterSpam` is true. An existing "
+        "forwarding host with such an address gets the new `source` and `filterSpam`. CONFLICT if "
+        "nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. For a name: UNAVAILABLE if "
+        "DNS does not answer, and VALIDATION if DNS has no address or more than 200. VALIDATION "
+        "also if the SPF record is invalid, allows every server or names a network that is too "
+        "large.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )

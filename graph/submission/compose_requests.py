@@ -247,7 +247,9 @@ class ComposeMutation:
         "Asks the clients of a user that are subscribed to `composeRequested` to open a compose "
         "window. Nothing is sent. Fails with USER_OFFLINE, and stores nothing, if no client is "
         "subscribed. A user has at most 100 open requests (LIMIT_REACHED), which expire after 10 "
-        "minutes.",
+        "minutes. LIMIT_REACHED also for more than 400 addresses in a field (by default), or more "
+        "than 100 links to a file. RATE_LIMITED if a link has a password, and the server has to "
+        "hash too many passwords now: retry.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -372,9 +372,9 @@ class DraftMutation:
         "If the server scans the message for spam or viruses, this mutation must be the first of "
         "an `@atomic` request that changes something (else FORBIDDEN_OPERATION). UNAVAILABLE if a "
         "scanner does not respond and its setting defers mail, or with `encrypt` if an OpenPGP "
-        "key is unusable. CONFLICT if the account encrypts the copy, but its key is unusable. If "
-        "another client changes the draft at the same time: STALE, or CONFLICT if it sends or "
-        "deletes the draft.",
+        "key is unusable. CONFLICT if the account encrypts the copy, but its key is unusable. "
+        "With `mailMerge`, the messages are then sent without copies. If another client changes "
+        "the draft at the same time: STALE, or CONFLICT if it sends or deletes the draft.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -187,7 +187,9 @@ class IdentityUpdateInput(Options):
         "Identities to change, 1 to 1,000 by default. One whose address the user can no longer "
         "send as is NOT_FOUND."
     )
-    set: IdentityPatch = attribute_field("Values to change, the same for all identities.")
+    set: IdentityPatch = attribute_field(
+        "Values to change, the same for all identities. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of identityDelete.")

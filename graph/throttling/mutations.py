@@ -67,7 +67,9 @@ class BanPolicyPatch:
 
 @strawberry.input(description="Input of banPolicyUpdate.")
 class BanPolicyUpdateInput(Options):
-    set: BanPolicyPatch = attribute_field("New values of the policy.")
+    set: BanPolicyPatch = attribute_field(
+        "New values of the policy. At least one value is required."
+    )
 
 
 @strawberry.input(description="Input of banAdd.")

@@ -140,9 +140,10 @@ class UserExportInput(Options):
     )
     include_settings: bool = attribute_field(
         "True also exports settings, identities, labels, filters, Sieve scripts, sender rules, "
-        "the autoreply, connectors, saved searches, key-value entries and annotations. MBOX files "
-        "do not contain them, and a credential without both of the scopes READ and SETTINGS "
-        "exports none of them. Passwords of the user are never exported. Default: true.",
+        "the autoreply, connectors, saved searches, key-value entries and annotations. Requires "
+        "the scope READ or SETTINGS: a credential with neither of them exports only the messages. "
+        "MBOX files never contain settings. Passwords of the user are never exported. Default: "
+        "true.",
         default=True,
     )
     passphrase: str | None = attribute_field(
@@ -238,7 +239,8 @@ class ExportMutation:
         "scheduled messages without a copy in a mailbox are left out. `Task.result` has the list "
         "`refused` of up to 50 damaged messages that were left out. An export of another user is "
         "written to that user's security log. LIMIT_REACHED if the user already has 2 unfinished "
-        "exports. The user's newest 4 finished exports are kept, and older ones are deleted. "
+        "exports. An export is deleted at its `expiresAt`, by default P3D after its file was "
+        "completed. A new export also deletes the user's finished exports except the newest 4. "
         "LIMIT_REACHED also if `filter` searches `text`, `body` or `header` of more than 2,000 "
         "messages. RATE_LIMITED if this search exceeds the caller's rate limit. UNAVAILABLE if "
         "`filter` searches for words while more than 5,000 messages are not indexed yet: retry "

@@ -65,7 +65,7 @@ class ConnectionSource:
         ]
 
     def cursor_at(self, index: int, search_cursor: Cursor | None) -> str | None:
-        """Return the cursor of the search, or of an item by its index; None without both."""
+        """Return `search_cursor`, else the cursor of an item by its index; None without items."""
         if search_cursor is not None:
             return str(search_cursor)
         rows = self.page.rows

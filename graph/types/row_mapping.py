@@ -75,6 +75,8 @@ def link(
 
 def _link_field(definition: Link, description: str) -> Any:
     # without a return type, which strawberry would use as the field's type
+    """Return a field that resolves to the object of a link, and loads it unless it is set."""
+
     def resolve(self: Any, info: Info):  # type: ignore[no-untyped-def] # noqa: ANN202
         if definition.exists and selected_fields(info) <= KEY_FIELDS:
             return definition.object_from_row(KeyRow(definition.key_of_row(self.row)))

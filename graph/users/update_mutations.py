@@ -312,7 +312,9 @@ class UserUpdateInput(Options):
         "account has no password. Wrong attempts are counted.",
         default=UNSET,
     )
-    set: UserPatch = attribute_field("New values, the same for all accounts.")
+    set: UserPatch = attribute_field(
+        "New values, the same for all accounts. At least one value is required."
+    )
 
 
 @strawberry.input(

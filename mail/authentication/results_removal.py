@@ -51,7 +51,7 @@ async def remove_own_results(
     return remove_authentication_results_of_servers(
         source,
         own_authserv_ids(options),
-        trusted_names=_trusted_names(options),
+        trusted_names=_trusted_authserv_ids(options),
         trusted_hops=trusted_hops,
     )
 
@@ -64,13 +64,17 @@ def _remove_own_results_from_file(options: Options, path: Path, from_trusted_ser
             path,
             b"",
             own_authserv_ids(options),
-            trusted_names=_trusted_names(options),
+            trusted_names=_trusted_authserv_ids(options),
             trusted_hops=trusted_hops,
         )
     return path
 
 
-def _trusted_names(options: Options) -> frozenset[str]:
+def _trusted_authserv_ids(options: Options) -> frozenset[str]:
+    """Return the authserv-ids whose results stay in messages from a trusted server.
+
+    They are in the form in which they are compared.
+    """
     return comparable_names(options.authserv_ids)
 
 
@@ -143,7 +147,7 @@ class _ResultsRemover:
         self, names: Collection[str], trusted_names: Collection[str], trusted_hops: int
     ) -> None:
         self._names = names
-        self._trusted_names = trusted_names
+        self._trusted_authserv_ids = trusted_names
         self._hops = trusted_hops
         self._received_count = 0  # Received fields above the current line
 
@@ -176,7 +180,7 @@ class _ResultsRemover:
         name = _comparable_server_name(authserv_id_or_empty(text))
         if name not in self._names:
             return False
-        return not (name in self._trusted_names and self._received_count < self._hops)
+        return not (name in self._trusted_authserv_ids and self._received_count < self._hops)
 
 
 def _is_results(line: bytes) -> bool:

@@ -168,7 +168,7 @@ def _replace_first_match(path: str, pattern: GroupRegex, replacement: str) -> st
 
 
 def _clean_level(level: str) -> str:
-    """A level in a form that is valid here."""
+    """Return a level of a remote mailbox name in a form that is valid in a local path."""
     clean = unicodedata.normalize("NFC", level).replace("/", "_")
     characters = (" " if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
              for sign in clean)  # fmt: skip

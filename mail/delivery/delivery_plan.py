@@ -218,7 +218,7 @@ def plan_from_results(
     is_kept = bool(filter_result.targets) and not allows_forwards
     if is_kept:
         filter_result = replace(filter_result, targets=(), is_deleted=False)
-    default = _default_placement_unless_discarded(recipient_verdict, filter_result, mailboxes)
+    default = _placement_by_filters_unless_deleted(recipient_verdict, filter_result, mailboxes)
     fallback_placement = default or PlannedPlacement(
         recipient_verdict.recipient.mailbox_id, recipient_verdict.recipient.encryption_key
     )
@@ -279,10 +279,13 @@ def _with_spam_mark_of_filters(
     return replace(recipient_verdict, verdict=verdict, recipient=recipient)
 
 
-def _default_placement_unless_discarded(
+def _placement_by_filters_unless_deleted(
     recipient_verdict: RecipientVerdict, filter_result: FilterResult, mailboxes: ScriptMailboxes
 ) -> PlannedPlacement | None:
-    """Return the placement of a kept message. Returns None if a filter deletes it."""
+    """Return where the filters place a message, with their flags; None if a filter deletes it.
+
+    It is the place of a message that a Sieve script keeps.
+    """
     if filter_result.is_deleted:
         return None
     placement = PlannedPlacement(

@@ -203,6 +203,7 @@ def _header_queries(header_names: Sequence[str], match_type: str, key: str) -> l
 
 
 def _query_of_body(test: SieveCall, problems: ImportProblems) -> QueryForm:
+    """Return a body test as a query. Raises NoFilterEquivalent; `problems` gets warnings."""
     require_allowed_arguments(test, _BODY_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
     return _any_query([_body_query(test, kind, key) for key in keys])

@@ -279,7 +279,10 @@ class RestoreGuard:
         self._reconnected.set()
 
     def _take_positions_and_return_has_grown(self, wake_ups: GrowthEvent) -> bool:
-        """Take the positions of grown streams from the event. Returns True if there are any."""
+        """Add the positions of grown streams to the known ones. Returns True if a stream has grown.
+
+        The newest MAX_STREAMS are kept.
+        """
         positions = {
             key: last for key, last in wake_ups.take_positions().items() if key >= 0 and last > 0
         }

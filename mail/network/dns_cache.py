@@ -49,7 +49,7 @@ class DnsAnswerCache:
             return cached.answer
 
     def put(self, key: Any, value: Any) -> None:
-        """Keep an answer, and remove the least used one if there are too many."""
+        """Store an answer, and remove the least recently used ones if the cache has too many."""
         with self._lock:
             self._answers[key] = CachedAnswer(value, time.time())
             self._answers.move_to_end(key)

@@ -209,7 +209,7 @@ def _append_journal_entries(
 def _batched_journal_entries(
     submission_ids: Sequence[int], state_by_id: Mapping[int, SubmissionState]
 ) -> Iterator[JournalEntry]:
-    """Journal entries for these submissions, each for at most `journal.LONGEST` ids."""
+    """Journal entries for these submissions, each for at most `journal.MAX_IDS_PER_ROW` ids."""
     ids_by_type: defaultdict[EventType, list[int]] = defaultdict(list)
     for key in submission_ids:
         ids_by_type[submission_event_type(state_by_id[key])].append(key)

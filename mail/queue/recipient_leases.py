@@ -247,7 +247,10 @@ def _job_recipient(recipient_row: ColumnRow) -> JobRecipient:
 
 
 def _first_due_at(recipient_row: ColumnRow) -> datetime:
-    """Time of the first attempt: creation, scheduled time or end of the undo period."""
+    """Return the time of the first attempt.
+
+    It is the latest of the creation, the scheduled time and the end of the undo period.
+    """
     latest: datetime = max(
         at
         for at in (recipient_row.created_at, recipient_row.send_at, recipient_row.undoable_until)

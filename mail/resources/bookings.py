@@ -280,7 +280,7 @@ def _insert_rows_and_record_change(
 def _delete_excess_released_rows(
     transaction: DatabaseTransaction, resource: ColumnRow, organizer: str
 ) -> None:
-    """Delete all but the newest rows without booking that an organizer has at a resource."""
+    """Delete the RELEASED rows of an organizer at a resource, except the newest 1,000."""
     table = core_table(Booking)
     excess = (
         select(col(Booking.id))

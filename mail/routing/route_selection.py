@@ -252,7 +252,7 @@ async def _select_configured_hosts_route(
     policy = await cache.find_tls_policy(own_destinations)
     if policy is not None:
         requirements = [
-            await tls_requirements.configured_requirement_or_problem(
+            await tls_requirements.requirement_from_policy(
                 cache.outbound_settings, next_hop, policy, first.name
             )
             for next_hop in hosts
@@ -303,7 +303,7 @@ async def _select_mx_route(
     policy = await cache.find_tls_policy((f"[{domain}]:{port}", *destinations_of_domain(domain)))
     if policy is not None:
         requirements = [
-            await tls_requirements.configured_requirement_or_problem(
+            await tls_requirements.requirement_from_policy(
                 cache.outbound_settings, next_hop.next_hop, policy, ascii_name, next_hop.mx_host
             )
             for next_hop in mx_next_hops

@@ -126,14 +126,17 @@ def with_recipient_policy(
     return next_hop
 
 
-async def configured_requirement_or_problem(
+async def requirement_from_policy(
     outbound_settings: OutboundSettings,
     next_hop: NextHop,
     policy: TlsPolicy,
     destination_name: str,
     mx_host: MxHost | None = None,
 ) -> TlsRequirement:
-    """The TLS requirement that a TLS policy sets for a next hop."""
+    """Return the TLS requirement that a TLS policy sets for a next hop.
+
+    If the policy can't be met, the requirement has a `problem` and no `next_hop`.
+    """
     level = policy.level
     log_line = f"TLS to {next_hop.name}: {level}, by the policy {policy.destination}"
     has_fingerprints = level is TlsPolicyLevel.FINGERPRINT

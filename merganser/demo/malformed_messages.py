@@ -196,7 +196,7 @@ def bad_date(state: GeneratorState, message_text: MessageText, fields: list[str]
 
 
 def bad_addresses(state: GeneratorState, message_text: MessageText, fields: list[str]) -> bytes:
-    """Addresses with too many signs or too few."""
+    """From with an unclosed quotation mark; To with two @, without @, and with empty addresses."""
     rest = _fields_without(fields, "From", "To")
     wrong = ['From: "Half a name <half@example.com', "To: a@b@example.net, <>, ,, duck at pond"]
     return _serialize([*rest, *wrong], text_messages.unencoded_text(state, message_text))

@@ -24,7 +24,7 @@ MAX_CANDIDATES = 8  # tasks that a worker tries to lease before it waits again
 
 
 def account_of_task(task: Any) -> int:
-    """Return the account of a task: its actor, its user, or `PLATFORM`."""
+    """Return the id of the account of a task: its actor, else its user, else PLATFORM."""
     account = task.actor_id if task.actor_id is not None else task.user_id
     return PLATFORM if account is None else int(account)
 

@@ -52,10 +52,10 @@ async def load_owner_id_of_viewer(ctx: Context) -> int | None:
     return next((row.user_id for row in await ctx.read(statement)), None)
 
 
-def scopes_within_impersonation_or_all_of_it(scopes: Sequence[Scope]) -> frozenset[Scope]:
-    """Return the part of these scopes that a credential for another user keeps.
+def limit_scopes_to_impersonation(scopes: Sequence[Scope]) -> frozenset[Scope]:
+    """Return those of these scopes that a credential for another user can have.
 
-    Empty: all allowed.
+    Without scopes, returns all that it can have. Other scopes are left out without an error.
     """
     return (
         expand_scopes(frozenset(scopes)) & expand_scopes(IMPERSONATION_SCOPES)

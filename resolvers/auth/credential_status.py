@@ -208,9 +208,7 @@ async def load_api_key_if_valid(
                 return None
             role, scopes = (
                 Role.USER,
-                credential_makers.scopes_within_impersonation_or_all_of_it(
-                    [*map(Scope, row.scopes)]
-                ),
+                credential_makers.limit_scopes_to_impersonation([*map(Scope, row.scopes)]),
             )
         user_id = row.user_id or 0
         role_rights: dict[str, Any] = _role_rights(row, role)

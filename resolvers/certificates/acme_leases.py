@@ -94,7 +94,11 @@ async def update_leased_row_or_raise_lease_lost(
 async def store_values_and_release_lease(
     environment: Environment, certificate: ColumnRow, values: dict[str, Any]
 ) -> None:
-    """Release the lease with new values. A change that the API shows is recorded."""
+    """Store values of a leased certificate and release its lease.
+
+    A change that the API shows is recorded, and raises CertificateLeaseLost if the lease is lost.
+    Other values are then not stored, without an error.
+    """
     values = {**values, "lease": None, "holder": None}
     if any(
         values.get(name, getattr(certificate, name)) != getattr(certificate, name)

@@ -18,10 +18,11 @@ from models.store.columns import ColumnRow, select_columns
 
 
 async def find_served_spki_sha256(environment: Environment, host_name: str) -> str | None:
-    """Return the SHA-256 of the public key that TLS clients of this host see; None without TLS.
+    """Return the SHA-256 (hex) of the public key that TLS clients of this host see.
 
-    Chosen as in `mail/tls/sni_certificates.py`: stored for the host, or with its name in it,
-    else the certificate file.
+    The certificate is selected as in `mail/tls/sni_certificates.py`: one that is stored for the
+    host or contains its name, else the certificate file, else any stored one. None if there is no
+    certificate.
     """
     ids_with_name = select(col(CertificateName.certificate_id)).where(
         col(CertificateName.name).in_([host_name, wildcard_name(host_name)])

@@ -357,9 +357,10 @@ async def _deliver_fetched_messages(
     recipient: LocalRecipient,
     messages: Sequence[DownloadedMessage],
 ) -> list[LedgerRow]:
-    """Pass messages through the delivery of incoming mail, and return their ledger rows.
+    """Deliver fetched messages as incoming mail, and return their ledger rows to be stored.
 
-    Raises RemoteFailure if a delivery failed; the others are in the ledger then.
+    If a delivery fails, the rows of the others are stored here, and the error is raised:
+    RemoteFailure if the message was refused, else the original one, such as OverQuota.
     """
     semaphore = asyncio.Semaphore(MAX_PARALLEL_DELIVERIES)
 

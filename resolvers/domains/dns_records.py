@@ -55,8 +55,8 @@ class CheckedDnsRecord:
         return self.is_required and self.check.state in WRONG_STATES
 
     @property
-    def is_awaited(self) -> bool:
-        """True if the record is required, and nothing must be configured before it."""
+    def is_required_and_checkable(self) -> bool:
+        """True if the record is required, and can be compared with DNS: published or not."""
         return self.is_required and self.advice.check_published is not None
 
     @property

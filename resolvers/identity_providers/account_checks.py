@@ -159,7 +159,7 @@ async def _refresh_tokens_and_suspend_if_ended(
     values = _values_of_refresh_token(environment, link.id, next_token)
     if not await _update_if_claimed(environment, link, values):
         return  # the user has signed in again
-    claims = await _verify_id_token_and_return_claims(environment, provider, link, tokens)
+    claims = await _collect_claims_of_refresh_response(environment, provider, link, tokens)
     if is_ended_by_claims(provider, claims):
         ctx = Context(environment, Viewer())
         await suspend_user_and_end_access(
@@ -167,10 +167,13 @@ async def _refresh_tokens_and_suspend_if_ended(
         )
 
 
-async def _verify_id_token_and_return_claims(
+async def _collect_claims_of_refresh_response(
     environment: Environment, provider: ProviderConfig, link: ColumnRow, tokens: ProviderTokens
 ) -> dict[str, Any]:
-    """Return the claims of a refresh response; those of userinfo only for the claim that ends."""
+    """Return the claims of a refresh response, after its ID token is verified, if it has one.
+
+    If a claim can end the account's access and is missing, it is read from userinfo.
+    """
     claims: dict[str, Any] = {"sub": link.subject}
     if tokens.id_token is not None:
         claims = await verify_refreshed_id_token(

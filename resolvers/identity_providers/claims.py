@@ -52,7 +52,7 @@ def identity_from_claims(provider: ProviderConfig, claims: Mapping[str, Any]) ->
     return ProviderIdentity(
         subject=claims["sub"],
         address=_address_from_claims(provider, claims),
-        name=_short_text(claims.get("name"), MAX_DISPLAY_NAME_LENGTH),
+        name=_text_within_length_or_none(claims.get("name"), MAX_DISPLAY_NAME_LENGTH),
         is_admin=not groups.isdisjoint(row.admin_groups),
         is_ended=is_ended_by_claims(provider, claims),
         session_id=session_id if isinstance(session_id, str) and session_id else None,
@@ -73,7 +73,7 @@ def is_ended_by_claims(provider: ProviderConfig, claims: Mapping[str, Any]) -> b
 def _address_from_claims(provider: ProviderConfig, claims: Mapping[str, Any]) -> str | None:
     """Return the address that names the account; a name without "@" is one of the domain."""
     claim = provider.row.username_claim
-    value = _short_text(claims.get(claim), MAX_ADDRESS)
+    value = _text_within_length_or_none(claims.get(claim), MAX_ADDRESS)
     if value is None or not _is_address_verified(provider, claims):
         return None
     return value if "@" in value else f"{value}@{provider.domain_name}"
@@ -88,7 +88,8 @@ def _is_address_verified(provider: ProviderConfig, claims: Mapping[str, Any]) ->
     return provider.issuer != GOOGLE_ISSUER or hosted_domain == provider.domain_name
 
 
-def _short_text(value: object, max_length: int) -> str | None:
+def _text_within_length_or_none(value: object, max_length: int) -> str | None:
+    """Return a printable text of 1 to `max_length` characters; None for any other value."""
     if not isinstance(value, str) or not 0 < len(value) <= max_length or not value.isprintable():
         return None
     return value

@@ -37,12 +37,12 @@ from resolvers.identity_providers.account_end import (
 )
 from resolvers.identity_providers.accounts import (
     find_or_create_user_or_refuse_sign_in,
-    give_or_withdraw_admin_role_by_group,
     load_user_with_link,
     provider_context,
     require_can_sign_in,
     require_linked_user_of_ended_account,
     store_link,
+    sync_admin_role_by_group_and_return_has_it,
 )
 from resolvers.identity_providers.claims import (
     ProviderIdentity,
@@ -259,7 +259,7 @@ async def _store_sign_in(
             auth_sign_in.require_protocol_allowed(ctx, user, Scope.FULL)
             is_admin = bool(user.is_admin_by_group)
             if provider.row.admin_groups or is_admin:
-                is_admin = await give_or_withdraw_admin_role_by_group(
+                is_admin = await sync_admin_role_by_group_and_return_has_it(
                     provider_context(ctx, provider), provider, user, is_admin=identity.is_admin
                 )
             statement = update(User).where(col(User.id) == user.id).values(last_login_at=now)

@@ -58,7 +58,10 @@ class MailboxTreeKey:
 async def load_visible_mailboxes_of_user(
     ctx: Context, user_id: int, columns: Collection[str]
 ) -> Sequence[ColumnRow]:
-    """Load a user's mailboxes, also hidden ones: INBOX and its children, then in tree order."""
+    """Load the mailboxes of a user that the viewer can see, in tree order with INBOX first.
+
+    Mailboxes with the attribute `hidden` are included.
+    """
     return await ctx.load(load_visible_trees, MailboxTreeKey(user_id, frozenset(columns)))
 
 

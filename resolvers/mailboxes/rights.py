@@ -71,7 +71,7 @@ def sorted_rights(rights: Rights) -> list[ShareRight]:
 
 @contextmanager
 def hide_quota_figures_from_others(ctx: Context, owner_id: int) -> Generator[None]:
-    """Remove the figures from OverQuota if the viewer is not the owner of the account."""
+    """Replace OverQuota by one without figures if the viewer does not own the account."""
     try:
         yield
     except OverQuota:

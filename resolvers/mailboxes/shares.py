@@ -322,10 +322,10 @@ async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Seq
 async def load_visible_shares_by_mailbox(
     ctx: Context, mailbox_ids: list[int]
 ) -> list[list[ColumnRow]]:
-    """Load the shares of these mailboxes, in their order.
+    """Load the shares of each mailbox: one list for each id, in the given order.
 
-    Owners, their administrators and users with the right ADMIN see all shares; others only their
-    own.
+    The owner, administrators who can see the owner's mail, and users with the right ADMIN see all
+    shares of a mailbox. Others see only the share with themselves.
     """
     is_own_or_managed = (
         is_of_managed_user(ctx, Mailbox)

@@ -357,17 +357,21 @@ def _event_for_target(
         return (
             event
             if is_in_domain
-            else _event_about_object(event, DOMAIN_EVENT_TYPES, target.domain_id)
+            else _narrow_event_to_object_or_none(event, DOMAIN_EVENT_TYPES, target.domain_id)
         )
     if is_in_domain and change.stream_id == target.user_id:
         return event
-    return _event_about_object(event, USER_EVENT_TYPES, target.user_id) if is_in_domain else None
+    return (
+        _narrow_event_to_object_or_none(event, USER_EVENT_TYPES, target.user_id)
+        if is_in_domain
+        else None
+    )
 
 
-def _event_about_object(
+def _narrow_event_to_object_or_none(
     event: WebhookEvent, event_types: Collection[EventType], object_id: int | None
 ) -> WebhookEvent | None:
-    """Return the event with this object only; None if it has another type or other objects."""
+    """Return the event with only the object `object_id`; None without it, or for other types."""
     matching_objects = [object_ for object_ in event.objects if object_["id"] == object_id]
     return (
         replace(event, objects=matching_objects)

@@ -129,7 +129,11 @@ class WaitingDeliveries(NamedTuple):
 
 
 async def read_waiting_deliveries(environment: Environment, lane: LeasedLane) -> WaitingDeliveries:
-    """Read the webhook and its next deliveries; None if it was deleted or switched off."""
+    """Read the webhook of a lane and its next deliveries.
+
+    `webhook` of the result is None if the webhook was deleted or is switched off. A lane of tests
+    also uses one that is switched off.
+    """
     statement = select(*select_columns(Webhook)).where(col(Webhook.id) == lane.webhook_id)
     if lane.stream_id != TEST_STREAM_ID:
         statement = statement.where(col(Webhook.active))

@@ -116,6 +116,7 @@ async def require_lease_store_result_return_retry_at(
 
 
 def _random_fraction(environment: Environment) -> float:
+    """Return a random number from 0 to below 1, for the jitter of retry delays."""
     return int.from_bytes(environment.random_bytes(2)) / 0x10000
 
 

@@ -181,9 +181,10 @@ def account_resource(account: ScimAccount) -> AccountResource:
 def _email_attribute(
     email: AccountEmail, all_emails: Sequence[AccountEmail]
 ) -> AccountEmailAttribute:
-    """Return an address as SCIM shows it. The main address is the primary one.
+    """Return an address as a SCIM email.
 
-    A client can write its only address with `primary: false`, and reads that again.
+    `primary` is true for the main address, but false if it is the only one and a client has set
+    false. For another address it is None, or false if a client has set that.
     """
     if email.is_main:
         is_primary: bool | None = email.is_primary is not False or len(all_emails) > 1

@@ -76,7 +76,7 @@ async def index_or_queue_unindexed_messages(
         request.mailbox_patterns, input_path=["mailboxPatterns"]
     )
     order = {
-        **await _task_order_of_selector(ctx, user_selector),
+        **await _user_part_of_task_order(ctx, user_selector),
         "patterns": list(request.mailbox_patterns),
     }
     if request.max_unindexed is not None:
@@ -107,7 +107,7 @@ async def queue_rebuild(ctx: Context, user_selector: UserSelector) -> Task:
     such a task is unfinished.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    order = await _task_order_of_selector(ctx, user_selector)
+    order = await _user_part_of_task_order(ctx, user_selector)
     if ctx.environment.database.dialect == "sqlite":
         order = {"ids": None}
     if _is_whole_index(order):
@@ -138,8 +138,11 @@ def _is_unfinished_sql() -> ColumnElement[bool]:
     return col(Task.finished_at).is_(None)
 
 
-async def _task_order_of_selector(ctx: Context, user_selector: UserSelector) -> dict[str, Any]:
-    """Return the users of a task. `ids` of None means all that the viewer can change."""
+async def _user_part_of_task_order(ctx: Context, user_selector: UserSelector) -> dict[str, Any]:
+    """Return the part of a task order that says whose messages the task indexes.
+
+    `ids` of None means all users; with `excludes_root`, all except those with the role ROOT.
+    """
     if user_selector.all:
         return {"ids": None, "excludes_root": ctx.viewer.role is not Role.ROOT}
     rows = await require_permitted_mail_owners(ctx, user_selector, "users")

@@ -124,6 +124,7 @@ async def load_visible_submission_pages(
 def _select_visible_submissions(
     ctx: Context, page_key: SubmissionPageKey, columns: Collection[str]
 ) -> Select[*tuple[Any, ...]]:
+    """Return a SELECT of the visible submissions of a user, in the states of the page."""
     return select(*select_columns(Submission, columns)).where(*_list_conditions(ctx, page_key))
 
 

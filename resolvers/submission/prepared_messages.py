@@ -41,7 +41,7 @@ class BccCopyRecipients:
 
     @property
     def stream_ids(self) -> list[int]:
-        """The streams that the transaction must lock because of the copies."""
+        """PLATFORM, which the transaction must lock if there are copies; else nothing."""
         return [PLATFORM] if self.addresses else []
 
 

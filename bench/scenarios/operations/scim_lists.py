@@ -69,7 +69,11 @@ class SampleIds:
 
 
 async def measure_scim_lists(
-    database_kind: DatabaseKind, folder: Path, user_count: int, progress: Progress
+    database_kind: DatabaseKind,
+    folder: Path,
+    user_count: int,
+    progress: Progress,
+    measured_requests: int = MEASURED_REQUESTS,
 ) -> list[MeasuredValue]:
     """Return the median CPU time of each list, and the largest number of statements of a request.
 
@@ -95,7 +99,9 @@ async def measure_scim_lists(
         with gc_as_in_server():
             for label, lists in requests.items():
                 for name, request in lists.items():
-                    seconds = await _cpu_seconds_of_requests(http, request, pid, statements)
+                    seconds = await _cpu_seconds_of_requests(
+                        http, request, pid, statements, measured_requests
+                    )
                     statement_counts.append(len(statements))
                     median = percentile(seconds, 0.5) * 1e3
                     facts.append(MeasuredValue(label.format(user_count, name), median, "ms"))
@@ -138,6 +144,7 @@ async def _cpu_seconds_of_requests(
     list_request: ListRequest,
     postmaster_pid: int,
     statements: list[str],
+    measured_requests: int,
 ) -> list[float]:
     """Return the CPU seconds of some equal requests, with those of the database server.
 
@@ -145,7 +152,7 @@ async def _cpu_seconds_of_requests(
     """
     path, parameters = list_request
     seconds = list[float]()
-    for number in range(WARM_UP_REQUESTS + MEASURED_REQUESTS):
+    for number in range(WARM_UP_REQUESTS + measured_requests):
         del statements[:]
         before = _cpu_seconds(postmaster_pid)
         response = await http.get(f"/scim/v2{path}", params=parameters)

@@ -54,13 +54,15 @@ async def wait_for_dns_records(
 
 def unpublished_records(records: Sequence[CheckedDnsRecord]) -> list[CheckedDnsRecord]:
     """The required records that DNS doesn't have."""
-    return [record for record in records if record.is_awaited and not record.is_published]
+    return [
+        record for record in records if record.is_required_and_checkable and not record.is_published
+    ]
 
 
 def progress_text(records: Sequence[CheckedDnsRecord], next_pause: float) -> str:
     """Tell which records DNS doesn't have, and when it is queried again."""
     missing_records = unpublished_records(records)
-    count = sum(record.is_awaited for record in records)
+    count = sum(record.is_required_and_checkable for record in records)
     return (
         f"Waiting for {len(missing_records)} of {count} records: "
         f"{record_names(missing_records)}. Next query in {next_pause:.0f} s."

@@ -33,7 +33,8 @@ class LocalBus:
         self._out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
-    def _short_path(self, path: Path) -> str:
+    def _socket_path_by_fd(self, path: Path) -> str:
+        """Return the path of a socket by the open folder: such a path has at most 107 bytes."""
         return f"/proc/self/fd/{self._handle}/{path.name}"  # a socket's path has 107 bytes at most
 
     async def send(self, message: str) -> None:
@@ -58,7 +59,7 @@ class LocalBus:
     def _send_or_unlink_dead_socket(self, data: bytes, path: Path) -> bool:
         """Send to one socket; return False if its queue is full."""
         try:
-            self._out.sendto(data, self._short_path(path))
+            self._out.sendto(data, self._socket_path_by_fd(path))
         except BlockingIOError:
             return False
         except (ConnectionRefusedError, FileNotFoundError):
@@ -73,7 +74,7 @@ class LocalBus:
         path.unlink(missing_ok=True)  # of an earlier process with the same number
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as own_socket:
-            own_socket.bind(self._short_path(path))
+            own_socket.bind(self._socket_path_by_fd(path))
             self._own_socket = path
 
             def read_messages() -> None:

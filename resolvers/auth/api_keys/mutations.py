@@ -20,7 +20,7 @@ from resolvers.auth.api_keys.loaders import load_calling_key_or_none, load_visib
 from resolvers.auth.api_keys.rights import (
     calling_key_exceeded_error,
     end_within_calling_key,
-    require_and_inherit_impersonation_limits,
+    limit_key_for_another_user,
     require_and_inherit_limits_of_calling_key,
     require_changeable_keys,
     require_given_end_within,
@@ -76,7 +76,7 @@ async def create_api_key(
         and owner_id != ctx.viewer.user_id
         and not is_operator(ctx.viewer)
     ):
-        new_key = require_and_inherit_impersonation_limits(ctx, new_key)
+        new_key = limit_key_for_another_user(ctx, new_key)
     secret = generate_secret(environment, API_KEY_PREFIX)
     row = ApiKey(
         id=environment.new_id(),

@@ -48,9 +48,10 @@ def require_and_inherit_limits_of_calling_key(
     )
 
 
-def require_and_inherit_impersonation_limits(ctx: Context, new_key: NewApiKey) -> NewApiKey:
-    """Limit a key for another user to the rights of a token of userImpersonate.
+def limit_key_for_another_user(ctx: Context, new_key: NewApiKey) -> NewApiKey:
+    """Limit a key to the rights of a token of userImpersonate.
 
+    The caller checks that the key is for another user than the viewer.
     Raises Forbidden or InvalidInput if the new key asks for more.
     """
     text = "An API key for another user can't exceed the {} of a token of userImpersonate."

@@ -30,8 +30,13 @@ MAX_LOGGED_ADDRESSES = 10  # in an event of the security log
 NO_DIVERSION: Mapping[str, Any] = {"bcc": [], "reply_to": None, "diverted_by": None}
 
 
-async def load_diverting_administrator_id(ctx: Context, values: Mapping[str, Any]) -> int | None:
-    """Return the user of the viewer or its key, if `values` divert copies or replies; else None."""
+async def load_owner_id_of_viewer_if_diverting(
+    ctx: Context, values: Mapping[str, Any]
+) -> int | None:
+    """Return the user of the viewer, or of its API key, if `values` divert copies or replies.
+
+    None for other values. `diversion_columns` decides whether the user counts as an administrator.
+    """
     return await load_owner_id_of_viewer(ctx) if DIVERTING_FIELDS & values.keys() else None
 
 

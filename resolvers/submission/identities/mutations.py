@@ -30,7 +30,7 @@ from resolvers.submission.identities import loaders as identity_loaders
 from resolvers.submission.identities.administrator_diversions import (
     changed_diversions,
     diversion_columns,
-    load_diverting_administrator_id,
+    load_owner_id_of_viewer_if_diverting,
     log_diversions_and_queue_notices,
 )
 from resolvers.submission.identities.loaders import (
@@ -235,7 +235,7 @@ async def _write_identities(
     mutation: str,
 ) -> None:
     """Insert or update the rows, and record those that changed."""
-    administrator_id = await load_diverting_administrator_id(ctx, changes.values)
+    administrator_id = await load_owner_id_of_viewer_if_diverting(ctx, changes.values)
     mailbox_ids = await _require_sent_mailbox_ids_by_user(ctx, targets, changes)
     connection = await session.connection()
     rows_before = await _read_rows_by_id(ctx, targets)

@@ -79,7 +79,12 @@ def _parse_networks(value: Any) -> list[str]:
         raise ValueError("Must be a list of networks such as 192.0.2.0/24.") from None
 
 
-def _parse_mailbox_paths(name: str, value: Any) -> dict[SpecialUse, str]:
+def _special_use_paths_from_field(name: str, value: Any) -> dict[SpecialUse, str]:
+    """Return the mailbox paths of a field by special use, without empty ones.
+
+    The field `mailboxes` has an object of paths; a column such as `mailboxes.sent` has one path.
+    Raises TypeError for another special use, and for a path that is no string.
+    """
     paths_by_use = value if name == MAILBOXES else {name.partition(".")[2]: value}
     if not isinstance(paths_by_use, dict) or not paths_by_use.keys() <= set(NAMEABLE_SPECIAL_USES):
         raise TypeError(f"Must be an object with names of {', '.join(NAMEABLE_SPECIAL_USES)}.")
@@ -126,12 +131,12 @@ ATTRIBUTES = {  # of a new user, by name in the file
 COLUMN_PARSERS: Mapping[str, FieldParser] = {
     **{name: _parser_of_field(attribute) for name, attribute in ATTRIBUTES.items()},
     **{
-        f"{MAILBOXES}.{name}": partial(_parse_mailbox_paths, f"{MAILBOXES}.{name}")
+        f"{MAILBOXES}.{name}": partial(_special_use_paths_from_field, f"{MAILBOXES}.{name}")
         for name in NAMEABLE_SPECIAL_USES
     },
     ADMINISTERS: record_files.parse_texts,
 }
 FIELD_PARSERS: Mapping[str, FieldParser] = {
     **COLUMN_PARSERS,
-    MAILBOXES: partial(_parse_mailbox_paths, MAILBOXES),  # an object, which CSV can't have
+    MAILBOXES: partial(_special_use_paths_from_field, MAILBOXES),  # an object, which CSV can't have
 }

@@ -60,6 +60,18 @@ def test_no_field_of_a_patch_has_a_default_value_or_is_required() -> None:
     ] == []
 
 
+def test_every_required_patch_says_that_it_needs_a_value() -> None:
+    mutation = SDL.mutation_type
+    assert mutation is not None
+    without_rule = []
+    for name in update_mutations():
+        input_type = get_named_type(mutation.fields[name].args["input"].type)
+        assert isinstance(input_type, GraphQLInputObjectType)
+        if "at least one" not in (input_type.fields["set"].description or "").lower():
+            without_rule.append(name)
+    assert without_rule == []
+
+
 @pytest.mark.parametrize("name", update_mutations())
 async def test_empty_patch_is_an_error_and_changes_nothing(
     name: str, ada: GraphQLClient, root: GraphQLClient
