@@ -19,7 +19,11 @@ from tests.support.reference.errors.code_index import (
     code_index,
     references_of,
 )
-from tests.support.reference.errors.function_syntax import argument_of_call, parameter_names
+from tests.support.reference.errors.function_syntax import (
+    argument_of_call,
+    nodes_of,
+    parameter_names,
+)
 
 # Values with their class, since `True == 1` and members of a StrEnum equal their text.
 Values = frozenset[tuple[type, Any]]
@@ -124,7 +128,7 @@ def _exclude_from_body(
 
 
 def _exclude(nodes: Iterable[ast.AST], excluded: set[int]) -> bool:
-    excluded.update(id(node) for part in nodes for node in ast.walk(part))
+    excluded.update(id(node) for part in nodes for node in nodes_of(part))
     return True
 
 
@@ -132,7 +136,7 @@ def _exclude_from_expressions(
     statement: ast.stmt, definition: Definition, parameters: ParameterValues, excluded: set[int]
 ) -> None:
     """Add the operands and branches of the expressions of a statement that never run."""
-    for node in ast.walk(statement):
+    for node in nodes_of(statement):
         if isinstance(node, ast.IfExp):
             decision = _truth(node.test, definition, parameters)
             if decision is not None:
@@ -239,7 +243,7 @@ def _local_names(definition: Definition) -> Collection[str]:
     """Return the names that a function binds besides its parameters, also in inner functions."""
     own_arguments = {id(one) for one in _own_arguments(definition.node)}
     names = set[str]()
-    for node in ast.walk(definition.node):
+    for node in nodes_of(definition.node):
         match node:
             case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
                 names.add(name)

@@ -51,7 +51,8 @@ def names_with_subclasses(names: frozenset[str]) -> frozenset[str]:
     return names | {cls.__name__ for cls in error_classes().values() if is_handled(cls, names)}
 
 
-def codes_of_classes(names: Collection[str]) -> frozenset[str]:
+@cache
+def codes_of_classes(names: frozenset[str]) -> frozenset[str]:
     """Return the codes of which all errors have one of these classes or a subclass."""
     classes: list[type[RequestError]] = [RequestError, *error_classes().values()]
     codes = [

@@ -39,6 +39,7 @@ from tests.support.reference.errors.function_syntax import (
     iterated_items,
     iterated_values,
     last_assignments,
+    nodes_of,
     parameter_names,
     path_changes_of,
     positional_names,
@@ -157,7 +158,7 @@ def _scopes_of_error(
 
     So the arguments of an error are of one call. A call that drops the error has no scope.
     """
-    nodes = (node for argument in arguments for node in ast.walk(argument))
+    nodes = (node for argument in arguments for node in nodes_of(argument))
     callers = callers_of(reach, definition)
     if not callers or all(not isinstance(node, ast.Name) or node.id.isupper() for node in nodes):
         yield Scope(reach, definition)
@@ -295,7 +296,7 @@ class Scope:
 
     def _decision(self, test: ast.expr) -> bool | None:
         """Return the result of a test of the path of the caught error; None for any other."""
-        nodes = list(ast.walk(test))
+        nodes = list(nodes_of(test))
         names = {one.id for one in nodes if isinstance(one, ast.Name)}
         constants = vars(importlib.import_module(self.definition.module))
         if (
@@ -342,7 +343,7 @@ class Scope:
 
     def _constant_value_or_none(self, node: ast.expr) -> Any:
         """Evaluate an expression that only names constants of the module; None for any other."""
-        names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+        names = {one.id for one in nodes_of(node) if isinstance(one, ast.Name)}
         constants = vars(importlib.import_module(self.definition.module))
         if not names or not all(name.isupper() and name in constants for name in names):
             return None
@@ -372,7 +373,7 @@ class Scope:
 
     def _computed_paths(self, call: ast.Call) -> list[str]:
         """Call a function of the module with the path of the caught error, and 0 for variables."""
-        names = {one.id for one in ast.walk(call) if isinstance(one, ast.Name)}
+        names = {one.id for one in nodes_of(call) if isinstance(one, ast.Name)}
         if not self.error or not self.error.path or self.error_name not in names:
             return []
         constants = vars(importlib.import_module(self.definition.module))

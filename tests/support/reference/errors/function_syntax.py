@@ -27,6 +27,12 @@ class PathChange:
 
 
 @cache
+def nodes_of(node: ast.AST) -> tuple[ast.AST, ...]:
+    """Return a node and all nodes in it, as `ast.walk`, which takes most of the time uncached."""
+    return tuple(ast.walk(node))
+
+
+@cache
 def path_changes_of(name: str) -> tuple[PathChange, ...]:
     """Return the places of a function that give an error another path.
 
@@ -58,7 +64,7 @@ def handler_of_variable(node: ast.AST, use: ast.Name) -> ExceptClause | None:
     """Return the innermost exception handler that binds a variable where it is used."""
     clauses = [
         ExceptClause(statement, handler)
-        for statement in ast.walk(node)
+        for statement in nodes_of(node)
         if isinstance(statement, ast.Try)
         for handler in statement.handlers
         if handler.name == use.id and handler.lineno <= use.lineno <= (handler.end_lineno or 0)
@@ -68,7 +74,7 @@ def handler_of_variable(node: ast.AST, use: ast.Name) -> ExceptClause | None:
 
 def iterated_values(node: ast.AST, name: str) -> Iterator[ast.expr]:
     """Yield what loops and comprehensions with this variable iterate over."""
-    for loop in ast.walk(node):
+    for loop in nodes_of(node):
         match loop:
             case (
                 ast.For(target=ast.Name(id=target), iter=value)
@@ -96,19 +102,19 @@ def returned_values(node: ast.AST) -> Iterator[ast.expr]:
 
 def has_yield(statement: ast.Try) -> bool:
     """True if the body of a `try` statement yields, as in a function with @contextmanager."""
-    return any(isinstance(node, ast.Yield) for part in statement.body for node in ast.walk(part))
+    return any(isinstance(node, ast.Yield) for part in statement.body for node in nodes_of(part))
 
 
 @cache
 def catches_errors_of_with_blocks(name: str) -> bool:
     """True for a context manager that catches errors of the blocks that it encloses."""
     node = code_index().definitions[name].node
-    return any(has_yield(one) for one in ast.walk(node) if isinstance(one, ast.Try))
+    return any(has_yield(one) for one in nodes_of(node) if isinstance(one, ast.Try))
 
 
 def with_block(node: ast.AST, call: ast.Call) -> ast.With | ast.AsyncWith | None:
     """Return the `with` statement whose context manager is a call, or None."""
-    for statement in ast.walk(node):
+    for statement in nodes_of(node):
         if isinstance(statement, ast.With | ast.AsyncWith) and any(
             item.context_expr is call for item in statement.items
         ):
@@ -118,7 +124,7 @@ def with_block(node: ast.AST, call: ast.Call) -> ast.With | ast.AsyncWith | None
 
 def conditions_of_line(node: ast.AST, line: int) -> Iterator[tuple[ast.expr, bool]]:
     """Yield the tests of `if` statements that decide whether a line runs, with that result."""
-    for statement in ast.walk(node):
+    for statement in nodes_of(node):
         if not isinstance(statement, ast.If):
             continue
         last = statement.body[-1]
@@ -170,7 +176,7 @@ def last_assignments(node: ast.AST, use: ast.Name) -> list[ast.Assign]:
     if not before:
         return []
     last = max(before, key=lambda one: one.lineno)
-    for branching in ast.walk(node):  # from the outermost
+    for branching in nodes_of(node):  # from the outermost
         if isinstance(branching, ast.If | ast.Match | ast.Try):
             is_around_use = branching.lineno <= use.lineno <= (branching.end_lineno or 0)
             branches = _assignments(branching, use.id)
@@ -182,7 +188,7 @@ def last_assignments(node: ast.AST, use: ast.Name) -> list[ast.Assign]:
 def _assignments(node: ast.AST, name: str) -> list[ast.Assign]:
     return [
         one
-        for one in ast.walk(node)
+        for one in nodes_of(node)
         if isinstance(one, ast.Assign)
         and any(isinstance(target, ast.Name) and target.id == name for target in one.targets)
     ]

@@ -20,7 +20,11 @@ from tests.support.reference.errors.constant_arguments import (
 )
 from tests.support.reference.errors.error_classes import names_with_subclasses
 from tests.support.reference.errors.error_site import ErrorSite
-from tests.support.reference.errors.function_syntax import argument_of_call, parameter_names
+from tests.support.reference.errors.function_syntax import (
+    argument_of_call,
+    nodes_of,
+    parameter_names,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def _functions_in_called_parameters(
     names = parameter_names(node) if isinstance(node, FunctionNode) else []
     called_names = {
         call.func.id
-        for call in ast.walk(node)
+        for call in nodes_of(node)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
         and call.func.id in names
