@@ -216,10 +216,10 @@ class FilterMutation:
         "fit into the quota is not copied. Messages that a filter deletes can be restored with "
         "`deletedMessageRestore` for 25 days by default. Drafts that a filter deletes can't be "
         "restored. VALIDATION for more than 100 filters. LIMIT_REACHED for more than 1,000 "
-        "references to filters or messages (by default), or if `select` searches `text`, `body` "
-        "or `header` of more than 2,000 messages. RATE_LIMITED if this search exceeds the "
-        "caller's rate limit. UNAVAILABLE if `select` searches for words while more than 5,000 "
-        "messages of the user are not indexed yet: retry later.",
+        "references to filters or messages (by default). LIMIT_REACHED also if `select` searches "
+        "`text`, `body` or `header` of more than 2,000 messages. RATE_LIMITED if this search "
+        "exceeds the caller's rate limit. UNAVAILABLE if `select` searches for words while more "
+        "than 5,000 messages of the user are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=OWN,
     )

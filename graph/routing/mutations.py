@@ -399,14 +399,14 @@ class RoutingMutation:
         "Creates a forwarding host for an IP address or network. For a name (host name or "
         "domain), it creates one for each address or network in the SPF record of the name. If "
         "the name has no SPF record, or the record names no network, it takes the addresses of "
-        "the MX hosts, or else of the name. DNS is asked only now, so later changes have no "
-        "effect. Mail from a forwarding host is not refused or deferred because of SPF, DMARC or "
-        "greylisting. It skips the spam filter, unless `filterSpam` is true. An existing "
-        "forwarding host with such an address gets the new `source` and `filterSpam`. CONFLICT if "
-        "nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. For a name: UNAVAILABLE if "
-        "DNS does not answer, and VALIDATION if DNS has no address or more than 200. VALIDATION "
-        "also if the SPF record is invalid, allows every server or names a network that is too "
-        "large.",
+        "the MX hosts. Without MX hosts it takes those of the name. DNS is asked only now, so "
+        "later changes have no effect. Mail from a forwarding host is not refused or deferred "
+        "because of SPF, DMARC or greylisting. It skips the spam filter, unless `filterSpam` is "
+        "true. An existing forwarding host with such an address gets the new `source` and "
+        "`filterSpam`. CONFLICT if nothing changes. LIMIT_REACHED above 10,000 forwarding hosts. "
+        "For a name: UNAVAILABLE if DNS does not answer, and VALIDATION if DNS has no address or "
+        "more than 200. VALIDATION also if the SPF record is invalid, allows every server or "
+        "names a network that is too large.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
