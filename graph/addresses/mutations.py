@@ -355,8 +355,10 @@ class AddressMutation:
     @mutation(
         "Creates addresses in one transaction: all or none. The rules are those of "
         "`addressCreate`, and each address sees the ones before it. If one address has an error, "
-        "its path begins with `addresses` and the position of the address, from 0. CONFLICT if "
-        "an address is taken.",
+        "its path begins with `addresses` and the position of the address, from 0. CONFLICT if an "
+        "address is taken. LIMIT_REACHED if a domain has its largest number of addresses, or no "
+        "room for a user whose main address is created. QUOTA_EXCEEDED if the metadata of an "
+        "address do not fit into the storage quota of its user.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -421,7 +423,10 @@ class AddressMutation:
         "require the role DOMAIN_ADMIN, and that the caller administers the domain of the "
         "address. An address that is not the caller's, also one without a user, requires this for "
         "every field, and the scope FULL. The address of a resource is a CONFLICT. CONFLICT also "
-        "if the new `address` is taken.",
+        "if the new `address` is taken. LIMIT_REACHED for more than 1,000 addresses (by default). "
+        "LIMIT_REACHED also if the new domain can't have another address, or has no room for the "
+        "user. QUOTA_EXCEEDED if the new metadata of the addresses do not fit into the storage "
+        "quota of their user.",
         scope=Scope.SETTINGS,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
     )
@@ -435,8 +440,9 @@ class AddressMutation:
         "Deletes addresses, all or none. Users can delete their own addresses that "
         "`temporaryAddressCreate` made, for which a USER needs the permission "
         "TEMPORARY_ADDRESSES. Any other address requires the role DOMAIN_ADMIN and an "
-        "administered domain, and one that is not the caller's also the scope FULL. A "
-        "main address and the address of a resource are a CONFLICT.",
+        "administered domain, and one that is not the caller's also the scope FULL. A main "
+        "address and the address of a resource are a CONFLICT. LIMIT_REACHED for more than 1,000 "
+        "addresses (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
         cost=LONG_MUTATION_COST,

@@ -264,7 +264,9 @@ class TaskMutation:
         "stays where it is. Flags that were changed since then are kept; other values are set "
         "back. A permanently deleted message stays deleted, and INBOX replaces a missing mailbox. "
         "An undone submission becomes a draft. An unknown, used or expired token is NOT_FOUND. A "
-        "message that is already being sent is CONFLICT.",
+        "message that is already being sent is CONFLICT. QUOTA_EXCEEDED if deleted messages no "
+        "longer fit into the storage quota of their owner. If another client changes the sent "
+        "copy during the undo: STALE, or CONFLICT if it deletes the copy or makes it a draft.",
         scope=Scope.MAIL,
         access=OWN,
         cost=2 * LONG_MUTATION_COST,

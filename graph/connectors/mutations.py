@@ -140,9 +140,10 @@ class ConnectorEditMutation:
     @mutation(
         "Connects to a remote account, signs in and lists its mailboxes, without storing "
         "anything. With `oauth`, it first requests an access token. If the token endpoint then "
-        "replaces the refresh token, the new one is lost and a stage has a warning. A failure of "
-        "the remote server is a ConnectorFailureError with its stage. With `validateOnly` only "
-        "the input is checked. A process runs at most 8 tests at once, else RATE_LIMITED.",
+        "replaces the refresh token, the new one is lost and a stage has a warning. "
+        "CONNECTOR_FAILURE, with the stage, if the remote server can't be reached or refuses the "
+        "connection. With `validateOnly` only the input is checked. A process runs at most 8 "
+        "tests at once, else RATE_LIMITED.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )

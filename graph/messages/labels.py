@@ -127,8 +127,8 @@ class LabelsPayload(MutationPayload):
 class LabelMutation:
     @mutation(
         "Creates a label of the signed-in user: a name and color for a keyword, which messages "
-        "may already have. A user has at most 250 labels. CONFLICT if the keyword has a label "
-        "already.",
+        "may already have. LIMIT_REACHED if the user has 250 labels. CONFLICT if the keyword has "
+        "a label already.",
         scope=Scope.MAIL,
     )
     async def label_create(self, info: Info, input: LabelCreateInput) -> LabelPayload:

@@ -215,12 +215,13 @@ class MessageBulkMutation:
         "also requires SEEN, of \\Deleted DELETE, and any other change WRITE. `set.flags` "
         "requires all three, and a snooze is FORBIDDEN_OPERATION. If training of the spam filter "
         "is configured, adding the keyword $Junk or $NotJunk trains it. More than 1,000 messages "
-        "(by default) are changed by a task in the background. QUOTA_EXCEEDED if new `metadata` "
-        "does not fit into the storage of the owner. LIMIT_REACHED if `select` searches `text`, "
-        "`body` or `header` of more than 2,000 messages. LIMIT_REACHED also if a snooze needs a "
-        "new mailbox, and the user has 1,500 mailboxes (by default). RATE_LIMITED if the search "
-        "exceeds the caller's rate limit. UNAVAILABLE if `select` searches for words while more "
-        "than 5,000 messages are not indexed yet: retry later.",
+        "(by default) are changed by a task in the background. STALE if a selected message was "
+        "changed after `ifUnchangedSince`; then nothing is changed. QUOTA_EXCEEDED if new "
+        "`metadata` does not fit into the storage of the owner. LIMIT_REACHED if `select` "
+        "searches `text`, `body` or `header` of more than 2,000 messages. LIMIT_REACHED also if a "
+        "snooze needs a new mailbox, and the user has 1,500 mailboxes (by default). RATE_LIMITED "
+        "if the search exceeds the caller's rate limit. UNAVAILABLE if `select` searches for "
+        "words while more than 5,000 messages are not indexed yet: retry later.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

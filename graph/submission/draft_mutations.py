@@ -333,8 +333,13 @@ class DraftMutation:
         "`ifUnchangedSince`. FORBIDDEN_OPERATION if the user can't send as the new author, or an "
         "existing draft would move to another user's mailbox. A stored author stays, even if the "
         "user can no longer send as it. QUOTA_EXCEEDED if the storage quota of the mailbox's "
-        "owner is full. Drafts are not encrypted. UNAVAILABLE if a message that a shared mailbox "
-        "stores without the flag \\Draft must be encrypted, but the OpenPGP key is unusable.",
+        "owner is full. LIMIT_REACHED if the message or its attachments would have more than 64 "
+        "MiB (by default). LIMIT_REACHED also if a file of `set.addFileLinks` has 100 links, or a "
+        "READ_ONLY_LINK exceeds the storage limit of files. RATE_LIMITED if a link has a "
+        "password, and the server has to hash too many passwords now: retry. RATE_LIMITED also if "
+        "reading a large `original` exceeds the caller's rate limit. Drafts are not encrypted. "
+        "UNAVAILABLE if a message that a shared mailbox stores without the flag \\Draft must be "
+        "encrypted, but the OpenPGP key is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -370,8 +375,12 @@ class DraftMutation:
         "are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the account is "
         "inactive or suspended, can't send as the sender, or the message is spam or has a virus. "
         "If the server scans the message for spam or viruses, this mutation must be the first of "
-        "an `@atomic` request that changes something (else FORBIDDEN_OPERATION). UNAVAILABLE if a "
-        "scanner does not respond and its setting defers mail, or with `encrypt` if an OpenPGP "
+        "an `@atomic` request that changes something (else FORBIDDEN_OPERATION). LIMIT_REACHED "
+        "for more than 400 recipients of a message (by default). LIMIT_REACHED also if `template` "
+        "or `mailMerge` makes a message larger than 64 MiB (by default). LIMIT_REACHED also if a "
+        "delayed message needs a new mailbox, and the user has 1,500 mailboxes (by default). "
+        "RATE_LIMITED at a sending limit of the user, the domain or the platform. UNAVAILABLE if "
+        "a scanner does not respond and its setting defers mail, or with `encrypt` if an OpenPGP "
         "key is unusable. CONFLICT if the account encrypts the copy, but its key is unusable. "
         "With `mailMerge`, the messages are then sent without copies. If another client changes "
         "the draft at the same time: STALE, or CONFLICT if it sends or deletes the draft.",

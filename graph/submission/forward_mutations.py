@@ -64,8 +64,10 @@ class MessageRedirectMutation:
         "or suspended, or the message is spam or has a virus. If the server scans the message for "
         "spam or viruses, this mutation must be the first of an `@atomic` request that changes "
         "something (else FORBIDDEN_OPERATION). UNAVAILABLE if a scanner does not respond and its "
-        "setting defers mail. If an administrator gives addresses, they are in the security log "
-        "of the owner, and the owner gets a message.",
+        "setting defers mail. LIMIT_REACHED for more than 400 addresses in `to` (by default). "
+        "RATE_LIMITED at a sending limit of the user, the domain or the platform. RATE_LIMITED "
+        "also if reading a large message exceeds the caller's rate limit. If an administrator "
+        "gives addresses, they are in the security log of the owner, and the owner gets a message.",
         scope=Scope.SUBMIT,
         further_scope=Scope.MAIL_READ,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
