@@ -170,7 +170,7 @@ def require_users_in_administered_domains(
 ) -> None:
     """Raise Forbidden if one of these users is in no domain that the viewer administers.
 
-    Also for the row of the viewer, who can give rights only to users of administered domains.
+    This includes the viewer's own row.
     """
     viewer = ctx.viewer
     if viewer.role.includes(Role.ADMIN):

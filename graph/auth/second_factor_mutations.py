@@ -365,11 +365,11 @@ class TwoFactorMutation:
     @mutation(
         "Verifies the response of a security key to a challenge, and completes a sign-in that "
         "lacks its second factor. The access token of that sign-in stays the same and becomes "
-        "complete; no new token is returned. A credential that lacks no second factor stays as it "
-        "is: the mutation then only checks the response. A wrong response is the error "
-        "AUTHENTICATION_FAILED and uses up the challenge; after too many of them the error is "
-        "RATE_LIMITED. CONFLICT if the user has no second factor. UNAVAILABLE if the server has "
-        "no public URL (MERGANSER_PUBLIC_URL).",
+        "complete; no new token is returned. If the credential already has its second factor, the "
+        "mutation only checks the response. A wrong response is the error AUTHENTICATION_FAILED "
+        "and uses up the challenge; after too many of them the error is RATE_LIMITED. CONFLICT if "
+        "the user has no second factor. UNAVAILABLE if the server has no public URL "
+        "(MERGANSER_PUBLIC_URL).",
         role=Role.PUBLIC,
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,

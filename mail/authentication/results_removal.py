@@ -147,7 +147,7 @@ class _ResultsRemover:
         self, names: Collection[str], trusted_names: Collection[str], trusted_hops: int
     ) -> None:
         self._names = names
-        self._trusted_authserv_ids = trusted_names
+        self._trusted_names = trusted_names
         self._hops = trusted_hops
         self._received_count = 0  # Received fields above the current line
 
@@ -180,7 +180,7 @@ class _ResultsRemover:
         name = _comparable_server_name(authserv_id_or_empty(text))
         if name not in self._names:
             return False
-        return not (name in self._trusted_authserv_ids and self._received_count < self._hops)
+        return not (name in self._trusted_names and self._received_count < self._hops)
 
 
 def _is_results(line: bytes) -> bool:

@@ -142,7 +142,7 @@ def build_report(
     return b"".join([*header_lines, *(delimiter + part for part in parts), closing_delimiter])
 
 
-def _address_with_ascii_domain_if_enough(address: str) -> str:
+def _address_with_ascii_domain(address: str) -> str:
     """Return the address with its domain in ASCII, unless its local part needs SMTPUTF8 anyway."""
     return address if needs_smtputf8(address) else ascii_address_or_same(address)
 
@@ -163,7 +163,7 @@ def _header_lines(
             "From", [NamedAddress(f"MAILER-DAEMON@{host}", "Mail delivery")]
         ),
         header_encoding.address_field(
-            "To", [NamedAddress(_address_with_ascii_domain_if_enough(message.sender))], utf8=True
+            "To", [NamedAddress(_address_with_ascii_domain(message.sender))], utf8=True
         ),
         header_encoding.unstructured_field("Subject", _dsn_subject_text(recipients)),
         header_encoding.words_field("Date", format_datetime(now).split(" ")),

@@ -280,7 +280,7 @@ def _insert_rows_and_record_change(
 def _delete_excess_released_rows(
     transaction: DatabaseTransaction, resource: ColumnRow, organizer: str
 ) -> None:
-    """Delete the RELEASED rows of an organizer at a resource, except the newest 1,000."""
+    """Delete the RELEASED rows of an organizer at a resource, except the newest."""
     table = core_table(Booking)
     excess = (
         select(col(Booking.id))

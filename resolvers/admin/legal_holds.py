@@ -112,7 +112,7 @@ def is_visible_legal_hold(ctx: Context) -> ColumnElement[bool]:
 def _is_of_visible_active_legal_hold(
     ctx: Context, legal_hold_id_column: Any
 ) -> ColumnElement[bool]:
-    """Return the WHERE clause for rows of the legal holds that the viewer sees and that go on."""
+    """Return the WHERE clause for rows whose legal hold is visible and has not ended."""
     legal_hold_ids = select(col(LegalHold.id)).where(
         is_visible_legal_hold(ctx), col(LegalHold.ended_at).is_(None)
     )

@@ -207,7 +207,7 @@ async def store_link(
     return link_id
 
 
-async def sync_admin_role_by_group_and_return_has_it(
+async def sync_admin_role_by_group_and_return_has_role(
     admin_ctx: Context, provider: ProviderConfig, user: ColumnRow, *, is_admin: bool
 ) -> bool:
     """Give or take the role DOMAIN_ADMIN by the groups of a locked account.

@@ -42,7 +42,7 @@ from resolvers.identity_providers.accounts import (
     require_can_sign_in,
     require_linked_user_of_ended_account,
     store_link,
-    sync_admin_role_by_group_and_return_has_it,
+    sync_admin_role_by_group_and_return_has_role,
 )
 from resolvers.identity_providers.claims import (
     ProviderIdentity,
@@ -259,7 +259,7 @@ async def _store_sign_in(
             auth_sign_in.require_protocol_allowed(ctx, user, Scope.FULL)
             is_admin = bool(user.is_admin_by_group)
             if provider.row.admin_groups or is_admin:
-                is_admin = await sync_admin_role_by_group_and_return_has_it(
+                is_admin = await sync_admin_role_by_group_and_return_has_role(
                     provider_context(ctx, provider), provider, user, is_admin=identity.is_admin
                 )
             statement = update(User).where(col(User.id) == user.id).values(last_login_at=now)

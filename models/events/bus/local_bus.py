@@ -34,7 +34,7 @@ class LocalBus:
         self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def _socket_path_by_fd(self, path: Path) -> str:
-        """Return the path of a socket by the open folder: such a path has at most 107 bytes."""
+        """Return the path of a socket through the handle of the folder, with few characters."""
         return f"/proc/self/fd/{self._handle}/{path.name}"  # a socket's path has 107 bytes at most
 
     async def send(self, message: str) -> None:

@@ -3,20 +3,8 @@
 from graphql import GraphQLInputObjectType, get_named_type
 
 from graph.types.descriptions.mutation_error_codes import ERROR_CODES_BY_MUTATION
+from tests.support.schema.nested_inputs import iter_nested_fields
 from tests.support.schema.printed_schema import SDL
-
-
-def texts_of_input(input_type: GraphQLInputObjectType) -> str:
-    """Return the descriptions of the fields of an input and of the inputs in it."""
-    texts, seen, waiting = list[str](), {input_type.name}, [input_type]
-    while waiting:
-        for field in waiting.pop().fields.values():
-            texts.append(field.description or "")
-            inner = get_named_type(field.type)
-            if isinstance(inner, GraphQLInputObjectType) and inner.name not in seen:
-                seen.add(inner.name)
-                waiting.append(inner)
-    return " ".join(texts)
 
 
 def test_every_listed_error_code_is_explained() -> None:
@@ -29,6 +17,7 @@ def test_every_listed_error_code_is_explained() -> None:
         assert listed.rstrip(".").split(", ") == list(codes)
         input_type = get_named_type(field.args["input"].type)
         assert isinstance(input_type, GraphQLInputObjectType)
-        explanation = text + texts_of_input(input_type)
+        input_texts = [one.description or "" for _, one in iter_nested_fields(input_type.fields)]
+        explanation = " ".join([text, *input_texts])
         unexplained += [f"{name}: {code}" for code in codes if code not in explanation]
     assert unexplained == []

@@ -36,6 +36,15 @@ STORED_FUNCTIONS = {
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
+def nodes_of(node: ast.AST) -> tuple[ast.AST, ...]:
+    """Return a node and all nodes in it, in the order of `ast.walk`.
+
+    Cached, since the analysis walks the same functions many times.
+    """
+    return tuple(ast.walk(node))
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """A function, a method, a class or an assignment at the top of a module."""
@@ -197,7 +206,7 @@ def references_of(name: str) -> tuple[Reference, ...]:
 def _iter_references(index: CodeIndex, definition: Definition) -> Iterator[Reference]:
     classes = _classes_of_variables(index, definition)
     calls = {
-        id(node.func): node for node in ast.walk(definition.node) if isinstance(node, ast.Call)
+        id(node.func): node for node in nodes_of(definition.node) if isinstance(node, ast.Call)
     }
     handled = _handled_classes(definition.node)
     for node in _iter_run_nodes(definition.node):
@@ -210,7 +219,7 @@ def _iter_references(index: CodeIndex, definition: Definition) -> Iterator[Refer
 def _handled_classes(function: ast.AST) -> dict[int, frozenset[str]]:
     """Return the error classes that a function catches and drops, by node inside the block."""
     handled: dict[int, frozenset[str]] = {}
-    for statement in ast.walk(function):
+    for statement in nodes_of(function):
         if isinstance(statement, ast.Try):
             types = [one.type for one in statement.handlers if one.type and _drops_error(one)]
         elif isinstance(statement, ast.With):
@@ -218,14 +227,14 @@ def _handled_classes(function: ast.AST) -> dict[int, frozenset[str]]:
             types = [type_ for call in calls for type_ in _suppressed_types(call)]
         else:
             continue
-        nodes = [node for type_ in types for node in ast.walk(type_)]
+        nodes = [node for type_ in types for node in nodes_of(type_)]
         names = frozenset(
             node.id if isinstance(node, ast.Name) else node.attr
             for node in nodes
             if isinstance(node, ast.Name | ast.Attribute)
         )
         for part in statement.body if names else ():
-            for node in ast.walk(part):
+            for node in nodes_of(part):
                 handled[id(node)] = handled.get(id(node), frozenset()) | names
     return handled
 
@@ -233,7 +242,7 @@ def _handled_classes(function: ast.AST) -> dict[int, frozenset[str]]:
 def _drops_error(handler: ast.ExceptHandler) -> bool:
     """True if a handler neither raises the error again nor passes it or its code on."""
     dropped_uses = set[int]()
-    for node in ast.walk(handler):
+    for node in nodes_of(handler):
         match node:
             case ast.Raise(exc=None):
                 return False
@@ -251,7 +260,7 @@ def _drops_error(handler: ast.ExceptHandler) -> bool:
                 dropped_uses.add(id(name))
     return all(
         id(node) in dropped_uses
-        for node in ast.walk(handler)
+        for node in nodes_of(handler)
         if isinstance(node, ast.Name) and node.id == handler.name
     )
 
@@ -375,7 +384,7 @@ def _class_of_initial_value(index: CodeIndex, class_name: str, attribute: str) -
     if definition is None:
         return ""
     classes = _classes_of_variables(index, definition)
-    for node in ast.walk(definition.node):
+    for node in nodes_of(definition.node):
         match node:
             case ast.AnnAssign(target=target, annotation=annotation) if (
                 ast.unparse(target) == f"self.{attribute}"
@@ -391,14 +400,14 @@ def _class_of_initial_value(index: CodeIndex, class_name: str, attribute: str) -
 def _classes_of_variables(index: CodeIndex, definition: Definition) -> dict[str, str]:
     """Return the classes of parameters and local variables, by name."""
     classes = {}
-    for node in ast.walk(definition.node):
+    for node in nodes_of(definition.node):
         if isinstance(node, ast.arg):
             classes[node.arg] = index.annotated_class(node.annotation, definition.module)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             classes[node.target.id] = index.annotated_class(node.annotation, definition.module)
     if definition.class_name:
         classes["self"] = classes["cls"] = definition.class_name
-    for node in ast.walk(definition.node):
+    for node in nodes_of(definition.node):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found = class_of_value(index, definition, classes, node.value)
             classes.setdefault(node.targets[0].id, found)

@@ -17,11 +17,11 @@ from tests.support.reference.errors.code_index import (
     FunctionNode,
     Reference,
     code_index,
+    nodes_of,
     references_of,
 )
 from tests.support.reference.errors.function_syntax import (
     argument_of_call,
-    nodes_of,
     parameter_names,
 )
 

@@ -16,6 +16,7 @@ from tests.support.reference.errors.code_index import (
     Definition,
     FunctionNode,
     code_index,
+    nodes_of,
     references_of,
 )
 from tests.support.reference.errors.constant_arguments import run_references
@@ -39,7 +40,6 @@ from tests.support.reference.errors.function_syntax import (
     iterated_items,
     iterated_values,
     last_assignments,
-    nodes_of,
     parameter_names,
     path_changes_of,
     positional_names,
@@ -296,7 +296,7 @@ class Scope:
 
     def _decision(self, test: ast.expr) -> bool | None:
         """Return the result of a test of the path of the caught error; None for any other."""
-        nodes = list(nodes_of(test))
+        nodes = nodes_of(test)
         names = {one.id for one in nodes if isinstance(one, ast.Name)}
         constants = vars(importlib.import_module(self.definition.module))
         if (

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from tests.support.reference.errors.code_index import Definition, FunctionNode, code_index
+from tests.support.reference.errors.code_index import (
+    Definition,
+    FunctionNode,
+    code_index,
+    nodes_of,
+)
 
 POSITION_NAMES = ("index", "nth", "number", "position")  # variables with a position in a list
 
@@ -27,19 +32,13 @@ class PathChange:
 
 
 @cache
-def nodes_of(node: ast.AST) -> tuple[ast.AST, ...]:
-    """Return a node and all nodes in it, as `ast.walk`, which takes most of the time uncached."""
-    return tuple(ast.walk(node))
-
-
-@cache
 def path_changes_of(name: str) -> tuple[PathChange, ...]:
     """Return the places of a function that give an error another path.
 
     They are calls of `copy_with_path` and assignments to `path`.
     """
     changes = list[PathChange]()
-    for node in ast.walk(code_index().definitions[name].node):
+    for node in nodes_of(code_index().definitions[name].node):
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Name() as error, attr="copy_with_path"), args=[path]

@@ -11,6 +11,7 @@ from tests.support.reference.errors.code_index import (
     FunctionNode,
     Reference,
     code_index,
+    nodes_of,
 )
 from tests.support.reference.errors.constant_arguments import (
     ParameterValues,
@@ -22,7 +23,6 @@ from tests.support.reference.errors.error_classes import names_with_subclasses
 from tests.support.reference.errors.error_site import ErrorSite
 from tests.support.reference.errors.function_syntax import (
     argument_of_call,
-    nodes_of,
     parameter_names,
 )
 

@@ -1,6 +1,7 @@
 """The errors of each root field, and those that every mutation can have."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.reference.errors.error_site import ErrorSite
 from tests.support.reference.errors.error_sites import error_sites
 from tests.support.reference.errors.reach import reach_of
 from tests.support.schema.error_paths import is_path_in_input
+from tests.support.schema.nested_inputs import iter_nested_fields
 from tests.support.schema.printed_schema import SDL
 
 # Functions that run for every mutation, around its resolver.
@@ -105,13 +107,13 @@ def errors_of_root_field(root_field: RootField) -> set[ErrorSite]:
     """Return the errors of one root field, without the common ones."""
     is_mutation = root_field.operation == "mutation"
     common = set(common_mutation_errors() if is_mutation else common_query_errors())
-    arguments = root_field.field.args
-    inputs: dict[str, Any] = {name: argument.type for name, argument in arguments.items()}
+    fields: Mapping[str, Any] = root_field.field.args
     if is_mutation:
-        named = get_named_type(inputs["input"])
+        named = get_named_type(fields["input"].type)
         assert isinstance(named, GraphQLInputObjectType)
-        inputs = {name: field.type for name, field in named.fields.items()}
-    names = _field_names(inputs)
+        fields = named.fields
+    inputs = {name: field.type for name, field in fields.items()}
+    names = _field_names(fields)
     errors = set()
     reach = reach_of(root_field.resolver_name, without=UNUSED_FUNCTIONS.get(root_field.name, ()))
     for site in error_sites(reach):
@@ -136,18 +138,13 @@ def _without_repetitions(errors: set[ErrorSite]) -> set[ErrorSite]:
     }
 
 
-def _field_names(inputs: dict[str, Any]) -> set[str]:
-    """The names of all fields in the inputs and in the input types they refer to."""
-    names, seen, todo = set[str](), set[str](), [inputs]
-    while todo:
-        for name, type_ in todo.pop().items():
-            names.add(name)
-            named = get_named_type(type_)
-            if name.endswith("s") and named.name.endswith("Ref"):
-                names.add(IDS_PART)
-            if isinstance(named, GraphQLInputObjectType) and named.name not in seen:
-                seen.add(named.name)
-                todo.append({one: field.type for one, field in named.fields.items()})
+def _field_names(fields: Mapping[str, Any]) -> set[str]:
+    """The names of the fields and of those of the inputs in them."""
+    names = set[str]()
+    for name, field in iter_nested_fields(fields):
+        names.add(name)
+        if name.endswith("s") and get_named_type(field.type).name.endswith("Ref"):
+            names.add(IDS_PART)
     return names
 
 
