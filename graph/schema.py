@@ -71,7 +71,7 @@ from graph.messages import trace as delivery_trace
 from graph.messages import types as message_types
 from graph.metrics import mutations as metric_mutations
 from graph.metrics import queries as metric_queries
-from graph.notifications import live_notifications, push_channels, webhooks
+from graph.notifications import live_notifications, push_channels, webhook_mutations, webhooks
 from graph.oauth import mutations as oauth_mutations
 from graph.oauth import types as oauth_types
 from graph.queue import rate_limits
@@ -218,7 +218,7 @@ Mutation = merge_types(
         bulk_mutations.FiltersCreateMutation,
         sieve_import_mutations.FilterImportMutation,
         sender_rules.SenderRuleMutation,
-        webhooks.WebhookMutation,
+        webhook_mutations.WebhookMutation,
         bcc_rules.BccRuleMutation,
         recipient_rewrites.RecipientRewriteMutation,
         push_channels.PushMutation,

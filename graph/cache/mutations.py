@@ -214,7 +214,9 @@ class CacheMutation:
     @mutation(
         "Writes the pending writes of all processes and nodes to the database and the log store, "
         "and returns when they are durable. Use it before a backup. Each is also written without "
-        "it, within about a second. With `validateOnly` they are only counted.",
+        "it, within about a second. With `validateOnly` they are only counted. LIMIT_REACHED if a "
+        "list in `users` has more than 1,000 items (by default). LIMIT_REACHED also if `ids` and "
+        "`usernames` together name more than 1,000 users (by default).",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -235,7 +237,9 @@ class CacheMutation:
         "Removes cached values that were not used for a number of days, on all nodes. They are "
         "objects of blob caches, credentials, password checks, DNS answers and parsed messages. "
         "Pending writes stay. No data is lost, and no session ends: the values are read again "
-        "when they are needed.",
+        "when they are needed. LIMIT_REACHED if a list in `users` has more than 1,000 items (by "
+        "default). LIMIT_REACHED also if `ids` and `usernames` together name more than 1,000 "
+        "users (by default).",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -250,7 +254,9 @@ class CacheMutation:
     @mutation(
         "Removes the cached values of the selected users on all nodes, however recently they were "
         "used. They are credentials, password checks, parsed messages, and the objects of their "
-        "messages, files and exports. Pending writes stay. No data is lost, and no session ends.",
+        "messages, files and exports. Pending writes stay. No data is lost, and no session ends. "
+        "LIMIT_REACHED if a list in `users` has more than 1,000 items (by default). LIMIT_REACHED "
+        "also if `ids` and `usernames` together name more than 1,000 users (by default).",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,

@@ -25,8 +25,9 @@ class FiltersCreateMutation:
     @mutation(
         "Creates filters in one transaction: all or none. The rules are those of `filterCreate`, "
         "and the preceding filters of the list count for the limits and for the default position. "
-        "If one filter has an error, its path begins with `filters` and the position of the "
-        "filter, from 0.",
+        "LIMIT_REACHED if a user would have more than 400 filters (by default). QUOTA_EXCEEDED if "
+        "`metadata` does not fit into the storage quota of the user. If one filter has an error, "
+        "its path begins with `filters` and the position of the filter, from 0.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_permissions(AdminPermission.FILTERS).with_scope(Scope.FULL),
     )
@@ -47,9 +48,9 @@ class FiltersCreateMutation:
         "order of the file. As with `filterCreate`, a DOMAIN_ADMIN with the permission FILTERS "
         "can name a USER of an administered domain. An ADMIN can name any user without the role "
         "ROOT. A refused line does not stop the task. A caller has at most 2 unfinished tasks of "
-        "this kind. A credential without a user is FORBIDDEN. `Task.result` has the counts "
-        "`createdCount` and `refusedCount`, and `errors` with line, code, path and message of the "
-        "first 1,000 errors. After a crash the task continues where it was.",
+        "this kind: LIMIT_REACHED. A credential without a user is FORBIDDEN. `Task.result` has "
+        "the counts `createdCount` and `refusedCount`, and `errors` with line, code, path and "
+        "message of the first 1,000 errors. After a crash the task continues where it was.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
     )

@@ -134,7 +134,8 @@ class MailboxUpdateMutation:
         "for each selected user: all or none. FORBIDDEN_OPERATION to hide INBOX, or to set or "
         "remove its special use. FORBIDDEN_OPERATION also to remove or replace the special use "
         "DRAFTS, JUNK, SENT or TRASH: set it on another mailbox instead. A mailbox that another "
-        "user shares is NOT_FOUND.",
+        "user shares is NOT_FOUND. LIMIT_REACHED for more than 1,000 users, or more than 1,000 "
+        "mailboxes of all users together (by default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
         cost=LONG_MUTATION_COST,

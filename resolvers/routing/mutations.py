@@ -107,12 +107,8 @@ async def update_routing_rows(
             await require_visible_routing_rows(ctx, routing_table, ids),
             await session.connection(),
         )
-        if "destination" in columns and len(before) > 1:
-            raise Conflict(
-                "Records can't share a destination: change one record at a time.",
-                path=["destination"],
-                index=1,
-            )
+        if "destination" in columns:
+            _require_single_row(before)
         for row in before:
             values = _validated_update_of_row(ctx, routing_table, row, columns, password)
             if values.get("destination", column_or_none(row, "destination")) != column_or_none(
@@ -222,6 +218,16 @@ async def _domain_ids_using_relay_hosts(
         return []
     statement = select(col(Domain.id)).where(col(Domain.relay_host_id).in_(ids))
     return sorted(row.id for row in await ctx.read(statement))
+
+
+def _require_single_row(rows: Sequence[ColumnRow]) -> None:
+    """Raise Conflict if several rows would get one destination."""
+    if len(rows) > 1:
+        raise Conflict(
+            "Records can't share a destination: change one record at a time.",
+            path=["destination"],
+            index=1,
+        )
 
 
 async def _require_destination_free(

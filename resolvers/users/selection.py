@@ -110,13 +110,7 @@ async def require_selected_users(
     for index, key in enumerate(selection.ids):
         if key not in rows_by_id and len(rows) <= limit:
             raise NotFound(str(key), path=selection.path_of_list(path, "ids"), index=index)
-    if len(rows) > limit:
-        raise LimitReached(
-            f"At most {limit:,} users can be selected at once: narrow the selection.",
-            limit=limit,
-            used=len(rows),
-            path=[path],
-        )
+    _require_user_count_within_limit(len(rows), limit, path)
     for row in rows:
         if not row.free:
             text = f"Requires the role {row.role}."
@@ -164,12 +158,28 @@ async def _validate_and_resolve_user_ids(
     """
     limit = ctx.environment.options.bulk_max_items
     await _require_conditions_allowed(ctx, selection, path)
-    for name in ("ids", "usernames", "patterns", "domains", "tags"):
-        text = f"At most {limit:,} items can be selected at once."
-        require_within_limit(len(getattr(selection, name)), limit, text, path=[path, name])
+    _require_list_lengths_within_limit(selection, limit, path)
     for index, pattern in enumerate(selection.patterns):
         _require_short_pattern(pattern, selection.path_of_list(path, "patterns"), index)
     return await _require_user_ids_of_names(ctx, selection, path)
+
+
+def _require_user_count_within_limit(count: int, limit: int, path: str) -> None:
+    """Raise LimitReached for more users than one mutation can change."""
+    if count > limit:
+        raise LimitReached(
+            f"At most {limit:,} users can be selected at once: narrow the selection.",
+            limit=limit,
+            used=count,
+            path=[path],
+        )
+
+
+def _require_list_lengths_within_limit(selection: UserSelector, limit: int, path: str) -> None:
+    """Raise LimitReached for a list of the selection with more items than the limit."""
+    text = f"At most {limit:,} items can be selected at once."
+    for name in ("ids", "usernames", "patterns", "domains", "tags"):
+        require_within_limit(len(getattr(selection, name)), limit, text, path=[path, name])
 
 
 async def _require_conditions_allowed(ctx: Context, selection: UserSelector, path: str) -> None:

@@ -431,7 +431,7 @@ LISTED_CODES = {
     "messageDelete": {"FORBIDDEN_OPERATION", "LIMIT_REACHED", "RATE_LIMITED", "UNAVAILABLE"},
     "messageMove": {"CONFLICT", "LIMIT_REACHED", "QUOTA_EXCEEDED", "RATE_LIMITED", "UNAVAILABLE"},
     "taskCancel": {"FORBIDDEN_OPERATION", "LIMIT_REACHED"},
-    "threadUpdate": {"FORBIDDEN_OPERATION", "LIMIT_REACHED", "QUOTA_EXCEEDED"},
+    "threadUpdate": {"LIMIT_REACHED", "QUOTA_EXCEEDED"},
     "tlsPolicyDelete": {"LIMIT_REACHED"},
     "usersCreateFromFile": {"LIMIT_REACHED"},
 }

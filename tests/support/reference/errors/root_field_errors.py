@@ -37,13 +37,15 @@ FLAG_STEPS = (
     f"{BULK}.flags.change_flags",
     f"{BULK}.metadata_quota.require_quota_for_metadata",
 )
-SNOOZE_STEPS = (f"{BULK}.snooze.require_no_snooze", f"{BULK}.snooze.snooze_or_unsnooze_messages")
+REFUSED_SNOOZE = f"{BULK}.snooze.require_no_snooze"
+SNOOZE_STEPS = (REFUSED_SNOOZE, f"{BULK}.snooze.snooze_or_unsnooze_messages")
 QUOTA_STEPS = ("resolvers.mailboxes.rights.hide_quota_figures_from_others",)
 FILTER_STEPS = (
     "resolvers.messages.filters.filter_conditions.MessageSelector.validated_with_filter_sql",
 )
 READING_STEPS = ("resolvers.messages.filters.filter_lookups._find_matching_ids_by_reading",)
 RELAY_HOST_STEPS = ("resolvers.routing.mutations._remove_relay_hosts_from_domains",)
+INSERT_OF_LINKS = "resolvers.files.shares.insert_shares"
 # Fields of `messageSend` that a stored draft doesn't have.
 SUBMISSION = "resolvers.submission"
 FIELDS_OF_NEW_MESSAGES = (
@@ -57,17 +59,27 @@ FIELDS_OF_NEW_MESSAGES = (
     f"{SUBMISSION}.outgoing_messages._repair_and_authorize_whole_message",
     f"{SUBMISSION}.outgoing_messages._require_compatible_whole_message",
 )
+# The limit of received mail, which is not for messages that users store.
+RECEIVED_MAIL_STEPS = ("mail.limits.user_limits.received_limit_error",)
 # The mutation has locked the users and their domains before it changes the users.
 MOVED_USER_STEPS = ("resolvers.users.user_locks._require_users_in_locked_domains",)
+# The mutation names one user, or no users.
+USER_LIMITS = (
+    "resolvers.users.selection._require_list_lengths_within_limit",
+    "resolvers.users.selection._require_user_count_within_limit",
+)
 # Functions that can't refuse a mutation: its input has no field for them, or the case can't occur.
 UNUSED_FUNCTIONS = {
-    "draftSend": FIELDS_OF_NEW_MESSAGES,
+    "draftSave": (*RECEIVED_MAIL_STEPS, *USER_LIMITS),
+    # The links of the draft exist already.
+    "draftSend": (*FIELDS_OF_NEW_MESSAGES, INSERT_OF_LINKS),
     # Imported filters have no custom data, which the quota limits.
     "filterImport": ("resolvers.filters.mutations.require_quota_for_new_filters",),
     "identityProviderDelete": MOVED_USER_STEPS,
     "messageCopy": (*FLAG_STEPS, *SNOOZE_STEPS),
     "messageDeduplicate": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
     "messageDelete": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
+    "messageImport": (*RECEIVED_MAIL_STEPS, INSERT_OF_LINKS),
     "messageMove": SNOOZE_STEPS,
     "messageUpdate": MOVE_STEPS,
     # The allowed senders are of users, not of a tag.
@@ -75,11 +87,17 @@ UNUSED_FUNCTIONS = {
     # A saved search can't have the conditions that read messages.
     "savedSearchCreate": READING_STEPS,
     "savedSearchUpdate": READING_STEPS,
-    "threadUpdate": (*MOVE_STEPS, *FILTER_STEPS),
+    "threadUpdate": (*MOVE_STEPS, *FILTER_STEPS, *USER_LIMITS, REFUSED_SNOOZE),
     "tlsPolicyDelete": RELAY_HOST_STEPS,
+    # A TLS policy keeps its destination.
+    "tlsPolicyUpdate": (
+        "resolvers.routing.mutations._require_destination_free",
+        "resolvers.routing.mutations._require_single_row",
+    ),
     # Only the response of a security key needs the public URL of the server.
     "totpVerify": ("resolvers.auth.second_factors.webauthn.require_relying_party",),
     "transportDelete": RELAY_HOST_STEPS,
+    "undo": USER_LIMITS,
 }
 
 
