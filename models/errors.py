@@ -227,7 +227,7 @@ class AuthenticationFailed(RequestError):
 
     def __init__(
         self,
-        message: str = "The user name or password is wrong.",
+        message: str = "The username or password is wrong.",
         *,
         required_two_factor_methods: Sequence[str] = (),
         path: Sequence[str] = (),

@@ -47,7 +47,7 @@ function PasswordFields() {
   return (
     <>
       <label>
-        User name or address
+        Username or address
         <input name="username" autoComplete="username" required autoFocus />
       </label>
       <label>
@@ -175,7 +175,7 @@ function useSession() {
       await refresh();
     } catch (error) {
       await refresh();
-      setProblem(`The token is forgotten here, but was not revoked: ${error.message}`);
+      setProblem(`This page deleted the token, but the server didn't revoke it: ${error.message}`);
     }
   }
 

@@ -54,7 +54,7 @@ export async function whoAmI() {
   } catch (error) {
     if (!error.refused) throw error;
     forget();
-    throw Object.assign(new Error('This token is not known here.'), { refused: true });
+    throw Object.assign(new Error("The server doesn't know this token."), { refused: true });
   }
   forget();
   throw Object.assign(new Error('The sign-in of this token lacks its second factor.'), {

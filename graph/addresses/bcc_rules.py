@@ -33,8 +33,8 @@ from resolvers.addresses.bcc_rules import (
 from resolvers.domains import loaders as domain_loaders
 
 MATCH_DESCRIPTION = (
-    "Address without subaddress (`+label`) and `*`, or `@domain` for all addresses of a domain. "
-    "Case and dots are ignored. An alias domain means its domain."
+    "Address without `*` and without subaddress (`+label`), or `@domain` for all addresses of a "
+    "domain. Case and dots are ignored. An alias domain means its domain."
 )
 BCC_TO_DESCRIPTION = (
     "Address that receives the copies. It can be on another server, and must differ from `match`."
@@ -199,13 +199,13 @@ class BccRuleMutation:
     @mutation(
         "Creates a BCC rule. The server then sends a copy of mail from or for an address or "
         "domain to another address. Sender and recipients don't see it. Mail for an address is "
-        "copied if an account stores it. A rule copies mail of another account only if the role "
-        "of its author, the caller, can administer that account. FORBIDDEN if `match` is an "
-        "address of an account that the caller can't administer. The security log of that account "
-        "contains the rule. If somebody else makes it, the user gets a message. CONFLICT if a "
-        "rule with the same match and direction exists. NOT_FOUND if the caller does not "
-        "administer the domain. VALIDATION if a rule copies an address to itself. LIMIT_REACHED "
-        "if the domain has 1,000 rules.",
+        "copied if an account stores it. The caller is the author of the rule. A rule copies mail "
+        "of another account only if the role of its author can administer that account. FORBIDDEN "
+        "if `match` is an address of an account that the caller can't administer. The rule is in "
+        "the security log of the account that `match` belongs to. If somebody else makes the "
+        "rule, the user of that account gets a message. CONFLICT if a rule with the same match "
+        "and direction exists. NOT_FOUND if the caller does not administer the domain. VALIDATION "
+        "if a rule copies an address to itself. LIMIT_REACHED if the domain has 1,000 rules.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

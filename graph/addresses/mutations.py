@@ -82,15 +82,19 @@ class NewAddressInput:
     main: bool = attribute_field(
         "True makes the address the main address of its user in place of the current one. If it "
         "is in another domain, the account moves to that domain: FORBIDDEN unless the caller "
-        "administers both domains. The first MAILBOX address of a user without `*` and "
-        "`expiresAt` is always the main address. True is refused for other addresses.",
+        "administers both domains. The first MAILBOX address of a user that has neither `*` nor "
+        "`expiresAt` is always the main address. True is refused for addresses of other kinds, "
+        "and for addresses with `*` or `expiresAt`.",
         default=False,
     )
     active: bool = attribute_field(
         "False: the address refuses mail and forwards none.", default=True
     )
     send_as: bool = attribute_field(
-        "True: the users to whom the address delivers can use it as sender.", default=True
+        "True: the users to whom the address delivers can use it as sender. So can users to whom "
+        "its owner gave the share right POST. False: only users whose `allowedSenders` contains "
+        "the address can use it.",
+        default=True,
     )
     allow_wildcard: bool = attribute_field(
         "True allows an address with `*`: `*@domain`, `*end@domain` or `begin*@domain`, where "
@@ -175,8 +179,9 @@ class AddressesCreateFromFileInput(Options):
         "Uploaded UTF-8 file. The task consumes the upload. Its fields have the names of "
         "`NewAddressInput`, except `autoreply`; `user` has the username or an address of the user. "
         "JSON Lines has an object in each line. CSV has the field names in its first line; `;` "
-        "separates the items of a list. The limit has the name `limits.forwardsPerDay`, and "
-        "`unlimited` means no limit."
+        "separates the items of a list. The field for the limit of forwarded messages is "
+        "`limits.forwardsPerDay`; the value `unlimited` means no limit. An unknown field name in "
+        "the first line of a CSV file is the error VALIDATION."
     )
     format: UserFileFormat | None = attribute_field(
         "Format of the file. Default: JSON_LINES if the file begins with a brace, else CSV.",
@@ -220,7 +225,9 @@ class AddressPatch:
         "False: the address refuses mail and forwards none."
     )
     send_as: strawberry.Maybe[bool] = attribute_field(
-        "True: the users to whom the address delivers can use it as sender."
+        "True: the users to whom the address delivers can use it as sender. So can users to whom "
+        "its owner gave the share right POST. False: only users whose `allowedSenders` contains "
+        "the address can use it."
     )
     limits: strawberry.Maybe[AddressLimitsInput] = attribute_field(
         "Limit of messages that a FORWARD address forwards in 24 hours; other kinds refuse it."
@@ -336,13 +343,15 @@ class AddressMutation:
     @mutation(
         "Creates an address, such as an alias of a user or a forwarding address. An address of "
         "the kind RESOURCE is created by `resourceCreate` instead. NOT_FOUND for an unknown "
-        "domain. If an ADMIN names one and MERGANSER_AUTO_CREATE_DOMAINS is on, it is created, "
-        "with the warning DOMAIN_CREATED. An address of all domains requires the role ADMIN. "
-        "CONFLICT if the address is taken, where case and dots of the local part are ignored. "
-        "CONFLICT also for an alias domain, or if another request moves the user to another "
-        "domain at the same time: retry. LIMIT_REACHED if the domain has its largest number of "
-        "addresses, or with `main` no room for the user. QUOTA_EXCEEDED if the metadata of the "
-        "address do not fit into the storage quota of its user.",
+        "domain, or one that the caller does not administer. If an ADMIN names an unknown domain "
+        "and MERGANSER_AUTO_CREATE_DOMAINS is on, the domain is created, with the warning "
+        "DOMAIN_CREATED. An address of all domains requires the role ADMIN. CONFLICT if the "
+        "address is taken, where case and dots of the local part are ignored. CONFLICT also for "
+        "an alias domain, or if another request moves the user to another domain at the same "
+        "time: retry. LIMIT_REACHED if the domain has its largest number of addresses. "
+        "LIMIT_REACHED also if the account moves to this domain, and the domain has no room for "
+        "the user or the user's quota. QUOTA_EXCEEDED if the metadata of the address do not fit "
+        "into the storage quota of its user.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )
@@ -439,10 +448,11 @@ class AddressMutation:
     @mutation(
         "Deletes addresses, all or none. Users can delete their own addresses that "
         "`temporaryAddressCreate` made, for which a USER needs the permission "
-        "TEMPORARY_ADDRESSES. Any other address requires the role DOMAIN_ADMIN and an "
-        "administered domain, and one that is not the caller's also the scope FULL. A main "
-        "address and the address of a resource are a CONFLICT. LIMIT_REACHED for more than 1,000 "
-        "addresses (by default).",
+        "TEMPORARY_ADDRESSES. Any other address requires the role DOMAIN_ADMIN, and that the "
+        "caller administers its domain. An address of another user, or of no user, also requires "
+        "the scope FULL. An automatic reply that is limited to deleted addresses is turned off. A "
+        "main address and the address of a resource are a CONFLICT. LIMIT_REACHED for more than "
+        "1,000 addresses (by default).",
         scope=Scope.SETTINGS,
         access=MANAGED_OR_DOMAINS.with_scope(Scope.FULL),
         cost=LONG_MUTATION_COST,

@@ -26,8 +26,9 @@ from resolvers.addresses.recipient_rewrites import (
 )
 
 FROM_DESCRIPTION = (
-    "Recipient to replace, as the server receives it: an address without subaddress (`+label`) and "
-    "`*`, or `@domain`. Case and dots are ignored. The domain need not be one of the platform."
+    "Recipient to replace, as the server receives it: an address without `*` and without "
+    "subaddress (`+label`), or `@domain`. Case and dots are ignored. The domain need not be one of "
+    "the platform."
 )
 TO_DESCRIPTION = (
     "New recipient: an address or, if `from` is a domain, `@domain`. With `@domain` the local part "
@@ -153,7 +154,7 @@ class RecipientRewritesPayload(MutationPayload):
 class RecipientRewriteQuery:
     @query(
         "Returns the recipient rewrites of the platform, active and inactive ones. They replace "
-        "recipients of incoming mail by other addresses.",
+        "recipients of mail from outside and from local users by other addresses.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
@@ -207,10 +208,10 @@ class RecipientRewriteMutation:
 
     @mutation(
         "Changes the given recipient rewrites, or none of them if one can't be changed. A rewrite "
-        "replaces the recipient of incoming mail by one other address. CONFLICT if a recipient "
-        "would have two rewrites. VALIDATION if rewrites would form a loop. FORBIDDEN if `from` "
-        "is an address of an account with the role ROOT and the caller is an ADMIN. A rewrite of "
-        "a whole domain that an ADMIN changed does not apply to such accounts. LIMIT_REACHED for "
+        "replaces the recipient of mail by one other address. CONFLICT if a recipient would have "
+        "two rewrites. VALIDATION if rewrites would form a loop. FORBIDDEN if `from` is an "
+        "address of an account with the role ROOT and the caller is an ADMIN. A rewrite of a "
+        "whole domain that an ADMIN changed does not apply to such accounts. LIMIT_REACHED for "
         "more than 1,000 given rewrites (by default).",
         **WRITE_GUARD,
     )

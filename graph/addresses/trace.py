@@ -76,8 +76,9 @@ class AddressTraceQuery:
         "step, without sending anything. Sieve scripts, forwarding targets of the user, BCC rules "
         "and limits are left out. Records that the caller can't see are treated as missing, or "
         "shown without `record`. If the caller can see no address that receives the mail, the "
-        "last step is ADDRESS without output. There is none if a rewrite or a backup MX sends the "
-        "mail to another server. At most the first 1,000 decisions are returned.",
+        "last step is ADDRESS without output. If a rewrite or a backup MX sends the mail to "
+        "another server, the trace has no step ADDRESS. At most the first 1,000 decisions are "
+        "returned.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,

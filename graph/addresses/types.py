@@ -104,7 +104,9 @@ class Address(NodeView):
         "change this field."
     )
     send_as: bool = attribute_field(
-        "True: the users to whom the address delivers can use it as sender."
+        "True: the users to whom the address delivers can use it as sender. So can users to whom "
+        "its owner gave the share right POST. False: only users whose `allowedSenders` contains "
+        "the address can use it."
     )
     wildcard: bool = attribute_field("True: the address is a pattern with `*`.")
     catch_all: bool = attribute_field(

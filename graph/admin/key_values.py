@@ -41,7 +41,13 @@ from resolvers.admin.key_values import (
 
 UNKNOWN_ACCOUNT_ID = -1  # no account has this id; 0 is the platform
 KeyArgument = Annotated[
-    str, strawberry.argument(description="Key of the entry, at most 1,024 bytes. Case matters.")
+    str,
+    strawberry.argument(
+        description=(
+            "Key of the entry, at most 1,024 bytes. Case matters. Slashes separate levels, none of "
+            "which is empty."
+        )
+    ),
 ]
 
 
@@ -74,7 +80,10 @@ class KeyValueEntry(NodeView):
 
 @strawberry.input(description="Store and key of an entry.")
 class KeyValueKeyInput:
-    key: str = attribute_field("Key of the entry, at most 1,024 bytes. Case matters.")
+    key: str = attribute_field(
+        "Key of the entry, at most 1,024 bytes. Case matters. Slashes separate levels, none of "
+        "which is empty."
+    )
     store: str = attribute_field(
         "Name of the key-value store that contains the entry. A name that the setting "
         "MERGANSER_KEY_VALUE_STORES does not list is an error.",

@@ -194,9 +194,9 @@ class LegalHold(NodeView):
     )
     username: str = attribute_field("Username of the account when the legal hold was created.")
     starts_at: datetime | None = attribute_field(
-        "Messages that were received at or after this time are copied. New messages with an "
-        "earlier date are copied too if they are stored at or after this time. Null: no lower "
-        "limit."
+        "The legal hold copies messages that were received at or after this time. It also copies "
+        "new messages with an earlier date that this server stores at or after this time. Null: no "
+        "lower limit."
     )
     ends_at: datetime | None = attribute_field(
         "Messages that were received before this time are copied. New messages with a later date "
@@ -355,8 +355,9 @@ class LegalHoldCreateInput(Options):
         "of a ROOT."
     )
     starts_at: datetime | None = attribute_field(
-        "Copies messages that were received at or after this time. New messages with an earlier "
-        "date are copied too if they are stored at or after this time. Default: no lower limit.",
+        "Copies messages that were received at or after this time. It also copies new messages "
+        "with an earlier date that this server stores at or after this time. Default: no lower "
+        "limit.",
         default=UNSET,
     )
     ends_at: datetime | None = attribute_field(
@@ -387,7 +388,8 @@ class LegalHoldPayload(MutationPayload):
 class LegalHoldQuery:
     @query(
         "Returns a legal hold by ID, also an expired one. Null if it does not exist or was ended "
-        "by `legalHoldEnd`. An ADMIN can't see a legal hold of the own account; a ROOT can.",
+        "by `legalHoldEnd`. For an ADMIN, a legal hold of the own account is null too; a ROOT "
+        "sees it.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )

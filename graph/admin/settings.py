@@ -148,15 +148,16 @@ class SettingFilter(ConditionsInput):
 @strawberry.input(description="Input of settingSet.")
 class SettingSetInput(Options):
     key: str = attribute_field(
-        "Key of the setting. Case matters. An unknown key is the error VALIDATION, unless it is "
-        "that of a custom setting: `custom.` and parts of A-Z, a-z, 0-9, `_` and `-`, separated by "
-        "dots. It has at most 128 characters."
+        "Key of the setting. Case matters. An unknown key is the error VALIDATION, unless it is a "
+        "valid key of a custom setting. Such a key has at most 128 characters: `custom.` and parts "
+        "separated by dots. A part has A-Z, a-z, 0-9, `_` and `-`, and begins with one of A-Z, a-z "
+        "and 0-9."
     )
     value: JSON | None = attribute_field(
         "New value, of the type and in the range of the setting, else VALIDATION. Durations are "
         "in ISO 8601, sizes in bytes or texts such as `3 GiB`. Only some settings accept null. An "
         "absent value is an error. A custom setting accepts a text, number, boolean, or a list of "
-        "at most 100 of these. It has at most 4,096 bytes of JSON.",
+        "at most 100 of these. The JSON of a custom value has at most 4,096 bytes.",
         default=UNSET,
     )
 
@@ -266,10 +267,11 @@ class SettingMutation:
 
     @mutation(
         "Deletes the stored values of settings of the platform, all or none, so that their "
-        "defaults apply. The change applies as that of `settingSet`. A custom setting "
-        "(`custom.…`) has no default and is removed. An unknown key without the prefix `custom.` "
-        "is the error VALIDATION. A warning names settings without a stored value, also unknown "
-        "keys that begin with `custom.`.",
+        "defaults apply. The deletion applies at once in this process and within seconds in the "
+        "others. If `Setting.restartRequired` is true, it applies only after a restart. A custom "
+        "setting (`custom.…`) has no default and is removed. An unknown key without the prefix "
+        "`custom.` is the error VALIDATION. A warning names settings without a stored value, also "
+        "unknown keys that begin with `custom.`.",
         role=Role.ADMIN,
         scope=Scope.FULL,
     )

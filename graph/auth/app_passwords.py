@@ -30,8 +30,11 @@ from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Scope, UserPermission
 from resolvers.auth import app_password_pages, app_passwords, security_event_pages
 from resolvers.auth.app_password_pages import AppPasswordOrder, AppPasswordPageKey
-from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
-from resolvers.auth.app_passwords import AppPasswordChanges
+from resolvers.auth.app_password_validation import (
+    AppPasswordChanges,
+    AppPasswordScope,
+    NewAppPassword,
+)
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -170,8 +173,9 @@ class AppPasswordCreateInput(Options):
     password: str | None = attribute_field(
         "Password text: exactly 16 characters from a to z. Default: random characters. A text "
         "that is easy to guess is refused (constraint `WEAK`). Such a text has fewer than 6 "
-        "different characters, only repeats a part of at most 8 characters, or has equal steps "
-        "in the alphabet.",
+        "different characters, or only repeats a part of at most 8 characters. A text is also "
+        "refused if each character has the same distance in the alphabet from the one before it. "
+        "With `hashedPassword`: the hash, which is required.",
         default=UNSET,
     )
     hashed_password: bool = attribute_field(

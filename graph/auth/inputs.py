@@ -53,9 +53,10 @@ class ApiKeyCreateInput(Options, RestrictionsInput):
         "True: mutations with the API key are refused.", default=False
     )
     user: UserRef | None = attribute_field(
-        "User that the API key belongs to. Default: the signed-in user; no user if the "
-        "key has the role ADMIN or above. A credential without a user must give it for a "
-        "key below ADMIN, unless it is an ADMIN's and `domains` is given.",
+        "User that the API key belongs to. Default: the signed-in user; no user if the key has "
+        "the role ADMIN or above. If the credential has no user, `user` is required for a key "
+        "below ADMIN (else VALIDATION). Exception: the credential has the role ADMIN, and "
+        "`domains` is given.",
         default=strawberry.UNSET,
     )
     expires_at: datetime | None = attribute_field(

@@ -56,9 +56,9 @@ from resolvers.auth.sign_in import SignInRequest
 
 FAILURE_LIMITS = (
     "Failures are limited, else RATE_LIMITED. By default, a user can have 12 failures in 2 minutes "
-    "from one network, and 100 from all networks together. One network can have 100 failures in 5 "
-    "minutes. The limit for all networks together does not apply to networks that the user has "
-    "signed in from. The wait is at most 1 hour by default."
+    "from one network, and 100 in 2 minutes from all networks together. One network can have 100 "
+    "failures in 5 minutes. The limit for all networks together does not apply to networks that "
+    "the user has signed in from. The wait is at most 1 hour by default."
 )
 NOT_ATOMIC = AtomicExclusion("A sign-in", forbids_idempotency_key=True)  # failures are counted
 
@@ -104,11 +104,13 @@ class AuthMutation:
         "sign-in is complete only if this list is empty. AUTHENTICATION_FAILED for a wrong name, "
         "password or second factor, and for a disabled or suspended user. FORBIDDEN if the "
         "password is right but does not allow the scope, or the user must sign in at an identity "
-        "provider. FORBIDDEN_OPERATION before the start of the validity of a temporary password. "
-        "UNAVAILABLE if a response of a security key is given, but the server has no public URL. "
-        "The security log records a right password as a sign-in. A mail server sends an API key of "
-        "an ADMIN, and the address of its client in `options.clientIp`. Otherwise all failures "
-        "count for the address of the mail server. " + FAILURE_LIMITS,
+        "provider. FORBIDDEN also if the protocol of the scope is turned off for the user, or SMTP "
+        "is not allowed from the network of the client. FORBIDDEN_OPERATION before the start of "
+        "the validity of a temporary password. UNAVAILABLE if a response of a security key is "
+        "given, but the server has no public URL. The security log records a right password as a "
+        "sign-in. A mail server sends an API key of an ADMIN, and the address of its client in "
+        "`options.clientIp`. Without these two, all failures count for the address of the mail "
+        "server. " + FAILURE_LIMITS,
         role=Role.PUBLIC,
         atomic_exclusion=NOT_ATOMIC,
     )
@@ -157,8 +159,8 @@ class AuthMutation:
         "users without these limits. The user gets a message about a key that somebody else "
         "creates. If an API key makes the request, networks, operations and expiry of the new key "
         "can't exceed those of that key (FORBIDDEN). An API key that is restricted to domains "
-        "can't create API keys. LIMIT_REACHED for more than 1,000 `domains` (by default); the "
-        "number of API keys has no limit.",
+        "can't create API keys. More than 100 `domains` are the error VALIDATION, and more than "
+        "1,000 (by default) LIMIT_REACHED. The number of API keys has no limit.",
         scope=Scope.FULL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

@@ -296,8 +296,9 @@ class TotpEnablePayload(MutationPayload):
 @strawberry.type(description="Payload of totpVerify and webauthnVerify.")
 class TwoFactorVerifyPayload(MutationPayload):
     valid: bool = attribute_field(
-        "True if the code or the response of the key was right. A wrong one is an error, and this "
-        "field is false. The code or challenge can't be used again.",
+        "True if the code, or the response of the security key, was right. It then can't be used "
+        "again. A wrong one is the error AUTHENTICATION_FAILED, and this field is false. A wrong "
+        "response uses up its challenge. A wrong code uses up nothing.",
         default=False,
     )
 

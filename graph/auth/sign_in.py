@@ -111,8 +111,9 @@ class AuthenticatePayload(MutationPayload):
     )
     password_change_required: bool = attribute_field(
         "True if an administrator, or a sign-in with a temporary password, asks for a new "
-        "password. Until the user sets one, the server limits only access tokens from a temporary "
-        "password. Always false for `userImpersonate`.",
+        "password. Until the user sets one, access tokens from a temporary password are limited. "
+        "The OAuth sign-in page refuses passwords of the account. Always false for "
+        "`userImpersonate`.",
         default=False,
     )
     token: str | None = attribute_field(

@@ -73,8 +73,8 @@ class AutoreplyPreview:
         name="from",
     )
     from_name: str | None = attribute_field(
-        "Display name in the header field From of the automatic reply. Null: none, or there is no "
-        "sender to reply to."
+        "Display name in the header field From of the automatic reply. Null: there is no name, or "
+        "the original message has no sender to reply to."
     )
     to: EmailAddress | None = attribute_field(
         "Address in the header field To of the automatic reply. Null: there is no sender to reply "
@@ -86,9 +86,12 @@ class AutoreplyPreview:
     )
     text: str | None = attribute_field(
         "Plain text of the automatic reply. It is made from the HTML if only that is set. Null: "
-        "there is no text."
+        "there is no text for the sender, no From address, or no sender to reply to."
     )
-    html: str | None = attribute_field("HTML of the automatic reply. Null: there is none.")
+    html: str | None = attribute_field(
+        "HTML of the automatic reply. Null: the reply has only plain text, or there is no reply "
+        "text, no From address, or no sender to reply to."
+    )
 
     @classmethod
     def from_preview(cls, reply_preview: AutoreplyPreviewResult) -> "AutoreplyPreview":

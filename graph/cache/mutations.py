@@ -186,8 +186,9 @@ class CacheUnpackPayload(MutationPayload):
         default_factory=list,
     )
     skipped_count: BigInt = attribute_field(
-        "Number of entries of the bundle that are damaged, or no messages. They are not stored. "
-        "More than 10,000 are the error VALIDATION.",
+        "Number of entries of the bundle that are not stored. They are damaged, missing, larger "
+        "than MERGANSER_MESSAGE_MAX_SIZE, or are not messages. More than 10,000 are the error "
+        "VALIDATION.",
         default=0,
     )
 

@@ -155,7 +155,7 @@ async def _resolve_mailbox_ids_or_raise(
 
 
 async def _require_mailbox_id(info: Info, mailbox: MailboxRef) -> int:
-    """Return the ID of an own or shared mailbox. Raises NotFound, or Forbidden without LOOKUP."""
+    """Return the ID of an own or shared mailbox. Raises NotFound."""
     row = await require_own_or_shared_mailbox(
         info.context, mailbox_selector_from_ref(mailbox), ShareRight.LOOKUP
     )
@@ -277,11 +277,11 @@ class ChangeSubscription:
             yield batch
 
     @subscription(
-        "Returns events of one mailbox and of the messages in it, or moved into or out of it. In "
-        "a mailbox of another user, the caller needs the right LOOKUP, else the error is "
-        "FORBIDDEN. Events of its messages also require the right READ. The subscription "
-        "completes when the mailbox is deleted, or when it is no longer shared with the signed-in "
-        "user.",
+        "Returns events of one mailbox and of the messages in it, or moved into or out of it. A "
+        "mailbox of another user that is not shared with the caller is the error NOT_FOUND. In a "
+        "shared mailbox, events of messages require the right READ; without it, only events of "
+        "the mailbox are returned. The subscription completes when the mailbox is deleted, or "
+        "when it is no longer shared with the signed-in user.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
         access=OWN_OR_SHARED,
@@ -311,10 +311,11 @@ class ChangeSubscription:
                 return
 
     @subscription(
-        "Returns events of users and addresses in the domains that the caller administers; for an "
-        "ADMIN in all domains, and those without a domain. Addresses without a user are included. "
-        "If these are more than 99 domains, also for an ADMIN, `filter.domain` must name one of "
-        "them, else the error is BAD_USER_INPUT.",
+        "Returns events of users and addresses in the domains that the caller administers. An "
+        "ADMIN also gets events of users and addresses without a domain. Addresses without a user "
+        "are included. A caller who administers more than 99 domains must give `filter.domain`, "
+        "else the error is BAD_USER_INPUT. This also applies to an ADMIN, who administers all "
+        "domains.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
         access=DOMAINS,
@@ -326,9 +327,10 @@ class ChangeSubscription:
             UserFilter | None,
             strawberry.argument(
                 description=(
-                    "Conditions on the users whose events are returned. Of deleted users, and of "
-                    "addresses without a user, all events in the selected domain are returned. "
-                    "Default: all users."
+                    "Conditions on the users whose events are returned. Of deleted users and "
+                    "addresses, and of addresses without a user, all events in the selected domain "
+                    "are returned. A domain that the caller does not administer is the error "
+                    "NOT_FOUND. Default: all users."
                 )
             ),
         ] = UNSET,

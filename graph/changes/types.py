@@ -34,8 +34,9 @@ def _user_from_row(row: Any) -> User | None:
 class Change:
     row: strawberry.Private[JournalEvent]
     cursor: Cursor = attribute_field(
-        "Position in the event journal after this event. With it as the argument `after`, "
-        "`changes` and the other streams of events return only later events."
+        "Position in the event journal after this event. Pass it as `after` to a stream of the "
+        "same account or domains, which then returns only later events. A stream of another "
+        "account or domain refuses it (BAD_CURSOR)."
     )
     at: datetime = attribute_field(
         "Time when the change was committed; of a ResyncChange, the time of the notice."

@@ -142,8 +142,8 @@ class UserAffinitySetInput(Options):
         "Users to pin, or whose pins are removed. A new pin replaces the former one."
     )
     node: ClusterNodeRef | None = attribute_field(
-        "BACKEND node with the state UP that serves the users from now on. Default: null, which "
-        "removes their pins.",
+        "Node that the users are pinned to: it serves them from now on. It must be a BACKEND node "
+        "with the state UP, else CONFLICT. Default: null, which removes the pins of the users.",
         default=UNSET,
     )
     duration: Duration | None = attribute_field(

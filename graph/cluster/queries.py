@@ -130,10 +130,10 @@ class ClusterQuery:
 
     @query(
         "Returns the users with the cluster nodes that serve them. With a node in the filter, the "
-        "server searches fewer than 8,000 users for a page. The page can have fewer users than "
-        "requested, or none: the next page follows `pageInfo.endCursor` while `hasNextPage` is "
-        "true. `totalCount` then counts the users of the node among the first 100,000 by "
-        "username. The list is empty if the state of that node is not UP.",
+        "server reads fewer than 8,000 users to fill a page. A page can therefore have fewer "
+        "users than requested, or none. The next page follows `pageInfo.endCursor` while "
+        "`hasNextPage` is true. `totalCount` then counts the users of the node among the first "
+        "100,000 by username. The list is empty if the state of that node is not UP.",
         access=OVERSEEN,
         cost=AFFINITY_LIST_COST,
         **READ_GUARD,

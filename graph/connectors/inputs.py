@@ -58,7 +58,8 @@ class ConnectorOptionInput:
 )
 class ConnectorOauthInput:
     token_url: URL = attribute_field(
-        "URL of the token endpoint. It must be `https` unless private networks are allowed."
+        "URL of the token endpoint. Without the setting `connectors.allowPrivateNetworks` it must "
+        "begin with `https://`, and its host can't be in a private network."
     )
     client_id: str = attribute_field(
         "Client ID of this server at the token endpoint, at most 1,000 characters."
@@ -171,8 +172,8 @@ class FetchRulesInput:
     """Base of the inputs with rules for fetching messages from a remote server."""
 
     target_domain: str | None = attribute_field(
-        "Domain of the recipient address of messages fetched into INBOX, as the spam filter sees "
-        "it, and the filters of a connector with `applyFilters`. It need not be a domain of this "
+        "Domain of the recipient address that the spam filter sees for messages fetched into "
+        "INBOX. With `applyFilters`, the filters see it too. It need not be a domain of this "
         "server. Default, and with null: the domain of the user's main address.",
         default=UNSET,
     )
@@ -183,13 +184,14 @@ class FetchRulesInput:
         default=UNSET,
     )
     max_bytes_per_second: ByteSize | None = attribute_field(
-        "Maximum rate at which one run receives data, in bytes per second, at least 1. Runs of "
-        "several accounts are limited separately. Default, and with null: unlimited.",
+        "Maximum rate at which one run receives data, in bytes per second, at least 1. Each run "
+        "has this limit for itself. Default, and with null: unlimited.",
         default=UNSET,
     )
     exclude: str | None = attribute_field(
         "Regular expression of at most 200 characters: remote mailboxes with a match anywhere in "
-        "their path are not fetched. Case is ignored. Null: no mailbox is excluded. Default: "
+        "their path are not fetched. Case is ignored. Null: no mailbox is excluded by its path. "
+        "IMAP mailboxes with the special use \\All or \\Flagged are never fetched. Default: "
         "mailboxes with `spam` or `junk` in their path are excluded.",
         default=DEFAULT_EXCLUDE,
     )
@@ -272,9 +274,9 @@ class ConnectorCreateInput(Options, FetchRulesInput):
         default=UNSET,
     )
     interval: Duration | None = attribute_field(
-        "Time from the end of a run to the next one, more than PT4M and at most P30D. From the "
-        "second failed run in a row it is doubled, then 4 and at last 6 times as long. Null: runs "
-        "are only started by `connectorStart`.",
+        "Time from the end of a run to the next one, more than PT4M and at most P30D. After the "
+        "second failed run in a row the interval is doubled. After the third it is 4 times as "
+        "long, then always 6 times. Null: runs are only started by `connectorStart`.",
         default=HALF_AN_HOUR,
     )
     subscribe_all: bool = attribute_field(
@@ -367,9 +369,9 @@ class ConnectorPatch:
         "Null is refused."
     )
     target_domain: strawberry.Maybe[str | None] = attribute_field(
-        "Domain of the recipient address of messages fetched into INBOX, as the spam filter sees "
-        "it, and filters with `applyFilters`. Null: the domain of the user's main address. Absent: "
-        "unchanged."
+        "Domain of the recipient address that the spam filter sees for messages fetched into "
+        "INBOX. With `applyFilters`, the filters see it too. Null: the domain of the user's main "
+        "address. Absent: unchanged."
     )
     target_folder: strawberry.Maybe[str | None] = attribute_field(
         "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "
@@ -378,9 +380,10 @@ class ConnectorPatch:
         "fetched before are not moved."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
-        "Time from the end of a run to the next one, more than PT4M and at most P30D. From the "
-        "second failed run in a row it is doubled, then 4 and at last 6 times as long. Null: runs "
-        "are only started by `connectorStart`. Absent: unchanged."
+        "Time from the end of a run to the next one, more than PT4M and at most P30D. After the "
+        "second failed run in a row the interval is doubled. After the third it is 4 times as "
+        "long, then always 6 times. Null: runs are only started by `connectorStart`. Absent: "
+        "unchanged."
     )
     max_age: strawberry.Maybe[Duration | None] = attribute_field(
         "Maximum age of fetched messages, counted from their arrival on the remote server, PT1M to "
@@ -393,7 +396,8 @@ class ConnectorPatch:
     )
     exclude: strawberry.Maybe[str | None] = attribute_field(
         "Regular expression of at most 200 characters: remote mailboxes with a match anywhere in "
-        "their path are not fetched. Case is ignored. Null: no mailbox is excluded. Absent: "
+        "their path are not fetched. Case is ignored. Null: no mailbox is excluded by its path. "
+        "IMAP mailboxes with the special use \\All or \\Flagged are never fetched. Absent: "
         "unchanged."
     )
     folder_rewrites: strawberry.Maybe[list[FolderRewriteInput] | None] = attribute_field(

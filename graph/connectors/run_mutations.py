@@ -92,7 +92,8 @@ class ConnectorRunMutation:
         "ones at their next safe point. Stored messages stay. The next run of a connector "
         "continues after them; a cancelled import can't be continued. Finished runs are "
         "unchanged, and are no error. A USER needs the permission CONNECTORS for runs of "
-        "connectors. LIMIT_REACHED for more than 1,000 references (by default).",
+        "connectors, but not for mail imports. LIMIT_REACHED for more than 1,000 references (by "
+        "default).",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.CONNECTORS),
     )

@@ -135,8 +135,9 @@ class Connector(NodeView):
         "Token endpoint for access tokens. Null: the password is used as it is."
     )
     target_domain: str | None = attribute_field(
-        "Domain of the recipient address of messages fetched into INBOX, as the spam filter sees "
-        "it, and filters with `applyFilters`. Null: the domain of the user's main address."
+        "Domain of the recipient address that the spam filter sees for messages fetched into "
+        "INBOX. With `applyFilters`, the filters see it too. Null: the domain of the user's main "
+        "address."
     )
     target_folder: str | None = attribute_field(
         "Path of the local mailbox that contains all fetched mailboxes, with `/` between levels. "
@@ -144,9 +145,9 @@ class Connector(NodeView):
         "`folderRewrites` changes it."
     )
     interval: Duration | None = attribute_field(
-        "Time from the end of a run to the next one. From the second failed run in a row it is "
-        "doubled, then 4 and at last 6 times as long. Null: runs are only started by "
-        "`connectorStart`."
+        "Time from the end of a run to the next one. After the second failed run in a row the "
+        "interval is doubled. After the third it is 4 times as long, then always 6 times. Null: "
+        "runs are only started by `connectorStart`."
     )
     max_age: Duration | None = attribute_field(
         "Maximum age of fetched messages, counted from their arrival on the remote server. Older "
@@ -180,9 +181,10 @@ class Connector(NodeView):
         "Messages that an earlier run fetched from the same remote mailbox are skipped too."
     )
     source_retention: Duration | None = attribute_field(
-        "Time from the fetch of a message to its deletion on the remote server, by the first run "
-        "after that time. PT0S: by the run that fetches it. Messages that a check refused are kept "
-        "there. Null: it is not deleted."
+        "Time from the fetch of a message to its deletion on the remote server. The first run "
+        "after that time deletes it. PT0S: the run that fetches the message deletes it. A message "
+        "fetched by the option IDLE is deleted by the next run. Messages that a scanner or the "
+        "Sieve script refused are kept there. Null: messages are not deleted there."
     )
     mirror_deletes: bool = attribute_field(
         "True if a run deletes local messages that it has fetched and that were deleted on the "
@@ -203,8 +205,8 @@ class Connector(NodeView):
         "`targetFolder`, are not scanned."
     )
     virus_check: bool = attribute_field(
-        "True if messages fetched into the local INBOX are scanned for viruses. Messages of other "
-        "mailboxes are not scanned."
+        "True if messages fetched into the local INBOX are scanned for viruses, if the server has "
+        "a virus scanner. Messages of other mailboxes are not scanned."
     )
     apply_filters: bool = attribute_field(
         "True if the filters and the active Sieve script of the user run on messages fetched into "

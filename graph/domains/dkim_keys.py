@@ -97,9 +97,9 @@ class DkimKey(NodeView):
         "Time when the DKIM key was last activated, and began to sign. Null: it was never active."
     )
     retired_at: datetime | None = attribute_field(
-        "Time when the DKIM key was retired and stopped signing, if it signed. It is deleted 14 "
-        "days later by default (`dkim.retiredKeyRetention`), if its domain has an active key. "
-        "Null: the key is not retired."
+        "Time when the DKIM key was retired. From then on it does not sign. It is deleted 14 days "
+        "later by default (`dkim.retiredKeyRetention`), or later, as soon as its domain has an "
+        "active key. Null: the key is not retired."
     )
 
     load_batch = staticmethod(dkim_keys.load_visible_keys_by_id)

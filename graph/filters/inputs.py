@@ -324,7 +324,7 @@ class NewFilterInput:
     )
     action: FilterActionInput = attribute_field("Actions on a matching message, at least one.")
     active: bool | None = attribute_field(
-        "True runs the filter on received messages. Default: true.", default=True
+        "True runs the filter on received messages. Default, and with null: true.", default=True
     )
     position: int | None = attribute_field(
         "Position in the run order, a 32-bit integer. The lowest runs first, equal ones by age. "

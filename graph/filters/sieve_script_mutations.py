@@ -75,8 +75,10 @@ class SieveScriptDeleteInput(Options):
         default=UNSET,
     )
     sieve_scripts: list[SieveScriptRef] = attribute_field(
-        "Scripts to delete, 1 to 25. A name refers to the script of each selected user, an ID to "
-        "the script of one of them. Without `users`, IDs and names can't be mixed."
+        "Scripts to delete, 1 to 25. A name deletes the script with this name of each selected "
+        "user. An ID deletes one script, whose owner must be among the selected users (else "
+        "NOT_FOUND). Without `users`, refer to all scripts by ID or to all by name (else "
+        "VALIDATION)."
     )
     ignore_active: bool = attribute_field(
         "True also deletes an active script. If false, an active script is a CONFLICT. Default: "

@@ -133,9 +133,9 @@ class HealthMutation:
 
     @mutation(
         "Starts listeners and background workers that componentStop has stopped, in all processes "
-        "of one node or of all nodes, within a second. With `node`, they run there even if they "
-        "are stopped on all nodes. On a node that is DRAINING or DOWN, they can start later. A "
-        "component that runs is no error.",
+        "of one node or of all nodes, within a second. With `node`, they run on this node even if "
+        "componentStop has stopped them for all nodes. On a node that is DRAINING or DOWN, they "
+        "can start later. A component that runs is no error.",
         **CONTROL_GUARD,
         atomic_exclusion=AtomicExclusion("A start of components", forbids_idempotency_key=True),
     )

@@ -215,8 +215,9 @@ class IdentityProviderMutation:
 
     @mutation(
         "Unlinks accounts from their accounts at the identity provider, all or none. Their tokens "
-        "and sessions end; application passwords and API keys stay. A password that is refused "
-        "because the provider ended the access is accepted again. A user to whom groups of the "
+        "and sessions end; application passwords and API keys stay. If the provider has ended the "
+        "access of an account, the server refuses its password. After this mutation it accepts "
+        "the password again. A suspended account stays suspended. A user to whom groups of the "
         "provider gave the role DOMAIN_ADMIN loses the domain, and the role unless other domains "
         "remain. The next sign-in links an account again by its address, such as after the "
         "provider has created the account of a person again. CONFLICT if a user moves to another "

@@ -62,8 +62,9 @@ class LogFilter(ConditionsInput):
         default=UNSET,
     )
     user: UserRef | None = attribute_field(
-        "Returns only entries about this user. A deleted user can only be referred to by ID. A "
-        "username or address without a user whom the caller can see returns no entry.",
+        "Returns only entries about this user. Refer to a deleted user by the ID that the User "
+        "had (`DeletedUser.userId`). An ID of a DeletedUser is the error BAD_ID. A username or "
+        "address without a user whom the caller can see returns no entry.",
         default=UNSET,
     )
     queue_id: str | None = attribute_field(

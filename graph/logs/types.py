@@ -89,7 +89,8 @@ class LogEntry(View):
         "about one that has no queue ID, such as a message that a limit refused."
     )
     message_id_header: str | None = attribute_field(
-        "Message-ID (RFC 5322) of the message that the entry is about. Null: it is not known."
+        "Message-ID (RFC 5322) of the message that the entry is about. Null: the message has none, "
+        "or it is not known."
     )
     correlation_id: str | None = attribute_field(
         "ID of the request that caused the entry, as in the response header `X-Request-Id`. Null: "

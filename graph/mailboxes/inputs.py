@@ -22,10 +22,11 @@ class MailboxCreateInput(Options):
     )
     paths: list[str] = attribute_field(
         "Paths of the new mailboxes in Unicode, with `/` between levels: at least one, each once. "
-        "A path has at most 128 levels, each of at most 512 characters. A level that only looks "
-        "like INBOX or a special mailbox is refused. Missing parents are created too: visible, "
-        "subscribed and with inherited retention. The other fields of this input apply only to the "
-        "mailboxes of `paths`."
+        "With `parent` they are relative to that mailbox. A full path has at most 128 levels, each "
+        "of 1 to 512 characters. A level is refused if it looks like INBOX or the name of a "
+        "special-use mailbox, but has other characters, such as Cyrillic ones. Missing parents are "
+        "created too: visible, subscribed and with inherited retention. The other fields of this "
+        "input apply only to the mailboxes of `paths`."
     )
     parent: MailboxRef | None = attribute_field(
         "Mailbox that `paths` begin below. A mailbox of another user must be named by its ID, and "
@@ -40,8 +41,9 @@ class MailboxCreateInput(Options):
         default=False,
     )
     retention: strawberry.Maybe[Duration | None] = attribute_field(
-        "Time after which messages that are added to the mailboxes are deleted: 1 second to "
-        "36,500 days. Null: messages are kept for ever. Default: inherited from the account."
+        "Time from the addition of a message to its deletion: 1 second to 36,500 days. A deleted "
+        "message can be restored for 25 days by default. Null: messages are kept for ever. "
+        "Default: inherited from the account."
     )
     subscribe: bool = attribute_field(
         "True subscribes the users to the new mailboxes. False: a user is subscribed "

@@ -329,9 +329,12 @@ class MailboxQuery:
         user: Annotated[
             UserRef | None,
             strawberry.argument(
-                description="User who must own the mailbox. If somebody else owns it, the result "
-                "is null. Default: the signed-in user, or the owner of the mailbox that an ID "
-                "names."
+                description=(
+                    "User who must own the mailbox. If somebody else owns it, the result is null. "
+                    "Default: the signed-in user, or the owner of the mailbox that an ID names. An "
+                    "API key without a user must give `user`, or the ID of the mailbox (else "
+                    "FORBIDDEN)."
+                )
             ),
         ] = UNSET,
     ) -> Mailbox | None:

@@ -44,8 +44,9 @@ class MailboxPatch:
         "36,500 days. Null: messages are kept for ever."
     )
     inherit_retention: strawberry.Maybe[bool] = attribute_field(
-        "True: the mailboxes get the retention of the account. Not allowed with `retention`. False "
-        "alone is an error."
+        "True: the mailboxes get the retention of the account, also when it changes later. True "
+        "together with `retention` is the error VALIDATION. False changes nothing: to end the "
+        "inheritance, give `retention`. False as the only field is the error VALIDATION."
     )
     subscribed: strawberry.Maybe[bool] = attribute_field(
         "True subscribes the owner of the mailboxes to them, as SUBSCRIBE in IMAP. False ends the "

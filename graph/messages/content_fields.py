@@ -52,8 +52,8 @@ def _enclosing_paths(path: Path) -> Iterator[Path]:
 )
 class MessageStorage:
     sha256: str = attribute_field(
-        "SHA-256 of the stored layout, 64 hexadecimal digits in lower case. It is the hash neither "
-        "of the message nor of its body."
+        "SHA-256 of the stored layout, which is the message without its large MIME parts. 64 "
+        "hexadecimal digits in lower case. It is the hash neither of the message nor of its body."
     )
     ref_count: int = attribute_field(
         "Number of messages that share the stored layout, with deleted messages that can be "
@@ -310,8 +310,8 @@ class MessageContentFields(NodeView):
         )
 
     @field(
-        "Body of the message as stored, without the header; as base64 if it is not UTF-8. More "
-        "than 16 MiB are the error LIMIT_REACHED. "
+        "Body of the message as stored, without the header; as base64 if it is not UTF-8. Decoded "
+        "content of more than 16 MiB is the error LIMIT_REACHED. "
         f"{READ_REFUSAL}",
         cost=10,
     )
@@ -356,8 +356,8 @@ class MessageContentFields(NodeView):
         )
 
     @field(
-        "Decoded content of a MIME part, as base64. Null if there is no such part. More than "
-        "16 MiB are the error LIMIT_REACHED. "
+        "Decoded content of a MIME part, as base64. Null if there is no such part. Decoded "
+        "content of more than 16 MiB is the error LIMIT_REACHED. "
         f"{READ_REFUSAL}",
         cost=10,
     )
@@ -443,8 +443,10 @@ class MessageContentFields(NodeView):
         return MessageStorage(sha256=uses.digest, ref_count=uses.message_count)
 
     @field(
-        "Message that this message replies to or forwards, as given when it was composed on this "
-        "platform. Null: it answers none, or another program composed it.",
+        "Message that this draft or sent message replies to or forwards, as given when it was "
+        "composed on this platform. Null for a received message, also for one that was composed "
+        "here. Null also if the message answers or forwards none, or another program composed it. "
+        "If the original was deleted, only `relation` has a value.",
         "source_id",
         "source_relation",
         cost=1,

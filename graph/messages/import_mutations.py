@@ -40,9 +40,9 @@ class MessageImportInput(Options):
         default=UNSET,
     )
     raw: str | None = attribute_field(
-        "Complete message (RFC 5322), as text that is stored with CRLF line ends, or as base64 if "
-        "it has no colon. At most 64 MiB by default. Required without `rawUpload`, and not "
-        "allowed with it.",
+        "Complete message (RFC 5322), as text or as base64. A value with a colon is text, and its "
+        "line ends are stored as CRLF. A value without a colon is base64. At most 64 MiB by "
+        "default. Required without `rawUpload`, and not allowed with it.",
         default=UNSET,
     )
     raw_upload: Upload | None = attribute_field(
@@ -94,16 +94,16 @@ class MessageImportMutation:
         "Stores a complete message (RFC 5322) in a mailbox, without delivering it to anybody: "
         "filters, spam filter and autoreply don't run. With `replaces`, it takes the place of a "
         "draft of the user. Header fields Authentication-Results of this server are removed. A "
-        "message that is no draft is encrypted if the user or the mailbox requires it. Otherwise "
-        "the bytes of an upload or of base64 are stored unchanged. Without `users`, a mailbox "
-        "that another user shares can be named by its ID; this requires the right INSERT. In such "
-        "a mailbox, flags, keywords and metadata that the caller has no right to set are left "
-        "out. QUOTA_EXCEEDED if the storage of the mailbox's owner is full. LIMIT_REACHED if the "
-        "message has more than 64 MiB (by default), or for more than 1,000 users (by default). "
-        "CONFLICT if the message that `replaces` names is no draft, or is deleted during the "
-        "request; STALE if its content is changed then. FORBIDDEN_OPERATION if `replaces` is "
-        "given for a mailbox of another user. UNAVAILABLE if the OpenPGP key of a user is "
-        "unusable.",
+        "message that is no draft is encrypted if the user or the mailbox requires it. Without "
+        "encryption, all other bytes of an upload or of base64 are stored unchanged. Without "
+        "`users`, a mailbox that another user shares can be named by its ID; this requires the "
+        "right INSERT. In such a mailbox, flags, keywords and metadata that the caller has no "
+        "right to set are left out. QUOTA_EXCEEDED if the storage of the mailbox's owner is full. "
+        "LIMIT_REACHED if the message has more than 64 MiB (by default), or for more than 1,000 "
+        "users (by default). CONFLICT if the message that `replaces` names is no draft, or is "
+        "deleted during the request; STALE if its content is changed then. FORBIDDEN_OPERATION if "
+        "`replaces` is given for a mailbox of another user. UNAVAILABLE if the OpenPGP key of a "
+        "user is unusable.",
         scope=Scope.MAIL,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

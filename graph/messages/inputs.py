@@ -195,8 +195,8 @@ class MessageDeleteInput(Options):
 class MessageDeduplicateInput(Options):
     select: MessageSelection = attribute_field("Messages among which duplicates are searched.")
     by_message_id_header: bool = attribute_field(
-        "True compares messages by their Message-ID. Messages without a Message-ID are kept. "
-        "False compares their content, byte for byte. Default: false.",
+        "True compares messages by their Message-ID. Messages without a Message-ID are never "
+        "deleted as duplicates. False compares their content, byte for byte. Default: false.",
         default=False,
     )
 

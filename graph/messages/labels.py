@@ -73,7 +73,7 @@ class LabelCreateInput(Options):
     )
     name: str | None = attribute_field(
         "Name of the label as clients show it, 1 to 128 characters; spaces at both ends are "
-        "removed. Two labels can have the same name. Default: the keyword.",
+        "removed. Two labels can have the same name. Default, and with null: the keyword.",
         default=UNSET,
     )
     color: str | None = attribute_field(

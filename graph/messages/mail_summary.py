@@ -21,9 +21,15 @@ class MailSummary(NodeView):
     from_: MailAddress | None = attribute_field(
         "First address in the header field From. Null if there is none.", name="from"
     )
-    to: list[MailAddress] = attribute_field("Addresses of the header field To. At most 10,000.")
-    cc: list[MailAddress] = attribute_field("Addresses of the header field Cc. At most 10,000.")
-    bcc: list[MailAddress] = attribute_field("Addresses of the header field Bcc. At most 10,000.")
+    to: list[MailAddress] = attribute_field(
+        "Addresses of the header field To. Empty: the message has none. At most 10,000."
+    )
+    cc: list[MailAddress] = attribute_field(
+        "Addresses of the header field Cc. Empty: the message has none. At most 10,000."
+    )
+    bcc: list[MailAddress] = attribute_field(
+        "Addresses of the header field Bcc. Empty: the message has none. At most 10,000."
+    )
     subject: str | None = attribute_field(
         "Decoded subject of the message. Empty if it has none. Null with the error FORBIDDEN if "
         "the caller can't read the content of the message."

@@ -60,7 +60,9 @@ class MessageUpdatePayload(MutationPayload):
         default_factory=list,
     )
     task: Task | None = attribute_field(
-        "Task that changes the messages. Null if they were changed at once.", default=None
+        "Task that changes the messages if there are more than 1,000 (by default). Null: they "
+        "were changed at once, or the mutation failed.",
+        default=None,
     )
     undo: UndoToken | None = attribute_field(
         "Token that takes the change back with the mutation `undo`, for 10 minutes by default. "

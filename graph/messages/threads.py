@@ -125,7 +125,8 @@ class Thread(NodeView):
             strawberry.argument(
                 description=(
                     "Sort order of the messages. DATE, FROM, SIZE and SUBJECT are errors here. "
-                    "Default: RECEIVED_AT_ASC, oldest first."
+                    "RELEVANCE requires a filter with words. Default: RECEIVED_AT_ASC, oldest "
+                    "first."
                 )
             ),
         ] = MessageOrder.RECEIVED_AT_ASC,
@@ -171,7 +172,9 @@ class ThreadUpdateInput(Options):
 class ThreadsPayload(MutationPayload):
     threads: list[Thread] = attribute_field("Changed threads, each once.", default_factory=list)
     task: Task | None = attribute_field(
-        "Task that changes the messages. Null if they were changed at once.", default=None
+        "Task that changes the messages if there are more than 1,000 (by default). Null: they "
+        "were changed at once, or the mutation failed.",
+        default=None,
     )
     undo: UndoToken | None = attribute_field(
         "Token that takes the change back with the mutation `undo`, for 10 minutes by default. "

@@ -72,8 +72,8 @@ class PushChannel(NodeView):
         "the list is empty and `sendersRegex` is null, messages of all senders are. At most 100."
     )
     senders_regex: str | None = attribute_field(
-        "Regular expression for senders whose messages are notified, in addition to `senders`: "
-        "their address contains a match, ignoring case. Null: there is none."
+        "Regular expression for senders, in addition to `senders`. A message causes a notification "
+        "if its From address contains a match, ignoring case. Null: there is none."
     )
     high_priority_only: bool = attribute_field(
         "True if only messages of high priority are notified: X-Priority 1 or 2, Importance high, "
@@ -162,9 +162,10 @@ class PushChannelSetInput(Options, RestrictionsInput):
         default=UNSET,
     )
     senders_regex: str | None = attribute_field(
-        "Regular expression for further senders: messages are notified if the address contains a "
-        "match, ignoring case. 1 to 200 characters, without look-around and back-references. "
-        "Null: none. Omitted: unchanged.",
+        "Regular expression for senders, in addition to `senders`. A message causes a "
+        "notification if its From address contains a match, ignoring case. If the channel has no "
+        "`senders`, messages without a match cause none. 1 to 200 characters, without look-around "
+        "and back-references. Null: no expression. Omitted: unchanged.",
         default=UNSET,
     )
     high_priority_only: bool | None = attribute_field(

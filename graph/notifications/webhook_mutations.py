@@ -212,10 +212,12 @@ class WebhookMutation:
     @mutation(
         "Starts a task that delivers earlier events to a webhook again. These are the events of "
         "the webhook's types after the position `after` in the event journal, up to now. Only "
-        "events of the users and domains in the cursor `after` are delivered. The `cursor` of a "
-        "delivered event has only the user or domain of that event. VALIDATION if the webhook does "
-        "not cover a user or domain in `after`, or if the events are no longer kept. An inactive "
-        "webhook gets the events if it is activated within a day.",
+        "events of the users and domains in the cursor `after` are delivered. The member `cursor` "
+        "of a delivered event is a position for one user or domain. With it as `after`, only "
+        "events of that user or domain are delivered. VALIDATION if the webhook does not cover a "
+        "user or domain in `after`, or if the events are no longer kept. The setting "
+        "`journal.retention` says how long they are kept: by default 30 days. An inactive webhook "
+        "gets the events if it is activated within a day.",
         **WRITE_GUARD,
         access=MANAGED_OR_DOMAINS,
     )

@@ -292,11 +292,13 @@ class QueueMutation:
     @mutation(
         "Deletes queue entries: cancels all deliveries that are not in progress. Deliveries in "
         "progress continue. A finished entry in `queueEntries` is NOT_FOUND, and nothing is "
-        "deleted. Without `notifySender`, the scheduled copy of a message sent to nobody becomes "
-        "a draft. If nobody gets a message, the copies that BCC rules made of it are cancelled "
-        "too. A task in the background deletes more than 1,000 entries (by default), and entries "
-        "with `notifySender`. LIMIT_REACHED for more than 1,000 references (by default), or if "
-        "`filter` or `all` selects more than 1,000,000 entries.",
+        "deleted. Without `notifySender`, cancelling all deliveries of a message has two further "
+        "effects. Its scheduled copy becomes a draft, and the copies that BCC rules made of it "
+        "are cancelled too. With `notifySender`, copies of BCC rules stay in the queue, unless "
+        "they are selected too. Exactly one of `queueEntries`, `filter` and `all` is required "
+        "(else VALIDATION). A task in the background deletes more than 1,000 entries (by "
+        "default), and entries with `notifySender`. LIMIT_REACHED for more than 1,000 references "
+        "(by default), or if `filter` or `all` selects more than 1,000,000 entries.",
         scope=Scope.SUBMIT,
         access=OVERSEEN,
     )

@@ -51,6 +51,7 @@ PARAMETERS_DESCRIPTION = (
     "Parameters of the policy in the syntax of Postfix, with spaces between them, at most 2,000 "
     "ASCII characters. Only `protocols` and `match` are allowed, each once. Every level except "
     "NONE allows `protocols`: `protocols=>=TLSv1.2` requires TLS 1.2 or later. VERIFY and SECURE "
-    "allow `match` with at most 50 server names, such as `match=a.example:.example`. FINGERPRINT "
-    "requires `match` with at most 50 SHA-256 fingerprints in hexadecimal, separated by `|`."
+    "allow `match` with at most 50 server names, such as `match=a.example:.example`. The names "
+    "`hostname`, `nexthop` and `dot-nexthop` mean the same as in Postfix. FINGERPRINT requires "
+    "`match` with at most 50 SHA-256 fingerprints in hexadecimal, separated by `|`."
 )

@@ -387,9 +387,10 @@ class RoutingMutation:
     @mutation(
         "Deletes TLS policies, all or none. For mail to MX hosts the policy of a parent domain "
         "then applies, else DANE, else MTA-STS, else TLS is opportunistic. For mail to a relay "
-        "host or to the next hop of a transport, another policy of this host applies. Without "
-        "one, the policy of the recipient's domain applies, else the TLS of this host's "
-        "configuration. LIMIT_REACHED for more than 1,000 references (by default).",
+        "host or the next hop of a transport, another policy that matches this host applies. "
+        "Examples are `[host]`, `[host]:port` and a parent domain of the host. Without one, the "
+        "policy of the recipient's domain applies, else the TLS of this host's configuration. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         **WRITE_GUARD,
     )
     async def tls_policy_delete(self, info: Info, input: TlsPolicyDeleteInput) -> DeletePayload:

@@ -317,12 +317,12 @@ class SearchIndexMutation:
         return SearchIndexPayload(task=Task.from_row_or_none(result.task), indexed_count=count)
 
     @mutation(
-        "Starts a task that indexes stored messages again. If a ROOT gives `all: true`, and "
-        "always on SQLite, it indexes the messages of all users in a new index. At the end the "
-        "new index replaces the old one. Searches work meanwhile. Such a rebuild is a CONFLICT if "
-        "any other task of searchIndexRebuild is unfinished. Other rebuilds on PostgreSQL have no "
-        "such check. LIMIT_REACHED for more than 1,000 users (by default), except with `all: "
-        "true`.",
+        "Starts a task that indexes stored messages again. A full rebuild indexes the messages of "
+        "all users in a new index, which replaces the old one at the end. Searches work "
+        "meanwhile. On SQLite every rebuild is full; on PostgreSQL only one that a ROOT starts "
+        "with `all: true`. A full rebuild is a CONFLICT if another task of searchIndexRebuild is "
+        "unfinished. Other rebuilds are not checked. LIMIT_REACHED for more than 1,000 users (by "
+        "default), except with `all: true`.",
         **WRITE_GUARD,
         access=MANAGED,
     )

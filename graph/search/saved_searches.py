@@ -67,7 +67,7 @@ class SavedSearch(NodeView):
         return query_from_fields(self.row.filter, info.context.environment.now())
 
     @field(
-        "Number of unread messages that the search matches: those without the flag \\Seen. "
+        "Number of unread messages that the saved search matches: those without the flag \\Seen. "
         "Deleted messages do not count. Null with an error if they can't be counted.",
         "filter",
         "user_id",
@@ -78,8 +78,8 @@ class SavedSearch(NodeView):
         return BigInt(await self._count_messages(info, only_unseen=True))
 
     @field(
-        "Number of messages in mailboxes that the search matches. Deleted messages do not count. "
-        "Null with an error if they can't be counted.",
+        "Number of messages in mailboxes that the saved search matches. Deleted messages do not "
+        "count. Null with an error if they can't be counted.",
         "filter",
         "user_id",
         cost=20,
@@ -99,7 +99,7 @@ class SavedSearch(NodeView):
         return await info.context.load(message_loaders.count_visible_messages_of_listings, page_key)
 
     @field(
-        "Messages in mailboxes of the user that the search matches, without deleted ones. "
+        "Messages in mailboxes of the user that the saved search matches, without deleted ones. "
         "Default: newest first.",
         "filter",
         "user_id",

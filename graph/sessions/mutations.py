@@ -30,14 +30,14 @@ class SessionTerminateInput(Options):
     users: UserSelection | None = attribute_field(
         "Users whose sessions end. Not allowed with `sessions`. A named user whom the caller "
         "can't change is an error. Patterns, domains, tags and `all` leave out users whom the "
-        "caller can't change, unless `revokeTokens` is true. Default: the signed-in user, unless "
-        "`sessions` is given.",
+        "caller can't change, unless `revokeTokens` is true. Default without `sessions`: the "
+        "signed-in user. An API key without a user has no default (FORBIDDEN).",
         default=strawberry.UNSET,
     )
     sessions: list[SessionRef] | None = attribute_field(
         "Sessions that end, 1 to 1,000 by default. Those that have ended, or that the caller "
-        "can't end, are left out. It excludes `users` and `revokeTokens` (VALIDATION). Default: "
-        "all sessions of `users`.",
+        "can't end, are left out. Not allowed with `users` or `revokeTokens` (VALIDATION). "
+        "Default: all sessions of `users`.",
         default=strawberry.UNSET,
     )
     reason: str | None = attribute_field(
@@ -47,17 +47,18 @@ class SessionTerminateInput(Options):
         default=strawberry.UNSET,
     )
     force: bool = attribute_field(
-        "True cancels running queries and mutations, and messages that are being received. "
-        "False: a session ends after its message, or its running queries and mutations, which "
-        "can run for at most 60 seconds more. The session that sends the mutation always ends "
-        "after the response. Deliveries, uploads and other HTTP requests are never cancelled.",
+        "True cancels running queries and mutations, and messages that are being received. False: "
+        "a session ends after its message, or its running queries and mutations, which can run "
+        "for at most 60 seconds more. If the selected sessions include the one that sends the "
+        "mutation, that session ends after the response, also if `force` is true. Deliveries, "
+        "uploads and other HTTP requests are never cancelled.",
         default=False,
     )
     revoke_tokens: bool = attribute_field(
-        "True also revokes all access tokens and OAuth refresh tokens of these users, also that "
-        "of the request. API keys and application passwords stay valid. By default at most 1,000 "
-        "users are then allowed, also with `all`. A selected user whom the caller can't change is "
-        "then FORBIDDEN.",
+        "True also revokes all access tokens and OAuth refresh tokens of these users. If the "
+        "caller is one of them, this includes the token of the request. API keys and application "
+        "passwords stay valid. By default at most 1,000 users are then allowed, also with `all`. "
+        "A selected user whom the caller can't change is then FORBIDDEN.",
         default=False,
     )
 

@@ -56,17 +56,18 @@ class QuarantineReleaseInput(Options):
 @strawberry.type
 class QuarantineMutation:
     @mutation(
-        "Releases at most 100 messages from the quarantine, all or none; more are VALIDATION. "
-        "Filters and the Sieve script of the user run and select the mailbox, by default INBOX. A "
-        "message that they would reject or discard is stored. The user's redirects and forwards "
-        "are sent, except for a message with a virus. Copies of BCC rules and a DSN that the "
-        "sender requested are sent too. A redirect that would be a mail loop is left out, and the "
-        "message stored. No automatic reply is sent. By default the messages train the spam "
-        "filter as ham (`learnHam`). Releasing a message with a virus requires the role "
-        "DOMAIN_ADMIN. QUOTA_EXCEEDED if a message does not fit into the account. RATE_LIMITED if "
-        "a limit of forwarded mail is reached. UNAVAILABLE if a message can't be encrypted to the "
-        "OpenPGP key of the account. LIMIT_REACHED if `allowSender` would create too many sender "
-        "rules.",
+        "Releases at most 100 messages from the quarantine, all or none. More are VALIDATION, and "
+        "more than 1,000 (by default) LIMIT_REACHED. Filters and the Sieve script of the user run "
+        "and select the mailbox, by default INBOX. A message that they would reject or discard is "
+        "stored. The user's redirects and forwards are sent, except for a message with a virus. "
+        "Copies of BCC rules and a DSN that the sender requested are sent too. A message that a "
+        "connector fetched is neither forwarded nor copied by BCC rules. A redirect that would be "
+        "a mail loop is left out, and the message stored. No automatic reply is sent. By default "
+        "the messages train the spam filter as ham (`learnHam`). Releasing a message with a virus "
+        "requires the role DOMAIN_ADMIN. QUOTA_EXCEEDED if a message does not fit into the "
+        "account. RATE_LIMITED if a limit of forwarded mail is reached. UNAVAILABLE if a message "
+        "can't be encrypted to the OpenPGP key of the account. LIMIT_REACHED if `allowSender` "
+        "would create too many sender rules.",
         **QUARANTINE_GUARD,
         access=MANAGED.with_permissions(AdminPermission.QUARANTINE).with_scope(Scope.FULL),
     )

@@ -112,7 +112,10 @@ class SenderRule(NodeView):
         "has none; a domain without its subdomains; or *.domain for all subdomains. Case is "
         "ignored, dots are not. The envelope sender or the From address must match."
     )
-    scope: SenderScope = attribute_field("Recipients that the rule applies to.")
+    scope: SenderScope = attribute_field(
+        "Recipients that the sender rule applies to: a user, all users and addresses with a tag, a "
+        "domain, or the whole platform."
+    )
     comment: str | None = attribute_field("Comment on the rule. Null: none.")
     created_at: datetime = attribute_field("Time when the rule was created.")
 
@@ -210,7 +213,7 @@ class SenderRuleFilter(ConditionsInput):
 
 @strawberry.input(description="Input of senderRuleCreate.")
 class SenderRuleCreateInput(Options):
-    scope: SenderScopeInput = attribute_field("Recipients that the rules apply to.")
+    scope: SenderScopeInput = attribute_field("Recipients that the sender rules apply to.")
     action: SenderAction = attribute_field(
         "Treatment of mail from the senders. An existing rule with the same pattern "
         "gets this action."

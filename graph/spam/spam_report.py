@@ -23,11 +23,12 @@ class SpamSymbol:
 )
 class SpamReport:
     score: float = attribute_field(
-        "Spam score of the message; higher is worse. 0 if only the virus scanner ran."
+        "Spam score of the message; higher is worse. 0 if only the virus scanner ran, or the "
+        "filter gave no such score."
     )
     required_score: float = attribute_field(
         "Spam score from which the filter recommends to reject a message. 0 if only the virus "
-        "scanner ran."
+        "scanner ran, or the filter gave no such score."
     )
     action: str | None = attribute_field(
         "Action that the filter recommends, in the filter's words, such as `add "

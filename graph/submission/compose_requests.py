@@ -209,8 +209,8 @@ class ComposeRequestCreateInput(Options):
     )
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
         "Stored files of `user`, at most 250. A file with the mode ATTACH is attached. For a file "
-        "with another mode, a link is added below the text; this requires the scope MAIL, and is "
-        "refused for another user. Default: none.",
+        "with another mode, a link is added below the text. This requires the scope MAIL, and is "
+        "refused if `user` is another user. Default: none.",
         default=UNSET,
     )
     mailbox: MailboxRef | None = attribute_field(

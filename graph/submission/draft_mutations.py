@@ -125,7 +125,8 @@ class DraftPatch:
         "an empty list removes them."
     )
     priority: strawberry.Maybe[Priority | None] = attribute_field(
-        "Priority of the message. Null, the default of a new draft: NORMAL."
+        "Priority of the message. Null: NORMAL. Default: NORMAL for a new draft, unchanged for an "
+        "existing one."
     )
     add_attachments: strawberry.Maybe[list[AttachmentInput]] = attribute_field(
         "Files to attach after the existing attachments. Null is refused."
@@ -221,10 +222,10 @@ class DraftSaveInput(Options):
     )
     mailbox: MailboxRef | None = attribute_field(
         "Mailbox that a new draft is stored in, or that an existing draft moves to. A mailbox "
-        "that another user shares is only allowed for a new draft, with the right INSERT. Without "
-        "the right WRITE there, the message is stored without the flag \\Draft and without "
-        "`metadata`. Default: the mailbox of the draft, or that with the special use DRAFTS for a "
-        "new draft.",
+        "that another user shares must be named by its ID. It is only allowed for a new draft, "
+        "with the right INSERT. Without the right WRITE there, the message is stored without the "
+        "flag \\Draft and without `metadata`. Default: the mailbox of the draft, or that with the "
+        "special use DRAFTS for a new draft.",
         default=UNSET,
     )
     original: MessageRelationInput | None = attribute_field(
@@ -371,19 +372,21 @@ class DraftMutation:
         "can be undone, the copy is in the mailbox with the special use SCHEDULED. If there is no "
         "mailbox for sent messages, the copy stays in the mailbox of the draft, with the warning "
         "NOT_SAVED_TO_SENT. If the submission is cancelled before it is sent to any recipient, "
-        "the copy is a draft again, unless the user has moved it. With `mailMerge`, the copies "
-        "are new messages, and the draft stays a draft. FORBIDDEN_OPERATION if the account is "
-        "inactive or suspended, can't send as the sender, or the message is spam or has a virus. "
-        "If the server scans the message for spam or viruses, this mutation must be the first of "
-        "an `@atomic` request that changes something (else FORBIDDEN_OPERATION). LIMIT_REACHED "
-        "for more than 400 recipients of a message (by default). LIMIT_REACHED also if `template` "
-        "or `mailMerge` makes a message larger than 64 MiB (by default). LIMIT_REACHED also if a "
-        "delayed message needs a new mailbox, and the user has 1,500 mailboxes (by default). "
-        "RATE_LIMITED at a sending limit of the user, the domain or the platform. UNAVAILABLE if "
-        "a scanner does not respond and its setting defers mail, or with `encrypt` if an OpenPGP "
-        "key is unusable. CONFLICT if the account encrypts the copy, but its key is unusable. "
-        "With `mailMerge`, the messages are then sent without copies. If another client changes "
-        "the draft at the same time: STALE, or CONFLICT if it sends or deletes the draft.",
+        "the copy is a draft again, unless the user has moved it. With `mailMerge`, the draft "
+        "stays a draft, and the copies are new messages. If such a copy can't be stored, the "
+        "message is sent without it, with the warning NOT_SAVED_TO_SENT. FORBIDDEN_OPERATION if "
+        "the account is inactive or suspended, can't send as the sender, or the message is spam "
+        "or has a virus. If the server scans the message for spam or viruses, no earlier mutation "
+        "of an `@atomic` request can have changed anything (else FORBIDDEN_OPERATION). "
+        "LIMIT_REACHED for more than 400 recipients of a message (by default). LIMIT_REACHED also "
+        "if `template` or `mailMerge` makes a message larger than 64 MiB (by default). "
+        "LIMIT_REACHED also if a delayed message needs a new mailbox, and the user has 1,500 "
+        "mailboxes (by default). RATE_LIMITED at a sending limit of the user, the domain or the "
+        "platform. UNAVAILABLE if a scanner does not respond and its setting defers mail, or with "
+        "`encrypt` if an OpenPGP key is unusable. Without `mailMerge`, CONFLICT if the copy must "
+        "be encrypted, but the OpenPGP key of the account is unusable. With `mailMerge`, an "
+        "unusable key is no error: the messages are sent without copies. If another client "
+        "changes the draft at the same time: STALE, or CONFLICT if it sends or deletes the draft.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )

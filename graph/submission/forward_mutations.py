@@ -62,9 +62,9 @@ class MessageRedirectMutation:
         "server (smtp:// target) is gone. CONFLICT for them, too, if the account encrypts "
         "forwards and the message is unencrypted. FORBIDDEN_OPERATION if the account is inactive "
         "or suspended, or the message is spam or has a virus. If the server scans the message for "
-        "spam or viruses, this mutation must be the first of an `@atomic` request that changes "
-        "something (else FORBIDDEN_OPERATION). UNAVAILABLE if a scanner does not respond and its "
-        "setting defers mail. LIMIT_REACHED for more than 400 addresses in `to` (by default). "
+        "spam or viruses, no earlier mutation of an `@atomic` request can have changed anything "
+        "(else FORBIDDEN_OPERATION). UNAVAILABLE if a scanner does not respond and its setting "
+        "defers mail. LIMIT_REACHED for more than 400 addresses in `to` (by default). "
         "RATE_LIMITED at a sending limit of the user, the domain or the platform. RATE_LIMITED "
         "also if reading a large message exceeds the caller's rate limit. If an administrator "
         "gives addresses, they are in the security log of the owner, and the owner gets a message.",

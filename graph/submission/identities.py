@@ -220,9 +220,9 @@ class IdentityMutation:
         "as. An address that already has stored values is a CONFLICT. A user has at most 100 "
         "identities with stored values, without those that the user can no longer send as "
         "(LIMIT_REACHED). A DOMAIN_ADMIN needs the permission BCC_RULES to set `bcc` or `replyTo` "
-        "of other users. The user is notified of such values. They are removed when the "
-        "administrator loses the right to set them. FORBIDDEN_OPERATION if the user can't send as "
-        "the address.",
+        "of other users. If an administrator sets `bcc` or `replyTo` for another user, that user "
+        "gets a message. These values are removed when the administrator loses the right to set "
+        "them. FORBIDDEN_OPERATION if the user can't send as the address.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )
@@ -238,12 +238,12 @@ class IdentityMutation:
         "Changes display name, signature and other values of identities, all or none. All given "
         "identities get the same values. An identity that has no stored values yet, since it "
         "follows from an address of the user, gets stored values. For another user, an identity "
-        "without stored values that follows from a forwarding address or from `allowedSenders` is "
-        "NOT_FOUND: use `identityCreate`. A DOMAIN_ADMIN needs the permission BCC_RULES to set "
-        "`bcc` or `replyTo` of other users. The user is notified of such values. They are removed "
-        "when the administrator loses the right to set them. LIMIT_REACHED for more than 1,000 "
-        "references (by default), or if a user would have more than 100 identities with stored "
-        "values.",
+        "without stored values is NOT_FOUND if its address is a forwarding address or is in "
+        "`allowedSenders`: use `identityCreate`. A DOMAIN_ADMIN needs the permission BCC_RULES to "
+        "set `bcc` or `replyTo` of other users. If an administrator sets `bcc` or `replyTo` for "
+        "another user, that user gets a message. These values are removed when the administrator "
+        "loses the right to set them. LIMIT_REACHED for more than 1,000 references (by default), "
+        "or if a user would have more than 100 identities with stored values.",
         scope=Scope.SETTINGS,
         access=MANAGED.with_scope(Scope.FULL),
     )

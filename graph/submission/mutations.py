@@ -133,8 +133,9 @@ class MessageSendInput(MessageContentInput):
         default=strawberry.UNSET,
     )
     raw_upload: Upload | None = attribute_field(
-        "Upload of the sending user with the complete message (RFC 5322), instead of `raw`. The "
-        "rules of `raw` apply. Default: none.",
+        "Upload that contains the complete message (RFC 5322), instead of `raw`. It must be an "
+        "upload of the sending user, else the error is NOT_FOUND. The rules of `raw` apply. "
+        "Default: none.",
         default=strawberry.UNSET,
     )
     file_attachments: list[FileAttachmentInput] | None = attribute_field(
@@ -320,11 +321,11 @@ class SubmissionMutation:
         "copy. The same holds if the account or mailbox encrypts the copy with an unusable key. "
         "FORBIDDEN_OPERATION if the account is inactive or suspended, can't send as the sender, "
         "or the message is spam or has a virus. If the server scans the message for spam or "
-        "viruses, this mutation must be the first of an `@atomic` request that changes something "
-        "(else FORBIDDEN_OPERATION). RATE_LIMITED at a sending limit of the user, the domain or "
-        "the platform. UNAVAILABLE if a scanner does not respond and its setting defers mail, or "
-        "with `encrypt` if an OpenPGP key is unusable. What an administrator sends for a user is "
-        "in the security log of the user.",
+        "viruses, no earlier mutation of an `@atomic` request can have changed anything (else "
+        "FORBIDDEN_OPERATION). RATE_LIMITED at a sending limit of the user, the domain or the "
+        "platform. UNAVAILABLE if a scanner does not respond and its setting defers mail, or with "
+        "`encrypt` if an OpenPGP key is unusable. What an administrator sends for a user is in "
+        "the security log of the user.",
         scope=Scope.SUBMIT,
         access=MANAGED.with_permissions(AdminPermission.IMPERSONATE),
     )
@@ -347,10 +348,11 @@ class SubmissionMutation:
         "Cancels the deliveries of submissions, except those that are finished or in progress. A "
         "submission of another user is NOT_FOUND. CONFLICT if a given submission has no delivery "
         "that can be cancelled; then nothing is cancelled. If every delivery of a submission is "
-        "then cancelled, the stored copy of its message becomes a draft. The draft moves to the "
-        "mailbox with the special use DRAFTS, or to INBOX without such a mailbox. A copy that the "
-        "user has deleted, or moved out of the mailbox for scheduled or sent messages, does not "
-        "become a draft. LIMIT_REACHED for more than 1,000 references (by default).",
+        "then cancelled, the stored copy of its message becomes a draft. Copies that BCC rules "
+        "made of it are cancelled too. The draft moves to the mailbox with the special use "
+        "DRAFTS, or to INBOX without such a mailbox. A copy that the user has deleted, or moved "
+        "out of the mailbox for scheduled or sent messages, does not become a draft. "
+        "LIMIT_REACHED for more than 1,000 references (by default).",
         scope=Scope.SUBMIT,
         access=OWN,
     )

@@ -52,8 +52,8 @@ class BanPolicyPatch:
         "32: single addresses."
     )
     netmask_ipv6: strawberry.Maybe[int] = attribute_field(
-        "Prefix length of the IPv6 networks that are counted and banned, from 16 to 128. Initially "
-        "64."
+        "Prefix length of the IPv6 networks whose failures are counted and which are banned, from "
+        "16 to 128. Initially 64."
     )
     allowlist: strawberry.Maybe[list[str]] = attribute_field(
         "IP addresses, networks and host names that are never refused, and whose failures are not "

@@ -173,8 +173,8 @@ class BanPolicy(NodeView):
         "32."
     )
     netmask_ipv6: int = attribute_field(
-        "Prefix length of the IPv6 networks that are counted and banned, from 16 to 128. Initially "
-        "64."
+        "Prefix length of the IPv6 networks whose failures are counted and which are banned, from "
+        "16 to 128. Initially 64."
     )
     allowlist: list[str] = attribute_field(
         f"{LIST_ENTRIES_DESCRIPTION} that are never refused, and whose failures are not counted. "

@@ -216,12 +216,13 @@ class MutationPayload:
         "Position in the event journal after the events of this mutation. With this position as "
         "`after`, `changes` returns the later events of an account in which the mutation caused "
         "events. For other accounts `changes` refuses it. Exception: if other users share "
-        "mailboxes with the signed-in user, it is also valid for the accounts of the signed-in "
-        "user and of these users. A client with a running stream must keep the cursor of the "
-        "stream, which can still send earlier events. Null if the mutation caused no event, and "
-        "with `validateOnly`. Also null if the position covers more than 100 accounts and "
-        "domains: those that changed and, in the exception above, the signed-in user and the "
-        "owners of the shared mailboxes.",
+        "mailboxes with the signed-in user, `changes` also accepts it for the accounts of the "
+        "signed-in user and of the sharing users. A client with a running stream must keep the "
+        "cursor of that stream, because the stream can still send events from before this "
+        "position. Null if the mutation caused no event, and with `validateOnly`. Also null if "
+        "the position would contain more than 100 accounts and domains. The position contains the "
+        "accounts and domains that changed. In the exception the position also contains the "
+        "signed-in user and the owners of the shared mailboxes.",
         default=None,
     )
 

@@ -163,8 +163,8 @@ def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:
 class MailboxRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global ID of the mailbox.")
     path: strawberry.Maybe[str] = attribute_field(
-        "Full path of the mailbox in Unicode, with `/` between levels. Case is "
-        "significant, except in INBOX; a `MessageFilter` ignores it if no path is equal."
+        "Full path of the mailbox in Unicode, with `/` between levels. Case is significant, except "
+        "in INBOX. A `MessageFilter` ignores case and accents if no mailbox has exactly this path."
     )
     special_use: strawberry.Maybe[SpecialUse] = attribute_field(
         "Special use of the mailbox (RFC 6154)."

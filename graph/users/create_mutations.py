@@ -126,7 +126,8 @@ class NewUserInput(RestrictionsInput):
     )
     password_change_required: bool = attribute_field(
         "True: `authenticate` reports that the user should set a new password, until a new "
-        "password is set. The server does not enforce it.",
+        "password is set. Until then the OAuth sign-in page refuses passwords of the account. "
+        "Otherwise the server does not enforce it.",
         default=False,
     )
     address: str | None = attribute_field(
@@ -192,8 +193,8 @@ class NewUserInput(RestrictionsInput):
         f"{FORWARD_TO_DESCRIPTION} Default: none.", default=UNSET
     )
     encrypt_forwarded: bool = attribute_field(
-        "True encrypts messages to `forwardTo` with `openpgpPublicKey`. Without the key this is an "
-        "error.",
+        "True encrypts messages to `forwardTo` with `openpgpPublicKey`. Without the key this is "
+        "an error. A message that can't be encrypted is not forwarded.",
         default=False,
     )
     subaddress_action: SubaddressAction = attribute_field(
@@ -257,8 +258,8 @@ class NewUserInput(RestrictionsInput):
     quota: strawberry.Maybe[ByteSize | None] = attribute_field(
         "Bytes that the account can store, at least 1. Null: unlimited, for which a DOMAIN_ADMIN "
         "needs UNLIMITED_QUOTA. Default: inherited from the domain, or else from the platform. "
-        "LIMIT_REACHED if it exceeds the free storage or `maxUserQuota` of the domain. An "
-        "unlimited quota exceeds both, if the domain has them."
+        "LIMIT_REACHED if it exceeds the free storage or `maxUserQuota` of the domain. Null is "
+        "LIMIT_REACHED if the domain has a quota or `maxUserQuota`."
     )
     mailboxes: SpecialMailboxNames | None = attribute_field(
         "Paths of the special-use mailboxes. INBOX, Sent, Trash, Drafts and Junk are always "
@@ -349,12 +350,13 @@ class UserCreateMutation:
     @mutation(
         "Creates an account with its special-use mailboxes, its main address, and the welcome "
         "messages that the operator has set up. A DOMAIN_ADMIN can create accounts in the "
-        "administered domains. NOT_FOUND if the domain of the address does not exist, or the "
-        "caller does not administer it. If MERGANSER_AUTO_CREATE_DOMAINS is on, an unknown domain "
-        "that an ADMIN names is created, with the warning DOMAIN_CREATED. CONFLICT if the "
-        "username or address is taken, or the domain is an alias domain. LIMIT_REACHED if the "
-        "domain has no room for another user or address, or for the quota of the account. "
-        "RATE_LIMITED if the server has to hash too many passwords now: retry.",
+        "administered domains, an ADMIN in any domain or without one. NOT_FOUND if the domain of "
+        "the address does not exist, or the caller does not administer it. If "
+        "MERGANSER_AUTO_CREATE_DOMAINS is on, an unknown domain that an ADMIN names is created, "
+        "with the warning DOMAIN_CREATED. CONFLICT if the username or address is taken, or the "
+        "domain is an alias domain. LIMIT_REACHED if the domain has no room for another user or "
+        "address, or for the quota of the account. RATE_LIMITED if the server has to hash too "
+        "many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
@@ -377,11 +379,12 @@ class UserCreateMutation:
     @mutation(
         "Creates accounts with their special-use mailboxes, their main addresses, and the welcome "
         "messages that the operator has set up, in one transaction: all or none. A DOMAIN_ADMIN "
-        "can create accounts in the administered domains. The errors have the same conditions as "
-        "those of `userCreate`. The path of an error begins with `users` and the position of the "
-        "account, from 0. CONFLICT if a username or address is taken or is in the list twice, or "
-        "a domain is an alias domain. LIMIT_REACHED if a domain has no room for its new accounts. "
-        "RATE_LIMITED if the server has to hash too many passwords now: retry.",
+        "can create accounts in the administered domains, an ADMIN in any domain or without one. "
+        "The errors have the same conditions as those of `userCreate`. The path of an error "
+        "begins with `users` and the position of the account, from 0. CONFLICT if a username or "
+        "address is taken or is in the list twice, or a domain is an alias domain. LIMIT_REACHED "
+        "if a domain has no room for its new accounts. RATE_LIMITED if the server has to hash too "
+        "many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(

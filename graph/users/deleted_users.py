@@ -262,11 +262,12 @@ class UserDeleteMutation:
     @mutation(
         "Deletes accounts, all or none. They can no longer sign in or receive mail, and their "
         "usernames and addresses are free at once. Their access tokens, OAuth grants and mailbox "
-        "shares end. So do BCC rules and webhooks that they made as administrators. A task "
-        "removes the data now, or not before `purgeAt`; until then `userRestore` restores the "
-        "accounts. For an account that is deleted already, the mutation changes that time. A "
-        "future time is a CONFLICT if the removal has begun. FORBIDDEN_OPERATION if the signed-in "
-        "user is selected. LIMIT_REACHED for more than 1,000 accounts (by default).",
+        "shares end. BCC rules, webhooks, and `bcc` and `replyTo` of identities that they set for "
+        "others as administrators end too. A task removes the data now, or not before `purgeAt`; "
+        "until then `userRestore` restores the accounts. For an account that is deleted already, "
+        "the mutation changes that time. A future time is a CONFLICT if the removal has begun. "
+        "FORBIDDEN_OPERATION if the signed-in user is selected. LIMIT_REACHED for more than 1,000 "
+        "accounts (by default).",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

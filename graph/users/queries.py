@@ -33,13 +33,7 @@ class UserQuery:
         info: Info,
         by: Annotated[
             UserRef | None,
-            strawberry.argument(
-                description=(
-                    "Account to return. Default: the signed-in user. Without an account, a "
-                    "credential of no user, such as an API key of the platform, gets the error "
-                    "FORBIDDEN."
-                )
-            ),
+            strawberry.argument(description="Account to return. Default: the signed-in user."),
         ] = UNSET,
     ) -> User | None:
         row = await load_visible_user_or_require_viewer(info, by)

@@ -114,8 +114,9 @@ class User(UserCredentialFields):
         "True if the account has a password, or a temporary password, even an expired one."
     )
     password_change_required: bool = attribute_field(
-        "True: `authenticate` reports that the user should set a new password. The server "
-        "enforces it only after a sign-in with a temporary password."
+        "True: `authenticate` reports that the user should set a new password. The OAuth sign-in "
+        "page then refuses passwords of the account. Otherwise the server enforces it only after a "
+        "sign-in with a temporary password."
     )
     disabled_scopes: list[ProtocolScope] = attribute_field(
         "Protocols that the account can't sign in to."

@@ -111,7 +111,8 @@ class UserPatch(RestrictionsInput):
     )
     password_change_required: strawberry.Maybe[bool] = user_patch_field(
         "True: `authenticate` reports that the user should set a new password, until a new "
-        "password is set. The server does not enforce it.",
+        "password is set. Until then the OAuth sign-in page refuses passwords of the account. "
+        "Otherwise the server does not enforce it.",
         "password_change_required",
     )
     active: strawberry.Maybe[bool] = user_patch_field(
@@ -203,8 +204,10 @@ class UserPatch(RestrictionsInput):
     )
     quota: strawberry.Maybe[ByteSize | None] = user_patch_field(
         "Bytes that the account can store, at least 1. Null: unlimited, for which a DOMAIN_ADMIN "
-        "needs UNLIMITED_QUOTA. LIMIT_REACHED if it exceeds the free storage or `maxUserQuota` of "
-        "the domain. An unlimited quota exceeds both, if the domain has them.",
+        "needs UNLIMITED_QUOTA. LIMIT_REACHED if the increase exceeds the free storage of the "
+        "domain, or the quota exceeds `maxUserQuota` of the domain. The increases of several "
+        "accounts of a domain count together. Null is LIMIT_REACHED if the domain has a quota or "
+        "`maxUserQuota`.",
         "quota",
     )
     inherit_quota: strawberry.Maybe[bool] = user_patch_field(
@@ -333,12 +336,14 @@ class UserRoleSetInput(Options):
     )
     administers: list[DomainRef] | None = attribute_field(
         "Domains that the account administers as DOMAIN_ADMIN, at most 1,000. The list replaces "
-        "the stored one. Refused for other roles. An empty list removes all.",
+        "the stored one. Refused for other roles. An empty list removes all. Default, and with "
+        "null: unchanged.",
         default=UNSET,
     )
     admin_permissions: list[AdminPermission] | None = attribute_field(
         "Permissions that the account has as DOMAIN_ADMIN for users of the administered domains. "
-        "The list replaces the stored one. Refused for other roles. An empty list removes all.",
+        "The list replaces the stored one. Refused for other roles. An empty list removes all. "
+        "Default, and with null: unchanged.",
         default=UNSET,
     )
 
@@ -423,11 +428,12 @@ class UserUpdateMutation:
         "Sets the role of accounts, and the domains and permissions of a DOMAIN_ADMIN, for all "
         "accounts or none. FORBIDDEN for a role above the caller's. Access tokens stay valid, "
         "with the new rights. An account that is no longer a DOMAIN_ADMIN loses its domains and "
-        "permissions. An account can lose the right to rules that it made for domains or other "
-        "users. Only these rules then end: BCC rules and webhooks are deleted, and shares of "
-        "other users' mailboxes end. `bcc` and `replyTo` that the account set in identities of "
-        "these users are removed. CONFLICT if a user moves to another domain at the same time: "
-        "retry. LIMIT_REACHED for more than 1,000 users (by default).",
+        "permissions. An account can lose the right to what it set up for the platform, for "
+        "domains or for other users. BCC rules and webhooks without such a right are deleted, and "
+        "shares of other users' mailboxes end. For users to whom it lost the right, `bcc` and "
+        "`replyTo` that it set in their identities are removed. VALIDATION if `role`, "
+        "`administers` and `adminPermissions` are all absent. CONFLICT if a user moves to another "
+        "domain at the same time: retry. LIMIT_REACHED for more than 1,000 users (by default).",
         role=Role.ADMIN,
         scope=Scope.FULL,
         access=MANAGED,
@@ -465,13 +471,14 @@ class UserUpdateMutation:
     @mutation(
         "Gives an account a generated temporary password, which is returned once. It is valid for "
         "24 hours from `startsAt`, and a sign-in with it can only set a new password. An earlier "
-        "temporary password is replaced. The main password of the account stays valid, and a "
-        "sign-in with it is not limited. The access tokens of the account and their open "
-        "connections end at once. API keys, application passwords and second factors stay. The "
-        "field `passwordChangeRequired` of the account becomes true at once. The user gets a "
-        "message about the reset. FORBIDDEN_OPERATION for the signed-in user. CONFLICT if the "
-        "user moves to another domain at the same time: retry. RATE_LIMITED if the server has to "
-        "hash too many passwords now: retry.",
+        "temporary password is replaced. The main password of the account stays valid, and an "
+        "access token from `authenticate` with it is not limited. The OAuth sign-in page refuses "
+        "every password of the account until a new one is set. The access tokens of the account "
+        "and their open connections end at once. API keys, application passwords and second "
+        "factors stay. The field `passwordChangeRequired` of the account becomes true at once. "
+        "The user gets a message about the reset. FORBIDDEN_OPERATION for the signed-in user. "
+        "CONFLICT if the user moves to another domain at the same time: retry. RATE_LIMITED if "
+        "the server has to hash too many passwords now: retry.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.FULL,
         access=MANAGED,

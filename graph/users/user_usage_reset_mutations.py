@@ -20,7 +20,7 @@ from resolvers.users.quota import user_usage_reset
 class UserUsageResetInput(Options):
     users: UserSelection = attribute_field("Accounts whose counters are reset.")
     kinds: list[UsageKind] | None = attribute_field(
-        "Counters to reset. Default: all. An empty list is an error.", default=UNSET
+        "Counters to reset. Default: all. An empty list is the error VALIDATION.", default=UNSET
     )
 
 

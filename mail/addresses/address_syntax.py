@@ -1,4 +1,4 @@
-"""Syntax and normal forms of mail addresses, domain names and user names."""
+"""Syntax and normal forms of mail addresses, domain names and usernames."""
 
 import re
 import unicodedata
@@ -35,11 +35,11 @@ def normalized_address(address: str) -> NormalizedAddress:
 
     `A.da+news@XN--BCHER-KVA.example` is `ada` at `bücher.example`.
     """
-    local, domain = _folded_parts(address)
+    local, domain = folded_parts(address)
     return NormalizedAddress(local.partition("+")[0].replace(".", ""), domain)
 
 
-def _folded_parts(address: str) -> tuple[str, str]:
+def folded_parts(address: str) -> tuple[str, str]:
     """Return the local part in lower case, with label and dots, and the normalized domain.
 
     The local part has no quotes.
@@ -87,7 +87,7 @@ def normalize_and_validate_username(username: str, *, path: Sequence[str] = ("us
     username = unicodedata.normalize("NFC", username.strip().lower())
     if len(username) > 128 or not _USERNAME.fullmatch(username):  # noqa: PLR2004 - as documented
         raise InvalidInput(
-            "A user name must have from 1 to 128 characters of a-z, 0-9 and -, in "
+            "A username must have from 1 to 128 characters of a-z, 0-9 and -, in "
             "groups joined by one of . _ = :",
             constraint=ValidationConstraint.PATTERN,
             path=path,

@@ -41,7 +41,7 @@ from mail.queue.enqueue import (
     copy_to_running_legal_holds,
     enqueue,
 )
-from mail.recipients import address_resolution
+from mail.recipients.sender_accounts import find_user_id_that_sends_as
 from mail.sieve import FccCopy, VacationReply
 from mail.storage import message_insert, openpgp_encryption, received_messages
 from mail.storage.message_flags import columns_from_script_flags
@@ -113,8 +113,7 @@ async def allowed_from_address_or_none(
     addresses = mime.parse_address_list(requested_from) if requested_from else []
     if (
         addresses
-        and await address_resolution.find_user_id_that_sends_as(environment, addresses[0].address)
-        == recipient.user_id
+        and await find_user_id_that_sends_as(environment, addresses[0].address) == recipient.user_id
     ):
         return NamedAddress(
             addresses[0].address, single_line(addresses[0].name or "", MAX_NAME_BYTES) or None

@@ -230,7 +230,7 @@ async def _build_forward_to_unreached_targets(
         if address_row.user_id == recipient.user_id
     }
     passed = {normalized_address(address) for address in delivered_to}
-    address = recipient.rewritten_address or recipient.address
+    address = recipient.receiving_address
     return OutgoingForward(
         address,
         None,

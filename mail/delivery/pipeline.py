@@ -131,7 +131,7 @@ async def deliver_to_accepted_recipients(
             incoming.raw_message, incoming.message, incoming.envelope_sender
         )
     await _deliver_to_accounts_and_note_results(environment, incoming, everybody)
-    await _enqueue_bcc_copies(environment, incoming, accepted_recipients, everybody)
+    await _enqueue_bcc_copies(environment, incoming, accepted_recipients)
     outcomes = [
         await _forward_book_or_train_and_return_result(environment, incoming, recipient)
         for recipient in accepted_recipients
@@ -252,14 +252,14 @@ async def _enqueue_bcc_copies(
     environment: Environment,
     incoming: IncomingMessage,
     accepted_recipients: Sequence[AcceptedRecipient],
-    accounts: Sequence[AcceptedAccount],
 ) -> None:
     """Enqueue the copies of BCC rules. An error fails the delivery, so that it is repeated."""
     if not incoming.applies_bcc_rules:
         return
     reached = [
         person.recipient
-        for person in accounts
+        for accepted in accepted_recipients
+        for person in accepted.accounts
         if isinstance(incoming.results[_inbox_key(person.recipient)], InsertedMessage)
     ]
     addresses = [recipient.address for recipient in accepted_recipients] + [

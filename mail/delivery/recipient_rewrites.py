@@ -1,14 +1,14 @@
 """Recipient rewrites and BCC rules.
 
-A recipient is rewritten once, before it is resolved: by the rewrite of its address, else by that of
-its domain (mail/recipients/address_resolution.py). BCC rules then make copies: each rule of the
-address and each rule of its domain makes one. A copy is not copied again.
+A recipient is rewritten once, before it is resolved (precedence: mail/recipients/
+address_resolution.py). Then each BCC rule of the address, of the address without label, and of the
+domain makes a copy. A copy is not copied again.
 """
 
 import hmac
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +23,11 @@ from mail.addresses.address_syntax import (
     normalized_address,
     normalized_domain,
 )
+from mail.addresses.rule_addresses import rule_addresses
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
-from mail.recipients.address_resolution import find_user_id_that_sends_as
+from mail.recipients.sender_accounts import find_receiving_address_row, user_id_that_sends_as
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
 from mail.storage.received_messages import store_blobs_and_run_transaction
@@ -58,6 +59,7 @@ from models.validation_constraints import ValidationConstraint
 log = logging.getLogger(__name__)
 
 AccountsByAddress = Mapping[str, Sequence[RuleSubject]]  # the accounts that own each address
+NamesByAddress = Mapping[str, Sequence[NormalizedAddress]]  # whole, and without label
 
 MAX_HEADER = 1 << 20  # bytes of a large message that are searched for COPY_FIELD
 COPY_FIELD = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
@@ -170,9 +172,10 @@ def _select_bcc_rules(dialect: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _rule_parameters(direction: BccDirection, addresses: Iterable[str]) -> dict[str, Any]:
+def _rule_parameters(
+    direction: BccDirection, names: Collection[NormalizedAddress]
+) -> dict[str, Any]:
     """Return the parameters of the statement of BCC rules."""
-    names = {normalized_address(address) for address in addresses}
     return {
         "direction": direction,
         "domains": sorted({name.domain for name in names}),
@@ -183,17 +186,20 @@ def _rule_parameters(direction: BccDirection, addresses: Iterable[str]) -> dict[
 def _bcc_targets_of_rules(
     rule_rows: Sequence[ColumnRow],
     accounts_by_address: AccountsByAddress,
+    names_by_address: NamesByAddress,
     excluded_addresses: Collection[str],
 ) -> list[BccCopyTarget]:
     """Return the copies that rules make of the mail of these addresses, each target once.
 
     A rule applies only to accounts that its maker can administer.
     """
-    names = {address: normalized_address(address) for address in accounts_by_address}
     excluded, targets = {_comparable_address(address) for address in excluded_addresses}, []
     for row in rule_rows:
-        for address, name in names.items():
-            fits = name.domain == row.named and row.local in ("", name.local_part)
+        for address in accounts_by_address:
+            fits = any(
+                name.domain == row.named and row.local in ("", name.local_part)
+                for name in names_by_address[address]
+            )
             if fits and all(
                 applies_to_user(row, account) for account in accounts_by_address[address]
             ):
@@ -215,6 +221,7 @@ async def find_bcc_targets(
     environment: Environment,
     direction: BccDirection,
     accounts_by_address: AccountsByAddress,
+    names_by_address: NamesByAddress,
     excluded_addresses: Collection[str] = (),
 ) -> list[BccCopyTarget]:
     """Return who gets a copy of mail from or to these addresses, except the excluded ones.
@@ -222,8 +229,9 @@ async def find_bcc_targets(
     Each target is returned once. One SQL statement for any number of addresses.
     """
     return _bcc_targets_of_rules(
-        await _load_bcc_rules(environment, direction, accounts_by_address),
+        await _load_bcc_rules(environment, direction, names_by_address),
         accounts_by_address,
+        names_by_address,
         excluded_addresses,
     )
 
@@ -236,29 +244,40 @@ async def find_bcc_addresses_per_envelope(
     Envelopes are (sender, recipients) pairs. A rule must cover the sending account and the account
     that owns the sender address. One SQL statement if no rule applies.
     """
-    senders = list(dict.fromkeys(sender for sender, _ in envelopes))
-    rows = await _load_bcc_rules(environment, BccDirection.SENDER, senders) if senders else ()
-    subjects = (
-        await _load_rule_subjects_by_sender(environment, sending_user_id, senders) if rows else {}
-    )
+    delimiters = environment.options.addresses_subaddress_delimiters
+    possible_names = {sender: rule_addresses(sender, delimiters, None) for sender, _ in envelopes}
+    rows = await _load_bcc_rules(environment, BccDirection.SENDER, possible_names)
+    if not rows:
+        return [[] for _ in envelopes]
+    address_rows = {
+        sender: await find_receiving_address_row(environment, sender) for sender in possible_names
+    }
+    subjects = await _load_rule_subjects_by_sender(environment, sending_user_id, address_rows)
+    names = {
+        sender: rule_addresses(sender, delimiters, row.local if row else None)
+        for sender, row in address_rows.items()
+    }
     return [
         [
             copy.address
-            for copy in _bcc_targets_of_rules(rows, {sender: subjects[sender]}, recipients)
+            for copy in _bcc_targets_of_rules(rows, {sender: subjects[sender]}, names, recipients)
         ]
-        if rows
-        else []
         for sender, recipients in envelopes
     ]
 
 
 async def _load_rule_subjects_by_sender(
-    environment: Environment, sending_user_id: int, senders: Collection[str]
+    environment: Environment,
+    sending_user_id: int,
+    address_rows: Mapping[str, ColumnRow | None],
 ) -> dict[str, list[RuleSubject]]:
-    """Return the accounts of each sender: the sending account and the owner of the address."""
+    """Return the accounts of each sender: the sending account and the owner of the address.
+
+    `address_rows` are the records that receive the mail of the senders.
+    """
     owners = {
-        sender: {sending_user_id, await find_user_id_that_sends_as(environment, sender)}
-        for sender in senders
+        sender: {sending_user_id, user_id_that_sends_as(row)}
+        for sender, row in address_rows.items()
     }
     ids = {
         owner for account_and_rewrite in owners.values() for owner in account_and_rewrite if owner
@@ -274,11 +293,12 @@ async def _load_rule_subjects_by_sender(
 
 
 async def _load_bcc_rules(
-    environment: Environment, direction: BccDirection, addresses: Iterable[str]
+    environment: Environment, direction: BccDirection, names_by_address: NamesByAddress
 ) -> Sequence[ColumnRow]:
     """Return the BCC rules that can apply to one of these addresses."""
+    names = set[NormalizedAddress]().union(*names_by_address.values())
     return await environment.database.read_prepared(
-        _select_bcc_rules(environment.database.dialect), _rule_parameters(direction, addresses)
+        _select_bcc_rules(environment.database.dialect), _rule_parameters(direction, names)
     )
 
 
@@ -336,7 +356,7 @@ async def build_bcc_copies(
     closed with `temporary_files`.
     """
     recipients_by_address = {
-        recipient.rewritten_address or recipient.address: recipient
+        recipient.receiving_address: recipient
         for recipient in recipients
         if recipient.has_bcc_rules
     }
@@ -346,8 +366,11 @@ async def build_bcc_copies(
         address: [RuleSubject(recipient.user_id, recipient.role)]
         for address, recipient in recipients_by_address.items()
     }
+    names = {
+        address: recipient.rule_addresses for address, recipient in recipients_by_address.items()
+    }
     targets = await find_bcc_targets(
-        environment, BccDirection.RECIPIENT, accounts, known_recipients
+        environment, BccDirection.RECIPIENT, accounts, names, known_recipients
     )
     if targets and incoming.submission_id != COPY_OF_RECEIVED:
         rows = await environment.database.read_prepared(
@@ -362,7 +385,7 @@ async def build_bcc_copies(
     seen = set(_COPY_FIELD_VALUE.findall(_HEADER_END.split(head, 1)[0]))
     copies = []
     for original_address in dict.fromkeys(copy.original_address for copy in targets):
-        copy_mark = _copy_mark(environment, original_address, message)
+        copy_mark = _copy_mark(environment, names[original_address][-1], message)
         if copy_mark not in seen:
             addresses = [
                 copy.address for copy in targets if copy.original_address == original_address
@@ -407,9 +430,11 @@ _SELECT_QUEUED_RECIPIENTS = PreparedStatement(
 )
 
 
-def _copy_mark(environment: Environment, address: str, message: StorableMessage) -> bytes:
+def _copy_mark(
+    environment: Environment, address: NormalizedAddress, message: StorableMessage
+) -> bytes:
     """Return the HMAC that identifies a copy of a message for an address."""
-    text = f"copy\n{'@'.join(normalized_address(address))}\n{message.facts.message_id or ''}"
+    text = f"copy\n{'@'.join(address)}\n{message.facts.message_id or ''}"
     return (
         hmac.digest(environment.signing_secret, text.encode(errors="surrogatepass"), "sha256")
         .hex()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mail.addresses.address_syntax import NormalizedAddress
 from models.users.roles import Role
 from models.users.tables import SubaddressAction
 
@@ -35,6 +36,8 @@ class LocalRecipient:
     label: str = ""  # of the subaddress
     original_address: str | None = None  # the envelope recipient, if it differs from `address`
     role: Role = Role.USER  # of the account
+    # With `has_bcc_rules`: the addresses whose rules apply, best first
+    rule_addresses: Sequence[NormalizedAddress] = ()
 
     @property
     def receiving_address(self) -> str:

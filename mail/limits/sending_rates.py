@@ -65,9 +65,8 @@ class FullRateWindow:
 
     def rate_limited_error(self, now: datetime) -> RateLimited:
         """The error for a message that exceeds the limit."""
-        article = "an" if self.per is RatePeriod.HOUR else "a"
         messages = "message" if self.allowed == 1 else "messages"
-        limit_text = f"{self.allowed} {messages} {article} {self.per.lower()}"
+        limit_text = f"{self.allowed} {messages} per {self.per.lower()}"
         retry_after = max(self.ends_at - now, timedelta(0))
         return RateLimited(
             f"{SOURCE_PHRASES[self.source]} can send at most {limit_text}.", retry_after=retry_after

@@ -13,7 +13,8 @@ configured, each step first looks for the whole local part and then for the one 
 Expired addresses are ignored. A disabled address still decides, and refuses the mail: otherwise a
 pattern would accept it. Sign-in uses only step 1.
 
-For mail, a recipient rewrite is applied once before: that of the address, else that of its domain.
+For mail, a recipient rewrite is applied once before: that of the address, else that of the address
+without label unless the whole one is an address of its own, else that of its domain.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -40,12 +41,13 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import (
     UNSTORABLE,
-    _folded_parts,
+    folded_parts,
     normalized_address,
     patterns_matching_local_parts,
     undotted_local_parts_to_look_up,
     username_key,
 )
+from mail.addresses.rule_addresses import local_parts_of_rules, rule_addresses
 from mail.addresses.subaddress import subaddress_label_or_empty
 from mail.envelope.local_recipient import LocalRecipient
 from mail.limits import user_limits
@@ -130,7 +132,9 @@ def _select_addresses_and_rewrites(dialect: str) -> Any:
     }
     instead = select(*{**nothing, **rewrite_columns}.values()).where(
         col(RecipientRewrite.domain) == bindparam("name", type_=String),
-        col(RecipientRewrite.local).in_([bindparam("local", type_=String), ""]),
+        col(RecipientRewrite.local).in_(
+            [bindparam("whole", type_=String), bindparam("unlabelled", type_=String), ""]
+        ),
         col(RecipientRewrite.active),
     )
     return union_all(select(addresses_and_rewrites), instead)
@@ -307,13 +311,15 @@ async def _load_winner_and_rewrite(
     the address can't exist.
     """
     lookup, parameters = _lookup_and_parameters(environment, address)
-    local = lookup.local_part_forms[-1]
+    whole, unlabelled = lookup.local_part_forms[0], lookup.local_part_forms[-1]
     rows = await environment.database.read_prepared(
-        _select_addresses_and_rewrites(environment.database.dialect), {**parameters, "local": local}
+        _select_addresses_and_rewrites(environment.database.dialect),
+        {**parameters, "whole": whole, "unlabelled": unlabelled},
     )
     rewrites = {row.local: row for row in rows if row.target is not None}
     winner = lookup.row_with_precedence(row for row in rows if row.target is None)
-    rewrite = rewrites.get(local) or rewrites.get("")
+    local_parts = local_parts_of_rules(lookup.local_part_forms, winner.local if winner else None)
+    rewrite = next((rewrites[part] for part in [*local_parts, ""] if part in rewrites), None)
     if not rewrite or not await _can_rewrite_maker_administer_account(environment, rewrite, winner):
         return winner, None
     new_address = rewritten_address(address, rewrite.target)
@@ -344,7 +350,7 @@ class AddressLookup:
         """Return the lookup of an address, None if it can't exist."""
         if UNSTORABLE.search(address):
             return None
-        local, name = _folded_parts(address)
+        local, name = folded_parts(address)
         local_parts = undotted_local_parts_to_look_up(
             local, environment.options.addresses_subaddress_delimiters
         )
@@ -430,6 +436,15 @@ async def load_row_recipient_below_limits(
             environment.options.addresses_subaddress_delimiters,
         ),
         role=row.role,
+        rule_addresses=(
+            rule_addresses(
+                rewritten_to or address,
+                environment.options.addresses_subaddress_delimiters,
+                address_row.local,
+            )
+            if row.copied
+            else ()
+        ),
     )
 
 
@@ -482,12 +497,3 @@ def sign_in_parameters(environment: Environment, login_name: str) -> dict[str, A
         "domain": domain,
         "now": environment.now(),
     }
-
-
-async def find_user_id_that_sends_as(environment: Environment, address: str) -> int | None:
-    """Return the ID of the account that can send as the address, None if there is none."""
-    try:
-        row = await require_receiving_address_row(environment, address)
-    except NotFound:
-        return None
-    return row.user_id if row.kind is AddressKind.MAILBOX and row.send_as else None

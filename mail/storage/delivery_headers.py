@@ -59,7 +59,7 @@ def delivery_header_fields(recipient: LocalRecipient, sender: str) -> bytes:
     """The header fields Return-Path, Delivered-To and X-Original-Rcpt of a recipient."""
     lines = {
         "Return-Path": f"<{sender}>",
-        "Delivered-To": ascii_address_or_same(recipient.rewritten_address or recipient.address),
+        "Delivered-To": ascii_address_or_same(recipient.receiving_address),
         "X-Original-Rcpt": ascii_address_or_same(recipient.original_address or recipient.address),
     }
     text = "".join(

@@ -13,7 +13,7 @@ async def check_backups(settings: Settings) -> list[Finding]:
     if settings.backup_target is None:
         return hint_finding(
             CheckName.BACKUP,
-            "the place of the backups is not configured",
+            "no backup target is configured",
             f"run `merganser backup` by a timer, and set {PREFIX}BACKUP_TARGET to its target",
         )
     location = folder_or_url(settings.backup_target)

@@ -94,7 +94,7 @@ def _check_stored_certificate(certificate_row: Any, now: datetime) -> list[Findi
         )
     if certificate_row.not_after is None:
         return hint_finding(
-            CheckName.CERTIFICATE, f"{certificate_row.server_name} has none yet", advice
+            CheckName.CERTIFICATE, f"{certificate_row.server_name} has no certificate yet", advice
         )
     if certificate_row.acme and certificate_row.not_after >= now + EXPIRY_WARNING:
         end_date = f"{certificate_row.not_after:%Y-%m-%d}"

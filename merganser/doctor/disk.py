@@ -36,7 +36,7 @@ def _check_disk_of_folder(folder: Path, reserve: int) -> list[Finding]:
             "delete files of other programs, or use a file system with more inodes",
         )
     if free_bytes < max(LOW_DISK_SPACE, 4 * reserve):
-        return hint_finding(CheckName.DISK, free_space, "free space soon")
+        return hint_finding(CheckName.DISK, free_space, "free disk space soon")
     return ok_finding(CheckName.DISK, free_space)
 
 

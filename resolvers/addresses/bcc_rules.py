@@ -437,7 +437,10 @@ async def _validate_changed_rules(
 def _refuse_self_copy(
     matched_address: NormalizedAddress, domain_name: str, bcc_to: str, *, index: int | None = None
 ) -> None:
-    """Raise InvalidInput if the copy would go to the same address as the original."""
+    """Raise InvalidInput if the copy would go to the same address as the original.
+
+    Of the delimiters of subaddresses only `+` counts, since the others can be changed later.
+    """
     bcc_address = normalized_address(bcc_to)
     if (
         matched_address.local_part

@@ -332,7 +332,8 @@ async def _require_no_loop(
 ) -> None:
     """Raise InvalidInput if a rewrite leads back to its own recipient.
 
-    Inactive rewrites count, since they can be activated without this check.
+    Inactive rewrites count, since they can be activated without this check. Of the delimiters of
+    subaddresses only `+` counts, since the others can be changed later.
     """
     for index, (name, target) in enumerate(changed_rewrites.values()):
         target_address = normalized_address(target)

@@ -136,7 +136,7 @@ def _validate_relay(
         )
     if bool(user) != bool(password) or not (user + password).isprintable():
         raise InvalidInput(
-            "The URL of a relay must have both a user name and a password, or neither.",
+            "The URL of a relay must have both a username and a password, or neither.",
             constraint=ValidationConstraint.URL,
             path=path,
         )

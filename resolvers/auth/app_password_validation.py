@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 from mail.addresses.address_syntax import normalize_and_validate_address as checked_address
 from models.errors import ErrorCollector, Forbidden, InvalidInput
@@ -64,6 +65,15 @@ class NewAppPassword:
     address: str | None = None  # of the profile; default: the main address
 
 
+@dataclass(frozen=True, slots=True)
+class AppPasswordChanges:
+    """Changes to application passwords; None leaves a field unchanged."""
+
+    description: str | None = None
+    active: bool | None = None
+    scopes: Collection[AppPasswordScope] | None = None
+
+
 def normalize_app_password(password: str) -> str | None:
     """Return a typed password without spaces and in lower case; None if it has another form."""
     if len(password) > MAX_TYPED_LENGTH:
@@ -119,6 +129,24 @@ def validate_new_app_password_fields(new_password: NewAppPassword, options: Opti
         elif new_password.password is not None:
             _validate_given_password(new_password.password)
     problems.raise_collected()
+
+
+def validated_values_of_changes(changes: AppPasswordChanges) -> dict[str, Any]:
+    """Return the new values by column. Raises InvalidInput if one is wrong or none is given."""
+    values: dict[str, Any] = {}
+    if changes.description is not None:
+        values["description"] = validate_description(changes.description)
+    if changes.scopes is not None:
+        values["scopes"] = validated_scopes_collapsed_to_all(changes.scopes)
+    if changes.active is not None:
+        values["active"] = changes.active
+    if not values:
+        raise InvalidInput(
+            "At least one field is required.",
+            constraint=ValidationConstraint.REQUIRED,
+            path=["set"],
+        )
+    return values
 
 
 def validate_description(text: str) -> str:

@@ -1,7 +1,7 @@
 """Application passwords: sign-in, create, list, update and delete."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from resolvers.auth import credential_makers, log_actors, security_log
 from resolvers.auth.app_password_validation import (
     ALL_SCOPES,
     MAX_TYPED_LENGTH,
+    AppPasswordChanges,
     AppPasswordScope,
     NewAppPassword,
     generate_password,
@@ -36,6 +37,7 @@ from resolvers.auth.app_password_validation import (
     validate_new_app_password_fields,
     validated_lifetime_seconds,
     validated_scopes_collapsed_to_all,
+    validated_values_of_changes,
 )
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.passwords import password_hashes
@@ -54,15 +56,6 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Application
     "password",
     "selector",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class AppPasswordChanges:
-    """Changes to application passwords; None leaves a field unchanged."""
-
-    description: str | None = None
-    active: bool | None = None
-    scopes: Collection[AppPasswordScope] | None = None
 
 
 def scopes_of_app_password(stored_scopes: Collection[str]) -> frozenset[Scope]:
@@ -362,33 +355,18 @@ async def update_app_passwords(
 ) -> list[int]:
     """Change these passwords, all or none; return their ids, each once.
 
-    Raises NotFound for a password that the viewer does not see.
+    Raises NotFound for a password that the viewer does not see, InvalidInput for wrong values, and
+    Forbidden for scopes that a password of an administrator can't have.
     """
-    values: dict[str, Any] = {}
-    if patch.description is not None:
-        values["description"] = validate_description(patch.description)
-    if patch.scopes is not None:
-        values["scopes"] = validated_scopes_collapsed_to_all(patch.scopes)
-    if patch.active is not None:
-        values["active"] = patch.active
-    if not values:
-        raise InvalidInput(
-            "At least one field is required.",
-            constraint=ValidationConstraint.REQUIRED,
-            path=["set"],
-        )
+    values = validated_values_of_changes(patch)
     owner_ids = await _require_visible_password_owner_ids(ctx, ids)
     async with ctx.write_session(*owner_ids) as session:
         rows = await _require_managed_rows_in_transaction(ctx, session, ids)
+        values_by_has_maker = {False: values, True: values}
         if patch.scopes is not None and any(row.maker for row in rows):
-            values["scopes"] = require_within_impersonation_and_expand_all(values["scopes"])
-        connection = await session.connection()
-        is_one_of_these = col(ApplicationPassword.id).in_(ids)
-        now = ctx.environment.now()
-        statement = (
-            update(ApplicationPassword).where(is_one_of_these).values(**values, updated_at=now)
-        )
-        await connection.execute(statement)
+            scopes = require_within_impersonation_and_expand_all(values["scopes"])
+            values_by_has_maker[True] = values | {"scopes": scopes}
+        await _update_rows(ctx, session, rows, values_by_has_maker)
         for owner_id in owner_ids:
             admin_entries = [
                 NewAuditLogEntry(
@@ -397,7 +375,7 @@ async def update_app_passwords(
                     row.id,
                     row.domain_id,
                     {name: getattr(row, name) for name in values},
-                    values,
+                    values_by_has_maker[bool(row.maker)],
                 )
                 for row in rows
                 if row.user_id == owner_id
@@ -407,6 +385,21 @@ async def update_app_passwords(
             )
     drop_cached_credentials(ctx.environment, *owner_ids)
     return list(dict.fromkeys(ids))
+
+
+async def _update_rows(
+    ctx: Context,
+    session: AsyncSession,
+    rows: Sequence[ColumnRow],
+    values_by_has_maker: Mapping[bool, Mapping[str, Any]],
+) -> None:
+    """Change these rows. The values depend on whether a maker limits the scopes."""
+    connection, now = await session.connection(), ctx.environment.now()
+    for is_limited, values in values_by_has_maker.items():
+        ids = [row.id for row in rows if bool(row.maker) is is_limited]
+        if ids:
+            statement = update(ApplicationPassword).where(col(ApplicationPassword.id).in_(ids))
+            await connection.execute(statement.values(**values, updated_at=now))
 
 
 async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
@@ -456,10 +449,14 @@ async def _write_security_log_and_audit_if_other(
 
 
 async def _require_visible_password_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
-    """Load the user ids of these passwords. Raises NotFound if the viewer does not see one."""
-    return managed_objects.require_owner_ids_of_rows(
+    """Load the user ids of these passwords, each once.
+
+    Raises NotFound if the viewer does not see a password.
+    """
+    owner_ids = managed_objects.require_owner_ids_of_rows(
         ids, await load_visible_app_passwords_by_id(ctx, list(ids))
     )
+    return list(dict.fromkeys(owner_ids))
 
 
 async def _require_managed_rows_in_transaction(

@@ -360,7 +360,8 @@ async def _deliver_fetched_messages(
     """Deliver fetched messages as incoming mail, and return their ledger rows to be stored.
 
     If a delivery fails, the rows of the others are stored here, and the error is raised:
-    RemoteFailure if the message was refused, else the original one, such as OverQuota.
+    OverQuota, RemoteFailure for another refusal, else the original one. A message that is spam or
+    that a script rejects is skipped, with a ledger row.
     """
     semaphore = asyncio.Semaphore(MAX_PARALLEL_DELIVERIES)
 

@@ -209,7 +209,7 @@ async def _rewrite_problems(ctx: Context, names: DomainRenameNames) -> list[Requ
 def _suffix_problems(suffix: str, longest_username_length: int) -> list[RequestError]:
     if longest_username_length > MAX_USERNAME_LENGTH:
         message = (
-            f"A user name has at most {MAX_USERNAME_LENGTH} characters, not "
+            f"A username has at most {MAX_USERNAME_LENGTH} characters, not "
             f"{longest_username_length}."
         )
         return [InvalidInput(message, constraint=ValidationConstraint.LENGTH, path=["newName"])]

@@ -371,7 +371,7 @@ def _event_for_target(
 def _narrow_event_to_object_or_none(
     event: WebhookEvent, event_types: Collection[EventType], object_id: int | None
 ) -> WebhookEvent | None:
-    """Return the event with only the object `object_id`; None without it, or for other types."""
+    """Return the event with only this object. None if it has no such object, or another type."""
     matching_objects = [object_ for object_ in event.objects if object_["id"] == object_id]
     return (
         replace(event, objects=matching_objects)

@@ -96,7 +96,7 @@ def log_refusal_and_build_rate_limited_error(
     ctx: Context, exceeded: SendingRateExceeded, message: LimitedMessage
 ) -> RateLimited:
     """Return the RateLimited error. The first one of a window is also recorded for the user."""
-    window: sending_rates.FullRateWindow = exceeded.full_window
+    window: FullRateWindow = exceeded.full_window
     entry = ReachedLimitEntry(
         exceeded.user_id,
         f"RATE_{window.source}",

@@ -344,13 +344,13 @@ def _require_complete_credentials(
     """Raise InvalidInput unless username and password are both set or both missing."""
     if password is not None and username is None:
         raise InvalidInput(
-            "A password requires a user name.",
+            "A password requires a username.",
             constraint=ValidationConstraint.REQUIRES,
             path=["username"],
         )
     if username is not None and password is None and not keeps_password:
         raise InvalidInput(
-            "A user name requires a password.",
+            "A username requires a password.",
             constraint=ValidationConstraint.REQUIRES,
             path=["password"],
         )

@@ -9,10 +9,12 @@ from sqlalchemy import delete, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.addresses.rule_addresses import rule_addresses
 from mail.delivery import quarantine_release
 from mail.delivery.quarantine_release import PreparedRelease
 from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.address_resolution import ENCRYPTION_KEY, find_applied_rewrite
+from mail.recipients.sender_accounts import find_receiving_address_row
 from mail.scanners import training_worker
 from mail.storage import message_content, message_open
 from mail.storage.blobs.blob_writer import BlobRowDeleted
@@ -179,6 +181,7 @@ async def _plan_item_release_and_store_blobs(
     raw = await read_all(opened.stream_raw())
     rewritten = await find_applied_rewrite(ctx.environment, item.recipient)
     new_address = rewritten.address if rewritten else item.recipient
+    address_row = await find_receiving_address_row(ctx.environment, new_address)
     recipient = LocalRecipient(
         user.id,
         user.tenant_id,
@@ -193,6 +196,11 @@ async def _plan_item_release_and_store_blobs(
         has_filters=user.filtered,
         has_forward_targets=bool(user.forward_to),
         role=user.role,
+        rule_addresses=rule_addresses(
+            new_address,
+            ctx.environment.options.addresses_subaddress_delimiters,
+            address_row.local if address_row else None,
+        ),
     )
     return await quarantine_release.plan_release_and_store_blobs(
         ctx.environment, item, raw, recipient, rewrite_blobs=rewrite_blobs

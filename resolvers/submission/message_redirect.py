@@ -9,8 +9,8 @@ from sqlmodel import col
 from mail.compose import draft_validation
 from mail.logs.message_entries import LimitedMessage
 from mail.queue.enqueue import NewSubmission
-from mail.recipients import address_resolution
 from mail.recipients.forward_targets import ForwardEndpoint, decrypt_relay_urls
+from mail.recipients.sender_accounts import find_user_id_that_sends_as
 from mail.storage import held_copies
 from mail.storage.held_copies import COPIED_COLUMNS
 from mail.storage.message_content import read_all
@@ -270,7 +270,7 @@ async def _destinations_from_addresses(
         address = draft_validation.normalize_and_validate_address_with_index(
             text, INPUT_PATH[0], index
         )
-        if await address_resolution.find_user_id_that_sends_as(ctx.environment, address) == user_id:
+        if await find_user_id_that_sends_as(ctx.environment, address) == user_id:
             error_text = "A message can't be redirected to your own address: use messageCopy."
             raise InvalidInput(
                 error_text, constraint=ValidationConstraint.SELF, path=INPUT_PATH, index=index
@@ -345,8 +345,7 @@ async def _load_original_destinations_with_passwords(
             raise Conflict(text, path=["message"] if number is None else ["originalTarget"])
         if (
             "://" in display_target
-            or await address_resolution.find_user_id_that_sends_as(ctx.environment, display_target)
-            != user_id
+            or await find_user_id_that_sends_as(ctx.environment, display_target) != user_id
         ):
             destinations.append(
                 replace(original, full_target=target_with_secrets)

@@ -149,7 +149,7 @@ async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
                 )
             restored = await _restore_user_rows_and_log(ctx, session, row)
     except IntegrityError as clash:  # a concurrent request took the name
-        raise Conflict("The user name or an address already exists.", path=["user"]) from clash
+        raise Conflict("The username or an address already exists.", path=["user"]) from clash
     drop_cached_credentials(ctx.environment, row.id)
     return restored
 
@@ -173,7 +173,7 @@ async def _restore_user_rows_and_log(
     await _cancel_deletion_task(ctx, session, row)
     statement = select(col(User.id)).where(col(User.username_key) == row.username_key)
     if await ctx.read(statement):
-        raise Conflict("The user name already exists.", path=["user"])
+        raise Conflict("The username already exists.", path=["user"])
     addresses = await load_recoverable_addresses(ctx, row.addresses)
     main_address = _choose_main_address(ctx, row, addresses)
     domain_id = main_address["domain_id"] if main_address else row.domain_id

@@ -145,7 +145,7 @@ async def update_users(
                     ctx, locked_users, patch.forward_to, FORWARD_TO_PATH
                 )
     except IntegrityError as clash:
-        raise Conflict("The user name already exists.", path=[*PATCH_PATH, "username"]) from clash
+        raise Conflict("The username already exists.", path=[*PATCH_PATH, "username"]) from clash
     return list(ids.ids)
 
 
@@ -451,7 +451,7 @@ async def _require_username_free(locked_users: LockedUsers, username_key: str) -
         col(User.username_key) == username_key, col(User.id).not_in(user_ids)
     )
     if (await (await locked_users.session.connection()).execute(statement)).first():
-        raise Conflict("The user name already exists.", path=[*PATCH_PATH, "username"])
+        raise Conflict("The username already exists.", path=[*PATCH_PATH, "username"])
 
 
 async def _update_search_words(

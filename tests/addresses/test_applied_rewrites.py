@@ -8,6 +8,7 @@ from mail.recipients import address_resolution
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from tests.conftest import GraphQLClient, make_client
+from tests.support.operations.address_operations import create_address
 from tests.support.operations.domain_operations import run_mutation
 from tests.support.operations.quarantine_operations import (
     INBOX_MESSAGES_QUERY,
@@ -83,6 +84,30 @@ async def test_rewrite_of_a_subaddress_depends_on_the_configured_delimiters(
     _, address = await address_resolution.resolve_with_rewrite(ada.environment, rewritten_address)
     assert address == ada.address
     assert await release_and_load_delivered_to(ada, rewritten_address) == address
+
+
+async def test_address_of_its_own_keeps_its_mail_from_a_rewrite_of_the_part_before_a_delimiter(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    set_options(ada.environment, addresses_subaddress_delimiters="-")
+    await create_address(root, "anna-maria@example.org", user={"username": "bob"})
+    for address in ("anna@example.org", "anna-lisa@example.org"):
+        await create_recipient_rewrite(root, address, address.replace("anna", "to"))
+    rewrites = {
+        name: await load_traced_rewrites(root, f"{name}@example.org")
+        for name in ("anna-maria", "an.na-maria", "anna-lisa", "anna-news", "anna")
+    }
+    assert {name: [output for output, _ in steps] for name, steps in rewrites.items()} == {
+        "anna-maria": [],
+        "an.na-maria": [],
+        "anna-lisa": [["to-lisa@example.org"]],
+        "anna-news": [["to@example.org"]],
+        "anna": [["to@example.org"]],
+    }
+    row, address = await address_resolution.resolve_with_rewrite(
+        ada.environment, "anna-maria@example.org"
+    )
+    assert (row.user_id, address) == (bob.user.id, "anna-maria@example.org")
 
 
 @pytest.mark.parametrize("address", ["nobody", "@example.org", "a\0b@example.org"])

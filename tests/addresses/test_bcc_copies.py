@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from graph.types import global_ids
+from mail.addresses.address_syntax import normalized_address
 from mail.delivery import recipient_rewrites
 from mail.delivery.listener_backend import LocalBackend
 from mail.mime.header_encoding import NamedAddress
@@ -31,10 +32,16 @@ from tests.support.mail_servers.queue_worker import (
     wait_until_tried,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.address_operations import create_address
 from tests.support.operations.domain_operations import (
     ALIAS_DOMAIN_CREATE,
     create_domain,
     run_mutation,
+)
+from tests.support.operations.quarantine_operations import (
+    QUARANTINE_RELEASE_ERRORS,
+    quarantine_message,
+    set_options,
 )
 from tests.support.operations.rewrite_and_bcc_operations import (
     ARCHIVE,
@@ -162,6 +169,94 @@ async def test_bcc_rule_matches_the_rewritten_recipient(
     assert await load_copy_recipients(environment) == [(ARCHIVE, "carol@example.com")]
 
 
+@pytest.mark.parametrize(
+    ("delimiters", "address", "is_copied"),
+    [
+        ("-", "ada-news@example.org", True),
+        ("-", "ada-own@example.org", False),  # an address of its own
+        ("+-", "a.da-news@example.org", True),
+        ("_", "ada_e\u0301@example.org", True),
+        ("-", "ada-@example.org", True),
+        ("-", '"ada-x y"@example.org', True),
+        ("-", "ada+news@example.org", False),  # received by the pattern
+    ],
+)
+async def test_bcc_rule_applies_to_subaddresses_with_configured_delimiters(
+    root: GraphQLClient, ada: GraphQLClient, delimiters: str, address: str, *, is_copied: bool
+) -> None:
+    set_options(ada.environment, addresses_subaddress_delimiters=delimiters)
+    await create_address(root, "ada-own@example.org", user={"username": "ada"})
+    if delimiters == "-" and "+" in address:
+        await create_address(root, "*@example.org", user={"username": "ada"}, allowWildcard=True)
+    await create_bcc_rule(root, ada.address, ARCHIVE)
+    await deliver_incoming(ada.environment, address)
+    copies = [(ARCHIVE, "carol@example.com")] if is_copied else []
+    assert await load_copy_recipients(ada.environment) == copies
+
+
+async def test_bcc_rule_of_an_address_with_a_delimiter_applies_to_mail_of_a_pattern(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    set_options(ada.environment, addresses_subaddress_delimiters="-")
+    await create_address(root, "*@example.org", user={"username": "ada"}, allowWildcard=True)
+    await create_bcc_rule(root, "anna-maria@example.org", ARCHIVE)
+    await deliver_incoming(ada.environment, "anna-maria@example.org")
+    assert await load_copy_recipients(ada.environment) == [(ARCHIVE, "carol@example.com")]
+
+
+async def test_rules_of_both_addresses_of_an_account_are_applied(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await create_address(root, "ada.own@example.org", user={"username": "ada"})
+    await create_bcc_rule(root, ada.address, ARCHIVE)
+    await create_bcc_rule(root, "adaown@example.org", "own@far.example")
+    await deliver_incoming(ada.environment, "adaown@example.org", ada.address)
+    copies = await load_copy_recipients(ada.environment)
+    assert [recipient for recipient, _ in copies] == [ARCHIVE, "own@far.example"]
+
+
+async def test_copy_that_returns_with_another_label_is_not_copied_again(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    set_options(ada.environment, addresses_subaddress_delimiters="-")
+    await create_bcc_rule(root, ada.address, ARCHIVE)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
+    ):
+        await deliver_incoming(ada.environment, "ada-news@example.org")
+        await poll_until(lambda: has_recipient_count(smtp_server, 1))
+    count = len(await load_copy_recipients(ada.environment))
+    await deliver_incoming(ada.environment, "ada-old@example.org", raw=smtp_server.messages[0].raw)
+    assert len(await load_copy_recipients(ada.environment)) == count
+
+
+async def test_released_message_is_copied_by_the_rule_of_the_address_without_label(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    set_options(ada.environment, addresses_subaddress_delimiters="-")
+    await create_bcc_rule(root, ada.address, ARCHIVE)
+    item_id = await quarantine_message(ada, address="ada-news@example.org")
+    _, errors = await run_mutation(
+        root, QUARANTINE_RELEASE_ERRORS, quarantineItems=[{"id": item_id}]
+    )
+    assert errors == []
+    copies = await load_copy_recipients(ada.environment)
+    assert [recipient for recipient, _ in copies] == [ARCHIVE]
+
+
+async def test_sent_message_is_copied_by_the_rule_of_the_sender_without_label(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    set_options(ada.environment, addresses_subaddress_delimiters="-")
+    await create_address(root, "ada-own@example.org", user={"username": "ada"})
+    await create_bcc_rule(root, ada.address, ARCHIVE, "SENDER")
+    envelopes = [(f"ada{label}@example.org", ["carol@example.com"]) for label in ("", "-x", "-own")]
+    assert await recipient_rewrites.find_bcc_addresses_per_envelope(
+        ada.environment, ada.user.id, envelopes
+    ) == [[ARCHIVE], [ARCHIVE], []]
+
+
 async def test_refused_message_is_not_copied_and_unused_rules_are_free(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
@@ -191,11 +286,13 @@ async def test_rules_of_all_recipients_are_read_in_one_statement(
         await create_bcc_rule(root, f"a{n}@example.org", f"copy{n}@far.example")
     for recipient_count in (1, 20):
         del statements[:]
-        makers_by_address = {
-            f"a{n}@example.org": [RuleSubject(0, Role.USER)] for n in range(recipient_count)
-        }
+        addresses = [f"a{n}@example.org" for n in range(recipient_count)]
         targets = await recipient_rewrites.find_bcc_targets(
-            environment, BccDirection.RECIPIENT, makers_by_address, [ada.address]
+            environment,
+            BccDirection.RECIPIENT,
+            {address: [RuleSubject(0, Role.USER)] for address in addresses},
+            {address: [normalized_address(address)] for address in addresses},
+            [ada.address],
         )
         assert len(statements) == 1
         assert [(target.address, target.original_address) for target in targets] == [

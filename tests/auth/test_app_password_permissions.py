@@ -1,6 +1,7 @@
 """Who can see and change the application passwords of a user."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlmodel import col
@@ -13,8 +14,7 @@ from models.store.keyset_pages import PageRequest
 from models.users.roles import AdminPermission, Role, UserPermission
 from resolvers.auth import app_password_pages, app_passwords
 from resolvers.auth.app_password_pages import AppPasswordOrder, AppPasswordPageKey
-from resolvers.auth.app_password_validation import NewAppPassword
-from resolvers.auth.app_passwords import AppPasswordChanges
+from resolvers.auth.app_password_validation import AppPasswordChanges, NewAppPassword
 from resolvers.context import Context
 from tests.conftest import GraphQLClient, client_context, make_client
 from tests.support.accounts.app_password_operations import create_app_password
@@ -112,6 +112,48 @@ async def test_domain_admin_needs_app_password_permission(
     ):
         with pytest.raises(RequestError):
             await operation
+
+
+async def test_scopes_are_limited_only_for_passwords_of_an_administrator(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    own = (await create_app_password(ada, scopes=["IMAP"]))["appPassword"]["id"]
+    of_admin = (
+        await run_auth_mutation(
+            admin_client,
+            "appPasswordCreate",
+            "appPassword { id }",
+            user={"username": "ada"},
+            description="Help",
+            scopes=["MAIL_READ"],
+        )
+    )["appPassword"]["id"]
+    update: dict[str, Any] = {"appPasswords": [{"id": own}, {"id": of_admin}]}
+    fields = "appPasswords { id scopes } errors { code path }"
+    payload = await run_auth_mutation(
+        ada, "appPasswordUpdate", fields, **update, set={"scopes": ["ALL"]}
+    )
+    assert {row["id"]: row["scopes"] for row in payload["appPasswords"]} == {
+        own: ["ALL"],
+        of_admin: ["MAIL", "MAIL_READ", "SUBMIT"],
+    }
+    refused = await run_auth_mutation(
+        ada, "appPasswordUpdate", fields, **update, set={"scopes": ["IMAP"]}
+    )
+    assert [(error["code"], error["path"]) for error in refused["errors"]] == [
+        ("FORBIDDEN", ["set", "scopes"])
+    ]
+    rows = await load_all_rows(ada.environment, ApplicationPassword)
+    assert [row.scopes for row in rows] == [["ALL"], ["MAIL", "MAIL_READ", "SUBMIT"]]
+    await run_auth_mutation(
+        admin_client, "appPasswordUpdate", **update, set={"scopes": ["ALL"], "active": False}
+    )
+    entries = [
+        row.after
+        for row in await load_all_rows(ada.environment, AuditLogEntry)
+        if row.mutation == "appPasswordUpdate"
+    ]
+    assert [entry["scopes"] for entry in entries] == [["ALL"], ["MAIL", "MAIL_READ", "SUBMIT"]]
 
 
 async def test_user_needs_app_password_permission(ada: GraphQLClient) -> None:

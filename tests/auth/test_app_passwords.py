@@ -17,8 +17,11 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import Scope
 from resolvers.auth import app_password_validation, app_passwords
-from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassword
-from resolvers.auth.app_passwords import AppPasswordChanges
+from resolvers.auth.app_password_validation import (
+    AppPasswordChanges,
+    AppPasswordScope,
+    NewAppPassword,
+)
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context
 from resolvers.viewer import Viewer

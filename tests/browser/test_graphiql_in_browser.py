@@ -268,7 +268,7 @@ async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
     graphiql: GraphiQLPage,
 ) -> None:
     await graphiql.open(UNKNOWN_TOKEN)
-    await graphiql.page.get_by_text("This token is not known here.").wait_for()
+    await graphiql.page.get_by_text("The server doesn't know this token.").wait_for()
     assert "haddock" not in str(await graphiql.read_storage())
     await graphiql.page.get_by_label("Show Documentation Explorer").click()
     await graphiql.page.get_by_role("link", name="Subscription", exact=True).wait_for()
@@ -297,7 +297,7 @@ async def test_sign_out_revokes_token_of_password_sign_in(
     await graphiql.open()
     await graphiql.sign_in("ada", "wrong")
     dialog = graphiql.page.get_by_role("dialog")
-    await dialog.get_by_text("The user name or password is wrong.").wait_for()
+    await dialog.get_by_text("The username or password is wrong.").wait_for()
     await graphiql.page.keyboard.press("Escape")
     await graphiql.sign_in("ada", PASSWORD)
     await graphiql.wait_for_viewer("ada")
@@ -361,7 +361,7 @@ async def test_page_fits_in_window(
 
     await sign_in.click()
     dialog = page.get_by_role("dialog")
-    fields = [dialog.get_by_label("User name or address"), dialog.get_by_label("Password")]
+    fields = [dialog.get_by_label("Username or address"), dialog.get_by_label("Password")]
     await assert_layout(page, *fields, *await dialog.get_by_role("button").all())
     await graphiql.page.keyboard.press("Escape")
     await graphiql.enter_token(server.secrets["ada"])

@@ -132,7 +132,7 @@ def test_doctor_and_list_show_state_and_error_of_acme(shell: CommandLine, tmp_pa
         ]
 
     assert certificate_findings() == [
-        ("hint", "new.example has none yet", "ACME state TERMS_NOT_AGREED")
+        ("hint", "new.example has no certificate yet", "ACME state TERMS_NOT_AGREED")
     ]
     failure = "DNS has no A or AAAA record of the name: publish one."
     shell.change_store(
@@ -142,7 +142,7 @@ def test_doctor_and_list_show_state_and_error_of_acme(shell: CommandLine, tmp_pa
     remedy = f"ACME state FAILED: {failure}"
     old_until = f"{NOW + 89 * ONE_DAY:%Y-%m-%d}"
     assert certificate_findings() == [
-        ("hint", "new.example has none yet", remedy),
+        ("hint", "new.example has no certificate yet", remedy),
         ("hint", f"old.example is valid until {old_until}, and not renewed", remedy),
     ]
     new, old = shell("certificate", "list", "--json").json

@@ -101,7 +101,7 @@ def test_password_must_meet_policy_of_domain(
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [
-        (("user", "add", "ada", "--no-password"), "The user name already exists"),
+        (("user", "add", "ada", "--no-password"), "The username already exists"),
         (
             ("user", "add", "bob", "--address", "ada@example.org", "--no-password"),
             "The address already exists.",
@@ -112,7 +112,7 @@ def test_password_must_meet_policy_of_domain(
         ),
         (
             ("user", "add", "b b", "--address", "b b@x.org", "--no-password"),
-            " username: A user name must have",
+            " username: A username must have",
         ),
         (("user", "add", "b@x.org", "--no-password", "--quota", "much"), "write a size"),
         (("user", "add", "b@x.org"), "--password-stdin"),

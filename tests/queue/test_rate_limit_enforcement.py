@@ -101,7 +101,7 @@ async def test_user_rate_counts_messages_not_recipients(
     message_counts = await select_rows(environment, "SELECT count(*) FROM messages")
     assert await send_refused_message(ada) == {
         "code": "RATE_LIMITED",
-        "message": "This account can send at most 2 messages an hour.",
+        "message": "This account can send at most 2 messages per hour.",
         "retryAfter": "PT60S",
     }
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
@@ -145,14 +145,14 @@ async def test_user_domain_and_platform_limits_all_apply(
         ["RATE_LIMITED"],
     ]
     assert await try_send_message(bob, "a@example.net") == []
-    expected_message = "All accounts of the domain together can send at most 3 messages an hour."
+    expected_message = "All accounts of the domain together can send at most 3 messages per hour."
     assert (await send_refused_message(bob))["message"] == expected_message
     clock.tick(minutes=1)
     assert (await send_refused_message(ada))[
         "message"
     ] == expected_message  # the user's own limit allows more
     assert await try_send_message(other_domain_user, "a@example.net") == []
-    expected_message = "All accounts together can send at most 4 messages a day."
+    expected_message = "All accounts together can send at most 4 messages per day."
     assert (await send_refused_message(other_domain_user))["message"] == expected_message
     clock.tick(hours=1)
     assert (await send_refused_message(bob))["message"] == expected_message
@@ -433,7 +433,7 @@ async def test_smtp_submission_is_deferred_at_mail_command(
     )  # while the limit allows it
     assert (await submit_message(client)).startswith("250")
     other_client.send_bytes(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
-    answer = "450 4.7.1 Sending limit exceeded: This account can send at most 2 messages an hour"
+    answer = "450 4.7.1 Sending limit exceeded: This account can send at most 2 messages per hour"
     assert (await other_client.read_reply()).strip() == answer  # and no second reply
     assert (await client.run_command("MAIL FROM:<ada@example.org>")).strip() == answer
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]

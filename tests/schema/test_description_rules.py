@@ -39,6 +39,7 @@ def test_no_description_breaks_a_rule() -> None:
         ("Query.tasks(users:)", "Of these accounts.", "begins as a fragment"),
         ("User.quota", "Bytes; null = unlimited.", "contains 'null = '"),
         ("Connector.port", "The port.", "only repeats the name"),
+        ("Change.type", "Type of the change.", ""),
         ("MetricName.READ_TIME", "Duration of these reads.", "refers to another description"),
         ("Blob.path", "Name. (Same sentence for tags.)", "contains a note for authors"),
         ("Connector.lastRunAt", "Start of the last run.", ""),
@@ -51,9 +52,20 @@ def test_rules_find_unclear_texts(coordinate: str, text: str, rule: str) -> None
     assert list(broken_rules(coordinate, text)) == [rule][: bool(rule)]
 
 
+def test_text_of_name_and_type_is_found() -> None:
+    rules = list(broken_rules("Connector.source", "Source mailbox.", "Mailbox"))
+    assert rules == ["only repeats the name and the type"]
+
+
 def test_texts_of_different_fields_are_found() -> None:
     texts = {"A.host": "Name.", "B.hosts": "Name.", "A.port": "Number.", "B.id": "Number.", "A": ""}
-    assert list(shared_texts(texts)) == ["A.port", "B.id"]
+    assert list(shared_texts(texts, {})) == ["A.port", "B.id"]
+
+
+def test_texts_of_different_types_are_found() -> None:
+    texts = {"A.state": "State.", "B.state": "State.", "A.node(by:)": "By.", "B.node(by:)": "By."}
+    types = dict.fromkeys(texts, "A") | {"B.state": "B", "B.node(by:)": "B"}
+    assert list(shared_texts(texts, types)) == ["A.state", "B.state"]
 
 
 def test_examples_are_values_of_their_type() -> None:

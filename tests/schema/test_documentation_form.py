@@ -67,10 +67,8 @@ def test_page_has_short_sentences_and_limited_length(page: Path) -> None:
     assert long_sentences(text) == []
 
 
-def test_generated_pages_have_short_sentences() -> None:
+def test_generated_pages_have_short_sentences_and_limited_length() -> None:
     assert len(GENERATED_PAGES) > 300
-    assert [
-        (page.name, sentence)
-        for page in GENERATED_PAGES
-        for sentence in long_sentences(page.read_text(encoding="utf-8"))
-    ] == []
+    texts = {page: page.read_text(encoding="utf-8") for page in GENERATED_PAGES}
+    assert [(page, sentence) for page in texts for sentence in long_sentences(texts[page])] == []
+    assert [page for page, text in texts.items() if text.count("\n") > MAX_PAGE_LINES] == []

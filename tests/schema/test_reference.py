@@ -14,7 +14,7 @@ from graphql import parse, print_ast, validate
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.reference.areas import iter_root_fields
-from tests.support.reference.command_pages import commands_page
+from tests.support.reference.command_pages import command_pages, commands_page
 from tests.support.reference.errors.documented_errors import assert_errors_are_documented
 from tests.support.reference.examples import Example, load_examples, store_mutation_examples
 from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
@@ -218,5 +218,7 @@ def test_commands_page_has_every_declared_command() -> None:
         path.read_text().count("@declarations.command(")
         for path in (ROOT / "merganser/commands").rglob("*_declarations.py")
     )
-    headings = re.findall(r"^## merganser ", commands_page(), re.MULTILINE)
+    pages = "\n".join(command_pages().values())
+    headings = re.findall(r"^## (merganser .*)", pages, re.MULTILINE)
+    assert re.findall(r"^\| \[(merganser [^]]*)\]", commands_page(), re.MULTILINE) == headings
     assert len(headings) == declared_count > 40

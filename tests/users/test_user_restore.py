@@ -114,7 +114,7 @@ async def test_restore_with_taken_name_or_full_domain_is_refused(
     await delete_users(root, ada.user.id, purgeAt=LATER)
     other_user = await make_user(environment, "ada")
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
-    assert (error["code"], error["message"]) == ("CONFLICT", "The user name already exists.")
+    assert (error["code"], error["message"]) == ("CONFLICT", "The username already exists.")
     await delete_users(root, other_user.id, purgeAt=LATER)
     assert (await load_deleted_user(root, username="ada"))["userId"] == global_ids.encode(
         "User", other_user.id

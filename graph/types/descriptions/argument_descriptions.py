@@ -44,20 +44,29 @@ ARGUMENT_DESCRIPTIONS = {
     "allowed with `last`.",
     "debounce": "Least time between two batches, at most PT1M. Default: PT0.05S. The first batch "
     "is sent at once, and so is a batch after one with `hasMore`.",
-    "before": "Returns items before this cursor (`pageInfo.startCursor` of the page after "
-    "them). Requires `last`.",
+    "before": (
+        "Returns items before this cursor (`pageInfo.startCursor` of the page that follows these "
+        "items). Requires `last`, else the error is BAD_PAGINATION."
+    ),
     "by": "Reference to the object that is returned.",
-    "expand": "Template with `%{user}`, `%{local}`, `%{domain}` and `%%`, at most 1,000 "
-    "characters. `%{user}` is the username, `%{local}` and `%{domain}` are the parts "
-    "of the main address or else of the username. The filled-in text is returned as "
-    "the setting `expand`.",
-    "fields": "Keys to return. Default: all. An empty list returns nothing.",
+    "expand": (
+        "Template with `%{user}`, `%{local}`, `%{domain}` and `%%`, at most 1,000 characters. "
+        "`%{user}` is the username, `%{local}` and `%{domain}` are the parts of the main address "
+        "or else of the username. The filled-in text is returned as the setting `expand`. Another "
+        "variable is the error VALIDATION. Default: no setting `expand` is returned."
+    ),
+    "fields": (
+        "Keys of the settings to return. An unknown key is ignored. Default: all. An empty list "
+        "returns no setting except `expand`. The setting `expand` is always returned if the "
+        "argument `expand` is given."
+    ),
     "check": "Looks up each record in DNS. Without the look-up, each `state` is UNKNOWN. "
     "FORBIDDEN_OPERATION in an @atomic mutation.",
     "filter": "Returns only items that meet all conditions of the filter. Default: all items.",
     "first": (
-        "Returns at most this number of items from the beginning of the list, 0 to 250; more is "
-        "the error BAD_PAGINATION. Default: 20, unless `last` is given."
+        "Returns at most this number of items, 0 to 250; more is the error BAD_PAGINATION. They "
+        "are the first items of the list, or the first after the cursor `after`. Default: 20, "
+        "unless `last` is given."
     ),
     "id": "Global ID of the object.",
     "submission": "Submission to follow. Default: all submissions of the signed-in user.",

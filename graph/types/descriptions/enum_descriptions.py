@@ -149,8 +149,10 @@ VALUE_DESCRIPTIONS = {
         "MAY": "TLS if the server offers it, with any certificate.",
         "ENCRYPT": "TLS with any certificate. Without TLS the delivery is deferred. A relay host "
         "or transport with a username still needs a verified certificate.",
-        "DANE": "TLS by the TLSA records of the server (RFC 7672). Without TLSA records as MAY; "
-        "with unusable records as ENCRYPT.",
+        "DANE": (
+            "TLS by the TLSA records of the server (RFC 7672). Without TLSA records it has the "
+            "effect of MAY, with unusable records that of ENCRYPT."
+        ),
         "DANE_ONLY": "TLS by TLSA records (RFC 7672). Without such a record the delivery is "
         "deferred.",
         "FINGERPRINT": "TLS with a certificate that has one of the configured fingerprints, else "

@@ -236,7 +236,7 @@ EXAMPLES_BY_COORDINATE = {
     "TotpImportInput.secret": '"JBSWY3DPEHPK3PXP"',
     "TotpEnableInput.token": '"123456"',
     "TotpVerifyInput.token": '"123456"',
-    "User.serviceSettings(fields:)": '"quota"',
+    "User.serviceSettings(fields:)": '"quota/storage"',
     "User.sieveScript(name:)": '"holiday"',
     "UserAffinitySetInput.duration": '"P30D"',
     "UserFilter.patterns": '"ann*"',

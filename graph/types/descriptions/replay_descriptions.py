@@ -8,8 +8,8 @@ from graph.execution.strawberry_definitions import strawberry_definition
 from graph.types.mutations import MutationExecution
 
 NEVER_REPLAYED = (
-    "Always false: the mutation refuses an idempotency key, so that it can't return the payload of "
-    "an earlier request."
+    "Always false, because the mutation refuses an idempotency key. True would mean that the "
+    "payload is that of an earlier request."
 )
 REFUSAL_SENTENCE = " Always false if the mutation refuses idempotency keys."
 

@@ -51,8 +51,8 @@ def require_and_inherit_limits_of_calling_key(
 def limit_key_for_another_user(ctx: Context, new_key: NewApiKey) -> NewApiKey:
     """Limit a key to the rights of a token of userImpersonate.
 
-    The caller checks that the key is for another user than the viewer.
-    Raises Forbidden or InvalidInput if the new key asks for more.
+    The caller checks that the key is for another user than the viewer. Raises Forbidden for a key
+    for domains, and Forbidden or InvalidInput if the new key asks for more.
     """
     text = "An API key for another user can't exceed the {} of a token of userImpersonate."
     if new_key.role is not Role.USER:

@@ -146,7 +146,7 @@ async def create_user(
     except NewUsersRefused as refused:
         raise refused.errors[0] from None
     except IntegrityError as clash:  # a concurrent request took it
-        raise Conflict("The user name already exists.", path=["username"]) from clash
+        raise Conflict("The username already exists.", path=["username"]) from clash
     return prepared.user
 
 

@@ -79,7 +79,7 @@ class UserAdmission:
         """Count a user in. Raises Conflict, LimitReached or NotFound if it can't be stored."""
         domain = self._require_domain_with_address_room(user)
         if user.user.username_key in self.usernames:
-            raise Conflict("The user name already exists.", path=["username"])
+            raise Conflict("The username already exists.", path=["username"])
         if domain is not None:
             domain_and_local_part = (domain.id, user.local_part)
             if domain_and_local_part in self.addresses:

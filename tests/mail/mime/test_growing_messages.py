@@ -1,5 +1,6 @@
 """The time to parse a message grows with its size, whatever the size consists of."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -31,6 +32,7 @@ SMALL_COUNT = 4_000 if RUNS_ALL_TESTS else 1_000
 GROWTH = 4
 MAX_RATIO = 5  # of CPU times, for a message of four times the size
 SLACK_SECONDS = 0.02
+MAX_MEASUREMENTS = 5  # other processes can empty the caches of the processor during one
 BASE64_BODY = b"QUJD" * 400
 
 
@@ -45,9 +47,13 @@ def cpu_seconds(job: Callable[[], object]) -> float:
 
 
 def assert_grows_with_size(job_for_count: Callable[[int], Callable[[], object]]) -> None:
-    small = cpu_seconds(job_for_count(SMALL_COUNT))
-    large = cpu_seconds(job_for_count(SMALL_COUNT * GROWTH))
-    assert large <= MAX_RATIO * small + SLACK_SECONDS, (small, large)
+    small_job, large_job = job_for_count(SMALL_COUNT), job_for_count(SMALL_COUNT * GROWTH)
+    small = large = math.inf
+    for _ in range(MAX_MEASUREMENTS):
+        small, large = min(small, cpu_seconds(small_job)), min(large, cpu_seconds(large_job))
+        if large <= MAX_RATIO * small + SLACK_SECONDS:
+            return
+    pytest.fail(f"The small message took {small} s, the large one {large} s.")
 
 
 def find_each_part(tree: ParsedPart) -> None:
@@ -100,7 +106,7 @@ def test_time_to_read_verdicts_does_not_grow_with_square_of_blanks() -> None:
         text = "mx.example.org; dkim" + " " * (2 * count - 100) + "x=pass"
         return lambda: [method_verdict_or_none(text, "dkim") for _ in range(10)]
 
-    assert_grows_with_size(lambda count: verdict_job(min(count, 4_000)))
+    assert_grows_with_size(lambda count: verdict_job(count * 1_000 // SMALL_COUNT))
 
 
 def test_time_to_read_spans_grows_with_number_of_blobs() -> None:

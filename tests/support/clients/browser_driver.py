@@ -152,7 +152,7 @@ class GraphiQLPage:
         """Sign in by the dialog."""
         await self.page.get_by_role("button", name="Sign in").click()
         dialog = self.page.get_by_role("dialog")
-        await dialog.get_by_label("User name or address").fill(username)
+        await dialog.get_by_label("Username or address").fill(username)
         await dialog.get_by_label("Password").fill(password)
         await dialog.get_by_role("button", name="Sign in").click()
 

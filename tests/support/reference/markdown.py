@@ -12,7 +12,8 @@ from graphql import (
     print_ast,
 )
 
-from tests.support.reference.areas import BUILT_IN_SCALARS, area_of_type, is_connection_part
+from tests.support.reference.areas import BUILT_IN_SCALARS, is_connection_part
+from tests.support.reference.type_locations import page_of_type
 
 
 def cell(text: str) -> str:
@@ -53,9 +54,9 @@ def _named_type_link(type_: GraphQLNamedType, from_area: str) -> str:
         assert isinstance(type_, GraphQLObjectType)
         node_type = get_named_type(type_.fields["nodes"].type)
         return f"page of {_named_type_link(node_type, from_area)}"
-    area = area_of_type(type_)
-    folder = "" if area == from_area else f"{'../' if from_area else ''}{area}/"
-    return f"[{type_.name}]({folder}types.md#{type_.name.lower()})"
+    page = page_of_type(type_.name)
+    folder = "" if page.area == from_area else f"{'../' if from_area else ''}{page.area}/"
+    return f"[{type_.name}]({folder}{page.name}.md#{type_.name.lower()})"
 
 
 def default_text(definition: Any) -> str:
@@ -70,5 +71,7 @@ def default_text(definition: Any) -> str:
 def described_rows(definitions: dict[str, Any], area: str) -> Iterator[tuple[str, str, str]]:
     """Yield name, type and meaning of fields, arguments or input fields."""
     for name, definition in definitions.items():
-        text = f"{definition.description or ''}{default_text(definition)}"
+        text = definition.description or ""
+        if "Default" not in text:
+            text += default_text(definition)
         yield f"`{name}`", type_link(definition.type, area), cell(text)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.support.reference.areas import AREAS, contents_by_area
-from tests.support.reference.command_pages import commands_page
+from tests.support.reference.command_pages import command_pages, commands_page
 from tests.support.reference.error_page import errors_page
 from tests.support.reference.event_page import events_page
 from tests.support.reference.examples import load_examples
@@ -11,6 +11,7 @@ from tests.support.reference.markdown import table
 from tests.support.reference.metric_page import metrics_page
 from tests.support.reference.root_field_pages import root_field_page
 from tests.support.reference.setting_pages import setting_pages, setting_topics
+from tests.support.reference.type_locations import type_pages_by_area
 from tests.support.reference.type_pages import area_page, types_page
 from tests.support.schema.printed_schema import SDL
 
@@ -33,12 +34,14 @@ def reference_pages() -> dict[str, str]:
         "errors.md": errors_page(SDL),
         "events.md": events_page(SDL),
         "commands.md": commands_page(),
+        **command_pages(),
         "metrics.md": metrics_page(),
         **setting_pages(),
     }
     for area, contents in areas.items():
-        pages[f"{area}/README.md"] = area_page(area, contents)
-        pages[f"{area}/types.md"] = types_page(area, contents.types)
+        type_pages = type_pages_by_area()[area]
+        pages[f"{area}/README.md"] = area_page(area, contents, type_pages)
+        pages |= {f"{area}/{page.name}.md": types_page(page) for page in type_pages}
         for root_field in contents.root_fields:
             name = f"{area}/{root_field.page_name}.md"
             pages[name] = root_field_page(root_field, SDL, examples)

@@ -53,8 +53,8 @@ def _result_section(root_field: RootField, own_type_names: set[str]) -> Iterator
         yield from (f"A `{result.name}` with these fields:", "")
         yield from table(COLUMNS, described_rows(result.fields, root_field.area))
     else:
-        yield f"{type_link(root_field.field.type, root_field.area)}"
-        yield ""
+        link = type_link(root_field.field.type, root_field.area)
+        yield from (f"A {link}" if link.startswith("page of ") else link, "")
 
 
 def _example_section(example: Example) -> Iterator[str]:

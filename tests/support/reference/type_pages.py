@@ -1,6 +1,7 @@
 """Pages of the types of an area, and the area's table of contents."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from graphql import (
@@ -19,12 +20,13 @@ from tests.support.reference.markdown import (
     table,
     type_link,
 )
+from tests.support.reference.type_locations import TypePage
 
 HEADINGS = {"query": "Queries", "mutation": "Mutations", "subscription": "Subscriptions"}
 COLUMNS = ("Name", "Type", "Meaning")
 
 
-def area_page(area: str, contents: AreaContents) -> str:
+def area_page(area: str, contents: AreaContents, type_pages: Sequence[TypePage]) -> str:
     """The table of contents of an area."""
     title, introduction = AREAS[area]
     lines = [f"# {title}", "", introduction, ""]
@@ -36,9 +38,13 @@ def area_page(area: str, contents: AreaContents) -> str:
                 "",
                 *table(("Name", "Meaning"), map(_root_field_row, fields)),
             ]
-    if contents.types:
-        links = [f"[{type_.name}](types.md#{type_.name.lower()})" for type_ in contents.types]
-        lines += ["## Types", "", ", ".join(links), ""]
+    for heading, pages in groupby(type_pages, key=lambda page: page.heading):
+        links = [
+            f"[{type_.name}]({page.name}.md#{type_.name.lower()})"
+            for page in pages
+            for type_ in page.types
+        ]
+        lines += [f"## {heading}", "", ", ".join(links), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -48,12 +54,11 @@ def _root_field_row(root_field: RootField) -> tuple[str, str]:
     return f"[{root_field.name}]({root_field.page_name}.md)", f"{sentence}."
 
 
-def types_page(area: str, types: Sequence[GraphQLNamedType]) -> str:
-    """The types of an area, each with its fields or values."""
-    lines = [f"# Types of {AREAS[area][0]}", ""]
-    lines += [f"Objects, inputs and enums of [{AREAS[area][0]}](README.md).", ""]
-    for type_ in types:
-        lines += _type_section(type_, area)
+def types_page(page: TypePage) -> str:
+    """The page with a section for each type, with its fields or values."""
+    lines = [f"# {page.title}", "", f"Back to [{AREAS[page.area][0]}](README.md).", ""]
+    for type_ in page.types:
+        lines += _type_section(type_, page.area)
     return "\n".join(lines).rstrip() + "\n"
 
 

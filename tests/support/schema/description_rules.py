@@ -105,6 +105,22 @@ SELF_EVIDENT_NAMES = frozenset(
         "value",
     ]
 )
+# Fields of interfaces and short objects whose name and type say all.
+SELF_EVIDENT_FIELDS = frozenset(
+    [
+        "Change.type",
+        "ContactSuggestion.address",
+        "LegalHoldAccess.at",
+        "LimitChange.type",
+        "MailboxChange.type",
+        "MessageChange.type",
+        "ResyncChange.type",
+        "SubmissionChange.type",
+        "UserChange.type",
+    ]
+)
+# Fields and arguments whose text fits every type that they have.
+NAMES_WITH_SHARED_TEXT = frozenset({"by", "edge", "filter", "input", "mailbox", "node", "orderBy"})
 FILLER_WORDS = frozenset({"a", "an", "the", "of", "this", "is", "its", "it"})
 
 
@@ -114,8 +130,11 @@ def words_of(text: str) -> set[str]:
     return {word.removesuffix("s") for word in WORD.findall(spaced)} - FILLER_WORDS
 
 
-def broken_rules(coordinate: str, text: str) -> Iterator[str]:
-    """Yield the rules that a description breaks. `text` has no sentences about requirements."""
+def broken_rules(coordinate: str, text: str, member_type: str = "") -> Iterator[str]:
+    """Yield the rules that a description breaks. `text` has no sentences about requirements.
+
+    `member_type` is the name of the type of a field, argument or input field.
+    """
     type_name, _, field_name = coordinate.partition(".")
     if FRAGMENT_START.match(text):
         yield "begins as a fragment"
@@ -125,8 +144,11 @@ def broken_rules(coordinate: str, text: str) -> Iterator[str]:
         yield "contains a note for authors"
     if word := UNCLEAR_WORDS.search(text):
         yield f"contains {word[0]!r}"
-    if field_name and words_of(text) <= words_of(coordinate):
-        yield "only repeats the name"
+    if field_name and coordinate not in SELF_EVIDENT_FIELDS:
+        if words_of(text) <= words_of(coordinate):
+            yield "only repeats the name"
+        elif words_of(text) <= words_of(coordinate) | words_of(member_type):
+            yield "only repeats the name and the type"
     is_root_field = type_name in ROOT_TYPES and field_name and "(" not in field_name
     if is_root_field and not ROOT_VERB.match(text):
         yield "does not begin with a verb"
@@ -159,8 +181,11 @@ def inputs_without_example(schema: GraphQLSchema) -> Iterator[str]:
             yield coordinate
 
 
-def shared_texts(texts: Mapping[str, str]) -> Iterator[str]:
-    """Yield the coordinates of descriptions that fields of different names share."""
+def shared_texts(texts: Mapping[str, str], types: Mapping[str, str]) -> Iterator[str]:
+    """Yield the coordinates of descriptions that fields of different names or types share.
+
+    `types` are the names of the types of fields, arguments and input fields.
+    """
     coordinates_by_text = defaultdict[str, list[str]](list)
     for coordinate, text in texts.items():
         if "." in coordinate:
@@ -170,7 +195,8 @@ def shared_texts(texts: Mapping[str, str]) -> Iterator[str]:
             re.split(r"[.(]", coordinate)[-1].rstrip(":)").removesuffix("s")
             for coordinate in coordinates
         }
-        if len(names) > 1:
+        type_names = {types.get(coordinate, "") for coordinate in coordinates}
+        if len(names) > 1 or (len(type_names) > 1 and not names <= NAMES_WITH_SHARED_TEXT):
             yield from coordinates
 
 
@@ -181,11 +207,15 @@ def unclear_descriptions(schema: GraphQLSchema) -> dict[str, list[str]]:
         for coordinate, value in iter_describable(schema)
     }
     result = defaultdict[str, list[str]](list)
+    types = {
+        coordinate: get_named_type(value.type).name if hasattr(value, "type") else ""
+        for coordinate, value in iter_describable(schema)
+    }
     for coordinate, text in texts.items():
-        for rule in broken_rules(coordinate, text):
+        for rule in broken_rules(coordinate, text, types[coordinate]):
             result[coordinate].append(rule)
-    for coordinate in shared_texts(texts):
-        result[coordinate].append("is shared by fields of different names")
+    for coordinate in shared_texts(texts, types):
+        result[coordinate].append("is shared by fields of different names or types")
     for coordinate in inputs_without_example(schema):
         result[coordinate].append("has no example of a value")
     return dict(result)

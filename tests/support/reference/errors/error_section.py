@@ -38,6 +38,7 @@ ERROR_CLASS_BY_CODE: dict[ErrorCode, type[errors.RequestError]] = {
     ErrorCode.VALIDATION: errors.InvalidInput,
 }
 IDENTIFIER = re.compile(r"[a-z]+[A-Z]")  # such as `addFlags`, which keeps its small letter
+PLACEHOLDER_IN_CODE = re.compile(r"`(\*[a-z ]+\*)`")  # in code, asterisks are no italics
 
 
 def error_section(root_field: RootField) -> Iterator[str]:
@@ -99,6 +100,7 @@ def _condition(error: ErrorSite) -> str:
         text = constraints.values[error.constraint].description
     elif not text:
         text = (SDL.type_map[_type_name(error)].description or "").removeprefix("Error: ")
+    text = PLACEHOLDER_IN_CODE.sub(r"\1", text)
     if not IDENTIFIER.match(text):
         text = text[:1].upper() + text[1:]
     return cell(text if text.endswith((".", "!", "?")) else f"{text}.")

@@ -44,8 +44,8 @@ from tests.support.reference.errors.function_syntax import (
     path_changes_of,
     positional_names,
     returned_values,
-    value_name,
     with_block,
+    words_of_value,
 )
 from tests.support.reference.errors.reach import (
     Caller,
@@ -454,7 +454,7 @@ class Scope:
         texts = self.texts(part.value)
         if len(texts) == 1 and len(texts[0]) < 200:
             return texts[0]
-        return f"*{value_name(part.value)}*"
+        return f"*{words_of_value(part.value)}*"
 
 
 def _caught_codes(module: str, handler: ast.ExceptHandler) -> frozenset[str]:

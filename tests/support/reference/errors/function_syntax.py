@@ -193,6 +193,50 @@ def _assignments(node: ast.AST, name: str) -> list[ast.Assign]:
     ]
 
 
+# Words of values whose names in the code would not be understood
+VALUE_WORDS = {
+    "allowed": "limit",
+    "authmechanism": "the mechanisms",
+    "domain admin": "role",
+    "found": "the nodes",
+    "graphql names": "fields",
+    "impersonate": "permission",
+    "large": "larger value",
+    "left count": "number",
+    "lower": "period",
+    "max": "limit",
+    "max bytes": "limit",
+    "max count": "limit",
+    "max filters": "limit",
+    "max length": "limit",
+    "max lifetime": "limit",
+    "max list lengths": "limit",
+    "max mailboxes": "limit",
+    "max recipients": "limit",
+    "max rows": "limit",
+    "max script bytes": "limit",
+    "max size": "limit",
+    "maximum": "limit",
+    "min classes": "number",
+    "min length": "number",
+    "minimum": "number",
+    "most": "limit",
+    "noun": "object",
+    "password policy maxima": "limit",
+    "source phrases": "sender",
+    "str": "the sizes",
+    "token mechanisms": "mechanism",
+    "type name": "type",
+    "without": "address",
+}
+
+
+def words_of_value(node: ast.AST) -> str:
+    """Return words for the value of an expression that a reader of the reference understands."""
+    name = value_name(node)
+    return VALUE_WORDS.get(name, name)
+
+
 def value_name(node: ast.AST) -> str:
     """Return words for the value of an expression, from its last name."""
     if isinstance(node, ast.Call):

@@ -79,6 +79,7 @@ UNUSED_FUNCTIONS = {
     "messageCopy": (*FLAG_STEPS, *SNOOZE_STEPS),
     "messageDeduplicate": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
     "messageDelete": (*MOVE_STEPS, *FLAG_STEPS, *SNOOZE_STEPS, *QUOTA_STEPS),
+    # An imported message has no links.
     "messageImport": (*RECEIVED_MAIL_STEPS, INSERT_OF_LINKS),
     "messageMove": SNOOZE_STEPS,
     "messageUpdate": MOVE_STEPS,
@@ -97,6 +98,7 @@ UNUSED_FUNCTIONS = {
     # Only the response of a security key needs the public URL of the server.
     "totpVerify": ("resolvers.auth.second_factors.webauthn.require_relying_party",),
     "transportDelete": RELAY_HOST_STEPS,
+    # It selects the owners of the changed messages, which were within the limit at the change.
     "undo": USER_LIMITS,
 }
 
