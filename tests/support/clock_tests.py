@@ -20,6 +20,7 @@ CLOCKS = {"monotonic", "monotonic_ns", "perf_counter", "process_time", "thread_t
 MEASURING_SUPPORT = {
     "attack_runner",
     "cpu_seconds",
+    "growth",
     "loop_step_timer",
     "slow_attacks",
     "target_subscriptions",

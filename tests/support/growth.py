@@ -1,0 +1,56 @@
+"""Whether the CPU time of a job grows with the size of its input, and not with the square of it.
+
+The job runs with a small input and with one that is `GROWTH` times as large. The time of a job
+that grows with the size becomes about `GROWTH` times as long: 1.4 times that was measured where
+the large input does not fit into the caches of the processor. The time of a job that grows with
+the square becomes up to `GROWTH` squared times as long.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+
+GROWTH = 16
+MAX_RATIO = 2 * GROWTH
+MIN_RUN_SECONDS = 0.005  # shorter runs measure the overhead of the clock
+RUNS = 3  # the shortest is least disturbed by other processes
+MAX_MEASUREMENTS = 5
+
+
+def run_cpu_seconds(job: Callable[[], object], calls: int) -> float:
+    """The CPU time of the thread for this number of calls, without the garbage collector."""
+    gc.collect()
+    gc.disable()  # its time depends on all objects of the process, not on the job
+    try:
+        started_at = time.thread_time()
+        for _ in range(calls):
+            job()
+        return time.thread_time() - started_at
+    finally:
+        gc.enable()
+
+
+def cpu_seconds(job: Callable[[], object]) -> float:
+    """The CPU time of one call, from the shortest of three runs of at least 5 ms."""
+    calls = 1
+    while (seconds := run_cpu_seconds(job, calls)) < MIN_RUN_SECONDS:
+        calls *= 4
+    runs = [seconds, *(run_cpu_seconds(job, calls) for _ in range(RUNS - 1))]
+    return min(runs) / calls
+
+
+def assert_grows_with_size(
+    job_for_size: Callable[[int], Callable[[], object]], *, large_size: int
+) -> None:
+    """Fail if the CPU time of the job grows faster than with the size of its input.
+
+    The times are measured again, up to five times, because other processes can disturb one
+    measurement.
+    """
+    small_job, large_job = job_for_size(large_size // GROWTH), job_for_size(large_size)
+    ratios = []
+    for _ in range(MAX_MEASUREMENTS):
+        ratios.append(cpu_seconds(large_job) / cpu_seconds(small_job))
+        if ratios[-1] <= MAX_RATIO:
+            return
+    raise AssertionError(f"The time grows {ratios} times with {GROWTH} times the size.")
