@@ -14,6 +14,7 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from threading import local
+from time import monotonic, sleep
 from typing import TypeVar
 
 from models.logs.entries import COLUMNS, LogConditions, LogRow, StorableLogEntry, microseconds_of
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 SEGMENT_COUNT = 8  # in which the retention and the size are divided
 MIN_SEGMENT_AGE = timedelta(hours=1)
 BUSY_TIMEOUT = 5.0  # seconds to wait for the writer of another process
+LOCK_INTERVAL = 0.01  # seconds between two attempts if SQLite does not wait
 INDEX_OVERHEAD = 2  # bytes of a segment for each byte of its rows, about
 READER_THREADS = 2
 MAX_VARIABLES = 500  # in a statement
@@ -122,7 +124,7 @@ class SqliteLogStore:
                 self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
+                _switch_to_wal(connection)
                 connection.execute("PRAGMA cache_size=-512")  # KiB
                 connection.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose entries
                 connection.execute("PRAGMA journal_size_limit=16777216")
@@ -221,6 +223,24 @@ class SqliteLogStore:
         await asyncio.to_thread(self._readers.close)
         for connection in self._reader_connections:
             connection.close()
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Set the journal mode of the file to WAL, also if another process does so at the same time.
+
+    SQLite does not wait for locks in this statement. Raises sqlite3.OperationalError if the file
+    stays locked.
+    """
+    ends_at = monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > ends_at:
+                raise
+            sleep(LOCK_INTERVAL)
+        else:
+            return
 
 
 def _insert_rows(

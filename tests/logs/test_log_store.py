@@ -35,6 +35,7 @@ from tests.support.operations.platform.setting_operations import SETTING_SET
 from tests.support.stores.log_stores import list_logs, log_messages, new_entry, new_log_store
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
+FILE_COUNT, WRITER_COUNT = 20, 4  # of the test of simultaneous beginnings
 LIMITS = LogLimits(timedelta(days=8), 1 << 30, START)
 LITERALS = {"literal_binds": True}  # of a compiled statement
 UNSAFE_TEXTS = ["\x1b[2J\x1b]0;title\x07", "a\nb\r\tc\0d", "\ud800 half", "\u202e reversed",
@@ -125,6 +126,28 @@ async def test_two_processes_write_to_one_file_in_the_order_of_ids(tmp_path: Pat
     assert [row.id for row in rows] == sorted({row.id for row in rows})
     for store in stores:
         await store.close()
+
+
+async def test_processes_that_begin_the_file_at_the_same_time_lose_no_entry(
+    tmp_path: Path,
+) -> None:
+    for number in range(FILE_COUNT):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        stores = [make_sqlite_store(folder) for _ in range(WRITER_COUNT)]
+        barrier = threading.Barrier(WRITER_COUNT)
+
+        def write_first_batch(store: SqliteLogStore, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            store.write_entries_unless_full(entries_of(1, START, "first"), LIMITS)
+            store.close_writer()
+
+        async with asyncio.TaskGroup() as group:
+            for store in stores:
+                group.create_task(asyncio.to_thread(write_first_batch, store))
+        assert await read_messages(stores[0]) == ["first 0"] * WRITER_COUNT
+        for store in stores:
+            await store.close()
 
 
 async def test_clock_behind_keeps_the_order_and_the_filter_by_time(tmp_path: Path) -> None:
