@@ -5,9 +5,10 @@ unexport PYTHONDONTWRITEBYTECODE  # without bytecode, each process of tests and 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
+NODE_VERSIONS := 22 24 26  # the supported releases of Node.js with long-term support
 TAG_OPTION = $(if $(TAG),--tag)
 
-.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-schema check-descriptions check-reference collect test test-all test-ranges lock clients schema released release reference docs soak conformance bench gate webui clean
+.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-schema check-descriptions check-reference collect test test-all test-ranges test-node lock clients schema released release reference docs soak conformance bench gate webui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -54,11 +55,20 @@ test: .venv/ready  ## run a sample of the tests on SQLite and PostgreSQL (5 minu
 test-all: .venv/ready  ## run all tests on both databases, with all cases of long tests
 	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres python -m tests.support.suite
 	@$(MAKE) test-ranges
+	@$(MAKE) test-node
 
 test-ranges:  ## run the sample with the newest versions that pyproject.toml allows, in a virtual environment of its own
 	$(PYTHON) -m venv --clear var/ranges
 	var/ranges/bin/pip install --disable-pip-version-check --editable '.[postgres,redis,nats,telemetry,dev]'
 	PATH=$(CURDIR)/var/ranges/bin:$$PATH TMPDIR=$(SCRATCH) STORES=sqlite python -m tests.support.suite
+
+test-node: clients  ## run the examples for JavaScript on each supported version of Node.js
+	@for version in $(NODE_VERSIONS); do \
+		package=node-$$(node --print '[process.platform, process.arch].join("-")') && \
+		npm install --prefix var/node-$$version --no-save --ignore-scripts $$package@$$version && \
+		NODE=$(CURDIR)/var/node-$$version/node_modules/$$package/bin/node STORES=sqlite \
+			pytest tests/clients tests/oauth/test_openid_client.py || exit 1; \
+	done
 
 lock: .venv/ready  ## write requirements.lock: the newest versions that pyproject.toml allows, with hashes
 	uv pip compile --quiet --upgrade --all-extras --universal --generate-hashes --no-emit-index-url --no-annotate \

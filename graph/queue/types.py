@@ -292,9 +292,9 @@ class QueueMutation:
     @mutation(
         "Deletes queue entries: cancels all deliveries that are not in progress. Deliveries in "
         "progress continue. A finished entry in `queueEntries` is NOT_FOUND, and nothing is "
-        "deleted. Without `notifySender`, cancelling all deliveries of a message has two further "
-        "effects. Its scheduled copy becomes a draft, and the copies that BCC rules made of it "
-        "are cancelled too. With `notifySender`, copies of BCC rules stay in the queue, unless "
+        "deleted. If all deliveries of a scheduled message are deleted, its copy becomes a draft. "
+        "Without `notifySender`, deleting all deliveries of a message also cancels the copies "
+        "that BCC rules made of it. With `notifySender`, these copies stay in the queue, unless "
         "they are selected too. Exactly one of `queueEntries`, `filter` and `all` is required "
         "(else VALIDATION). A task in the background deletes more than 1,000 entries (by "
         "default), and entries with `notifySender`. LIMIT_REACHED for more than 1,000 references "

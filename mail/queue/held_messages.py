@@ -73,7 +73,8 @@ def release_or_cancel_submissions(
 ) -> None:
     """Release these submissions of one owner that are still held. Their stream must be locked.
 
-    With `due_by`, only those with a hold that ends at that time or earlier.
+    With `due_by`, only those with a hold that ends at that time or earlier. The copy of a
+    submission whose recipients have all failed during the hold becomes a draft.
     """
     names = ("id", "user_id", "state", "message_id", "sent_mailbox_id")
     statement = select(*select_columns(Submission, names)).where(
@@ -96,7 +97,10 @@ def release_or_cancel_submissions(
     held_submissions = update(Submission).where(col(Submission.id).in_(held_ids))
     transaction.connection.execute(held_submissions.values(state=SubmissionState.QUEUED))
     bulk_updates.refresh_and_journal_submission_states(transaction, held_ids)
-    for user_id, user_rows in _submissions_to_move_by_user(released).items():
+    failed_ids = {row.id for row in released if row.state is SubmissionState.FAILED}
+    make_drafts_of_unsent(transaction, list(failed_ids), only_held=True)
+    sent = [row for row in released if row.id not in failed_ids]
+    for user_id, user_rows in _submissions_to_move_by_user(sent).items():
         _move_scheduled_copies_to_sent(transaction, user_id, user_rows, copy_by_message_id)
     transaction.workers_to_wake.add(QUEUE)
 
@@ -179,18 +183,18 @@ def return_copy_to_scheduled(
     transaction.connection.execute(statement.values(sent_mailbox_id=copy.mailbox_id))
 
 
-def make_drafts_of_cancelled(
+def make_drafts_of_unsent(
     transaction: DatabaseTransaction, submission_ids: Sequence[int], *, only_held: bool = False
 ) -> None:
-    """Make drafts of the copies of cancelled submissions that were sent to no recipient.
+    """Make drafts of the copies of submissions that were cancelled, or failed during their hold.
 
     The copies move to the mailbox with the special use DRAFTS. Copies that the owner has deleted or
     moved to another mailbox stay there. With `only_held`, copies outside SCHEDULED stay too.
     """
-    names = ("id", "user_id", "message_id", "sent_mailbox_id")
+    names = ("id", "user_id", "state", "message_id", "sent_mailbox_id")
     statement = select(*select_columns(Submission, names)).where(
         col(Submission.id).in_(submission_ids),
-        col(Submission.state) == SubmissionState.CANCELLED,
+        col(Submission.state).in_((SubmissionState.CANCELLED, SubmissionState.FAILED)),
         col(Submission.user_id).is_not(None),
         col(Submission.originates_here),  # others have no copy of their own
     )
@@ -203,8 +207,10 @@ def make_drafts_of_cancelled(
         copy = copy_by_message_id.get(row.message_id)
         if copy is None:
             continue
-        was_sent = copy.special_use is SpecialUse.SENT or copy.mailbox_id == row.sent_mailbox_id
-        if copy.special_use is SpecialUse.SCHEDULED or (was_sent and not only_held):
+        is_held = copy.special_use is SpecialUse.SCHEDULED
+        is_in_sent = copy.special_use is SpecialUse.SENT or copy.mailbox_id == row.sent_mailbox_id
+        is_cancelled = row.state is SubmissionState.CANCELLED
+        if is_held or (is_in_sent and is_cancelled and not only_held):
             copies_by_user[row.user_id].append(copy)
     for user_id, user_copies in copies_by_user.items():
         drafts_mailbox = _mailbox_or_inbox(
@@ -231,7 +237,7 @@ def cancel_and_make_drafts(
     cancelled_ids = bulk_updates.cancel_unleased_entries_and_rule_copies(
         transaction, submission_ids
     )
-    make_drafts_of_cancelled(transaction, submission_ids, only_held=True)
+    make_drafts_of_unsent(transaction, submission_ids, only_held=True)
     return cancelled_ids
 
 

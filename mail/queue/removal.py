@@ -1,17 +1,19 @@
 """Remove submissions from the queue and bounce them to their senders."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult
-from mail.queue import message_body, recipient_leases
+from mail.queue import held_messages, message_body, recipient_leases
 from mail.queue.bulk_updates import unleased_open_conditions
 from mail.queue.delivery_results import record_results_and_report
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction, Environment
+from models.submission.tables import Submission, SubmissionState
 
 REMOVED_RESULT = DeliveryResult(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
 
@@ -22,6 +24,7 @@ async def bounce_unleased_queue_entries(
     """Bounce the unleased queue entries of these submissions. Returns their number.
 
     The entries are leased first, so that no worker sends a message that is reported as unsent.
+    Scheduled copies of messages that were sent to no recipient become drafts.
     """
     lease = environment.new_id()
     jobs = await _lease_open_entries(environment, submission_ids, lease)
@@ -35,7 +38,25 @@ async def bounce_unleased_queue_entries(
                 results,
                 await message_body.read_beginning_or_empty(environment, job),
             )
+    await _end_holds_of_bounced(environment, jobs)
     return len(delivery_ids)
+
+
+async def _end_holds_of_bounced(environment: Environment, jobs: Sequence[DeliveryJob]) -> None:
+    """Make drafts of the scheduled copies of these jobs. After a crash, the end of the hold does."""
+    ids_by_stream: defaultdict[int, set[int]] = defaultdict(set)
+    for job in jobs:
+        ids_by_stream[job.journal_stream].add(job.submission_id)
+    for stream_id, ids in ids_by_stream.items():
+
+        def end_holds(transaction: DatabaseTransaction, ids: Collection[int] = ids) -> None:
+            statement = select(col(Submission.id)).where(
+                col(Submission.id).in_(ids), col(Submission.state) == SubmissionState.FAILED
+            )
+            failed_ids = transaction.connection.execute(statement).scalars().all()
+            held_messages.release_or_cancel_submissions(transaction, failed_ids)
+
+        await environment.run_transaction(end_holds, stream_id)
 
 
 async def _lease_open_entries(

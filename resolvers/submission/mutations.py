@@ -51,7 +51,7 @@ async def cancel_submissions(
         if make_drafts:
             await ctx.environment.run_in_session(
                 session,
-                lambda transaction: held_messages.make_drafts_of_cancelled(transaction, unique_ids),
+                lambda transaction: held_messages.make_drafts_of_unsent(transaction, unique_ids),
             )
     return await _reload_submissions(ctx, ids)
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import String, cast, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -195,23 +196,7 @@ async def _restore_user_rows_and_log(
     await ctx.environment.run_in_session(
         session, lambda transaction: remove_deleted_addresses(transaction, [row.id])
     )
-    await connection.execute(delete_rows(DeletedUser).where(col(DeletedUser.id) == row.id))
-    result = await connection.execute(
-        update(User)
-        .where(col(User.id) == row.id)
-        .values(
-            deleted_at=None,
-            active=row.active,
-            username_key=row.username_key,
-            domain_id=user_place.domain_id,
-            words=search_text(
-                row.username, row.name, main_address["display_address"] if main_address else None
-            ),
-            updated_at=now,
-        )
-        .returning(*select_columns(User))
-    )
-    user: ColumnRow = result.one()
+    user = await _mark_as_restored(ctx, connection, row, user_place.domain_id, main_address)
     if addresses:
         ids = [address["id"] for address in addresses]
         await ctx.record_change(session, row.id, EventType.ADDRESS_RESTORED, ids)
@@ -227,6 +212,33 @@ async def _restore_user_rows_and_log(
         NewAuditLogEntry("userRestore", "User", row.id, user_place.domain_id, None, new_values),
     )
     return RestoredUser(user, recovered_addresses, lost_addresses)
+
+
+async def _mark_as_restored(
+    ctx: Context,
+    connection: AsyncConnection,
+    deleted_row: ColumnRow,
+    domain_id: int | None,
+    main_address: StoredAddress | None,
+) -> ColumnRow:
+    """Delete the row of the deleted user, and return the user that exists again."""
+    await connection.execute(delete_rows(DeletedUser).where(col(DeletedUser.id) == deleted_row.id))
+    display_address = main_address["display_address"] if main_address else None
+    result = await connection.execute(
+        update(User)
+        .where(col(User.id) == deleted_row.id)
+        .values(
+            deleted_at=None,
+            active=deleted_row.active,
+            username_key=deleted_row.username_key,
+            domain_id=domain_id,
+            words=search_text(deleted_row.username, deleted_row.name, display_address),
+            updated_at=ctx.environment.now(),
+        )
+        .returning(*select_columns(User))
+    )
+    user: ColumnRow = result.one()
+    return user
 
 
 async def _cancel_deletion_task(ctx: Context, session: AsyncSession, user_row: ColumnRow) -> None:

@@ -145,11 +145,16 @@ async def test_client_program_runs_from_command_line(
 
 
 def test_node_is_in_supported_range() -> None:
-    """The documentation names the range of package.json, and this Node.js is in it."""
+    """The documentation names the range of package.json, and this Node.js is in it.
+
+    `make test-node` runs these tests on each supported release.
+    """
     engines = json.loads((npm_programs.EXAMPLES / "package.json").read_text())["engines"]
     assert engines == {"node": "^22.18.0 || >=24"}
     major, minor = map(int, npm_programs.run_node("--version").lstrip("v").split(".")[:2])
     assert major >= 24 or (major == 22 and minor >= 18)
+    makefile = (npm_programs.PROJECT_FOLDER / "Makefile").read_text()
+    assert "NODE_VERSIONS := 22 24 26 " in makefile
     for document in PAGES_WITH_NODE_VERSION:
         assert "Node.js 22.18 or later (22, 24 or 26)" in " ".join(document.read_text().split())
 

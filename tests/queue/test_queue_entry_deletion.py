@@ -1,5 +1,6 @@
 """Deletion of queue entries: selection, rights, notices and tasks."""
 
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -7,12 +8,13 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from mail.queue import bulk_updates, recipient_leases
+from mail.queue import bulk_updates, recipient_leases, removal
+from mail.queue.delivery_results import record_results_and_report
 from models.admin.audit_log import AuditLogEntry
 from models.files.blobs import SubmissionBlob
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
-from tests.conftest import GraphQLClient
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
 from tests.support.mail_servers.queue_worker import (
@@ -176,6 +178,47 @@ async def test_deletion_can_notify_the_sender(
     assert "carol@example.net" in report.preview
     assert await load_inbox_rows(bob) == []
     assert await load_submission_state(environment, other_id) == "QUEUED"
+    await assert_store_consistent(environment)
+
+
+async def load_copies(client: GraphQLClient) -> list[Any]:
+    """The special use of the mailbox of each message outside INBOX, and whether it is a draft."""
+    data = await client(
+        """{ viewer { user { mailboxes(first: 20, filter: {showHidden: true}) { nodes {
+          specialUse messages { nodes { draft } } } } } } }"""
+    )
+    return [
+        (mailbox["specialUse"], message["draft"])
+        for mailbox in data["viewer"]["user"]["mailboxes"]["nodes"]
+        for message in mailbox["messages"]["nodes"]
+        if mailbox["specialUse"] != "INBOX"
+    ]
+
+
+@pytest.mark.parametrize("ends_hold", [False, True])
+async def test_scheduled_copy_of_deleted_entry_becomes_draft_when_sender_is_notified(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, ends_hold: bool
+) -> None:
+    """Also if the process dies after the report: then at the end of the hold."""
+    submission_id = await queue_message(ada, send_at=clock() + timedelta(hours=1))
+    if ends_hold:
+        lease = environment.new_id()
+        jobs = await removal._lease_open_entries(environment, [submission_id], lease)  # noqa: SLF001
+        results = {
+            recipient.delivery_id: removal.REMOVED_RESULT
+            for job in jobs
+            for recipient in job.recipients
+        }
+        for job in jobs:
+            await record_results_and_report(environment, job, results, b"")
+        assert await load_copies(ada) == [("SCHEDULED", False)]
+        clock.tick(hours=2)
+        await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
+    else:
+        await removal.bounce_unleased_queue_entries(environment, [submission_id])
+    assert await load_copies(ada) == [("DRAFTS", True)]
+    assert await load_submission_state(environment, submission_id) == "FAILED"
+    assert len(await load_inbox_rows(ada)) == 1
     await assert_store_consistent(environment)
 
 

@@ -1,4 +1,4 @@
-"""Metrics and log texts that the docs name exist in the code."""
+"""Metrics, log texts and defaults of settings that the docs name are those of the code."""
 
 import ast
 import re
@@ -21,6 +21,15 @@ PAGES = [
 SOURCE_FOLDERS = ("merganser", "graph", "resolvers", "mail", "models")
 METRIC = re.compile(r"`(merganser_[a-z_]+?)(?:_total|_bucket|_sum|_count)?[`{]")
 LOG_TEXT = re.compile(r"\blog (?:lines?|contains|has (?:a|the) line) `([A-Z][^` ]* [^`]+)`")
+# A setting with a value, such as "`MERGANSER_UPLOAD_MAX_SIZE` (50 MiB)".
+SETTING_WITH_VALUE = re.compile(r"`(MERGANSER_[A-Z_]+)` \((\d[\w,. ]*?)(?: by default)?[:)]")
+SETTING_ROW = re.compile(r"^\| `(MERGANSER_[A-Z_]+)` \| [^|]+ \| ([^|]+) \|", re.MULTILINE)
+
+
+@cache
+def default_values() -> dict[str, str]:
+    """The defaults of all settings, from the generated page."""
+    return dict(SETTING_ROW.findall((ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
 
 
 @cache
@@ -57,8 +66,24 @@ def test_metrics_and_log_texts_named_in_docs_exist(page: Path) -> None:
     assert unknown == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_values_of_settings_in_docs_are_the_defaults(page: Path) -> None:
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    named = {
+        (setting, value.replace(",", "")) for setting, value in SETTING_WITH_VALUE.findall(text)
+    }
+    assert named <= default_values().items()
+
+
 def test_names_in_a_text_are_found() -> None:
     text = "`merganser_arc_seals`, `merganser_lost_total{reason=…}`. The log has a line `X y`."
     assert METRIC.findall(text) == ["merganser_arc_seals", "merganser_lost"]
     assert LOG_TEXT.findall(text) == ["X y"]
     assert len(logged_texts()) > 100
+
+
+def test_values_of_settings_in_a_text_are_found() -> None:
+    text = "`MERGANSER_A` (2 s by default), `MERGANSER_B` (1,000), `MERGANSER_C` (0 s: off)"
+    values = [("MERGANSER_A", "2 s"), ("MERGANSER_B", "1,000"), ("MERGANSER_C", "0 s")]
+    assert SETTING_WITH_VALUE.findall(text) == values
+    assert default_values()["MERGANSER_HTTP_HEADER_TIMEOUT"] == "10 s"

@@ -295,9 +295,9 @@ type Query {
 """d"""
 type Mutation {
   """d""" createUser("d" input: UserCreate!): Boolean @auth(role: "USER")
-  """d""" userLock("d" input: UserLockInput, "d" now: Boolean): UserPayload! @auth
-  """d""" userRemove("d" input: UserRemoveInput!): UserUpdatePayload! @auth(role: "USER")
-  """d""" userUpdate("d" input: UserUpdateInput!): UserUpdatePayload @auth(role: "USER")
+  """d""" userLock(input: UserLockInput, "d" now: Boolean): UserPayload! @auth
+  """d""" userRemove(input: UserRemoveInput!): UserUpdatePayload! @auth(role: "USER")
+  """d""" userUpdate(input: UserUpdateInput!): UserUpdatePayload @auth(role: "USER")
 }
 """d"""
 interface MutationPayload { """d""" errors: [String!]! }
@@ -345,7 +345,14 @@ input UserUpdateInput { """d""" name: String! """d""" ids: [ID!] }
 input UserRef { """d""" id: ID! }
 '''
 EXPECTED_VIOLATIONS = {  # by rule: the violations in INVALID_SCHEMA
-    "find_undescribed": {"@auth", "@auth(role:)", "User", "User.lastSeen", "User.flat"},
+    "find_wrong_descriptions": {
+        "@auth",
+        "@auth(role:)",
+        "Mutation.createUser(input:)",
+        "User",
+        "User.lastSeen",
+        "User.flat",
+    },
     "find_wrong_case": {"Colour_Enum", "Colour_Enum.red", "User.usernames(Sort:)"},
     "find_wrong_suffix": {"Colour_Enum", "UserCreate"},
     "find_repeated_type_name": {"User.userName"},

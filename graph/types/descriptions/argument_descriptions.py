@@ -71,7 +71,6 @@ ARGUMENT_DESCRIPTIONS = {
     "id": "Global ID of the object.",
     "submission": "Submission to follow. Default: all submissions of the signed-in user.",
     "ids": "Global IDs of the objects, at most 250.",
-    "input": "Values and options of the mutation.",
     "types": "Types of events to return, at most 100. A ResyncChange is returned in any case. "
     "Default: all types. An empty list returns no other event.",
     "last": (

@@ -9,6 +9,7 @@ from graphql import GraphQLObjectType, GraphQLSchema, get_named_type
 from tests.support.reference.areas import AREAS, RootField, is_connection_part, own_types
 from tests.support.reference.errors.error_section import error_section
 from tests.support.reference.examples import Example
+from tests.support.reference.guides import guides_of_field
 from tests.support.reference.markdown import described_rows, table, type_link
 
 COLUMNS = ("Name", "Type", "Meaning")
@@ -23,6 +24,8 @@ def root_field_page(
     lines = [f"# {root_field.name}", ""]
     lines += [f"{root_field.operation.capitalize()} of [{AREAS[area][0]}](README.md).", ""]
     lines += [root_field.field.description or "", ""]
+    if guides := guides_of_field(root_field.name):
+        lines += [f"Guides: {guides}.", ""]
     types = {type_.name for type_ in own_types(root_field, schema)}
     lines += _argument_section(root_field, types)
     lines += _result_section(root_field, types)

@@ -14,6 +14,7 @@ from graphql import (
 )
 
 from tests.support.reference.areas import AREAS, AreaContents, RootField, kind_of_type
+from tests.support.reference.guides import guides_of_area
 from tests.support.reference.markdown import (
     cell,
     described_rows,
@@ -30,6 +31,8 @@ def area_page(area: str, contents: AreaContents, type_pages: Sequence[TypePage])
     """The table of contents of an area."""
     title, introduction = AREAS[area]
     lines = [f"# {title}", "", introduction, ""]
+    if guides := guides_of_area(field.name for field in contents.root_fields):
+        lines += [f"Guides: {guides}.", ""]
     for operation, heading in HEADINGS.items():
         fields = [field for field in contents.root_fields if field.operation == operation]
         if fields:

@@ -120,7 +120,7 @@ SELF_EVIDENT_FIELDS = frozenset(
     ]
 )
 # Fields and arguments whose text fits every type that they have.
-NAMES_WITH_SHARED_TEXT = frozenset({"by", "edge", "filter", "input", "mailbox", "node", "orderBy"})
+NAMES_WITH_SHARED_TEXT = frozenset({"by", "edge", "filter", "mailbox", "node", "orderBy"})
 FILLER_WORDS = frozenset({"a", "an", "the", "of", "this", "is", "its", "it"})
 
 
@@ -205,6 +205,7 @@ def unclear_descriptions(schema: GraphQLSchema) -> dict[str, list[str]]:
     texts = {
         coordinate: EXAMPLE.sub("", REQUIREMENT.sub("", value.description or "").strip())
         for coordinate, value in iter_describable(schema)
+        if value.description
     }
     result = defaultdict[str, list[str]](list)
     types = {

@@ -112,10 +112,14 @@ def root_fields(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any]]:
             yield f"{type_.name if type_ else ''}.{name}", name, field
 
 
-def find_undescribed(schema: GraphQLSchema) -> Iterator[str]:
-    """Every definition must have a description."""
+def find_wrong_descriptions(schema: GraphQLSchema) -> Iterator[str]:
+    """Every definition must have a description, but not the argument `input` of a mutation.
+
+    The description of the mutation says what the input is for.
+    """
     for coordinate, value in iter_describable(schema):
-        if not value.description:
+        is_input = coordinate.startswith("Mutation.") and coordinate.endswith("(input:)")
+        if bool(value.description) is is_input:
             yield coordinate
 
 
@@ -453,7 +457,7 @@ def auth_arguments(field: Any) -> dict[str, str]:
 
 
 RULES: tuple[NamingRule, ...] = (
-    find_undescribed,
+    find_wrong_descriptions,
     find_wrong_case,
     find_wrong_suffix,
     find_repeated_type_name,
