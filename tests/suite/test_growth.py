@@ -9,7 +9,7 @@ from tests.support.growth import assert_grows_with_size
 
 def sum_job(size: int) -> Callable[[], object]:
     numbers = list(range(size))
-    return lambda: [number + 1 for number in numbers]
+    return lambda: sum(numbers)  # allocates nothing, so the caches of the processor matter less
 
 
 def search_job(size: int) -> Callable[[], object]:
@@ -18,7 +18,7 @@ def search_job(size: int) -> Callable[[], object]:
 
 
 def test_job_that_grows_with_size_passes() -> None:
-    assert_grows_with_size(sum_job, large_size=40_000)
+    assert_grows_with_size(sum_job, large_size=16_000)
 
 
 def test_job_that_grows_with_square_of_size_fails() -> None:
