@@ -8,7 +8,7 @@ domain makes a copy. A copy is not copied again.
 import hmac
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -58,13 +58,19 @@ from models.validation_constraints import ValidationConstraint
 
 log = logging.getLogger(__name__)
 
-AccountsByAddress = Mapping[str, Sequence[RuleSubject]]  # the accounts that own each address
-NamesByAddress = Mapping[str, Sequence[NormalizedAddress]]  # whole, and without label
 
 MAX_HEADER = 1 << 20  # bytes of a large message that are searched for COPY_FIELD
 COPY_FIELD = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _COPY_FIELD_VALUE = re.compile(rb"(?im)^X-Merganser-Copy:[ \t]*([0-9a-f]{64})[ \t]*\r?$")
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedAddress:
+    """An address of which BCC rules make copies."""
+
+    accounts: Sequence[RuleSubject]  # a rule must apply to each of them
+    names: Sequence[NormalizedAddress]  # the addresses that a rule can name, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +191,7 @@ def _rule_parameters(
 
 def _bcc_targets_of_rules(
     rule_rows: Sequence[ColumnRow],
-    accounts_by_address: AccountsByAddress,
-    names_by_address: NamesByAddress,
+    addresses: Mapping[str, CopiedAddress],
     excluded_addresses: Collection[str],
 ) -> list[BccCopyTarget]:
     """Return the copies that rules make of the mail of these addresses, each target once.
@@ -195,14 +200,12 @@ def _bcc_targets_of_rules(
     """
     excluded, targets = {_comparable_address(address) for address in excluded_addresses}, []
     for row in rule_rows:
-        for address in accounts_by_address:
+        for address, copied in addresses.items():
             fits = any(
                 name.domain == row.named and row.local in ("", name.local_part)
-                for name in names_by_address[address]
+                for name in copied.names
             )
-            if fits and all(
-                applies_to_user(row, account) for account in accounts_by_address[address]
-            ):
+            if fits and all(applies_to_user(row, account) for account in copied.accounts):
                 if _comparable_address(row.bcc_to) not in excluded:
                     excluded.add(_comparable_address(row.bcc_to))
                     targets.append(BccCopyTarget(row.bcc_to, row.id, address))
@@ -220,20 +223,17 @@ def _comparable_address(address: str) -> str:
 async def find_bcc_targets(
     environment: Environment,
     direction: BccDirection,
-    accounts_by_address: AccountsByAddress,
-    names_by_address: NamesByAddress,
+    addresses: Mapping[str, CopiedAddress],
     excluded_addresses: Collection[str] = (),
 ) -> list[BccCopyTarget]:
     """Return who gets a copy of mail from or to these addresses, except the excluded ones.
 
     Each target is returned once. One SQL statement for any number of addresses.
     """
-    return _bcc_targets_of_rules(
-        await _load_bcc_rules(environment, direction, names_by_address),
-        accounts_by_address,
-        names_by_address,
-        excluded_addresses,
+    rows = await _load_bcc_rules(
+        environment, direction, [copied.names for copied in addresses.values()]
     )
+    return _bcc_targets_of_rules(rows, addresses, excluded_addresses)
 
 
 async def find_bcc_addresses_per_envelope(
@@ -246,21 +246,23 @@ async def find_bcc_addresses_per_envelope(
     """
     delimiters = environment.options.addresses_subaddress_delimiters
     possible_names = {sender: rule_addresses(sender, delimiters, None) for sender, _ in envelopes}
-    rows = await _load_bcc_rules(environment, BccDirection.SENDER, possible_names)
+    rows = await _load_bcc_rules(environment, BccDirection.SENDER, possible_names.values())
     if not rows:
         return [[] for _ in envelopes]
     address_rows = {
         sender: await find_receiving_address_row(environment, sender) for sender in possible_names
     }
     subjects = await _load_rule_subjects_by_sender(environment, sending_user_id, address_rows)
-    names = {
-        sender: rule_addresses(sender, delimiters, row.local if row else None)
+    copied = {
+        sender: CopiedAddress(
+            subjects[sender], rule_addresses(sender, delimiters, row.local if row else None)
+        )
         for sender, row in address_rows.items()
     }
     return [
         [
-            copy.address
-            for copy in _bcc_targets_of_rules(rows, {sender: subjects[sender]}, names, recipients)
+            target.address
+            for target in _bcc_targets_of_rules(rows, {sender: copied[sender]}, recipients)
         ]
         for sender, recipients in envelopes
     ]
@@ -293,10 +295,12 @@ async def _load_rule_subjects_by_sender(
 
 
 async def _load_bcc_rules(
-    environment: Environment, direction: BccDirection, names_by_address: NamesByAddress
+    environment: Environment,
+    direction: BccDirection,
+    names_of_addresses: Iterable[Sequence[NormalizedAddress]],
 ) -> Sequence[ColumnRow]:
-    """Return the BCC rules that can apply to one of these addresses."""
-    names = set[NormalizedAddress]().union(*names_by_address.values())
+    """Return the BCC rules that can apply to an address with one of these names."""
+    names = set[NormalizedAddress]().union(*names_of_addresses)
     return await environment.database.read_prepared(
         _select_bcc_rules(environment.database.dialect), _rule_parameters(direction, names)
     )
@@ -362,16 +366,13 @@ async def build_bcc_copies(
     }
     if not recipients_by_address:
         return []
-    accounts = {
-        address: [RuleSubject(recipient.user_id, recipient.role)]
+    copied = {
+        address: CopiedAddress(
+            [RuleSubject(recipient.user_id, recipient.role)], recipient.rule_addresses
+        )
         for address, recipient in recipients_by_address.items()
     }
-    names = {
-        address: recipient.rule_addresses for address, recipient in recipients_by_address.items()
-    }
-    targets = await find_bcc_targets(
-        environment, BccDirection.RECIPIENT, accounts, names, known_recipients
-    )
+    targets = await find_bcc_targets(environment, BccDirection.RECIPIENT, copied, known_recipients)
     if targets and incoming.submission_id != COPY_OF_RECEIVED:
         rows = await environment.database.read_prepared(
             _SELECT_QUEUED_RECIPIENTS, {"submission": incoming.submission_id}
@@ -385,7 +386,7 @@ async def build_bcc_copies(
     seen = set(_COPY_FIELD_VALUE.findall(_HEADER_END.split(head, 1)[0]))
     copies = []
     for original_address in dict.fromkeys(copy.original_address for copy in targets):
-        copy_mark = _copy_mark(environment, names[original_address][-1], message)
+        copy_mark = _copy_mark(environment, copied[original_address].names[-1], message)
         if copy_mark not in seen:
             addresses = [
                 copy.address for copy in targets if copy.original_address == original_address

@@ -51,8 +51,26 @@ async def release_or_cancel_due_submission_batch(environment: Environment) -> in
     """
     now = environment.now()
     rows = await environment.database.read_prepared(_SELECT_DUE, {"now": now})
+    await _release_or_cancel_by_owner(environment, rows, due_by=now)
+    return len(rows)
+
+
+async def make_drafts_of_failed(environment: Environment, submission_ids: Collection[int]) -> None:
+    """Make drafts of the held copies of those submissions whose recipients have all failed."""
+    statement = select(col(Submission.id), col(Submission.user_id)).where(
+        col(Submission.id).in_(submission_ids),
+        col(Submission.release_at).is_not(None),
+        col(Submission.state) == SubmissionState.FAILED,
+    )
+    await _release_or_cancel_by_owner(environment, await environment.database.read(statement))
+
+
+async def _release_or_cancel_by_owner(
+    environment: Environment, submissions: Sequence[ColumnRow], *, due_by: datetime | None = None
+) -> None:
+    """Run `release_or_cancel_submissions` for each owner, in a transaction of its own."""
     ids_by_user: defaultdict[int | None, list[int]] = defaultdict(list)
-    for row in rows:
+    for row in submissions:
         ids_by_user[row.user_id].append(row.id)
     for user_id, ids in ids_by_user.items():
         streams = {
@@ -60,9 +78,9 @@ async def release_or_cancel_due_submission_batch(environment: Environment) -> in
             PLATFORM if user_id is None else user_id,
         }  # copies of BCC rules are in this stream
         await environment.run_transaction(
-            partial(release_or_cancel_submissions, submission_ids=ids, due_by=now), *sorted(streams)
+            partial(release_or_cancel_submissions, submission_ids=ids, due_by=due_by),
+            *sorted(streams),
         )
-    return len(rows)
 
 
 def release_or_cancel_submissions(
@@ -97,9 +115,9 @@ def release_or_cancel_submissions(
     held_submissions = update(Submission).where(col(Submission.id).in_(held_ids))
     transaction.connection.execute(held_submissions.values(state=SubmissionState.QUEUED))
     bulk_updates.refresh_and_journal_submission_states(transaction, held_ids)
-    failed_ids = {row.id for row in released if row.state is SubmissionState.FAILED}
-    make_drafts_of_unsent(transaction, list(failed_ids), only_held=True)
-    sent = [row for row in released if row.id not in failed_ids]
+    failed_ids = [row.id for row in released if row.state is SubmissionState.FAILED]
+    make_drafts_of_unsent(transaction, failed_ids, only_held=True)
+    sent = [row for row in released if row.state is not SubmissionState.FAILED]
     for user_id, user_rows in _submissions_to_move_by_user(sent).items():
         _move_scheduled_copies_to_sent(transaction, user_id, user_rows, copy_by_message_id)
     transaction.workers_to_wake.add(QUEUE)

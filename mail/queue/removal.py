@@ -1,7 +1,6 @@
 """Remove submissions from the queue and bounce them to their senders."""
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import select, update
 from sqlmodel import col
@@ -13,7 +12,6 @@ from mail.queue.delivery_results import record_results_and_report
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime import leases
 from models.runtime.environment import DatabaseTransaction, Environment
-from models.submission.tables import Submission, SubmissionState
 
 REMOVED_RESULT = DeliveryResult(DeliveryState.BOUNCED, 554, "5.7.1 Removed from the queue")
 
@@ -38,25 +36,8 @@ async def bounce_unleased_queue_entries(
                 results,
                 await message_body.read_beginning_or_empty(environment, job),
             )
-    await _end_holds_of_bounced(environment, jobs)
+    await held_messages.make_drafts_of_failed(environment, {job.submission_id for job in jobs})
     return len(delivery_ids)
-
-
-async def _end_holds_of_bounced(environment: Environment, jobs: Sequence[DeliveryJob]) -> None:
-    """Make drafts of the scheduled copies of these jobs. After a crash, the end of the hold does."""
-    ids_by_stream: defaultdict[int, set[int]] = defaultdict(set)
-    for job in jobs:
-        ids_by_stream[job.journal_stream].add(job.submission_id)
-    for stream_id, ids in ids_by_stream.items():
-
-        def end_holds(transaction: DatabaseTransaction, ids: Collection[int] = ids) -> None:
-            statement = select(col(Submission.id)).where(
-                col(Submission.id).in_(ids), col(Submission.state) == SubmissionState.FAILED
-            )
-            failed_ids = transaction.connection.execute(statement).scalars().all()
-            held_messages.release_or_cancel_submissions(transaction, failed_ids)
-
-        await environment.run_transaction(end_holds, stream_id)
 
 
 async def _lease_open_entries(

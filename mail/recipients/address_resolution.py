@@ -133,7 +133,7 @@ def _select_addresses_and_rewrites(dialect: str) -> Any:
     instead = select(*{**nothing, **rewrite_columns}.values()).where(
         col(RecipientRewrite.domain) == bindparam("name", type_=String),
         col(RecipientRewrite.local).in_(
-            [bindparam("whole", type_=String), bindparam("unlabelled", type_=String), ""]
+            [bindparam("complete", type_=String), bindparam("unlabelled", type_=String), ""]
         ),
         col(RecipientRewrite.active),
     )
@@ -311,14 +311,14 @@ async def _load_winner_and_rewrite(
     the address can't exist.
     """
     lookup, parameters = _lookup_and_parameters(environment, address)
-    whole, unlabelled = lookup.local_part_forms[0], lookup.local_part_forms[-1]
+    forms = lookup.local_part_forms
     rows = await environment.database.read_prepared(
         _select_addresses_and_rewrites(environment.database.dialect),
-        {**parameters, "whole": whole, "unlabelled": unlabelled},
+        {**parameters, "complete": forms[0], "unlabelled": forms[-1]},
     )
     rewrites = {row.local: row for row in rows if row.target is not None}
     winner = lookup.row_with_precedence(row for row in rows if row.target is None)
-    local_parts = local_parts_of_rules(lookup.local_part_forms, winner.local if winner else None)
+    local_parts = local_parts_of_rules(forms, winner.local if winner else None)
     rewrite = next((rewrites[part] for part in [*local_parts, ""] if part in rewrites), None)
     if not rewrite or not await _can_rewrite_maker_administer_account(environment, rewrite, winner):
         return winner, None

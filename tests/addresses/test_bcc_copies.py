@@ -12,6 +12,7 @@ from graph.types import global_ids
 from mail.addresses.address_syntax import normalized_address
 from mail.delivery import recipient_rewrites
 from mail.delivery.listener_backend import LocalBackend
+from mail.delivery.recipient_rewrites import CopiedAddress
 from mail.mime.header_encoding import NamedAddress
 from models.addresses.rewrites import BccDirection
 from models.errors import NotFound
@@ -290,8 +291,10 @@ async def test_rules_of_all_recipients_are_read_in_one_statement(
         targets = await recipient_rewrites.find_bcc_targets(
             environment,
             BccDirection.RECIPIENT,
-            {address: [RuleSubject(0, Role.USER)] for address in addresses},
-            {address: [normalized_address(address)] for address in addresses},
+            {
+                address: CopiedAddress([RuleSubject(0, Role.USER)], [normalized_address(address)])
+                for address in addresses
+            },
             [ada.address],
         )
         assert len(statements) == 1

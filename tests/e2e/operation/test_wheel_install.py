@@ -99,7 +99,9 @@ def test_wheel_has_only_merganser_at_top_level(installation: WheelInstallation) 
         "demo/text_library.py",
     ):
         assert f"merganser/{required_file}" in names
-    assert not [name for name in names if re.search(r"__pycache__|/tests?/|/test_", name)]
+    assert not [
+        name for name in names if re.search(r"__pycache__|(?<!send-)\btests?\b|\btest_", name)
+    ]
 
 
 def test_commands_of_wheel_run_in_empty_folder(installation: WheelInstallation) -> None:

@@ -1,7 +1,5 @@
 """The tokenizer splits text like its regular expression on the whole folded text, but faster."""
 
-import time
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from mail.search import tokenizer
 from mail.search.tokenizer import MAX_WORD_LENGTH
 from models.store.text_folding import fold_text
+from tests.support.growth import cpu_seconds
 from tests.support.mail.charset_samples import (
     CHARSET_CODECS,
     MESSAGE_TEXT_BY_SUBJECT,
@@ -28,7 +27,6 @@ BLOCK_STARTS = (
     *range(0xA000, 0x20000, BLOCK_SIZE),
     0xE0000,
 )
-ROUNDS, CALLS_PER_ROUND = 7, 20
 
 
 def words_by_pattern(text: str) -> list[str]:
@@ -89,18 +87,8 @@ def test_long_text_is_split_like_by_pattern() -> None:
         assert tokenizer.split_words(long_text) == words_by_pattern(long_text)
 
 
-def measure_cpu_seconds(function: Callable[[], object]) -> float:
-    durations = []
-    for _ in range(ROUNDS):
-        started_at = time.thread_time()
-        for _ in range(CALLS_PER_ROUND):
-            function()
-        durations.append(time.thread_time() - started_at)
-    return min(durations)
-
-
 def test_one_accent_does_not_slow_tokenizer() -> None:
     ascii_text = ENGLISH_TEXT * 64
-    ascii_seconds = measure_cpu_seconds(lambda: tokenizer.split_words(ascii_text))
-    accent_seconds = measure_cpu_seconds(lambda: tokenizer.split_words(ascii_text + "Müller\n"))
+    ascii_seconds = cpu_seconds(lambda: tokenizer.split_words(ascii_text))
+    accent_seconds = cpu_seconds(lambda: tokenizer.split_words(ascii_text + "Müller\n"))
     assert accent_seconds < 3 * ascii_seconds

@@ -6,7 +6,7 @@ from typing import Any
 from click import Context
 
 from merganser.commands.command_line import create_command_line
-from tests.support.reference.markdown import cell, table
+from tests.support.reference.markdown import cell, first_sentence, table
 
 INTRODUCTION = """\
 # Commands
@@ -19,7 +19,10 @@ exits with status 0.
 def commands_page() -> str:
     """The table of all commands."""
     rows = (
-        (f"[{name}](commands/{group}.md#{name.replace(' ', '-')})", _first_sentence(command))
+        (
+            f"[{name}](commands/{group}.md#{name.replace(' ', '-')})",
+            first_sentence(command.help or ""),
+        )
         for group, commands in _commands_by_group().items()
         for name, command in commands.items()
     )
@@ -58,11 +61,6 @@ def _iter_commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         subcommand = command.get_command(context, subcommand_name)
         if not subcommand.hidden:
             yield from _iter_commands(subcommand, f"{name} {subcommand_name}")
-
-
-def _first_sentence(command: Any) -> str:
-    text = cell(command.help or "")
-    return f"{text.split('. ')[0].removesuffix('.')}."
 
 
 def _command_section(command: Any, name: str) -> Iterator[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from graphql import FieldNode, OperationDefinitionNode, parse
 
+from tests.support.clients.page_commands import page_blocks
+
 DOCS = Path(__file__).parents[3] / "docs"
-EXAMPLE = re.compile(r"^```graphql\b[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A name of several words. A name of one word, such as `message`, is also that of other fields.
 MENTION = re.compile(r"`([a-z]+[A-Z]\w+)`")
 HEADING = re.compile(r"^# (.+)$", re.MULTILINE)
@@ -44,11 +45,11 @@ def _uses_by_field() -> defaultdict[str, Counter[Path]]:
     result = defaultdict[str, Counter[Path]](Counter)
     for page in sorted(DOCS.rglob("*.md")):
         if not str(page.relative_to(DOCS)).startswith(NO_GUIDES):
-            text = page.read_text(encoding="utf-8")
-            for document in EXAMPLE.findall(text):
-                for name in set(_root_fields(document)):
-                    result[name][page] += EXAMPLE_WEIGHT
-            for name in MENTION.findall(text):
+            for block in page_blocks(page):
+                if block.kind.split()[0] == "graphql":
+                    for name in set(_root_fields(block.text)):
+                        result[name][page] += EXAMPLE_WEIGHT
+            for name in MENTION.findall(page.read_text(encoding="utf-8")):
                 result[name][page] += 1
     return result
 

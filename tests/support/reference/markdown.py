@@ -21,6 +21,11 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, as the cell of a table."""
+    return f"{cell(text).split('. ')[0].removesuffix('.')}."
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """Yield the lines of a table, or none if it has no rows."""
     columns = list(head)

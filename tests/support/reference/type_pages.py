@@ -18,6 +18,7 @@ from tests.support.reference.guides import guides_of_area
 from tests.support.reference.markdown import (
     cell,
     described_rows,
+    first_sentence,
     table,
     type_link,
 )
@@ -52,9 +53,8 @@ def area_page(area: str, contents: AreaContents, type_pages: Sequence[TypePage])
 
 
 def _root_field_row(root_field: RootField) -> tuple[str, str]:
-    text = cell(root_field.field.description or "")
-    sentence = text.split(". ")[0].removesuffix(".")
-    return f"[{root_field.name}]({root_field.page_name}.md)", f"{sentence}."
+    sentence = first_sentence(root_field.field.description or "")
+    return f"[{root_field.name}]({root_field.page_name}.md)", sentence
 
 
 def types_page(page: TypePage) -> str:
