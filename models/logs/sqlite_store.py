@@ -102,8 +102,13 @@ class SqliteLogStore:
         return found
 
     def sync_to_disk(self) -> None:
-        """Wait until what `write_entries_unless_full` has stored survives a power cut."""
-        for path in (self.path.with_name(f"{self.path.name}-wal"), self.path, self.path.parent):
+        """Wait until what `write_entries_unless_full` has stored survives a power cut.
+
+        The write-ahead log has what is not synced: SQLite syncs the database file before it
+        overwrites the log. The database file is not opened here, since closing it would release
+        all locks of this process on it (close(2) in POSIX), and with them those of SQLite.
+        """
+        for path in (self.path.with_name(f"{self.path.name}-wal"), self.path.parent):
             with suppress(FileNotFoundError):
                 handle = os.open(path, os.O_RDONLY)
                 try:
@@ -119,7 +124,8 @@ class SqliteLogStore:
 
     def _get_or_open_writer(self) -> sqlite3.Connection:
         if self._writer is None:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            with suppress(FileExistsError):  # an existing file may have locks: see sync_to_disk
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from graph.types.global_ids import encode
 from merganser.server.environment_factory import open_environment, root_context
 from merganser.settings.settings import read_settings
 from models.errors import Unauthenticated
@@ -131,7 +132,12 @@ def test_password_must_meet_policy_of_domain(
             "Invalid value for '--role': 'KING' is not one of 'PUBLIC', 'USER', 'DOMAIN_ADMIN', "
             "'ADMIN', 'ROOT'",
         ),
-        (("api-key", "create", "--name", "x"), "--user or --role ADMIN is required."),
+        (("api-key", "create", "--name", "x"), "--user, --domain or --role ADMIN is required."),
+        (
+            ("api-key", "create", "--name", "x", "--role", "ADMIN", "--domain", "no.example"),
+            "Domain not found: no.example.",
+        ),
+        (("api-key", "create", "--name", "x", "--domain", "example.org"), "DOMAIN_ADMIN or above"),
         (("api-key", "create", "--name", "x", "--user", "bob"), "User not found: bob."),
         (("api-key", "create", "--name", "x", "--user", "ada", "--role", "ROOT"), "ROOT"),
         (("api-key", "create", "--name", "x", "--user", "ada", "--expires", "soon"), "30 days"),
@@ -211,6 +217,21 @@ def test_platform_api_key_has_no_user(shell: CommandLine) -> None:
     secret = shell("api-key", "create", "--name", "root", "--role", "ROOT").out.strip()
     viewer = authenticate_bearer(secret)
     assert (viewer.user_id, viewer.role) == (0, Role.ROOT)
+
+
+def test_api_key_is_restricted_to_domains(ada: CommandLine) -> None:
+    assert ada("domain", "add", "other.example", "--no-dkim").code == 0
+    options = ("--role", "DOMAIN_ADMIN", "--domain", "example.org", "--scope", "SCIM")
+    viewer = authenticate_bearer(ada("api-key", "create", "--name", "scim", *options).out.strip())
+    assert (viewer.user_id, viewer.role, viewer.scopes) == (
+        0, Role.DOMAIN_ADMIN, frozenset({Scope.SCIM}),
+    )  # fmt: skip
+    domain_ids = {row["name"]: row["id"] for row in ada("domain", "list", "--json").json}
+    assert {encode("Domain", key) for key in viewer.administered_domains} == {
+        domain_ids["example.org"]
+    }
+    (row,) = ada("api-key", "list", "--json").json
+    assert (row["user"], row["domains"]) == (None, ["example.org"])
 
 
 def test_lists_longer_than_a_page_are_complete(shell: CommandLine) -> None:

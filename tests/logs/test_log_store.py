@@ -150,6 +150,33 @@ async def test_processes_that_begin_the_file_at_the_same_time_lose_no_entry(
             await store.close()
 
 
+def locks_of_this_process(path: Path) -> list[str]:
+    """The POSIX locks on a file that the kernel lists: kinds and ranges."""
+    inode = f":{path.stat().st_ino}"
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return sorted(
+        " ".join((kind, first, last))
+        for _, family, _, kind, pid, file, first, last in (lock for lock in locks if len(lock) == 8)
+        if (family, pid) == ("POSIX", str(os.getpid())) and file.endswith(inode)
+    )
+
+
+async def test_locks_of_sqlite_remain_when_the_file_is_synced_or_opened_again(
+    tmp_path: Path,
+) -> None:
+    store, other_store = make_sqlite_store(tmp_path), make_sqlite_store(tmp_path)
+    store.write_entries_unless_full(entries_of(1), LIMITS)
+    locks = locks_of_this_process(store.path)
+    assert locks
+    store.sync_to_disk()
+    assert locks_of_this_process(store.path) == locks
+    other_store.write_entries_unless_full(entries_of(1), LIMITS)
+    assert locks_of_this_process(store.path) == locks
+    for each in (store, other_store):
+        each.close_writer()
+        await each.close()
+
+
 async def test_clock_behind_keeps_the_order_and_the_filter_by_time(tmp_path: Path) -> None:
     store = make_sqlite_store(tmp_path)
     late, early = START + timedelta(minutes=10), START

@@ -15,6 +15,7 @@ def create_api_key(
     name: str,
     user: str | None,
     role: Role,
+    domain: list[str] | None,
     scope: list[Scope] | None,
     read_only: bool,
     expires: str | None,
@@ -24,6 +25,7 @@ def create_api_key(
         name,
         user,
         role,
+        tuple(domain or ()),
         tuple(scope or ()),
         is_read_only=read_only,
         expires_at=parse_date_or_duration_from_now("--expires", expires),
@@ -40,7 +42,7 @@ def list_api_keys(as_json: bool) -> None:
     keys = run_in_environment(
         lambda environment, _settings: user_operations.load_api_keys_as_json(environment)
     )
-    columns = ("id", "name", "user", "role", "scopes", "read_only", "expires_at")
+    columns = ("id", "name", "user", "role", "domains", "scopes", "read_only", "expires_at")
     print_table_or_json(keys, columns, user_cell_text, as_json=as_json)
 
 

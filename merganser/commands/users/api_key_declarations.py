@@ -20,6 +20,13 @@ def create_api_key(
         str | None, typer.Option(help="Owner. Default: the key belongs to the platform.")
     ] = None,
     role: Annotated[Role, typer.Option(help="Role of the key.")] = Role.USER,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Domain that the key is restricted to; can be repeated. Requires the role "
+            "DOMAIN_ADMIN or above. Default: no restriction."
+        ),
+    ] = None,
     scope: Annotated[
         list[Scope] | None, typer.Option(help="Scope; can be repeated. Default: all scopes.")
     ] = None,
@@ -35,6 +42,8 @@ def create_api_key(
     Example: merganser api-key create --name backup --user ada --scope MAIL_READ --read-only
 
     Example: merganser api-key create --name root --role ROOT
+
+    Example: merganser api-key create --name scim --role DOMAIN_ADMIN --domain example.org
     """
 
 

@@ -10,9 +10,11 @@ from sqlmodel import col
 
 from graph.types.global_ids import decode, encode
 from mail.recipients.address_resolution import find_sign_in_user_id
+from merganser.commands.domains.domain_operations import load_domain
 from merganser.errors import CommandError, user_not_found_error
 from merganser.server.environment_factory import root_context
 from models.addresses.tables import Address
+from models.domains.tables import Domain
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
@@ -46,6 +48,7 @@ class ApiKeyRequest:
     name: str
     username_or_address: str | None = None
     role: Role = Role.USER
+    domain_names: tuple[str, ...] = ()
     scopes: tuple[Scope, ...] = ()
     is_read_only: bool = False
     expires_at: datetime | None = None
@@ -185,15 +188,16 @@ class ApiKeyWithSecret(NamedTuple):
 async def create_api_key(environment: Environment, request: ApiKeyRequest) -> ApiKeyWithSecret:
     """Create an API key; return its global ID and its secret, which is not stored.
 
-    Raises CommandError if there is no such user, or the role needs one.
+    Raises CommandError if there is no such user or domain, or the role needs one.
     """
+    ctx = root_context(environment)
     user_id = (
         await find_user_id_or_fail_command(environment, request.username_or_address)
         if request.username_or_address
         else None
     )
-    if user_id is None and not request.role.includes(Role.ADMIN):
-        raise CommandError(f"--user or --role {Role.ADMIN} is required.")
+    if user_id is None and not (request.role.includes(Role.ADMIN) or request.domain_names):
+        raise CommandError(f"--user, --domain or --role {Role.ADMIN} is required.")
     new = NewApiKey(
         request.name,
         request.role,
@@ -201,8 +205,9 @@ async def create_api_key(environment: Environment, request: ApiKeyRequest) -> Ap
         request.is_read_only,
         user_id,
         request.expires_at,
+        [(await load_domain(ctx, name)).id for name in request.domain_names],
     )
-    row, secret = await api_key_mutations.create_api_key(root_context(environment), new)
+    row, secret = await api_key_mutations.create_api_key(ctx, new)
     return ApiKeyWithSecret(encode("ApiKey", row.id), secret)
 
 
@@ -224,12 +229,17 @@ async def load_api_keys_as_json(environment: Environment) -> list[dict[str, Any]
         col(User.id).in_({row.user_id for row in rows if row.user_id})
     )
     names = {row.id: row.username for row in await environment.database.read(statement)}
+    statement = select(*select_columns(Domain, {"id", "name"})).where(
+        col(Domain.id).in_({domain_id for row in rows for domain_id in row.domains})
+    )
+    domain_names = {row.id: row.name for row in await environment.database.read(statement)}
     return [
         {
             "id": encode("ApiKey", row.id),
             "name": row.name,
             "user": names.get(row.user_id),
             "role": row.role.value,
+            "domains": sorted(domain_names.get(key, "(deleted)") for key in row.domains),
             "scopes": list(row.scopes),
             "read_only": row.read_only,
             "created_at": row.created_at.isoformat(),
