@@ -62,7 +62,7 @@ _CREATE_TABLE = f"""
 CREATE TABLE IF NOT EXISTS {TABLE_NAME} (id bigint PRIMARY KEY, at bigint NOT NULL,
     component text NOT NULL, level smallint NOT NULL, program text NOT NULL, message text NOT NULL,
     user_id bigint, domain_id bigint, queue_id text, message_id text, correlation_id text,
-    fields text NOT NULL, tokens text[] NOT NULL) PARTITION BY RANGE (id);
+    fields text NOT NULL, tokens text[] COLLATE "C" NOT NULL) PARTITION BY RANGE (id);
 CREATE INDEX IF NOT EXISTS {TABLE_NAME}_tokens ON {TABLE_NAME}
     USING gin (tokens) WITH (gin_pending_list_limit = 256);
 """
