@@ -131,14 +131,14 @@ async def load_visible_message_pages(
     ctx: Context, listings: list[MessageListing]
 ) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
-    ordered = [message_column_names(key.sort_key) for key in listings]
-    columns = frozenset[str]().union(*ordered, *(key.columns for key in listings))
     is_own = all(key.user_id == ctx.viewer.user_id for key in listings)
     plain = all(key.conditions.is_empty for key in listings) and (
         is_own or not can_see_mail_of_others(ctx)
     )
     if plain and len(listings) <= pagination.MAX_SEPARATE_PAGES:
         return [await _load_unfiltered_page_if_own(ctx, key) for key in listings]
+    ordered = [message_column_names(key.sort_key) for key in listings]
+    columns = frozenset[str]().union(*ordered, *(key.columns for key in listings))
     if (
         len(listings) == 1
         and is_own

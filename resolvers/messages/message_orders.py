@@ -6,6 +6,7 @@ index of the table of sort keys, which begins with the mailbox.
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -33,13 +34,16 @@ SORT_COLUMNS = {  # by the name of the order in cursors
 }
 CONTENT_SORT_COLUMNS = frozenset({"subject_key"})  # cursors have their values
 _MESSAGE_COLUMNS = core_table(Message).c
+MAX_REMEMBERED_ORDERINGS = 1000  # with the digests of filters
 
 
+@lru_cache(maxsize=MAX_REMEMBERED_ORDERINGS)
 def sort_column_of_ordering(ordering: str) -> SortColumn | None:
     """Return the column of the table of sort keys that an ordering sorts by; None if another."""
     return SORT_COLUMNS.get(_order_name(ordering)[:-1])
 
 
+@lru_cache(maxsize=MAX_REMEMBERED_ORDERINGS)
 def is_descending_ordering(ordering: str) -> bool:
     """True if the order of an ordering is descending."""
     return _order_name(ordering).endswith("-")
@@ -55,9 +59,10 @@ def sort_key_of_column(sort_column: SortColumn) -> tuple[Any, Any]:
     return SORT_KEYS[sort_column.name], SORT_KEYS.id
 
 
-def message_column_names(sort_key: tuple[Any, Any]) -> set[str]:
+@cache  # few sort keys
+def message_column_names(sort_key: tuple[Any, Any]) -> frozenset[str]:
     """Return the names of the columns of a sort key that messages have too."""
-    return {column.key for column in sort_key if column.key in _MESSAGE_COLUMNS}
+    return frozenset(column.key for column in sort_key if column.key in _MESSAGE_COLUMNS)
 
 
 def select_with_sort_key(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from merganser.commands.domains.domain_operations import load_domain
+from merganser.commands.domains.domain_lookup import load_domain
 from merganser.server.environment_factory import root_context
 from models.runtime.environment import Environment
 from resolvers.domains import dns_records

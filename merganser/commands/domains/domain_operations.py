@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 
 from graph.types.global_ids import encode
 from merganser.commands.domains import dkim_key_operations
-from merganser.errors import CommandError
+from merganser.commands.domains.domain_lookup import load_domain
 from merganser.server.environment_factory import root_context
 from models.runtime.environment import Environment
-from models.store.columns import ColumnRow
 from models.store.keyset_pages import MAX_PAGE_SIZE, Cursor, PageRequest
-from resolvers.context import Context
 from resolvers.domains import listing as domain_listing
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains import mutations as domain_mutations
@@ -99,11 +97,3 @@ async def delete_domains(
     ctx = root_context(environment)
     refs = [DomainIdOrName(id=(await load_domain(ctx, name)).id) for name in names]
     return len(await domain_mutations.delete_domains(ctx, refs, cascade=deletes_content))
-
-
-async def load_domain(ctx: Context, name: str) -> ColumnRow:
-    """Load a domain by name. Raises CommandError if there is none."""
-    row = await domain_loaders.find_administered_domain(ctx, name)
-    if row is None:
-        raise CommandError(f"Domain not found: {name}. `merganser domain list` lists all domains.")
-    return row

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from graph.types.global_ids import decode, encode
 from mail.recipients.address_resolution import find_sign_in_user_id
-from merganser.commands.domains.domain_operations import load_domain
+from merganser.commands.domains.domain_lookup import load_domain
 from merganser.errors import CommandError, user_not_found_error
 from merganser.server.environment_factory import root_context
 from models.addresses.tables import Address
