@@ -58,7 +58,6 @@ from models.validation_constraints import ValidationConstraint
 
 log = logging.getLogger(__name__)
 
-
 MAX_HEADER = 1 << 20  # bytes of a large message that are searched for COPY_FIELD
 COPY_FIELD = b"X-Merganser-Copy"  # header field of a copy: HMAC of the original address
 _HEADER_END = re.compile(rb"\r?\n\r?\n")

@@ -1,10 +1,10 @@
 """Whether the CPU time of a job grows with the size of its input, and not with the square of it.
 
 The job runs with a small input and with one that is `GROWTH` times as large. The time of a job
-that grows with the size becomes about `GROWTH` times as long: 1.4 times that was measured where
-the large input does not fit into the caches of the processor, and 2.2 times that beside another
-process that used the memory heavily. The time of a job that grows with the square becomes up to
-`GROWTH` squared times as long. The limit lies in the middle of their logarithms.
+that grows with the size becomes about `GROWTH` times as long. The measured factor was 1.4 times
+`GROWTH` where the large input does not fit into the caches of the processor, and 2.2 times `GROWTH`
+beside another process that used the memory heavily. The time of a job that grows with the square
+becomes up to `GROWTH` squared times as long. The limit is the geometric mean of both factors.
 """
 
 import gc

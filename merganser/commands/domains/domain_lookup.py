@@ -1,4 +1,4 @@
-"""Domains that options of commands name."""
+"""Load domains by the names in the arguments and options of commands."""
 
 from merganser.errors import CommandError
 from models.store.columns import ColumnRow

@@ -43,7 +43,7 @@ def create_api_key(
 
     Example: merganser api-key create --name root --role ROOT
 
-    Example: merganser api-key create --name scim --role DOMAIN_ADMIN --domain example.org
+    Example: merganser api-key create --name partner --role DOMAIN_ADMIN --domain example.org
     """
 
 
