@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from graph.execution.completed_rows import COMPLETED_ROWS, DEFAULT_MAX_BYTES
 from graph.http import health, rest_routes
 from graph.http.cors import CorsMiddleware
 from graph.http.discovery import acme_challenge, autoconfig, mta_sts
@@ -151,6 +152,7 @@ def create_app(
     checks: Mapping[str, health.HealthCheck] | None = None,
     process_counts: health.ProcessCounts | None = None,
     is_compiled: bool = True,
+    row_cache_size: int = DEFAULT_MAX_BYTES,
     process_metrics: ProcessMetrics | None = None,
     upload_limits: UploadLimits | None = None,
     documentation_folder: Path | None = None,
@@ -159,10 +161,12 @@ def create_app(
 
     `spool_folder` stores files that are being received. `bootstrap_key` is a key with role ROOT.
     The callbacks of `settings` are set here. `checks` are health checks besides the database.
-    Without `is_compiled` operations run by plain execution. `process_metrics` joins the metrics
-    of all processes. `documentation_folder` has the Markdown files of the pages below `/docs`.
+    Without `is_compiled` operations run by plain execution. `row_cache_size` is the memory for
+    completed rows of lists, in bytes. `process_metrics` joins the metrics of all processes.
+    `documentation_folder` has the Markdown files of the pages below `/docs`.
     """
     schema.set_executor_and_clear_documents(is_compiled=is_compiled)
+    COMPLETED_ROWS.set_limit_and_clear(row_cache_size)
     authenticator = RequestAuthenticator(environment, bootstrap_key)
     settings = replace(
         settings or EndpointSettings(),

@@ -31,6 +31,7 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 from strawberry.types.base import StrawberryObjectDefinition
 
+from graph.execution.completed_rows import RowsFunction
 from graph.execution.function_source import (
     CompiledAttributeFields,
     CompleteFunction,
@@ -198,18 +199,17 @@ class FunctionWriter(LeafWriter):
         object_type: GraphQLObjectType,
         details: FieldDetailsList,
         statement: CompiledStatement,
-    ) -> CompleteFunction:
+    ) -> RowsFunction:
         """Compile the function that completes a list from the unconverted rows of a statement.
 
-        Raises FallbackNeeded if a field needs more than columns.
+        Raises FallbackNeeded if a field needs more than columns, or if a column has arrays.
         """
-        raw = RowVariables(self, statement.columns, 2)
-        self.write_line(1, "o = []")
-        self.write_line(1, f"for {', '.join(raw.raw_variables.values())}, in v:")
-        self._write_fields(object_type, details, ObjectVariables("", "", raw), "one", 2)
-        self.write_line(2, "o.append(one)")
-        self.write_budget_check(2)
-        return self.compile_function("o")
+        if not statement.has_hashable_rows:
+            raise FallbackNeeded("array")  # such a row is no key of a cache
+        row = RowVariables(self, statement.columns, 1)
+        self.write_line(1, f"{', '.join(row.raw_variables.values())}, = v")
+        self._write_fields(object_type, details, ObjectVariables("", "", row), "o", 1)
+        return RowsFunction(self.compile_row_function("o"))
 
     def _write_value_to_variable(
         self,

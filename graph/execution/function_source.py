@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from graphql import Undefined
 from graphql.execution.collect_fields import GroupedFieldSet
 
+from graph.execution.completed_rows import CompleteRowFunction
 from graph.execution.generated_code import FallbackNeeded, LargeValue, is_exception_or_awaitable
 from graph.execution.leaf_checks import NEVER_AWAITABLE_TYPES
 from graph.execution.response_size import ResponseBudget, estimated_json_size
@@ -59,17 +60,29 @@ class FunctionSource:
 
         Raises FallbackNeeded if the source is nested too deeply.
         """
+        self.write_line(1, "b.add_response_bytes(n)")
+        function: CompleteFunction = self._compile(result_expression)
+        return function
+
+    def compile_row_function(self, result_expression: str) -> CompleteRowFunction:
+        """Compile the lines to a function that returns this expression and its bytes of JSON.
+
+        The function doesn't add the bytes to the budget. Raises FallbackNeeded if the source is
+        nested too deeply.
+        """
+        function: CompleteRowFunction = self._compile(f"({result_expression}, n)")
+        return function
+
+    def _compile(self, result_expression: str) -> Any:
         local = "".join(f", {name}={name}" for name in self.constants)
-        head, counted = f"def complete(v, b{local}):", "    b.add_response_bytes(n)"
-        end = f"    return {result_expression}"
-        body = "\n".join((head, "    n = 0", *self.lines, counted, end, ""))
+        head, end = f"def complete(v, b{local}):", f"    return {result_expression}"
+        body = "\n".join((head, "    n = 0", *self.lines, end, ""))
         try:
             code = compile(body, "<plan>", "exec")
         except SyntaxError:  # Python allows 20 nested loops and 100 indents
             raise FallbackNeeded("depth") from None
         exec(code, self.constants)  # noqa: S102 - the source has names of the schema only
-        function: CompleteFunction = self.constants["complete"]
-        return function
+        return self.constants["complete"]
 
 
 class RowVariables:

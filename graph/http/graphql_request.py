@@ -99,7 +99,14 @@ def encode_json(data: object) -> bytes:
     try:
         return orjson.dumps(data)
     except TypeError:
-        return json.dumps(data, separators=(",", ":")).encode()
+        return json.dumps(data, separators=(",", ":"), default=_decode_encoded_part).encode()
+
+
+def _decode_encoded_part(part: object) -> object:
+    """Decode a part that is JSON already. Raises TypeError for another object."""
+    if not isinstance(part, orjson.Fragment):
+        raise TypeError(type(part).__name__)
+    return json.loads(orjson.dumps(part))
 
 
 def decode_json_within_depth_limit(raw: bytes | str) -> Any:

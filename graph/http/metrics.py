@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from graph.execution.completed_rows import ROW_COUNTS
 from graph.execution.resolver_plans import FALLBACK_REASONS, PLAN_COUNTERS
 from graph.http import openmetrics
 from graph.http.http_errors import client_ip_address
@@ -86,6 +87,7 @@ def own_metric_families() -> list[MetricFamily]:
         *metrics.collect_families(),
         _plan_counter_family(),
         _fallback_reason_family(),
+        _completed_row_family(),
         *process_stats.collect_families(),
     ]
 
@@ -183,6 +185,15 @@ def _fallback_reason_family() -> MetricFamily:
         help_text,
         ("outcome", "reason"),
         points,
+    )
+
+
+def _completed_row_family() -> MetricFamily:
+    """Return the counters of completed rows of lists."""
+    points = [MetricPoint((outcome,), count) for outcome, count in ROW_COUNTS.items()]
+    help_text = "Rows of lists in responses: computed; cached, encoded by an earlier response."
+    return MetricFamily(
+        "merganser_completed_rows", MetricKind.COUNTER, help_text, ("outcome",), points
     )
 
 

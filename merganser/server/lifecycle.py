@@ -406,6 +406,7 @@ def _create_http_app(
         checks=health_checks,
         process_counts=readiness.process_counter(process_role),
         is_compiled=settings.compiled_executor,
+        row_cache_size=settings.row_cache_size,
         process_metrics=process_role.fleet_metrics,
         upload_limits=http_server.upload_limits_of_process(
             settings, process_role.listening_process_count

@@ -30,6 +30,13 @@ class HttpSettings(BaseSettings):
         "by graphql-core, for comparison.",
         json_schema_extra={"hint": "write on or off"},
     )
+    row_cache_size: ByteSize = Field(
+        default=16 << 20,
+        ge=0,
+        description="Memory of each process for encoded rows of lists that clients read "
+        "repeatedly. 0: off.",
+        json_schema_extra={"hint": "write a size such as 16 MiB"},
+    )
     http_connections: int = Field(
         default=10_000,
         ge=1,

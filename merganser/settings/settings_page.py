@@ -66,7 +66,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Connectors, webhooks and push": ("connectors_", "webhooks_", "push_", "pushover_"),
     "Limits of HTTP and GraphQL": (
         "cost_", "concurrent_", "response_", "subscriptions_", "http_", "websocket_",
-        "introspection", "allowed_documents", "compiled_executor",
+        "introspection", "allowed_documents", "compiled_executor", "row_cache_size",
     ),
     "Retention": (
         "deleted_messages_retention", "undo_window", "backup_restore_window", "journal_",

@@ -194,7 +194,7 @@ class ResultColumn(NamedTuple):
             return "{0}"
         if isinstance(self.type, Boolean):
             return "None if {0} is None else {0} == 1"
-        if self.convert is orjson.loads:  # most lists are empty
+        if self.convert in (orjson.loads, lists_or_objects_from_postgres):  # most lists are empty
             return "None if {0} is None else [] if {0} == '[]' else {1}({0})"
         if self.convert is datetime_from_storage:  # asyncpg returns UTC, except for infinity
             return "{0} if {0} is None or {0}.tzinfo else {1}({0})"
@@ -310,6 +310,11 @@ class CompiledStatement:
         self.column_indexes = {name: at for at, name in enumerate(self.columns)}
         self.build_rows = _build_row_builder(self.columns)
 
+    @property
+    def has_hashable_rows(self) -> bool:
+        """True if the driver's rows can be keys of a dictionary: no column is an array."""
+        return not any(isinstance(column.type, ARRAY) for column in self.columns.values())
+
     def sql_with_values(
         self, parameter_sets: Sequence[Mapping[str, Any]]
     ) -> Iterator[SqlWithValues]:
@@ -390,12 +395,19 @@ def _result_converter_or_none(
             return datetime_from_storage
         if isinstance(column_type, Numeric | Float):  # SQLAlchemy would need the driver's type code
             return Decimal if column_type.asdecimal else float
+        if isinstance(column_type, JSON):
+            return lists_or_objects_from_postgres
     if dialect.name == "sqlite":  # faster than SQLAlchemy's, with the same results
         if isinstance(column_type, UtcDateTime):
             return utc_from_sqlite_text
         if isinstance(column_type, JSON):
             return orjson.loads
     return column_type.dialect_impl(dialect).result_processor(dialect, None)
+
+
+def lists_or_objects_from_postgres(value: Any) -> Any:
+    """Convert a stored list or object, which connections of transactions have decoded already."""
+    return orjson.loads(value) if isinstance(value, str) else value
 
 
 def utc_from_sqlite_text(text: str) -> datetime:

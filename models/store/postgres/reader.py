@@ -176,6 +176,8 @@ class DriverPool:
         driver_connection = await self._engine.raw_connection()
         connection = DriverConnection(driver_connection.driver_connection, driver_connection)
         driver_connection.detach()
+        for type_name in ("json", "jsonb"):  # text, which is decoded when it is needed
+            await connection.driver.reset_type_codec(type_name, schema="pg_catalog")
         return connection
 
     async def close(self) -> None:

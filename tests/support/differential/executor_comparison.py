@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import orjson
 from graphql import (
     REMOVE,
     DirectiveNode,
@@ -100,6 +101,8 @@ def comparable_value(value: Any, *, is_measured: bool = False) -> Any:
     Of values that are measured at each read, such as free bytes, only the shape and types count.
     """
     kind = type(value).__name__
+    if isinstance(value, orjson.Fragment):  # a row of a list, already encoded
+        return comparable_value(orjson.loads(orjson.dumps(value)), is_measured=is_measured)
     if isinstance(value, dict):
         return kind, [
             (
