@@ -14,7 +14,6 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from graph.execution.completed_rows import COMPLETED_ROWS, DEFAULT_MAX_BYTES
 from graph.http import health, rest_routes
 from graph.http.cors import CorsMiddleware
 from graph.http.discovery import acme_challenge, autoconfig, mta_sts
@@ -29,6 +28,7 @@ from graph.http.upload_body import UploadLimits
 from graph.oauth.routes import AUTHORIZATION_PATH, oauth_routes
 from graph.schema import schema
 from graph.scim.routes import scim_routes
+from models.runtime import row_cache
 from models.runtime.environment import Environment
 from models.store.outages import RETRY_AFTER, StorageUnavailable
 from resolvers.admin import trusted_documents
@@ -152,7 +152,7 @@ def create_app(
     checks: Mapping[str, health.HealthCheck] | None = None,
     process_counts: health.ProcessCounts | None = None,
     is_compiled: bool = True,
-    row_cache_size: int = DEFAULT_MAX_BYTES,
+    row_cache_size: int = row_cache.DEFAULT_MAX_BYTES,
     process_metrics: ProcessMetrics | None = None,
     upload_limits: UploadLimits | None = None,
     documentation_folder: Path | None = None,
@@ -166,7 +166,7 @@ def create_app(
     `documentation_folder` has the Markdown files of the pages below `/docs`.
     """
     schema.set_executor_and_clear_documents(is_compiled=is_compiled)
-    COMPLETED_ROWS.set_limit_and_clear(row_cache_size)
+    row_cache.ROW_CACHE.set_limit_and_clear(row_cache_size)
     authenticator = RequestAuthenticator(environment, bootstrap_key)
     settings = replace(
         settings or EndpointSettings(),

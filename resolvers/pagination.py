@@ -18,9 +18,12 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
+from sqlmodel import col
 
-from models.store.columns import ColumnRow
+from models.store.columns import ColumnRow, UserOwnedRow, select_columns
 from models.store.keyset_pages import Cursor, Page, PageRequest
+from models.store.prepared_statements import integer_parameter, prepare_cached
+from resolvers.access import is_own_prepared
 from resolvers.context import Context
 
 Row = TypeVar("Row")
@@ -52,6 +55,38 @@ async def read_all_by_keys(
     for row in await ctx.read(statement.where(column.in_(keys))):
         rows_by_key[getattr(row, column.key)].append(row)
     return [rows_by_key[key] for key in keys]
+
+
+async def read_own_rows_of_users(
+    ctx: Context, table: type[UserOwnedRow], user_ids: Sequence[int]
+) -> list[Sequence[ColumnRow]]:
+    """Read the few rows of each user in a table. Empty for other users than the viewer."""
+    if ctx.viewer.user_id not in user_ids:
+        return [[] for _ in user_ids]
+    own_rows = await ctx.read_prepared(_own_rows_query(table))
+    return [own_rows if user_id == ctx.viewer.user_id else [] for user_id in user_ids]
+
+
+async def read_own_rows_by_id(
+    ctx: Context, table: type[UserOwnedRow], ids: Sequence[int]
+) -> list[ColumnRow | None]:
+    """Read the viewer's rows with these IDs, in this order. None if there is none."""
+    if len(ids) == 1:
+        return [next(iter(await ctx.read_prepared(_own_row_query(table), id=ids[0])), None)]
+    statement = select(*select_columns(table)).where(col(table.user_id) == ctx.viewer.user_id)
+    return await read_by_keys(ctx, statement, col(table.id), ids)
+
+
+@prepare_cached
+def _own_rows_query(table: type[UserOwnedRow]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(table)).where(is_own_prepared(table))
+
+
+@prepare_cached
+def _own_row_query(table: type[UserOwnedRow]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(table)).where(
+        is_own_prepared(table), col(table.id) == integer_parameter("id")
+    )
 
 
 class PageForm(NamedTuple):

@@ -236,11 +236,11 @@ class CacheMutation:
 
     @mutation(
         "Removes cached values that were not used for a number of days, on all nodes. They are "
-        "objects of blob caches, credentials, password checks, DNS answers and parsed messages. "
-        "Pending writes stay. No data is lost, and no session ends: the values are read again "
-        "when they are needed. LIMIT_REACHED if a list in `users` has more than 1,000 items (by "
-        "default). LIMIT_REACHED also if `ids` and `usernames` together name more than 1,000 "
-        "users (by default).",
+        "objects of blob caches, credentials, password checks, DNS answers, parsed messages and "
+        "rows of lists. Pending writes stay. No data is lost, and no session ends: the values are "
+        "read again when they are needed. LIMIT_REACHED if a list in `users` has more than 1,000 "
+        "items (by default). LIMIT_REACHED also if `ids` and `usernames` together name more than "
+        "1,000 users (by default).",
         atomic_exclusion=NOT_ATOMIC,
         cost=CACHE_COST,
         **WRITE_GUARD,
@@ -255,7 +255,8 @@ class CacheMutation:
     @mutation(
         "Removes the cached values of the selected users on all nodes, however recently they were "
         "used. They are credentials, password checks, parsed messages, and the objects of their "
-        "messages, files and exports. Pending writes stay. No data is lost, and no session ends. "
+        "messages, files and exports. The rows of lists of all users are removed too, and not "
+        "counted. Pending writes stay. No data is lost, and no session ends. "
         "LIMIT_REACHED if a list in `users` has more than 1,000 items (by default). LIMIT_REACHED "
         "also if `ids` and `usernames` together name more than 1,000 users (by default).",
         atomic_exclusion=NOT_ATOMIC,

@@ -12,7 +12,6 @@ budget `b`, which raises an exception if the limit is exceeded.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from graphql import (
     GraphQLEnumType,
@@ -20,7 +19,6 @@ from graphql import (
     GraphQLInterfaceType,
     GraphQLObjectType,
     GraphQLOutputType,
-    GraphQLSchema,
     GraphQLUnionType,
     get_named_type,
     get_nullable_type,
@@ -36,6 +34,7 @@ from graph.execution.function_source import (
     CompiledAttributeFields,
     CompleteFunction,
     ObjectVariables,
+    OperationFields,
     RowVariables,
 )
 from graph.execution.generated_code import FallbackNeeded
@@ -58,26 +57,13 @@ from graph.types.object_views import (
     ThreadedIfLargeField,
     ViewList,
     WholeSourceField,
+    key_column_of_link,
     return_unchanged,
 )
 from models.store.prepared_statements import CompiledStatement
 
 MAX_STATEMENTS_PER_LIST = 8  # an argument can choose another statement for the same list
 MAX_POSSIBLE_TYPES = 40  # of an interface or a union that is compiled
-
-
-class OperationFields(Protocol):
-    """The schema and the collected fields of an operation."""
-
-    schema: GraphQLSchema
-
-    def subfields(
-        self, object_type: GraphQLObjectType, details: FieldDetailsList
-    ) -> GroupedFieldSet:
-        """Return the subfields, grouped by response name.
-
-        Raises FallbackNeeded for @defer.
-        """
 
 
 class RowListFunctions:
@@ -428,6 +414,11 @@ class FunctionWriter(LeafWriter):
             out, bare = self.new_variable("o"), self._require_object_type(field.type)
             self._write_fields(bare, details, ObjectVariables("", "", row_variables), out, indent)
             return out
+        if field_link := link_of_field_or_none(field):  # the list has loaded the key
+            key = row_variables.write_column_conversion_once(key_column_of_link(name))
+            raw, derive = self.new_variable("r"), field_link.object_from_key_or_none
+            self.write_line(indent, f"{raw} = {self.add_constant(derive)}({key})")
+            return self._write_value_to_variable(field.type, details, raw, indent)
         if not is_attribute_field(field) or (
             derived_field
             and (isinstance(derived_field, WholeSourceField) or not derived_field.columns)

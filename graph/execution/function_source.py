@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from graphql import Undefined
-from graphql.execution.collect_fields import GroupedFieldSet
+from graphql import GraphQLObjectType, GraphQLSchema, Undefined
+from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
 
 from graph.execution.completed_rows import CompleteRowFunction
 from graph.execution.generated_code import FallbackNeeded, LargeValue, is_exception_or_awaitable
@@ -15,6 +15,20 @@ from graph.types.object_views import ViewList
 from models.store.prepared_statements import ResultColumn, utc_from_sqlite_text
 
 CompleteFunction = Callable[[Any, ResponseBudget], Any]
+
+
+class OperationFields(Protocol):
+    """The schema and the collected fields of an operation."""
+
+    schema: GraphQLSchema
+
+    def subfields(
+        self, object_type: GraphQLObjectType, details: FieldDetailsList
+    ) -> GroupedFieldSet:
+        """Return the subfields, grouped by response name.
+
+        Raises FallbackNeeded for @defer.
+        """
 
 
 class FunctionSource:

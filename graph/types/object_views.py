@@ -32,6 +32,10 @@ class Link:
     key_in_same_list: Callable[[Any], Any] | None = None
     is_item: bool = False
 
+    def object_from_key_or_none(self, key: int | None) -> Any:
+        """Return the object of a row of which only KEY_FIELDS are read; None for None."""
+        return None if key is None else self.object_from_row(KeyRow(key))
+
 
 class KeyRow(NamedTuple):
     """A row with nothing but its key."""
@@ -161,14 +165,25 @@ def _views_from_columns(
     )
 
 
+def key_column_of_link(link_name: str) -> str:
+    """Return the name of the column with the keys of a link's objects, in rows of a list."""
+    return f"key_of_{link_name}"
+
+
 class ViewList(Sequence[Any]):
-    """A list of views of unconverted rows. Generated code reads the rows without creating views."""
+    """A list of views of unconverted rows. Generated code reads the rows without creating views.
 
-    __slots__ = ("_items", "rows", "view")
+    `links` are those to rows of the same type whose keys are columns of the rows.
+    """
 
-    def __init__(self, view: "type[View]", rows: LazyRows) -> None:
+    __slots__ = ("_items", "_links", "rows", "view")
+
+    def __init__(
+        self, view: "type[View]", rows: LazyRows, links: Mapping[str, Link] | None = None
+    ) -> None:
         self.view = view
         self.rows = rows
+        self._links = links or {}
         self._items: list[View] | None = None
 
     @property
@@ -176,6 +191,10 @@ class ViewList(Sequence[Any]):
         """The views, created at the first access."""
         if self._items is None:
             self._items = [self.view.from_row(row) for row in self.rows]
+            for name, link in self._links.items():
+                column = key_column_of_link(name)
+                for item in self._items:
+                    setattr(item, name, link.object_from_key_or_none(getattr(item.row, column)))
         return self._items
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from keyword import iskeyword
 from operator import attrgetter
@@ -31,6 +31,7 @@ from graph.types.object_views import (
     SameRowField,
     View,
     ViewList,
+    key_column_of_link,
 )
 from models.store.prepared_statements import LazyRows
 from resolvers.context import BatchFunction
@@ -126,8 +127,12 @@ async def objects_from_rows_with_links(
     }
     if isinstance(rows, LazyRows) and not linked_ids:
         return cast("list[Item]", ViewList(view, rows))  # views are created on demand
-    items = [view.from_row(row) for row in rows]
     links_in_same_list = {name: link for name, link in links.items() if link.key_in_same_list}
+    if isinstance(rows, LazyRows) and _reads_only_keys(info, links_in_same_list, linked_ids):
+        selected_links = {name: links[name] for name in linked_ids}
+        rows_with_keys = await _rows_with_linked_keys(info, rows, selected_links)
+        return cast("list[Item]", ViewList(view, rows_with_keys, selected_links))
+    items = [view.from_row(row) for row in rows]
     for name in linked_ids - links_in_same_list.keys() if items else ():
         link = links[name]
         keys = sorted({link.key_of_row(item.row) for item in items} - {None})
@@ -140,6 +145,32 @@ async def objects_from_rows_with_links(
     if linked_ids & links_in_same_list.keys():
         await _set_links_to_same_type(info, view, links_in_same_list, items)
     return items
+
+
+def _reads_only_keys(
+    info: Info, links_in_same_list: Mapping[str, Link], names: Collection[str]
+) -> bool:
+    """Return True if all of these links lead to the same list and only KEY_FIELDS are selected."""
+    return all(
+        name in links_in_same_list
+        and (not links_in_same_list[name].is_item or selected_subfields(info, name) <= KEY_FIELDS)
+        for name in names
+    )
+
+
+async def _rows_with_linked_keys(info: Info, rows: LazyRows, links: Mapping[str, Link]) -> LazyRows:
+    """Return the rows with the keys of the linked rows, all of one type, as columns."""
+    link = next(iter(links.values()))
+    own_key: Any = link.key_in_same_list
+    ids_by_key: dict[Any, int | None] = {own_key(row): row.id for row in rows}
+    keys = [link.key_of_row(row) for row in rows]
+    missing = sorted(set(keys) - ids_by_key.keys() - {None})
+    loaded = await info.context.load_many(link.load_batch, missing) if missing else []
+    ids_by_key |= {
+        key: None if row is None else row.id for key, row in zip(missing, loaded, strict=True)
+    }
+    linked_ids = [ids_by_key.get(key) for key in keys]
+    return rows.with_columns({key_column_of_link(name): linked_ids for name in sorted(links)})
 
 
 async def _set_links_to_same_type(

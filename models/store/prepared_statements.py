@@ -3,6 +3,7 @@
 import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache, partial, wraps
@@ -243,6 +244,14 @@ class LazyRows(Sequence[Any]):
             return values
         return [None if value is None else process(value) for value in values]
 
+    def with_columns(self, values_by_column: Mapping[str, Sequence[int | None]]) -> "LazyRows":
+        """Return the rows with these columns added, which have IDs or None."""
+        values = zip(self.raw, *values_by_column.values(), strict=True)
+        return LazyRows(
+            self.compiled.with_columns(tuple(values_by_column)),
+            [(*row, *added_values) for row, *added_values in values],
+        )
+
     def rows_at(self, indexes: Sequence[int]) -> "LazyRows":
         """Return the rows at these indexes, in this order."""
         return LazyRows(self.compiled, [self.raw[at] for at in indexes])
@@ -271,11 +280,18 @@ def rows_at(rows: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
     return rows.rows_at(indexes) if isinstance(rows, LazyRows) else [rows[at] for at in indexes]
 
 
+def sorted_rows(rows: Sequence[Any], sort_values: Sequence[Any]) -> Sequence[Any]:
+    """Return the rows in the order of their sort values, and of their IDs if these are equal."""
+    keys = list(zip(sort_values, raw_values(rows, "id"), strict=True))
+    return rows_at(rows, sorted(range(len(rows)), key=keys.__getitem__))
+
+
 class CompiledStatement:
     """A statement compiled for one dialect, which runs without SQLAlchemy's execution."""
 
     __slots__ = (
         "_insert_parts",
+        "_statements_with_columns",
         "_texts_by_row_count",
         "bind_values",
         "build_rows",
@@ -309,6 +325,19 @@ class CompiledStatement:
         }
         self.column_indexes = {name: at for at, name in enumerate(self.columns)}
         self.build_rows = _build_row_builder(self.columns)
+        self._statements_with_columns: dict[tuple[str, ...], CompiledStatement] = {}
+
+    def with_columns(self, names: tuple[str, ...]) -> "CompiledStatement":
+        """Return the statement with columns that its caller adds to the rows: IDs or None."""
+        all_names = (*self.columns, *names)
+        extended = self._statements_with_columns.get(all_names)
+        if extended is None:
+            extended = self._statements_with_columns[all_names] = copy(self)
+            added = dict.fromkeys(names, ResultColumn(BIG_INTEGER, None))
+            extended.columns = {**self.columns, **added}
+            extended.column_indexes = {name: at for at, name in enumerate(extended.columns)}
+            extended.build_rows = _build_row_builder(extended.columns)
+        return extended
 
     @property
     def has_hashable_rows(self) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mail.network import dns_cache
 from mail.storage import message_trace
 from mail.storage.message_content import CONTENT_KEY
+from models.runtime import row_cache
 from models.runtime.environment import Environment
 from resolvers.auth.credential_cache import CachedCredential, cache_of_database
 from resolvers.cache.entries import (
@@ -141,9 +142,24 @@ def _parsed_messages(environment: Environment) -> Iterable[MemoryValue]:
         yield MemoryValue(row, remove, used_by_wall_clock=True, blob_id=blob_id)
 
 
+def _list_rows(_environment: Environment) -> Iterable[MemoryValue]:
+    """Yield one value for all rows of lists: no user is known of a row."""
+    cache = row_cache.ROW_CACHE
+    if cache.used_bytes:
+        row = entry_of_process(
+            CacheKind.LIST_ROW,
+            0,
+            "rows of lists",
+            cache.used_bytes,
+            _time_from_seconds(cache.used_at),
+        )
+        yield MemoryValue(row, cache.clear, used_by_wall_clock=True)
+
+
 VALUES_BY_KIND: dict[CacheKind, Callable[[Environment], Iterable[MemoryValue]]] = {
     CacheKind.CREDENTIAL: _credentials,
     CacheKind.DNS_ANSWER: _dns_answers,
+    CacheKind.LIST_ROW: _list_rows,
     CacheKind.PARSED_MESSAGE: _parsed_messages,
     CacheKind.PASSWORD_CHECK: _password_checks,
 }
@@ -218,7 +234,8 @@ async def remove_unused_memory_rows(
 ) -> list[CacheEntryRow]:
     """Remove cached values that were not used for a time, and return them.
 
-    Pending writes stay. With `is_dry_run` nothing is removed.
+    Pending writes stay. Rows of lists are removed too if the users are limited, since those of the
+    users are not known. With `is_dry_run` nothing is removed.
     """
     values = [
         value
@@ -228,4 +245,6 @@ async def remove_unused_memory_rows(
     if not is_dry_run:
         for value in values:
             value.remove()
+        if not conditions.scope.includes_sessions_without_user:
+            row_cache.ROW_CACHE.clear()
     return [value.row for value in values]

@@ -47,7 +47,7 @@ from resolvers.files import uploads
 from resolvers.files.uploads import DEFAULT_MEDIA_TYPE, ReceivedFile
 from resolvers.list_orders import ListOrder, list_orders, read_list_pages
 from resolvers.messages.content_access import withhold_content_or_log_read
-from resolvers.pagination import read_by_keys
+from resolvers.pagination import read_own_rows_by_id
 from resolvers.sql_text import contains_text_sql
 
 
@@ -93,8 +93,7 @@ class FilePageKey:
 
 async def load_own_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's files, in the order of the ids; None for an unknown id."""
-    own_files = select(*select_columns(File)).where(is_own_or_shared(ctx, File))
-    return await read_by_keys(ctx, own_files, col(File.id), ids)
+    return await read_own_rows_by_id(ctx, File, ids)
 
 
 async def load_visible_files_or_withhold_content(

@@ -16,14 +16,15 @@ from models.errors import Conflict, InvalidInput, LimitReached, NotFound
 from models.events.event_types import EventType
 from models.messages.labels import Label
 from models.messages.tables import Message
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
+from models.store.prepared_statements import raw_values, sorted_rows
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
 from resolvers.messages.bulk.flag_changes import validate_keyword
 from resolvers.messages.loaders import is_not_deleted_sql
-from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.pagination import read_own_rows_by_id, read_own_rows_of_users
 
 MAX_LABELS = 250  # per user
 MAX_NAME_LENGTH = 128  # characters
@@ -58,22 +59,18 @@ class LabelCounts:
 
 async def load_visible_by_ids(ctx: Context, label_ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's labels with these IDs, in this order. None if there is none."""
-    return await read_by_keys(
-        ctx,
-        select(*select_columns(Label)).where(is_own_or_shared(ctx, Label)),
-        col(Label.id),
-        label_ids,
-    )
+    return await read_own_rows_by_id(ctx, Label, label_ids)
 
 
-async def load_own_labels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_own_labels_by_user(ctx: Context, user_ids: list[int]) -> list[Sequence[ColumnRow]]:
     """Load the labels of these users, each list sorted by name.
 
     Empty for other users than the viewer.
     """
-    statement = select(*select_columns(Label)).where(is_own_or_shared(ctx, Label))
-    rows = await read_all_by_keys(ctx, statement, col(Label.user_id), user_ids)
-    return [sorted(rows, key=lambda row: (row.name.casefold(), row.id)) for rows in rows]
+    return [
+        sorted_rows(rows, [name.casefold() for name in raw_values(rows, "name")])
+        for rows in await read_own_rows_of_users(ctx, Label, user_ids)
+    ]
 
 
 async def labels_of_keywords(

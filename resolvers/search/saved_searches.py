@@ -16,8 +16,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from models.errors import Conflict, InvalidInput, LimitReached, NotFound
 from models.events.event_types import EventType
 from models.search.saved_searches import SavedSearch
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
 from models.store.keyset_pages import PageRequest
+from models.store.prepared_statements import raw_values, sorted_rows
 from models.validation_constraints import ValidationConstraint
 from resolvers import sql_text
 from resolvers.access import is_own_or_shared, require_user_id
@@ -32,7 +33,7 @@ from resolvers.messages.filters.filter_lookups import (
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
 from resolvers.messages.message_orders import NEWEST_FIRST
-from resolvers.pagination import read_all_by_keys, read_by_keys
+from resolvers.pagination import read_own_rows_by_id, read_own_rows_of_users
 from resolvers.search import search_scope
 from resolvers.search.query_parser import fields_from_valid_query
 
@@ -71,17 +72,17 @@ async def load_own_saved_searches_by_id(
     ctx: Context, search_ids: list[int]
 ) -> list[ColumnRow | None]:
     """Load the viewer's saved searches, in the order of the IDs; None if not found."""
-    statement = select(*select_columns(SavedSearch)).where(is_own_or_shared(ctx, SavedSearch))
-    return await read_by_keys(ctx, statement, col(SavedSearch.id), search_ids)
+    return await read_own_rows_by_id(ctx, SavedSearch, search_ids)
 
 
 async def load_visible_saved_searches_by_user(
     ctx: Context, user_ids: list[int]
-) -> list[list[ColumnRow]]:
+) -> list[Sequence[ColumnRow]]:
     """Load the saved searches of these users, sorted by name. Empty for other users."""
-    statement = select(*select_columns(SavedSearch)).where(is_own_or_shared(ctx, SavedSearch))
-    rows = await read_all_by_keys(ctx, statement, col(SavedSearch.user_id), user_ids)
-    return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in rows]
+    return [
+        sorted_rows(rows, raw_values(rows, "folded"))
+        for rows in await read_own_rows_of_users(ctx, SavedSearch, user_ids)
+    ]
 
 
 def listing_for_count(

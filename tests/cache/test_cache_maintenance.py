@@ -13,6 +13,7 @@ import pytest
 from mail.delivery.listener_backend import LocalBackend
 from mail.storage import message_trace
 from models.auth.security_log import SecurityEventAction
+from models.runtime import row_cache
 from models.users.roles import Role
 from resolvers.auth import security_log
 from resolvers.auth.basic_auth import authenticate_basic
@@ -26,10 +27,12 @@ from tests.support.operations.platform.blob_operations import (
     load_audit_entries,
 )
 from tests.support.operations.platform.cache_operations import (
+    CACHE_ENTRIES,
     REMOVAL_FIELDS,
     CacheServer,
     clean_cache,
     flush_cache,
+    list_entries,
     listed_names,
     open_cache_server,
     rescan_cache,
@@ -38,6 +41,8 @@ from tests.support.stores.blob_caches import CachedBucket
 from tests.support.stores.counter_check import select_rows
 
 TEXTS = "{ messages(first: 10) { nodes { text } } }"
+SUBJECTS = "{ messages(first: 10) { nodes { subject } } }"
+READS_UNTIL_CACHED = 4  # the first is not compiled, the second and third complete each row
 DRY_RUN = {"options": {"validateOnly": True}}
 
 
@@ -207,6 +212,34 @@ async def test_parsed_messages_and_password_checks_are_removed(
     assert await listed_names(root, kinds=kinds) == []
     assert environment.byte_cache.used_bytes == 0
     assert len((await bob(TEXTS))["messages"]["nodes"]) == 1  # it is parsed again
+
+
+async def test_rows_of_lists_are_listed_and_removed(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    row_cache.ROW_CACHE.clear()
+    for client in (ada, bob):
+        await deliver_to(client, "Confidential")
+    for _ in range(READS_UNTIL_CACHED):
+        await ada(SUBJECTS)
+    (node,) = (await list_entries(root, filter={"kinds": ["LIST_ROW"]}))["nodes"]
+    assert (node["name"], node["user"], node["dirty"]) == ("rows of lists", None, False)
+    assert node["size"] == row_cache.ROW_CACHE.used_bytes > 0
+    assert "Confidential" not in str(await root.execute(CACHE_ENTRIES))
+    users = {"usernames": ["ada"]}
+    assert await listed_names(root, kinds=["LIST_ROW"], users=users) == []
+    dry_run = {"users": users, **DRY_RUN}
+    await execute_mutation(root, "cacheRemove", REMOVAL_FIELDS, **dry_run)
+    await clean_cache(root, days=1)
+    assert row_cache.ROW_CACHE.used_bytes == node["size"]
+    await execute_mutation(root, "cacheRemove", REMOVAL_FIELDS, users={"usernames": ["bob"]})
+    assert row_cache.ROW_CACHE.used_bytes == 0
+    for _ in range(READS_UNTIL_CACHED):
+        (message,) = (await ada(SUBJECTS))["messages"]["nodes"]
+        assert message["subject"] == "Confidential"
+    assert row_cache.ROW_CACHE.used_bytes > 0
+    await clean_cache(root)
+    assert await listed_names(root, kinds=["LIST_ROW"]) == []
 
 
 async def test_remove_keeps_pending_writes(root: GraphQLClient, ada: GraphQLClient) -> None:

@@ -9,18 +9,12 @@ import orjson
 import pytest
 from graphql import GraphQLField, GraphQLObjectType, get_named_type, is_leaf_type
 
-from graph.execution import completed_rows
-from graph.execution.completed_rows import (
-    MAX_ROW_BYTES,
-    ROW_COUNTS,
-    ROW_MEMORY_OVERHEAD,
-    CompletedRow,
-    CompletedRowCache,
-    RowsFunction,
-)
+from graph.execution.completed_rows import MAX_ROW_BYTES, ROW_COUNTS, RowsFunction
 from graph.execution.response_size import ResponseBudget, ResponseTooLarge
 from graph.http.graphql_request import encode_json
 from graph.schema import schema
+from models.runtime import row_cache
+from models.runtime.row_cache import ENTRY_OVERHEAD, MAX_ENTRY_BYTES, CompletedRow, RowCache
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
 
 MESSAGES = "{ user { messages(first: 10) { nodes { %s } } } }"
@@ -31,10 +25,10 @@ CHANGE = """mutation ($id: ID!) { messageUpdate(input: {select: {ids: [$id]}, se
 
 
 @pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch) -> CompletedRowCache:
+def cache(monkeypatch: pytest.MonkeyPatch) -> RowCache:
     """Return an empty cache, which is in use."""
-    cache = CompletedRowCache()
-    monkeypatch.setattr(completed_rows, "COMPLETED_ROWS", cache)
+    cache = RowCache()
+    monkeypatch.setattr(row_cache, "ROW_CACHE", cache)
     ROW_COUNTS.clear()
     return cache
 
@@ -95,7 +89,7 @@ async def test_cached_rows_are_those_of_a_document_that_is_not_compiled(
     assert len(cached_fields) >= min_cached_fields, cached_fields
 
 
-async def test_changed_row_is_completed_again(ada: GraphQLClient, cache: CompletedRowCache) -> None:
+async def test_changed_row_is_completed_again(ada: GraphQLClient, cache: RowCache) -> None:
     for subject in ("a", "b"):
         await deliver_to(ada, subject)
     document = MESSAGES % "id subject seen imap { flags }"
@@ -134,7 +128,7 @@ def complete_sample_row(row: tuple[Any, ...], _budget: ResponseBudget) -> Comple
     return {"number": row[0], "text": row[1]}, len(row[1])
 
 
-def stored_rows(cache: CompletedRowCache) -> list[CompletedRow]:
+def stored_rows(cache: RowCache) -> list[CompletedRow]:
     return [
         completed
         for generation in (cache._recent, cache._older)  # noqa: SLF001 - what the cache keeps
@@ -148,28 +142,29 @@ def complete_twice(function: RowsFunction, rows: Sequence[Any]) -> list[Any]:
     return function(rows, ResponseBudget())
 
 
-def test_cache_keeps_its_limit_and_the_rows_of_the_last_reads(cache: CompletedRowCache) -> None:
-    cache.set_limit_and_clear(100 * ROW_MEMORY_OVERHEAD)
+def test_cache_keeps_its_limit_and_the_rows_of_the_last_reads(cache: RowCache) -> None:
+    cache.set_limit_and_clear(100_000)
     function = RowsFunction(complete_sample_row)
     frequent = [(number, "frequent") for number in range(10)]
     for number in range(2000):
         complete_twice(function, [(number, "rare")])
         if number % 10 == 0:
             complete_twice(function, frequent)
-            assert len(stored_rows(cache)) <= 100
+            assert 0 < cache.used_bytes <= cache.max_bytes
+            assert len(stored_rows(cache)) * ENTRY_OVERHEAD < cache.used_bytes
     ROW_COUNTS.clear()
     function(frequent, ResponseBudget())
     assert ROW_COUNTS == {"computed": 0, "cached": 10}
 
 
-def test_rows_that_are_read_once_are_not_stored(cache: CompletedRowCache) -> None:
+def test_rows_that_are_read_once_are_not_stored(cache: RowCache) -> None:
     function = RowsFunction(complete_sample_row)
     for number in range(1000):
         function([(number, "once")], ResponseBudget())
     assert len(stored_rows(cache)) < 50  # of different rows with the same mark
 
 
-def test_cache_without_memory_stores_no_row(cache: CompletedRowCache) -> None:
+def test_cache_without_memory_stores_no_row(cache: RowCache) -> None:
     cache.set_limit_and_clear(0)
     function = RowsFunction(complete_sample_row)
     for number in range(10):
@@ -179,7 +174,14 @@ def test_cache_without_memory_stores_no_row(cache: CompletedRowCache) -> None:
     assert stored_rows(cache) == []
 
 
-def test_large_row_is_not_stored(cache: CompletedRowCache) -> None:
+def test_row_with_large_values_is_not_stored(cache: RowCache) -> None:
+    row = (1, "x", "y" * MAX_ENTRY_BYTES)  # the last value is not in the response
+    complete_twice(RowsFunction(complete_sample_row), [row])
+    assert stored_rows(cache) == []
+    assert cache.used_bytes == 0
+
+
+def test_large_row_is_not_stored(cache: RowCache) -> None:
     row = (1, "x" * (MAX_ROW_BYTES + 1))
     assert complete_twice(RowsFunction(complete_sample_row), [row]) == [
         {"number": 1, "text": row[1]}

@@ -19,18 +19,15 @@ from graphql import GraphQLError, coerce_input_value, parse
 from strawberry.exceptions import StrawberryInputCoercionError
 from strawberry.types.arguments import convert_arguments
 
-from graph.execution import completed_rows, list_steps
+from graph.execution import list_steps
 from graph.execution.compiled_executor import CompiledExecutor
-from graph.execution.completed_rows import (
-    DEFAULT_MAX_BYTES,
-    ROW_COUNTS,
-    ROW_MEMORY_OVERHEAD,
-    CompletedRowCache,
-)
+from graph.execution.completed_rows import ROW_COUNTS
 from graph.execution.operation_execution import OperationContext
 from graph.execution.resolver_binding import ArgumentConverters, bind_resolvers
 from graph.schema import schema as product_schema
+from models.runtime import row_cache
 from models.runtime.environment import Environment
+from models.runtime.row_cache import DEFAULT_MAX_BYTES, RowCache
 from resolvers.auth import authentication
 from tests.conftest import GraphQLClient
 from tests.support.accounts.demo_account import make_demo_client
@@ -182,8 +179,8 @@ IDS_QUERY = """{ viewer { user { id messages(first: 1, filter: {hasAttachment: t
     nodes { id mailbox { id } thread { id } } } } } }"""
 
 
-# of the stored rows of lists: none, few rows that are soon dropped, and the default
-ROW_CACHE_SIZES = (0, 6 * ROW_MEMORY_OVERHEAD, DEFAULT_MAX_BYTES)
+# Caches of rows of lists: without rows, with about three rows, and the default.
+ROW_CACHE_SIZES = (0, 10_000, DEFAULT_MAX_BYTES)  # bytes
 
 
 async def test_project_documents_have_the_same_result_on_stored_data(
@@ -198,13 +195,13 @@ async def test_project_documents_have_the_same_result_on_stored_data(
     graphql_core_schema = schema_with_strawberry_resolvers(product_schema)
     documents = project_documents.load_queries(schema)
     assert len(documents) > 70
-    caches = [CompletedRowCache(size) for size in ROW_CACHE_SIZES]
+    caches = [RowCache(size) for size in ROW_CACHE_SIZES]
     complete_count = 0
     ROW_COUNTS.clear()
     for index, project_document in enumerate(documents):
         plain = UnplannedRunner(graphql_core_schema, project_document.document)
         planned = PlannedRunner(schema, project_document.document)
-        sides: list[tuple[DocumentRunner, CompletedRowCache]] = [
+        sides: list[tuple[DocumentRunner, RowCache]] = [
             (plain, caches[0]),
             *((planned, cache) for cache in caches),
         ]
@@ -215,7 +212,7 @@ async def test_project_documents_have_the_same_result_on_stored_data(
             )
             answers = []
             for side, cache in sides:
-                monkeypatch.setattr(completed_rows, "COMPLETED_ROWS", cache)
+                monkeypatch.setattr(row_cache, "ROW_CACHE", cache)
                 viewer = await authentication.authenticate_request(
                     client.environment, {"authorization": f"Bearer {client.secret}"}
                 )

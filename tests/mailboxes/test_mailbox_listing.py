@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
+from graph.execution.completed_rows import ROW_COUNTS
 from graph.execution.resolver_plans import PLAN_COUNTERS
 from graph.types import global_ids
 from mail.mailboxes import paths
@@ -366,6 +367,34 @@ async def test_parent_is_taken_from_the_same_list(
     ]
     assert nested_mailbox["parent"]["parent"] == {"path": "A", "parentId": None, "parent": None}
     assert not PLAN_COUNTERS.fallback
+
+
+async def test_only_the_id_of_the_parent_is_read_from_rows(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
+    ctx = client_context(ada)
+    await mailbox_create.create_mailboxes(ctx, NewMailboxes(["A/b/c", "A/d", "E/f"]))
+    await mailbox_create.create_mailboxes(ctx, NewMailboxes(["H"], is_hidden=True))
+    await mailbox_create.create_mailboxes(ctx, NewMailboxes(["H/i"]))
+    everything = "{ user { mailboxes(filter: {showHidden: true}) { nodes { id path } } } }"
+    nodes = (await ada(everything))["user"]["mailboxes"]["nodes"]
+    ids_by_path = {node["path"]: node["id"] for node in nodes}
+    PLAN_COUNTERS.fallback.clear()
+    ROW_COUNTS.clear()
+    for patterns, extra in ((None, 1), (["A", "A/*"], 0), (["%/%"], 1)):
+        counts = []
+        for fields in ("", "parentId parent { id kind: __typename }"):
+            for _ in range(5):  # parsed, compiled, marked, stored, and read from the cache
+                del statements[:]
+                answer = await ada(LIST_QUERY % fields, patterns=patterns)
+                counts.append(len([text for text in statements if "FROM mailboxes" in text]))
+                for node in answer["viewer"]["user"]["mailboxes"]["nodes"] if fields else ():
+                    parent_id = ids_by_path.get(node["path"].rpartition("/")[0])
+                    assert node["parentId"] == parent_id, node["path"]
+                    assert node["parent"] == (parent_id and {"id": parent_id, "kind": "Mailbox"})
+        assert counts == [counts[0]] * 5 + [counts[0] + extra] * 5, patterns
+    assert not PLAN_COUNTERS.fallback
+    assert ROW_COUNTS["cached"] > 2 * len(nodes)
 
 
 async def test_single_mailbox_has_parent_fields(ada: GraphQLClient) -> None:

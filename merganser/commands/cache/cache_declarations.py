@@ -19,8 +19,8 @@ def list_entries(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="BLOB, CREDENTIAL, DNS_ANSWER, LOG_ENTRY, MESSAGE_STEP, SECURITY_EVENT or "
-            "TOKEN_USE; can be repeated."
+            help="BLOB, CREDENTIAL, DNS_ANSWER, LIST_ROW, LOG_ENTRY, MESSAGE_STEP, PARSED_MESSAGE, "
+            "PASSWORD_CHECK, SECURITY_EVENT or TOKEN_USE; can be repeated."
         ),
     ] = None,
     dirty: Annotated[bool, typer.Option("--dirty", help="Only pending writes.")] = False,
