@@ -33,12 +33,17 @@ class RowCache:
     as those of an export, don't displace others. Marks tell which rows were completed before.
     Different rows can have the same mark, and are then stored too early.
 
-    The stored rows are in two generations. When the recent generation uses half of the memory, it
-    becomes the older one, and the former older one is dropped.
+    The stored rows are in two generations. When the recent generation has filled half of the
+    memory, it becomes the older one, and the former older one is dropped.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.set_limit_and_clear(max_bytes)
+        self.max_bytes = max_bytes
+        self.used_at = 0.0  # seconds since 1970
+        self._recent: dict[object, RowsByValues] = {}
+        self._older: dict[object, RowsByValues] = {}
+        self._recent_bytes = self._older_bytes = 0
+        self._marks, self._marked_count = bytearray(MARK_COUNT), 0
 
     def set_limit_and_clear(self, max_bytes: int) -> None:
         """Set the limit and remove all rows. With 0, no row is stored."""
@@ -47,9 +52,7 @@ class RowCache:
 
     def clear(self) -> None:
         """Remove all rows."""
-        self.used_at = 0.0  # seconds since 1970
-        self._recent: dict[object, RowsByValues] = {}
-        self._older: dict[object, RowsByValues] = {}
+        self._recent, self._older = {}, {}
         self._recent_bytes = self._older_bytes = 0
         self._marks, self._marked_count = bytearray(MARK_COUNT), 0
 
@@ -78,15 +81,19 @@ class RowCache:
         return False
 
     def add(self, rows: RowsByValues, row: Any, completed: CompletedRow) -> None:
-        """Add an encoded row to the recent rows of a list, unless it is large."""
+        """Add an encoded row to the recent rows of a list, unless it is large.
+
+        The row is not added if it begins a new generation.
+        """
         size = entry_bytes(row, completed)
         if size > MAX_ENTRY_BYTES:
             return
-        rows[row] = completed
-        self._recent_bytes += size
-        if self._recent_bytes * 2 > self.max_bytes:
+        if (self._recent_bytes + size) * 2 > self.max_bytes:
             self._older, self._older_bytes = self._recent, self._recent_bytes
             self._recent, self._recent_bytes = {}, 0
+            return
+        rows[row] = completed
+        self._recent_bytes += size
 
 
 def entry_bytes(row: Any, completed: CompletedRow) -> int:
