@@ -8,7 +8,7 @@ SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -
 NODE_VERSIONS := 22 24 26  # the supported releases of Node.js with long-term support
 TAG_OPTION = $(if $(TAG),--tag)
 
-.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-schema check-descriptions check-reference collect test test-all test-ranges test-node lock clients schema released release reference docs soak conformance bench gate webui clean
+.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-source check-schema check-descriptions check-reference collect test test-all test-ranges test-node lock clients schema released release reference docs soak conformance bench gate webui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,9 +16,9 @@ help:  ## list the targets (the default)
 run: .venv/installed  ## run a server with demo accounts, which only this machine can reach
 	@merganser serve --demo
 
-check: .venv/ready  ## check format, lint, types, import layers, the printed schema and its descriptions, without tests
+check: .venv/ready  ## check format, lint, types, the rules of source code, the printed schema and its descriptions
 	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-mypy check-ty check-imports \
-		check-schema check-descriptions check-reference
+		check-source check-schema check-descriptions check-reference
 
 check-format: .venv/ready
 	ruff format --check .
@@ -34,6 +34,9 @@ check-ty: .venv/ready
 
 check-imports: .venv/ready
 	lint-imports
+
+check-source: .venv/ready
+	pytest -q tests/source
 
 check-schema: .venv/ready
 	@python -m tests.support.reference.error_codes --check

@@ -1,1 +1,1 @@
-"""Rules that hold for the whole schema and code base."""
+"""Rules that hold for the whole schema."""

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # Errors about the whole list, although a loop finds them.
 WHOLE_LIST_ERRORS = {
     # the caller puts the position of the address before the path
