@@ -28,7 +28,9 @@ HARMLESS_CHANGES = (  # these changes can only break code that implements resolv
     DangerousChangeType.OPTIONAL_ARG_ADDED,
     DangerousChangeType.OPTIONAL_INPUT_FIELD_ADDED,
 )
-ACCEPTED: dict[str, str] = {}  # breaking and dangerous changes, with the reason for each
+ACCEPTED: dict[str, str] = {  # breaking and dangerous changes, with the reason for each
+    "Enum value CacheKind.LIST_ROW was added.": "a new cache, whose entries administrators see",
+}
 ADVICE = f"""
 Clients made for {VERSION} can fail on these changes. Add a new field beside the old one, and
 deprecate the old one with a reason that names the new one; remove it two minor releases later.
