@@ -52,6 +52,7 @@ pytest_plugins = [
     "tests.support.clock_tests",
     "tests.support.executors",
     "tests.support.hypothesis_profile",
+    "tests.support.module_durations",
     "tests.support.process_umask",
     "tests.support.servers.s3_server",
     "tests.support.servers.session_server_fixture",

@@ -52,7 +52,7 @@ from resolvers.messages.deleted_messages import (
     DeletedMessageListing,
     DeletionPeriod,
 )
-from resolvers.messages.loaders import ALL_MESSAGES
+from resolvers.messages.listing import ALL_MESSAGES
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:

@@ -80,7 +80,7 @@ from resolvers.messages.bulk import bulk_changes, storage_tiers
 from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
-from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
+from resolvers.messages.listing import ALL_MESSAGES, MessageListing
 from resolvers.messages.order_access import require_sortable
 from resolvers.search import relevance, search_scope, seen_order, snippets
 from resolvers.submission import file_attachments, message_redirect

@@ -37,7 +37,7 @@ from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_
 from resolvers.messages.filters.filter_conditions import FilterSql, load_filter_sql
 from resolvers.messages.filters.filter_lookups import ScopedMessageFilter
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import ALL_MESSAGES
+from resolvers.messages.listing import ALL_MESSAGES
 from resolvers.pagination import PageScan
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import require_managed_user, require_managed_users

@@ -23,7 +23,7 @@ from resolvers import sql_text
 from resolvers.access import is_own_or_shared, require_user_id
 from resolvers.context import Context
 from resolvers.messages.bulk.flag_changes import validate_keyword
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages.listing import is_not_deleted_sql
 from resolvers.pagination import read_own_rows_by_id, read_own_rows_of_users
 
 MAX_LABELS = 250  # per user

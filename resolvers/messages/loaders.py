@@ -1,8 +1,7 @@
 """Loading of stored messages and threads: single ones, pages and counts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
@@ -13,8 +12,8 @@ from models.mailboxes.tables import Mailbox
 from models.messages.keywords import MessageKeyword
 from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest, SortValue
-from models.store.prepared_statements import integer_parameter, prepare_cached
+from models.store.keyset_pages import Page
+from models.store.prepared_statements import integer_parameter, is_in_parameter, prepare_cached
 from models.store.query_hints import without_index
 from models.users.roles import Role, Scope
 from resolvers import pagination
@@ -25,7 +24,6 @@ from resolvers.access import (
     is_visible_or_managed,
 )
 from resolvers.context import Context
-from resolvers.list_orders import SortColumn
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.content_access import CONTENT_COLUMNS, withhold_content_or_log_read
 from resolvers.messages.filters.filter_conditions import (
@@ -44,87 +42,27 @@ from resolvers.messages.filters.filter_lookups import (
 from resolvers.messages.filters.indexed_conditions import (
     required_mailboxes,
     required_parts,
-    selects_all_unseen,
     without_required,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.listing import (
+    KEYWORD_SORT_KEY,
+    NO_MESSAGE,
+    MessageListing,
+    is_not_deleted_sql,
+)
 from resolvers.messages.message_orders import (
     SORT_KEYS,
-    is_descending_ordering,
     message_column_names,
     one_mailbox_required,
     select_with_sort_key,
-    sort_column_of_ordering,
-    sort_key_of_column,
-    unfiltered_sorted_page_query,
 )
+from resolvers.messages.unfiltered_pages import can_read_prepared, load_unfiltered_pages
 from resolvers.pagination import PageForm, PageScan, read_union
 from resolvers.search import index_pages
 from resolvers.search.index_query import requires_any_word
 
-SORT_KEY = (col(Message.listed_at), col(Message.id))
-KEYWORD_SORT_KEY = (col(MessageKeyword.listed_at), col(MessageKeyword.id))  # of the same values
-THREAD_SORT_KEY = (col(Message.received_at), col(Message.id))
-ALL_MESSAGES = MessageConditions()
-NO_MESSAGE = MessageConditions(email_ids=())
-
-
-@dataclass(frozen=True, slots=True)
-class MessageListing:
-    """A page of a user's messages, with the columns that are read.
-
-    It is of one mailbox or one thread, or of all messages that are not deleted.
-    """
-
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
-    mailbox_id: int | None = None
-    thread_id: int | None = None
-    conditions: MessageConditions = ALL_MESSAGES
-    is_narrowed: bool = False  # the mailbox that the filter requires was looked up
-    is_read_logged: bool = False  # the user's security log has this read of ROOT
-
-    @property
-    def is_descending(self) -> bool:
-        """True if the order is descending, such as that of the newest message first."""
-        return is_descending_ordering(self.page_request.ordering)
-
-    @property
-    def sort_column(self) -> SortColumn | None:
-        """The column of the table of sort keys that the listing is sorted by, if any."""
-        return sort_column_of_ordering(self.page_request.ordering)
-
-    @property
-    def sort_key(self) -> tuple[Any, Any]:
-        """The sort key: arrival for a thread, even of messages that were snoozed."""
-        if self.sort_column is not None:
-            return sort_key_of_column(self.sort_column)
-        return SORT_KEY if self.thread_id is None else THREAD_SORT_KEY
-
-    def cursor_values_of_row(self, row: ColumnRow) -> tuple[SortValue, int]:
-        """Return the values of the sort key in a row."""
-        at, key = self.sort_key
-        return getattr(row, at.key), getattr(row, key.key)
-
-    @property
-    def counter_name(self) -> str:
-        """The column of mailboxes that counts the messages of the listing; empty if none does."""
-        if self.thread_id is not None:
-            return ""
-        if self.conditions.is_empty:
-            return "message_count"
-        return "unseen_count" if selects_all_unseen(self.conditions) else ""
-
-
-def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
-    """Return the values of SORT_KEY in a row."""
-    return row.listed_at, row.id
-
-
-def is_not_deleted_sql() -> ColumnElement[bool]:
-    """Build the condition that a message is in a mailbox, not deleted."""
-    return col(Message.deleted_at).is_(None)
+COUNTER_COLUMNS = frozenset({"id", "user_id", "message_count", "unseen_count"})
 
 
 async def load_visible_message_pages(
@@ -135,8 +73,8 @@ async def load_visible_message_pages(
     plain = all(key.conditions.is_empty for key in listings) and (
         is_own or not can_see_mail_of_others(ctx)
     )
-    if plain and len(listings) <= pagination.MAX_SEPARATE_PAGES:
-        return [await _load_unfiltered_page_if_own(ctx, key) for key in listings]
+    if plain and can_read_prepared(listings):
+        return await load_unfiltered_pages(ctx, listings)
     ordered = [message_column_names(key.sort_key) for key in listings]
     columns = frozenset[str]().union(*ordered, *(key.columns for key in listings))
     if (
@@ -288,46 +226,6 @@ def _keyword_conditions(listing: MessageListing, keyword: str) -> list[ColumnEle
     return conditions
 
 
-async def _load_unfiltered_page_if_own(ctx: Context, listing: MessageListing) -> Page[ColumnRow]:
-    """Load a page without conditions, such as an inbox. It is empty for other users' messages."""
-    if listing.user_id != ctx.viewer.user_id:
-        return listing.page_request.page_from_rows([])
-    columns = listing.columns | message_column_names(listing.sort_key)
-    form = PageForm.of_page(listing.page_request, columns, is_descending=listing.is_descending)
-    of_mailbox, of_thread = listing.mailbox_id is not None, listing.thread_id is not None
-    if listing.sort_column is None:
-        query = _unfiltered_page_query(form, of_mailbox=of_mailbox, of_thread=of_thread)
-    elif of_mailbox:
-        query = unfiltered_sorted_page_query(form, listing.sort_column)
-    else:
-        raise one_mailbox_required()
-    rows = await ctx.read_prepared(
-        query,
-        mailbox=listing.mailbox_id,
-        thread=listing.thread_id,
-        **pagination.page_parameters(listing.page_request, listing.sort_key),
-    )
-    return pagination.page_from_rows(rows, listing.page_request)
-
-
-@prepare_cached
-def _unfiltered_page_query(
-    page_form: PageForm, *, of_mailbox: bool, of_thread: bool
-) -> Select[*tuple[Any, ...]]:
-    rows = select(*select_columns(Message, page_form.columns))
-    if of_thread:
-        rows = rows.where(col(Message.thread_id) == integer_parameter("thread"))
-        rows = rows.where(without_index(is_own_prepared(Message)))
-    else:
-        rows = rows.where(is_own_prepared(Message))
-    rows = rows.where(
-        col(Message.mailbox_id) == integer_parameter("mailbox")
-        if of_mailbox
-        else is_not_deleted_sql()
-    )
-    return pagination.page_select(rows, page_form, THREAD_SORT_KEY if of_thread else SORT_KEY)
-
-
 async def _word_search_if_index_is_best(
     ctx: Context, listing: MessageListing
 ) -> index_pages.WordSearch | None:
@@ -425,15 +323,7 @@ async def _read_counters(
     """Add up the counters of the visible mailboxes of each listing."""
     if not listings:
         return {}
-    mailbox_ids = {key.mailbox_id for key in listings if key.mailbox_id is not None}
-    user_ids = {key.user_id for key in listings if key.mailbox_id is None}
-    statement = select(
-        *select_columns(Mailbox, {"id", "user_id", "message_count", "unseen_count"})
-    ).where(
-        or_(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.user_id).in_(user_ids)),
-        is_mailbox_with_visible_records(ctx),
-    )
-    rows = await ctx.read(statement)
+    rows = await _read_counter_rows(ctx, listings)
     return {
         key: sum(
             getattr(row, key.counter_name)
@@ -442,6 +332,31 @@ async def _read_counters(
         )
         for key in listings
     }
+
+
+async def _read_counter_rows(
+    ctx: Context, listings: Sequence[MessageListing]
+) -> Sequence[ColumnRow]:
+    """Read the visible mailboxes of these listings: ID, owner and counters."""
+    mailbox_ids = {key.mailbox_id for key in listings if key.mailbox_id is not None}
+    user_ids = {key.user_id for key in listings if key.mailbox_id is None}
+    if not can_see_mail_of_others(ctx):
+        is_of_all = ctx.viewer.user_id in user_ids
+        query = _own_counters_query(ctx.environment.database.dialect, is_of_all=is_of_all)
+        return await ctx.read_prepared(query, mailboxes=sorted(mailbox_ids))
+    return await ctx.read(
+        select(*select_columns(Mailbox, COUNTER_COLUMNS)).where(
+            or_(col(Mailbox.id).in_(mailbox_ids), col(Mailbox.user_id).in_(user_ids)),
+            is_mailbox_with_visible_records(ctx),
+        )
+    )
+
+
+@prepare_cached
+def _own_counters_query(dialect: str, *, is_of_all: bool) -> Select[*tuple[Any, ...]]:
+    """Select the counters of all the viewer's mailboxes, or of those in a parameter."""
+    rows = select(*select_columns(Mailbox, COUNTER_COLUMNS)).where(is_own_prepared(Mailbox))
+    return rows if is_of_all else rows.where(is_in_parameter(dialect, col(Mailbox.id), "mailboxes"))
 
 
 def require_can_change_messages(ctx: Context) -> None:

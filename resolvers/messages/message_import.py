@@ -61,7 +61,7 @@ from resolvers.mailboxes.owners import (
 )
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.bulk import flag_changes
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages.listing import is_not_deleted_sql
 from resolvers.submission import composition, file_attachments
 from resolvers.submission.file_attachments import DraftFileChanges
 from resolvers.submission.send_on_behalf import context_as_user

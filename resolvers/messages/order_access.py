@@ -9,7 +9,8 @@ from resolvers.messages.content_access import (
     require_root_and_log_reads,
 )
 from resolvers.messages.filters.indexed_conditions import required_mailboxes
-from resolvers.messages.loaders import MessageListing, narrow_to_required_mailboxes
+from resolvers.messages.listing import MessageListing
+from resolvers.messages.loaders import narrow_to_required_mailboxes
 from resolvers.messages.message_orders import CONTENT_SORT_COLUMNS, one_mailbox_required
 
 

@@ -13,7 +13,7 @@ from models.store.query_hints import without_index
 from resolvers.access import is_shared, is_visible_or_managed
 from resolvers.context import Context
 from resolvers.messages.content_access import withhold_content_or_log_read
-from resolvers.messages.loaders import THREAD_SORT_KEY, is_not_deleted_sql
+from resolvers.messages.listing import THREAD_SORT_KEY, is_not_deleted_sql
 
 
 async def load_visible_threads_by_ids(

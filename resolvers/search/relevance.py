@@ -18,7 +18,7 @@ from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.filter_conditions import split_search_words
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.listing import MessageListing, cursor_values
 from resolvers.messages.message_orders import NEWEST_FIRST
 
 MAX_RANKED_MESSAGES = 500  # messages that are ranked
@@ -47,7 +47,7 @@ async def read_page_by_relevance(
     ]
     pages = await ctx.load_many(message_loaders.load_visible_message_pages, ranked_listings)
     every = (row for page in pages for row in page.rows)
-    rows = sorted(every, key=message_loaders.cursor_values, reverse=True)[:MAX_RANKED_MESSAGES]
+    rows = sorted(every, key=cursor_values, reverse=True)[:MAX_RANKED_MESSAGES]
     ranked = sorted(rows, key=lambda row: _relevance_score(row, search_terms), reverse=True)
     return _page_after_cursor(ranked, page_request)
 

@@ -31,7 +31,7 @@ from resolvers.messages.filters.filter_lookups import (
     iterate_nested_conditions_requiring_limits,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.listing import MessageListing
 from resolvers.messages.message_orders import NEWEST_FIRST
 from resolvers.pagination import read_own_rows_by_id, read_own_rows_of_users
 from resolvers.search import search_scope

@@ -19,7 +19,7 @@ from resolvers.mailboxes.loaders import SELECTOR_FIELDS, MailboxSelector
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.filter_lookups import iterate_nested_conditions_requiring_limits
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.listing import MessageListing, cursor_values
 from resolvers.users import selection
 from resolvers.users.selection import UserSelector
 
@@ -107,7 +107,7 @@ async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing])
     ask, falling = listings[0].page_request, listings[0].is_descending
     pages = await ctx.load_many(message_loaders.load_visible_message_pages, listings)
     every = (row for page in pages for row in page.rows)
-    rows = sorted(every, key=message_loaders.cursor_values, reverse=falling)
+    rows = sorted(every, key=cursor_values, reverse=falling)
     has_more = any(p.has_previous if ask.is_backward else p.has_next for p in pages)
     end = _first_search_end(pages, is_ascending=ask.is_backward is falling)
     if end is None:
@@ -115,7 +115,7 @@ async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing])
     # Behind the end there can be messages of the other account that come first.
     is_searched = operator.ge if ask.is_backward is not falling else operator.le
     end_values = (end.sort_value, end.id)
-    rows = [row for row in rows if is_searched(message_loaders.cursor_values(row), end_values)]
+    rows = [row for row in rows if is_searched(cursor_values(row), end_values)]
     page = ask.page_from_rows(rows, has_more=True)
     if len(rows) > ask.count:
         return page

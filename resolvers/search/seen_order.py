@@ -13,7 +13,7 @@ from models.store.columns import ColumnRow
 from models.store.keyset_pages import EPOCH, Cursor, Page, PageRequest
 from resolvers.context import Context
 from resolvers.messages import loaders as message_loaders
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.listing import MessageListing
 from resolvers.messages.message_orders import NEWEST_FIRST, is_descending_ordering
 from resolvers.search import search_scope
 

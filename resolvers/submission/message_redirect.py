@@ -32,7 +32,7 @@ from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 from resolvers.messages import content
 from resolvers.messages.bulk import flag_changes, flags, row_changes
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages.listing import is_not_deleted_sql
 from resolvers.submission import composition, outgoing_scan, send_on_behalf
 from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders

@@ -16,7 +16,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages.listing import is_not_deleted_sql
 from resolvers.users.selection import require_managed_user
 from resolvers.viewer import GuardRule, Viewer
 

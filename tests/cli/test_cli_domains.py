@@ -53,6 +53,17 @@ def test_domain_is_created_listed_renamed_and_deleted(ada: CommandLine) -> None:
     assert [row["name"] for row in ada("domain", "list", "--json").json] == ["example.net"]
 
 
+def test_deleted_domain_is_removed_from_api_key(ada: CommandLine) -> None:
+    ada("domain", "add", "new.example")
+    domain_options = ("--domain", "new.example", "--domain", "example.org")
+    ada("api-key", "create", "--name", "partner", "--role", "DOMAIN_ADMIN", *domain_options)
+    (key,) = ada("api-key", "list", "--json").json
+    assert key["domains"] == ["example.org", "new.example"]
+    ada("domain", "delete", "new.example")
+    (key,) = ada("api-key", "list", "--json").json
+    assert key["domains"] == ["example.org"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error_text"),
     [

@@ -25,7 +25,7 @@ from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.flags import change_flags
 from resolvers.messages.bulk.row_changes import load_rows_in_transaction, move_to_deleted
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.listing import MessageListing
 from resolvers.messages.message_import import NewMessage
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.case_loop import each_case

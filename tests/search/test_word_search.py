@@ -13,7 +13,7 @@ from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.message_filter import MessageConditions
-from resolvers.messages.loaders import MessageListing
+from resolvers.messages.listing import MessageListing
 from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
 from tests.support.mail import multipart_message
 from tests.support.mail.charset_samples import MESSAGE_TEXT_BY_SUBJECT

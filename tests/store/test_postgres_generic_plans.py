@@ -13,6 +13,7 @@ from models.store.postgres.reader import PostgresReaders
 from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.large_account import copy_message
 from tests.support.stores import store_fixtures
+from tests.support.stores.query_plans import record_query_plans
 
 MESSAGE_COUNT, OTHER_USER_COUNT = (
     3000,
@@ -25,6 +26,10 @@ INBOX_PAGE = """query ($after: String) { viewer { user { mailbox(by: {path: "INB
 ALL_MESSAGES_PAGE = """query ($after: String) { viewer { user {
   messages(first: 50, after: $after) { nodes { id subject } pageInfo { endCursor } } } } }"""
 
+PAGES_OF_MAILBOXES = """{ viewer { user { mailboxes(first: 30) { nodes {
+  messages(first: 3) { nodes { id subject } } } } } } }"""
+PAGES_OF_THREADS = """{ viewer { user { messages(first: 30) { nodes {
+  thread { messages(first: 3) { nodes { id subject } } } } } } } }"""
 PAGES_IN_ORDERS = [
     INBOX_PAGE.replace("after: $after", f"after: $after, orderBy: {order}")
     for order in ("DATE_ASC", "FROM_DESC", "SIZE_DESC", "SUBJECT_ASC")
@@ -94,3 +99,19 @@ async def test_prepared_page_uses_its_index(large_account: GraphQLClient, docume
         assert sql.count(".user_id =") == 1
         plan = await explain_prepared(database, sql, values)
         assert "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize(
+    ("document", "index"),
+    [(PAGES_OF_MAILBOXES, "messages_by_age"), (PAGES_OF_THREADS, "ix_messages_thread_id")],
+)
+async def test_prepared_pages_of_several_lists_use_an_index_for_each(
+    large_account: GraphQLClient, document: str, index: str
+) -> None:
+    with record_query_plans(large_account.environment) as recorder:
+        await large_account(document)
+    ((sql, values),) = [each for each in recorder.statements if "LATERAL" in each[0]]
+    plan = await explain_prepared(large_account.environment.database, sql, values)
+    assert f"using {index} on messages" in plan, plan
+    # the rows that were found, and those of each thread, which is short
+    assert plan.count("Sort Key") == 1 + (document == PAGES_OF_THREADS), plan

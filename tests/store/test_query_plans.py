@@ -437,6 +437,17 @@ async def test_mailboxes_are_found_by_path_and_user(
         assert "SCAN mailboxes" not in plan, plan
 
 
+async def test_pages_of_all_mailboxes_use_the_index_of_each(
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
+) -> None:
+    document = """{ viewer { user { mailboxes(first: 30) { nodes {
+      messages(first: 3) { nodes { subject } } } } } } }"""
+    plan = await query_plans.explain_select(large_account(document), "messages", containing="json")
+    assert "messages_by_age" in plan, plan
+    assert "SCAN messages" not in plan, plan
+    assert "Seq Scan" not in plan, plan
+
+
 SHARED_MAILBOXES = "{ viewer { user { sharedMailboxes { nodes { id } } } } }"
 SHARED_PAGE = """query ($b: ID!) { mailbox(by: {id: $b}) {
   messages(first: 50) { nodes { subject } } } }"""

@@ -167,6 +167,7 @@ POSTGRES_FULL_FILES = (  # on PostgreSQL, CI runs every case of these files
     "messages/bulk/test_message_tasks.py",
     "messages/test_filter_costs.py",
     "messages/test_large_account_listing.py",
+    "messages/test_pages_of_several_lists.py",
     "resources/test_booking_rules.py",
     "search/test_text_search.py",
     "search/test_word_search.py",

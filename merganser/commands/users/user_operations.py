@@ -239,7 +239,7 @@ async def load_api_keys_as_json(environment: Environment) -> list[dict[str, Any]
             "name": row.name,
             "user": names.get(row.user_id),
             "role": row.role.value,
-            "domains": sorted(domain_names.get(key, "(deleted)") for key in row.domains),
+            "domains": sorted(domain_names[key] for key in row.domains if key in domain_names),
             "scopes": list(row.scopes),
             "read_only": row.read_only,
             "created_at": row.created_at.isoformat(),

@@ -21,7 +21,7 @@ from resolvers.messages.bulk.flag_changes import FlagChanges
 from resolvers.messages.bulk.mute import set_muted
 from resolvers.messages.bulk.undo import StateBeforeChange
 from resolvers.messages.filters.filter_conditions import MessageSelector
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages.listing import is_not_deleted_sql
 
 MAX_THREADS = 250  # per request
 

@@ -37,7 +37,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.special_mailboxes import placement_in_ensured_scheduled_mailbox
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages import message_import
-from resolvers.messages.loaders import is_not_deleted_sql
+from resolvers.messages.listing import is_not_deleted_sql
 from resolvers.queue import rate_limits
 from resolvers.submission import composition, file_attachments, outgoing_scan
 from resolvers.submission import create as submission_create
