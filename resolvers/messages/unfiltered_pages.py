@@ -148,7 +148,7 @@ def _pages_query(dialect: str, page_form: PageForm, *, of_thread: bool) -> Selec
     """
     lists = rows_from_parameter(dialect, LISTS, ["id"])
     list_ids = {"thread_id" if of_thread else "mailbox_id": lists.c.id}
-    sort_key = THREAD_SORT_KEY if of_thread else SORT_KEY
+    sort_key: tuple[Any, Any] = THREAD_SORT_KEY if of_thread else SORT_KEY
 
     def select_page(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
         rows = _select_of_list(columns, **list_ids)

@@ -1,6 +1,6 @@
 """Print the modules that take the most time at the end of a run of many tests."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -11,7 +11,7 @@ PRINTED_MODULES = 40
 
 def sum_by_module(reports: Sequence[pytest.TestReport]) -> Mapping[str, float]:
     """Return the seconds of each module: setup, call and teardown of its tests."""
-    seconds = Counter[str]()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for report in reports:
         seconds[report.nodeid.partition("::")[0]] += report.duration
     return seconds
@@ -27,7 +27,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if len({report.nodeid for report in reports}) < MIN_TEST_COUNT:
         return
-    seconds = Counter(sum_by_module(reports))
-    terminalreporter.section(f"slowest modules of {seconds.total():.0f} s in all processes")
-    for module, duration in seconds.most_common(PRINTED_MODULES):
-        terminalreporter.line(f"{duration:7.1f} s  {module}")
+    seconds = sum_by_module(reports)
+    slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:PRINTED_MODULES]
+    total = sum(seconds.values())
+    terminalreporter.section(f"slowest modules of {total:.0f} s in all processes")
+    for module in slowest:
+        terminalreporter.line(f"{seconds[module]:7.1f} s  {module}")

@@ -1,1 +1,1 @@
-"""Tests of mutations that change many messages at once."""
+"""Tests of the orders of lists of messages."""
