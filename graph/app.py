@@ -181,6 +181,7 @@ def create_app(
     authenticate_other = authenticator.authenticate_non_graphql_request
     metrics_endpoint = MetricsEndpoint(collector, authenticate_other, metrics_readers)
     all_checks = {health.DATABASE: _database_write_check(environment), **(checks or {})}
+    cors = Middleware(CorsMiddleware, settings.allowed_origins, excluded_paths=[AUTHORIZATION_PATH])
     app = GraphqlApp(
         endpoint,
         routes=[
@@ -199,11 +200,7 @@ def create_app(
             ),
             *scim_routes(environment, authenticate_other, endpoint.guards),
         ],
-        middleware=[
-            Middleware(
-                CorsMiddleware, settings.allowed_origins, excluded_paths=[AUTHORIZATION_PATH]
-            )
-        ],
+        middleware=[cors],
         exception_handlers={StorageUnavailable: _unavailable_response},
     )
     app.request_log = RequestLog(environment, app.routes)

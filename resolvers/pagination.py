@@ -110,6 +110,15 @@ class PageForm(NamedTuple):
             columns, page_request.cursor is not None, page_request.is_backward, is_descending
         )
 
+    @property
+    def is_ascending_scan(self) -> bool:
+        """True if the rows are read in ascending order of the sort key."""
+        return self.is_backward is self.is_descending
+
+    def scan_order(self, sort_key: Iterable[Any]) -> list[Any]:
+        """Return the terms of the ORDER BY in which these columns are read."""
+        return [column if self.is_ascending_scan else column.desc() for column in sort_key]
+
 
 def page_select(
     statement: Select[*tuple[Any, ...]],
@@ -124,16 +133,13 @@ def page_select(
     select has named parameters: such a select can be prepared, but not be combined with another
     one.
     """
-    is_ascending = page_form.is_backward is page_form.is_descending
     statement = statement.where(*after_cursor_sql(page_form, sort_key, parameters))
     count = (
         ROW_COUNT_PARAMETER
         if parameters is None
         else _named_or_valued_parameter(parameters, "count", ROW_COUNT_PARAMETER.type)
     )
-    return statement.order_by(
-        *(column if is_ascending else column.desc() for column in sort_key)
-    ).limit(count)
+    return statement.order_by(*page_form.scan_order(sort_key)).limit(count)
 
 
 def after_cursor_sql(
@@ -149,11 +155,7 @@ def after_cursor_sql(
         )
     )
     columns = tuple_(*sort_key)
-    return [
-        columns > cursor_values
-        if page_form.is_backward is page_form.is_descending
-        else columns < cursor_values
-    ]
+    return [columns > cursor_values if page_form.is_ascending_scan else columns < cursor_values]
 
 
 def _named_or_valued_parameter(

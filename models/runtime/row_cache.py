@@ -83,7 +83,8 @@ class RowCache:
     def add(self, rows: RowsByValues, row: Any, completed: CompletedRow) -> None:
         """Add an encoded row to the recent rows of a list, unless it is large.
 
-        The row is not added if it begins a new generation.
+        If there is no room for it, a new generation begins. Then the row is not added either, since
+        `rows` belongs to the older generation.
         """
         size = entry_bytes(row, completed)
         if size > MAX_ENTRY_BYTES:

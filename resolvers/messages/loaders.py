@@ -57,7 +57,7 @@ from resolvers.messages.message_orders import (
     one_mailbox_required,
     select_with_sort_key,
 )
-from resolvers.messages.unfiltered_pages import can_read_prepared, load_unfiltered_pages
+from resolvers.messages.unfiltered_pages import load_unfiltered_pages, needs_few_statements
 from resolvers.pagination import PageForm, PageScan, read_union
 from resolvers.search import index_pages
 from resolvers.search.index_query import requires_any_word
@@ -73,7 +73,7 @@ async def load_visible_message_pages(
     plain = all(key.conditions.is_empty for key in listings) and (
         is_own or not can_see_mail_of_others(ctx)
     )
-    if plain and can_read_prepared(listings):
+    if plain and needs_few_statements(listings):
         return await load_unfiltered_pages(ctx, listings)
     ordered = [message_column_names(key.sort_key) for key in listings]
     columns = frozenset[str]().union(*ordered, *(key.columns for key in listings))
@@ -341,8 +341,9 @@ async def _read_counter_rows(
     mailbox_ids = {key.mailbox_id for key in listings if key.mailbox_id is not None}
     user_ids = {key.user_id for key in listings if key.mailbox_id is None}
     if not can_see_mail_of_others(ctx):
-        is_of_all = ctx.viewer.user_id in user_ids
-        query = _own_counters_query(ctx.environment.database.dialect, is_of_all=is_of_all)
+        query = _own_counters_query(
+            ctx.environment.database.dialect, reads_all=ctx.viewer.user_id in user_ids
+        )
         return await ctx.read_prepared(query, mailboxes=sorted(mailbox_ids))
     return await ctx.read(
         select(*select_columns(Mailbox, COUNTER_COLUMNS)).where(
@@ -353,10 +354,10 @@ async def _read_counter_rows(
 
 
 @prepare_cached
-def _own_counters_query(dialect: str, *, is_of_all: bool) -> Select[*tuple[Any, ...]]:
-    """Select the counters of all the viewer's mailboxes, or of those in a parameter."""
+def _own_counters_query(dialect: str, *, reads_all: bool) -> Select[*tuple[Any, ...]]:
+    """Select the counters of the viewer's mailboxes: of all, or by the parameter `mailboxes`."""
     rows = select(*select_columns(Mailbox, COUNTER_COLUMNS)).where(is_own_prepared(Mailbox))
-    return rows if is_of_all else rows.where(is_in_parameter(dialect, col(Mailbox.id), "mailboxes"))
+    return rows if reads_all else rows.where(is_in_parameter(dialect, col(Mailbox.id), "mailboxes"))
 
 
 def require_can_change_messages(ctx: Context) -> None:

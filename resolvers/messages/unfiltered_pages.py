@@ -1,7 +1,7 @@
-"""Pages of messages without a filter, such as an inbox: by prepared statements.
+"""Pages of messages without a filter, such as an inbox, read by prepared statements.
 
-Lists that differ only in their mailbox or thread are read by one statement, whose text doesn't
-depend on their number.
+One statement reads all lists that differ only in their mailbox or thread. Its text doesn't depend
+on the number of lists.
 """
 
 from collections import defaultdict
@@ -42,14 +42,14 @@ MAX_PREPARED_ROWS = 1000  # of one statement: more are read in a thread
 LISTS = "lists"  # the parameter with the mailboxes or threads
 
 
-def can_read_prepared(listings: Sequence[MessageListing]) -> bool:
-    """Return whether the number of statements for these lists is small, however many they are."""
-    alone = [key for key in listings if not _is_of_mailbox_or_thread(key)]
-    return len(alone) <= pagination.MAX_SEPARATE_PAGES
+def needs_few_statements(listings: Sequence[MessageListing]) -> bool:
+    """Return whether at most MAX_SEPARATE_PAGES of these lists need a statement of their own."""
+    separate = [key for key in listings if not _is_readable_with_others(key)]
+    return len(separate) <= pagination.MAX_SEPARATE_PAGES
 
 
-def _is_of_mailbox_or_thread(listing: MessageListing) -> bool:
-    """Return whether lists that differ from this one in mailbox or thread can be read with it."""
+def _is_readable_with_others(listing: MessageListing) -> bool:
+    """Return whether one statement can read this list and those of other mailboxes or threads."""
     return listing.sort_column is None and (listing.mailbox_id is None) != (
         listing.thread_id is None
     )
@@ -61,8 +61,8 @@ async def load_unfiltered_pages(
     """Load pages without conditions, in this order. They are empty for other users' messages."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
     for index, key in enumerate(listings):
-        together = _is_of_mailbox_or_thread(key)
-        groups[(key.page_request, key.thread_id is None) if together else index].append(index)
+        shared_key = (key.page_request, key.thread_id is None)
+        groups[shared_key if _is_readable_with_others(key) else index].append(index)
     pages: dict[int, Page[ColumnRow]] = {}
     for indexes in groups.values():
         group = [listings[index] for index in indexes]
@@ -164,9 +164,7 @@ def _pages_query(dialect: str, page_form: PageForm, *, of_thread: bool) -> Selec
         page = select_page(page_form.columns).lateral("page")
         columns = dict(page.c)
         rows = select(*columns.values()).select_from(lists).join(page, true())
-    is_ascending = page_form.is_backward is page_form.is_descending
-    keys = (columns[column.key] for column in sort_key)
-    return rows.order_by(*(key if is_ascending else key.desc() for key in keys))
+    return rows.order_by(*page_form.scan_order(columns[column.key] for column in sort_key))
 
 
 def _select_of_list(

@@ -86,7 +86,7 @@ class PageQueryShape(NamedTuple):
     @property
     def is_ascending(self) -> bool:
         """True if the smallest sort values come first."""
-        return self.form.is_backward is self.form.is_descending
+        return self.form.is_ascending_scan
 
     def base_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses of the user, mailbox and thread, without the search."""

@@ -146,9 +146,8 @@ def _merge_scans(
     """
     # one select with OR would sort all rows
     union = union_all(*(select(scan.subquery()) for scan in scans)).subquery()
-    is_ascending = page_form.is_backward is page_form.is_descending
-    keys = (union.c[name] if is_ascending else union.c[name].desc() for name in sort_column_names)
-    return select(union).order_by(*keys).limit(pagination.ROW_COUNT_PARAMETER)
+    order = page_form.scan_order(union.c[name] for name in sort_column_names)
+    return select(union).order_by(*order).limit(pagination.ROW_COUNT_PARAMETER)
 
 
 def _index_scan_conditions(ctx: Context, domain_id: int | None) -> list[list[ColumnElement[bool]]]:

@@ -1,7 +1,6 @@
-"""Print the folders and modules that take the most time at the end of a run of many tests."""
+"""Print the areas and modules that take the most time at the end of a run of many tests."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
@@ -9,23 +8,8 @@ MIN_TEST_COUNT = 1000  # a shorter run shows its time anyway
 PRINTED_NAMES = 40
 
 
-def sum_by_name(
-    reports: Iterable[pytest.TestReport], name_of_path: Callable[[str], str] = str
-) -> Mapping[str, float]:
-    """Return the seconds of each module, or name of its path: setup, call and teardown."""
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for report in reports:
-        seconds[name_of_path(report.nodeid.partition("::")[0])] += report.duration
-    return seconds
-
-
-def _area_of_path(path: str) -> str:
-    """Return the folder of an area, such as `tests/mail`."""
-    return "/".join(path.split("/")[:2])
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the time of the slowest areas and modules."""
+    """Print the seconds of the slowest areas and modules: setup, call and teardown of all tests."""
     reports = [
         report
         for outcome in ("passed", "failed", "error", "")
@@ -34,9 +18,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if len({report.nodeid for report in reports}) < MIN_TEST_COUNT:
         return
-    seconds = sum_by_name(reports)
-    total = sum(seconds.values())
+    areas: defaultdict[str, float] = defaultdict(float)
+    modules: defaultdict[str, float] = defaultdict(float)
+    for report in reports:
+        module = report.nodeid.partition("::")[0]
+        modules[module] += report.duration
+        areas["/".join(module.split("/")[:2])] += report.duration  # such as tests/mail
+    total = sum(modules.values())
     terminalreporter.section(f"slowest areas and modules of {total:.0f} s in all processes")
-    for durations in (sum_by_name(reports, _area_of_path), seconds):
-        for name in sorted(durations, key=durations.__getitem__, reverse=True)[:PRINTED_NAMES]:
-            terminalreporter.line(f"{durations[name]:7.1f} s  {name}")
+    for seconds in (areas, modules):
+        for name in sorted(seconds, key=seconds.__getitem__, reverse=True)[:PRINTED_NAMES]:
+            terminalreporter.line(f"{seconds[name]:7.1f} s  {name}")

@@ -5,7 +5,7 @@ OPERATION_VALUE_DESCRIPTIONS = {
         "BLOB": "Object of a remote object store, in the blob cache of a node.",
         "CREDENTIAL": "Access token or API key that was valid a moment ago.",
         "DNS_ANSWER": "Answer of a name server, also about policies: SPF, DKIM, DMARC, TLSA.",
-        "LIST_ROW": "All rows of lists that a process keeps as JSON, of all users.",
+        "LIST_ROW": "Rows of lists, as JSON: one entry for all rows of a process, of all users.",
         "LOG_ENTRY": "Pending entries of the log store.",
         "MESSAGE_STEP": "Pending steps of the delivery trace.",
         "PARSED_MESSAGE": "Structure, texts and header fields of a message, in memory.",

@@ -1,5 +1,6 @@
 """Pages of many mailboxes or threads in one request: the same as one by one, in one statement."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,130 +17,144 @@ from tests.conftest import GraphQLClient, ManualClock, client_context, raw_messa
 from tests.support.stores.counter_check import select_rows
 
 MAILBOX_COUNT = 9
-THREAD_COUNT = 4  # each in every mailbox
+THREAD_COUNT = 4  # each has messages in several mailboxes
 NESTED_MAILBOXES = """query ($first: Int, $after: String, $last: Int, $before: String,
     $orderBy: MessageOrder! = RECEIVED_AT_DESC) {
   viewer { user { mailboxes(first: 30) { nodes { path messages(first: $first, after: $after,
       last: $last, before: $before, orderBy: $orderBy) {
-    nodes { subject } pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
+    nodes { preview } pageInfo { hasNextPage hasPreviousPage startCursor endCursor }
   } } } } } }"""
 NESTED_THREADS = """query ($first: Int, $last: Int) { viewer { user {
   messages(first: 50) { nodes { thread { subject
-    messages(first: $first, last: $last) { nodes { subject } pageInfo { hasNextPage } }
+    messages(first: $first, last: $last) {
+      nodes { preview } pageInfo { hasNextPage hasPreviousPage } }
   } } } } } }"""
 
-Subjects = dict[str, list[str]]
+
+@dataclass
+class StoredMessages:
+    """The texts of the stored messages, which are unique, the oldest message first."""
+
+    by_mailbox: dict[str, list[str]]
+    by_thread: dict[str, list[str]]  # by subject
 
 
 @pytest.fixture
-async def subjects(ada: GraphQLClient, clock: ManualClock) -> Subjects:
-    """The subjects of each mailbox, the oldest message first: in mailbox n, n messages."""
-    stored: Subjects = {f"Box {number}": [] for number in range(MAILBOX_COUNT)}
-    await create_mailboxes(client_context(ada), NewMailboxes(list(stored)))
+async def stored(ada: GraphQLClient, clock: ManualClock) -> StoredMessages:
+    """Messages in mailboxes: n in mailbox n."""
+    paths = [f"Box {number}" for number in range(MAILBOX_COUNT)]
+    messages = StoredMessages({path: [] for path in paths}, {})
+    await create_mailboxes(client_context(ada), NewMailboxes(paths))
     for number in range(MAILBOX_COUNT):
         clock.tick(seconds=1)
-        for path in list(stored)[number + 1 :]:
-            subject = f"thread {number % THREAD_COUNT}"
+        for path in paths[number + 1 :]:
+            subject, text = f"thread {number % THREAD_COUNT}", f"{path} {number}"
             first = f"<{number % THREAD_COUNT}@example.com>"
-            raw = raw_message(subject, body=f"{path} {number}", References=first)
+            raw = raw_message(subject, body=text, References=first)
             await message_import.store_imported_message_and_load_if_readable(
                 client_context(ada), NewMessage(MailboxSelector(path=path), raw.decode())
             )
             clock.tick(seconds=number % 2)  # some have the same time
-            stored[path].append(subject)
-    return stored
+            messages.by_mailbox[path].append(text)
+            messages.by_thread.setdefault(subject, []).append(text)
+    return messages
 
 
 async def load_pages(ada: GraphQLClient, **variables: Any) -> dict[str, Any]:
+    """Load a page of each mailbox of `stored`, by path."""
     mailboxes = (await ada(NESTED_MAILBOXES, **variables))["viewer"]["user"]["mailboxes"]["nodes"]
     return {node["path"]: node["messages"] for node in mailboxes if node["path"].startswith("Box")}
 
 
-def subjects_of(page: dict[str, Any]) -> list[str]:
-    return [node["subject"] for node in page["nodes"]]
+def texts_of(page: dict[str, Any]) -> list[str]:
+    return [node["preview"] for node in page["nodes"]]
 
 
 async def test_pages_of_all_mailboxes_have_their_own_messages(
-    ada: GraphQLClient, subjects: Subjects
+    ada: GraphQLClient, stored: StoredMessages
 ) -> None:
     for path, page in (await load_pages(ada, first=3)).items():
-        assert subjects_of(page) == subjects[path][::-1][:3]
-        assert page["pageInfo"]["hasNextPage"] is (len(subjects[path]) > 3)
+        assert texts_of(page) == stored.by_mailbox[path][::-1][:3]
+        assert page["pageInfo"]["hasNextPage"] is (len(stored.by_mailbox[path]) > 3)
     for path, page in (await load_pages(ada, last=2)).items():
-        assert subjects_of(page) == subjects[path][:2][::-1]
-        assert page["pageInfo"]["hasPreviousPage"] is (len(subjects[path]) > 2)
+        assert texts_of(page) == stored.by_mailbox[path][:2][::-1]
+        assert page["pageInfo"]["hasPreviousPage"] is (len(stored.by_mailbox[path]) > 2)
     for path, page in (await load_pages(ada, first=4, orderBy="RECEIVED_AT_ASC")).items():
-        assert subjects_of(page) == subjects[path][:4]
+        assert texts_of(page) == stored.by_mailbox[path][:4]
     for page in (await load_pages(ada, first=0)).values():
         assert page["nodes"] == []
 
 
-async def test_one_cursor_continues_all_mailboxes(ada: GraphQLClient, subjects: Subjects) -> None:
+async def test_one_cursor_continues_all_mailboxes(
+    ada: GraphQLClient, stored: StoredMessages
+) -> None:
     newest = (await load_pages(ada, first=2))[f"Box {MAILBOX_COUNT - 1}"]["pageInfo"]
     after = await load_pages(ada, first=100, after=newest["endCursor"])
     before = await load_pages(ada, last=100, before=newest["endCursor"])
     ends = 0
-    for path, oldest_first in subjects.items():
-        found = subjects_of(before[path]) + subjects_of(after[path])
+    for path, oldest_first in stored.by_mailbox.items():
+        found = texts_of(before[path]) + texts_of(after[path])
         ends += len(oldest_first) - len(found)  # only the row of the cursor is in neither
         if len(found) == len(oldest_first):
             assert found == oldest_first[::-1]
     assert ends == 1
-    last = subjects[f"Box {MAILBOX_COUNT - 1}"]
-    assert subjects_of(after[f"Box {MAILBOX_COUNT - 1}"]) == last[:-2][::-1]
+    last = stored.by_mailbox[f"Box {MAILBOX_COUNT - 1}"]
+    assert texts_of(after[f"Box {MAILBOX_COUNT - 1}"]) == last[:-2][::-1]
 
 
 async def test_pages_of_all_threads_have_their_own_messages(
-    ada: GraphQLClient, subjects: Subjects
+    ada: GraphQLClient, stored: StoredMessages
 ) -> None:
-    count_of = {
-        f"thread {number}": sum(each.count(f"thread {number}") for each in subjects.values())
-        for number in range(THREAD_COUNT)
-    }
-    for arguments, length in (({"first": 5}, 5), ({"last": 100}, 100)):
+    count = sum(map(len, stored.by_thread.values()))
+    for arguments in ({"first": 5}, {"last": 5}, {"last": 100}):
+        (length,) = arguments.values()
         answer = await ada(NESTED_THREADS, **arguments)
         nodes = answer["viewer"]["user"]["messages"]["nodes"]
-        assert len(nodes) == sum(count_of.values())
+        assert len(nodes) == count
         for node in nodes:
-            thread = node["thread"]
-            expected = min(length, count_of[thread["subject"]])
-            assert subjects_of(thread["messages"]) == [thread["subject"]] * expected
+            texts, page = stored.by_thread[node["thread"]["subject"]], node["thread"]["messages"]
+            assert texts_of(page) == (texts[:length] if "first" in arguments else texts[-length:])
+            has_more = page["pageInfo"][
+                "hasNextPage" if "first" in arguments else "hasPreviousPage"
+            ]
+            assert has_more is (len(texts) > length)
 
 
 @pytest.mark.parametrize("max_rows", [0, 1000])
 async def test_all_mailboxes_are_read_by_one_statement(
     ada: GraphQLClient,
-    subjects: Subjects,
+    stored: StoredMessages,
     statements: list[str],
     monkeypatch: pytest.MonkeyPatch,
     max_rows: int,
 ) -> None:
-    """On the loop's thread or, if they can be many, in another one."""
+    """The thread of the event loop reads few rows, another thread reads many."""
     monkeypatch.setattr(unfiltered_pages, "MAX_PREPARED_ROWS", max_rows)
     del statements[:]
     pages = await load_pages(ada, first=2)
-    assert {path: subjects_of(page) for path, page in pages.items()} == {
-        path: oldest_first[::-1][:2] for path, oldest_first in subjects.items()
+    assert {path: texts_of(page) for path, page in pages.items()} == {
+        path: oldest_first[::-1][:2] for path, oldest_first in stored.by_mailbox.items()
     }
-    assert len([statement for statement in statements if "FROM messages" in statement]) == 1
+    (statement,) = [statement for statement in statements if "FROM messages" in statement]
+    assert "LIMIT" in statement  # of each mailbox, although Python would cut the pages too
 
 
-async def test_lists_of_different_length_are_read_separately(
-    ada: GraphQLClient, subjects: Subjects
+async def test_lists_of_different_length_have_their_own_messages(
+    ada: GraphQLClient, stored: StoredMessages
 ) -> None:
     fields = "".join(
         f'box{number}: mailbox(by: {{path: "Box {number}"}}) {{ messages(first: {number - 1})'
-        " { nodes { subject } pageInfo { hasNextPage } } } "
+        " { nodes { preview } pageInfo { hasNextPage } } } "
         for number in range(1, MAILBOX_COUNT)
     )
     user = (await ada(f"{{ viewer {{ user {{ {fields} }} }} }}"))["viewer"]["user"]
     for number in range(1, MAILBOX_COUNT):
         page = user[f"box{number}"]["messages"]
-        assert subjects_of(page) == subjects[f"Box {number}"][::-1][: number - 1]
+        assert texts_of(page) == stored.by_mailbox[f"Box {number}"][::-1][: number - 1]
         assert page["pageInfo"]["hasNextPage"]
 
 
-@pytest.mark.usefixtures("subjects")
+@pytest.mark.usefixtures("stored")
 async def test_lists_of_other_users_are_empty(ada: GraphQLClient, bob: GraphQLClient) -> None:
     rows = await select_rows(
         ada.environment,
