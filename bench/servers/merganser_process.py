@@ -166,17 +166,16 @@ def logged_errors(log_file: Path) -> list[str]:
 
 async def run_consistency_check(server: MerganserServer) -> list[str]:
     """Return the findings of `merganser check`."""
-    process = await asyncio.create_subprocess_exec(
-        *(*MERGANSER_COMMAND, "check"),
-        env=server.process_environment(),
-        cwd=PROJECT_ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, problem = await process.communicate()
-    if not out:
-        return [f"merganser check ended with {process.returncode}: {problem.decode()[-300:]}"]
-    return [f"merganser check: {finding}" for finding in orjson.loads(out)["findings"]]
+    output = server.data_folder / "check.log"
+    output.unlink(missing_ok=True)
+    process = await spawn((*MERGANSER_COMMAND, "check"), server.process_environment(), output)
+    code = await process.wait()
+    text = output.read_text()
+    try:
+        findings = orjson.loads(text)["findings"]
+    except orjson.JSONDecodeError:  # it ended early, or its output has error lines
+        return [f"merganser check ended with {code}: {text[-300:]}"]
+    return [f"merganser check: {finding}" for finding in findings]
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Column types that behave alike on SQLite and PostgreSQL."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -119,11 +119,23 @@ def foreign_key(
     return Field(foreign_key=target, ondelete=ondelete, sa_type=BIG_INTEGER, index=index, **options)
 
 
+def _new_list() -> list[Any]:
+    return []
+
+
+def _new_dict() -> dict[str, Any]:
+    return {}
+
+
+# For each new row, pydantic inspects the signature of the factory: 40 times slower of a built-in.
+_NEW_VALUES: dict[type, Callable[[], Any]] = {list: _new_list, dict: _new_dict}
+
+
 def json_column(default: type[list[Any]] | type[dict[str, Any]] | None = None) -> Any:
     """Return a JSON column of lists or dictionaries; it can be null if there is no `default`."""
     if default is None:
         return Field(sa_type=JSON_TYPE, default=None, nullable=True)
-    return Field(sa_type=JSON_TYPE, default_factory=default)
+    return Field(sa_type=JSON_TYPE, default_factory=_NEW_VALUES[default])
 
 
 class UserOwnedRow(RowWithId):

@@ -7,9 +7,11 @@ from sqlmodel import col
 
 from bench import clients
 from bench.servers.compared_servers import DatabaseKind
+from bench.servers.merganser_process import use_launcher
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import Environment
+from tests.support.servers.forked_process import fork_subprocess
 
 STORED_MESSAGE_COUNT = (
     select(func.count()).where(col(Message.mailbox_id) == col(Mailbox.id)).scalar_subquery()
@@ -20,9 +22,10 @@ COUNTER_QUERY = select(
 
 
 async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None:
-    lines = await clients.measure_client_documents(
-        DatabaseKind.SQLITE, tmp_path, message_counts=(1000, 2000), seconds=0.1
-    )
+    with use_launcher(fork_subprocess):
+        lines = await clients.measure_client_documents(
+            DatabaseKind.SQLITE, tmp_path, message_counts=(1000, 2000), seconds=0.1
+        )
     assert [line.name for line in lines] == [
         f"{message_count} messages: {name}"
         for message_count in ("1,000", "2,000")

@@ -62,6 +62,21 @@ def forked_servers() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def few_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure each value a few times only: the tests check which values there are."""
+    for module, name, value in (
+        (log_entries, "PAGE_REPEATS", 2),
+        (session_list, "WARM_UP_REQUESTS", 1),
+        (session_list, "MEASURED_REQUESTS", 2),
+        (delivery_log, "WARM_UP_ROUNDS", 1),
+        (delivery_log, "MESSAGES_PER_ACCOUNT", 2),
+        (scim_lists, "WARM_UP_REQUESTS", 0),
+        (code_exchange, "WARM_UP_COUNT", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_each_goal_is_met_up_to_its_limit(name: str) -> None:
     for value, is_met in zip(LIMITS[name], (True, False), strict=True):
@@ -69,6 +84,7 @@ def test_each_goal_is_met_up_to_its_limit(name: str) -> None:
         assert goal.is_met is is_met
 
 
+@pytest.mark.usefixtures("few_repetitions")
 async def test_each_page_of_log_entries_has_a_goal(tmp_path: Path) -> None:
     progress = Progress(disable=True)
     facts = await log_entries.measure_log_entries(DatabaseKind.SQLITE, tmp_path, 3000, progress)
@@ -79,6 +95,7 @@ async def test_each_page_of_log_entries_has_a_goal(tmp_path: Path) -> None:
     assert counts[6] == 0  # of an absent word
 
 
+@pytest.mark.usefixtures("few_repetitions")
 async def test_each_session_list_has_a_goal(tmp_path: Path) -> None:
     progress = Progress(disable=True)
     facts = await session_list.measure_session_lists(DatabaseKind.SQLITE, tmp_path, 30, progress)
@@ -87,6 +104,7 @@ async def test_each_session_list_has_a_goal(tmp_path: Path) -> None:
     assert all(fact.value > 0 for fact in facts)
 
 
+@pytest.mark.usefixtures("few_repetitions")
 async def test_cost_of_the_log_entries_of_a_delivery_has_a_goal(tmp_path: Path) -> None:
     progress = Progress(disable=True)
     facts = await delivery_log.measure_delivery_log(DatabaseKind.SQLITE, tmp_path, 1, progress)
@@ -95,16 +113,17 @@ async def test_cost_of_the_log_entries_of_a_delivery_has_a_goal(tmp_path: Path) 
     assert goal.name == DELIVERY_LOG_SHARE
 
 
+@pytest.mark.usefixtures("few_repetitions")
 async def test_each_scim_list_has_a_goal(tmp_path: Path) -> None:
     progress = Progress(disable=True)
     facts = await scim_lists.measure_scim_lists(
-        DatabaseKind.SQLITE, tmp_path, 500, progress, measured_requests=1
+        DatabaseKind.SQLITE, tmp_path, 200, progress, measured_requests=1
     )
     assert len(list(evaluate_goals([], facts))) == len(facts)
     assert all(fact.value > 0 for fact in facts)
 
 
-@pytest.mark.usefixtures("forked_servers")
+@pytest.mark.usefixtures("forked_servers", "few_repetitions")
 async def test_code_exchange_has_a_goal(tmp_path: Path) -> None:
     progress = Progress(disable=True)
     facts = await code_exchange.measure_code_exchange(DatabaseKind.SQLITE, tmp_path, 5, progress)

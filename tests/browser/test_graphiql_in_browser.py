@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page
+from playwright.async_api import Browser, BrowserContext, Locator, Page
 
 from merganser.demo.credentials import ADDRESS
 from tests.conftest import raw_message
@@ -16,8 +15,10 @@ from tests.support.accounts.demo_account import run_demo_server, send_by_lmtp
 from tests.support.clients.browser_driver import (
     GraphiQLPage,
     open_browser_profile,
+    open_tab,
     picture_folder,
 )
+from tests.support.clients.plain_http import plain_client
 from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # the loop of the browser
@@ -43,6 +44,13 @@ FIND_CUT_ELEMENTS_SCRIPT = """() => {
 }"""
 MIN_EXPLORER_WIDTH = 250  # CSS pixels; a narrower one breaks the names of types
 UNKNOWN_TOKEN = f"mgk_{'haddock':o<43}"
+FIELDS_BY_WORDS = {  # for words that people search, a field of the schema with another name
+    "vacation": "Mutation.autoreplySet",
+    "mfa": "Mutation.totpSetup",
+    "block": "Mutation.senderRuleCreate",
+    "unread": "Mailbox.unseenCount",
+    "alias": "Domain.aliases",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +59,61 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProces
         yield server
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def profile(browser: Browser, server: MerganserProcess) -> AsyncIterator[BrowserContext]:
+    async with open_browser_profile(browser, server.url) as profile:
+        yield profile
+
+
+def assert_no_problems(graphiql_page: GraphiQLPage) -> None:
+    """Check that the page caused no error, and no request to another host."""
+    assert graphiql_page.problems == []
+    assert graphiql_page.foreign_urls == []
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def graphiql(browser: Browser, server: MerganserProcess) -> AsyncIterator[GraphiQLPage]:
-    async with open_browser_profile(browser, server.url) as graphiql_page:
+async def graphiql(
+    profile: BrowserContext, server: MerganserProcess
+) -> AsyncIterator[GraphiQLPage]:
+    """An empty tab for one test."""
+    async with open_tab(profile, server.url) as graphiql_page:
         yield graphiql_page
-        assert graphiql_page.problems == []
-        assert graphiql_page.foreign_urls == []
+        assert_no_problems(graphiql_page)
+
+
+# To load GraphiQL takes several seconds of CPU time, so tests share these two pages.
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def page_of_ada(
+    profile: BrowserContext, server: MerganserProcess
+) -> AsyncIterator[GraphiQLPage]:
+    async with open_tab(profile, server.url) as graphiql_page:
+        await graphiql_page.open(server.secrets["ada"])
+        await graphiql_page.wait_for_viewer("ada")
+        yield graphiql_page
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def graphiql_of_ada(page_of_ada: GraphiQLPage) -> AsyncIterator[GraphiQLPage]:
+    """A page where ada is signed in; each test replaces the document."""
+    yield page_of_ada
+    assert_no_problems(page_of_ada)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def page_without_token(
+    profile: BrowserContext, server: MerganserProcess
+) -> AsyncIterator[GraphiQLPage]:
+    async with open_tab(profile, server.url) as graphiql_page:
+        await graphiql_page.open()
+        yield graphiql_page
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def anonymous_graphiql(page_without_token: GraphiQLPage) -> AsyncIterator[GraphiQLPage]:
+    """A page where nobody is signed in; each test selects its own example."""
+    yield page_without_token
+    await page_without_token.sign_out_if_signed_in()
+    assert_no_problems(page_without_token)
 
 
 def postcard_message() -> bytes:
@@ -72,7 +129,7 @@ def postcard_message() -> bytes:
 
 async def role_of_credential(server: MerganserProcess, secret: str) -> str | None:
     """Return the role of a credential, or None if the server refuses it."""
-    async with httpx.AsyncClient(timeout=120) as client:
+    async with plain_client(timeout=120) as client:
         response = await client.post(
             f"{server.url}/graphql",
             json={"query": "{ viewer { role } }"},
@@ -120,38 +177,25 @@ async def test_link_with_token_signs_in_and_removes_token_from_url(
     await graphiql.wait_for_viewer("ada")
     assert graphiql.page.url == f"{graphiql.base_url}/graphql"
     assert await graphiql.page.title() == "Merganser · GraphiQL"
-
-
-async def test_second_link_in_same_window_signs_in_as_other_user(
-    graphiql: GraphiQLPage, server: MerganserProcess
-) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
+    # A second link in the same window signs in as the other user.
     link = f"#token={server.secrets['bob']}"
     await graphiql.page.evaluate("link => { location.hash = link }", link)
     await graphiql.wait_for_viewer("bob")
     assert graphiql.page.url == f"{graphiql.base_url}/graphql"
 
 
-async def test_typed_query_shows_its_response(
-    graphiql: GraphiQLPage, server: MerganserProcess
-) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
-    await graphiql.paste_document(INBOX_QUERY)
-    await graphiql.click_run()
-    await graphiql.wait_for_text("carol@example.com")
-    mailbox = (await graphiql.read_response())["data"]["viewer"]["user"]["mailbox"]
+async def test_typed_query_shows_its_response(graphiql_of_ada: GraphiQLPage) -> None:
+    await graphiql_of_ada.paste_document(INBOX_QUERY)
+    await graphiql_of_ada.click_run()
+    await graphiql_of_ada.wait_for_text("carol@example.com")
+    mailbox = (await graphiql_of_ada.read_response())["data"]["viewer"]["user"]["mailbox"]
     assert mailbox["path"] == "INBOX"
 
 
-async def test_unknown_field_is_marked_in_editor(
-    graphiql: GraphiQLPage, server: MerganserProcess
-) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.paste_document("query { viewer { nonsense } }")
-    await graphiql.page.locator(".graphiql-query-editor .squiggly-error").first.wait_for()
-    assert await graphiql.read_problem_markers() == [
+async def test_unknown_field_is_marked_in_editor(graphiql_of_ada: GraphiQLPage) -> None:
+    await graphiql_of_ada.paste_document("query { viewer { nonsense } }")
+    await graphiql_of_ada.page.locator(".graphiql-query-editor .squiggly-error").first.wait_for()
+    assert await graphiql_of_ada.read_problem_markers() == [
         'Cannot query field "nonsense" on type "Viewer".'
     ]
 
@@ -179,48 +223,37 @@ SUGGEST_UNTIL_SHOWN = """text => {
     ],
 )
 async def test_completion_inserts_example_value(
-    graphiql: GraphiQLPage, server: MerganserProcess, typed: str, completed: str
+    graphiql_of_ada: GraphiQLPage, typed: str, completed: str
 ) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.paste_document(typed)
-    await graphiql.page.wait_for_function(SUGGEST_UNTIL_SHOWN, arg=completed, polling=2000)
-    await graphiql.page.keyboard.press("Enter")
-    await graphiql.page.wait_for_function(
+    await graphiql_of_ada.paste_document(typed)
+    page = graphiql_of_ada.page
+    await page.wait_for_function(SUGGEST_UNTIL_SHOWN, arg=completed, polling=2000)
+    await page.keyboard.press("Enter")
+    await page.wait_for_function(
         "text => __MONACO.editor.getModels().some(model => model.getValue().includes(text))",
         arg=typed + completed,
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("vacation", "Mutation.autoreplySet"),
-        ("mfa", "Mutation.totpSetup"),
-        ("block", "Mutation.senderRuleCreate"),
-        ("unread", "Mailbox.unseenCount"),
-        ("alias", "Domain.aliases"),
-    ],
-)
-async def test_explorer_searches_descriptions(
-    graphiql: GraphiQLPage, server: MerganserProcess, words: str, found: str
-) -> None:
-    await graphiql.open(server.secrets["ada"])
-    page = graphiql.page
+async def test_explorer_searches_descriptions(graphiql_of_ada: GraphiQLPage) -> None:
+    page = graphiql_of_ada.page
     await page.get_by_label("Show Documentation Explorer").click()
     await page.get_by_role("link", name="Subscription", exact=True).wait_for()
-    await page.locator(".graphiql-doc-explorer-search input").fill(words)
-    await page.get_by_role("option", name=found, exact=True).click()
-    title = page.locator(".graphiql-doc-explorer-title")
-    await title.get_by_text(found.partition(".")[2], exact=True).wait_for()
+    for words, found in FIELDS_BY_WORDS.items():
+        await page.locator(".graphiql-doc-explorer-search input").fill(words)
+        await page.get_by_role("option", name=found, exact=True).click()
+        title = page.locator(".graphiql-doc-explorer-title")
+        await title.get_by_text(found.partition(".")[2], exact=True).wait_for()
+        await page.get_by_label("Go back to Docs").click()
+    await page.get_by_label("Hide Documentation Explorer").click()
 
 
 async def test_subscription_without_token_shows_unauthenticated(
-    graphiql: GraphiQLPage,
+    anonymous_graphiql: GraphiQLPage,
 ) -> None:
-    await graphiql.open()
-    await graphiql.select_example("Live")
-    await graphiql.click_run()
-    await graphiql.wait_for_text("UNAUTHENTICATED")
+    await anonymous_graphiql.select_example("Live")
+    await anonymous_graphiql.click_run()
+    await anonymous_graphiql.wait_for_text("UNAUTHENTICATED")
 
 
 async def test_subscription_with_unknown_token_is_not_retried(
@@ -236,12 +269,13 @@ async def test_subscription_with_unknown_token_is_not_retried(
     assert len(sockets) == 1
 
 
-async def test_header_pane_overrides_token_bar_for_http_and_websocket(
+async def test_header_pane_overrides_token_bar_for_http_and_websocket_and_is_not_stored(
     graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
-    await graphiql.paste_headers({"authorization": f"Bearer {server.secrets['bob']}"})
+    headers = {"authorization": f"Bearer {server.secrets['bob']}", "X-Secret": "mackerel"}
+    await graphiql.paste_headers(headers)
     await graphiql.paste_document("query { viewer { user { username } } }")
     await graphiql.click_run()
     await graphiql.wait_for_text('"bob"')
@@ -252,16 +286,22 @@ async def test_header_pane_overrides_token_bar_for_http_and_websocket(
     await graphiql.wait_for_text('"events"')
     (event,) = (await graphiql.read_response())["data"]["changes"]["events"]
     assert event["user"]["username"] == "bob"
+    stored = await graphiql.read_storage()
+    assert stored["local"] == {}
+    assert stored["session"]["merganser:token"] == server.secrets["ada"]
 
 
-async def test_pasted_token_is_used_and_survives_reload(
-    graphiql: GraphiQLPage, server: MerganserProcess
+async def test_pasted_api_key_survives_reload_and_sign_out_does_not_revoke_it(
+    anonymous_graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
-    await graphiql.open()
-    await graphiql.enter_token(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
-    await graphiql.page.reload()
-    await graphiql.wait_for_viewer("ada")
+    await anonymous_graphiql.enter_token(server.secrets["ada"])
+    await anonymous_graphiql.wait_for_viewer("ada")
+    await anonymous_graphiql.page.reload()
+    await anonymous_graphiql.wait_for_viewer("ada")
+    await anonymous_graphiql.page.get_by_role("button", name="Sign out").click()
+    await anonymous_graphiql.page.get_by_role("button", name="Sign in").wait_for()
+    assert server.secrets["ada"] not in str(await anonymous_graphiql.read_storage())
+    assert await role_of_credential(server, server.secrets["ada"]) == "USER"
 
 
 async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
@@ -277,61 +317,35 @@ async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
     graphiql.problems[:] = [item for item in graphiql.problems if item not in refusals]
 
 
-async def test_nothing_is_stored_beyond_the_browser_session(
-    graphiql: GraphiQLPage, server: MerganserProcess
-) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
-    await graphiql.paste_headers({"X-Secret": "mackerel"})
-    await graphiql.paste_document(INBOX_QUERY)
-    await graphiql.click_run()
-    await graphiql.wait_for_text("carol@example.com")
-    stored = await graphiql.read_storage()
-    assert stored["local"] == {}
-    assert stored["session"]["merganser:token"] == server.secrets["ada"]
-
-
 async def test_sign_out_revokes_token_of_password_sign_in(
-    graphiql: GraphiQLPage, server: MerganserProcess
+    anonymous_graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
-    await graphiql.open()
-    await graphiql.sign_in("ada", "wrong")
-    dialog = graphiql.page.get_by_role("dialog")
+    page = anonymous_graphiql.page
+    await anonymous_graphiql.sign_in("ada", "wrong")
+    dialog = page.get_by_role("dialog")
     await dialog.get_by_text("The username or password is wrong.").wait_for()
-    await graphiql.page.keyboard.press("Escape")
-    await graphiql.sign_in("ada", PASSWORD)
-    await graphiql.wait_for_viewer("ada")
-    token = (await graphiql.read_storage())["session"]["merganser:token"]
+    await page.keyboard.press("Escape")
+    await anonymous_graphiql.sign_in("ada", PASSWORD)
+    await anonymous_graphiql.wait_for_viewer("ada")
+    token = (await anonymous_graphiql.read_storage())["session"]["merganser:token"]
     assert await role_of_credential(server, token) == "USER"
-    async with graphiql.page.expect_response(
+    async with page.expect_response(
         lambda response: "accessTokenRevoke" in str(response.request.post_data)
     ):
-        await graphiql.page.get_by_role("button", name="Sign out").click()
-    await graphiql.page.get_by_role("button", name="Sign in").wait_for()
-    assert token not in str(await graphiql.read_storage())
+        await page.get_by_role("button", name="Sign out").click()
+    await page.get_by_role("button", name="Sign in").wait_for()
+    assert token not in str(await anonymous_graphiql.read_storage())
     assert await role_of_credential(server, token) is None
 
 
-async def test_sign_out_does_not_revoke_pasted_api_key(
-    graphiql: GraphiQLPage, server: MerganserProcess
-) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
-    await graphiql.page.get_by_role("button", name="Sign out").click()
-    await graphiql.page.get_by_role("button", name="Sign in").wait_for()
-    assert server.secrets["ada"] not in str(await graphiql.read_storage())
-    assert await role_of_credential(server, server.secrets["ada"]) == "USER"
-
-
-async def test_closed_example_can_be_opened_again(graphiql: GraphiQLPage) -> None:
-    await graphiql.open()
-    tab = graphiql.page.get_by_role("tab", name="Search")
-    await graphiql.select_example("Search")
+async def test_closed_example_can_be_opened_again(anonymous_graphiql: GraphiQLPage) -> None:
+    tab = anonymous_graphiql.page.get_by_role("tab", name="Search")
+    await anonymous_graphiql.select_example("Search")
     await tab.wait_for()
     # by keyboard: a click during the animation of a new tab misses its button
     await tab.get_by_label("Close Tab").press("Enter")
     await tab.wait_for(state="hidden")
-    await graphiql.select_example("Search")
+    await anonymous_graphiql.select_example("Search")
     await tab.wait_for()
 
 
@@ -344,12 +358,12 @@ async def assert_layout(page: Page, *controls: Locator) -> None:
 
 @pytest.mark.parametrize("size", [(390, 844), (1280, 800)], ids=["phone", "desktop"])
 async def test_page_fits_in_window(
-    graphiql: GraphiQLPage, server: MerganserProcess, size: tuple[int, int]
+    anonymous_graphiql: GraphiQLPage, server: MerganserProcess, size: tuple[int, int]
 ) -> None:
     """Signed out, signed in, and with each plugin and dialog."""
-    page = graphiql.page
+    page = anonymous_graphiql.page
     await page.set_viewport_size({"width": size[0], "height": size[1]})
-    await graphiql.open()
+    await anonymous_graphiql.select_example("Inbox")
     run_button = page.locator(".graphiql-execute-button")
     common = [page.get_by_label("Examples"), page.get_by_role("link", name="Documentation")]
     sidebar_labels = ("Re-fetch GraphQL schema", "Open short keys dialog", "Open settings dialog")
@@ -363,9 +377,9 @@ async def test_page_fits_in_window(
     dialog = page.get_by_role("dialog")
     fields = [dialog.get_by_label("Username or address"), dialog.get_by_label("Password")]
     await assert_layout(page, *fields, *await dialog.get_by_role("button").all())
-    await graphiql.page.keyboard.press("Escape")
-    await graphiql.enter_token(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
+    await page.keyboard.press("Escape")
+    await anonymous_graphiql.enter_token(server.secrets["ada"])
+    await anonymous_graphiql.wait_for_viewer("ada")
     sign_out = page.get_by_role("button", name="Sign out")
     await assert_layout(page, *common, sign_out, run_button, *sidebar)
 
@@ -377,12 +391,14 @@ async def test_page_fits_in_window(
     assert await explorer.evaluate("element => element.clientWidth") > MIN_EXPLORER_WIDTH
     await subscription.click()
     await page.get_by_text("changes").first.wait_for()
-    await assert_layout(page, page.get_by_role("link", name="Docs"), hide_explorer)
+    first_level = page.get_by_role("link", name="Docs")
+    await assert_layout(page, first_level, hide_explorer)
+    await first_level.click()
     await hide_explorer.click()
 
     await run_button.click()
     await page.get_by_label("Show History").click()
-    entry = page.locator(".graphiql-history-item")
+    entry = page.locator(".graphiql-history-item").first
     hide_history = page.get_by_label("Hide History")
     await assert_layout(page, entry, *await entry.get_by_role("button").all(), hide_history)
     await hide_history.click()
@@ -391,12 +407,17 @@ async def test_page_fits_in_window(
     await page.get_by_label("Open settings dialog").click()
     await dialog.get_by_role("button", name="Dark").wait_for()
     await assert_layout(page, *await dialog.get_by_role("button").all())
+    await page.keyboard.press("Escape")
+    await dialog.wait_for(state="hidden")
 
 
 async def test_documentation_shows_schema_in_dark_mode(
     browser: Browser, server: MerganserProcess
 ) -> None:
-    async with open_browser_profile(browser, server.url, dark=True) as graphiql:
+    async with (
+        open_browser_profile(browser, server.url, dark=True) as profile,
+        open_tab(profile, server.url) as graphiql,
+    ):
         await graphiql.open(server.secrets["ada"])
         await graphiql.page.get_by_label("Show Documentation Explorer").click()
         await graphiql.page.get_by_role("link", name="Subscription", exact=True).click()
@@ -422,4 +443,4 @@ async def test_documentation_is_searched_and_read(
     if width > 1000:
         await graphiql.save_screenshot(picture_folder(tmp_path) / "documentation.png")
     await page.get_by_role("link", name="GraphiQL").click()
-    await page.wait_for_url("**/graphql")
+    await page.wait_for_url("**/graphql", wait_until="commit")

@@ -11,6 +11,7 @@ from resolvers.auth.second_factors import totp
 from tests.support.clients.browser_driver import (
     GraphiQLPage,
     open_browser_profile,
+    open_tab,
 )
 from tests.support.clients.security_keys import plug_in_security_key, register_security_key
 from tests.support.oauth.pages_in_browser import run_oauth_server
@@ -26,11 +27,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProces
         yield server
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def graphiql(browser: Browser, server: MerganserProcess) -> AsyncIterator[GraphiQLPage]:
-    async with open_browser_profile(browser, server.extra_settings["PUBLIC_URL"]) as graphiql_page:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def page(browser: Browser, server: MerganserProcess) -> AsyncIterator[GraphiQLPage]:
+    url = server.extra_settings["PUBLIC_URL"]
+    async with (
+        open_browser_profile(browser, url) as profile,
+        open_tab(profile, url) as graphiql_page,
+    ):
+        await graphiql_page.open()
         yield graphiql_page
-        assert graphiql_page.foreign_urls == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def graphiql(page: GraphiQLPage) -> AsyncIterator[GraphiQLPage]:
+    """The page where nobody is signed in; the tests share it, because it is slow to load."""
+    yield page
+    await page.sign_out_if_signed_in()
+    assert page.foreign_urls == []
 
 
 async def enable_totp(server: MerganserProcess, username: str) -> tuple[str, str]:
@@ -54,7 +67,6 @@ async def stored_token(graphiql: GraphiQLPage) -> str | None:
 
 async def test_code_completes_sign_in(graphiql: GraphiQLPage, server: MerganserProcess) -> None:
     code, _ = await enable_totp(server, "ada")
-    await graphiql.open()
     await graphiql.sign_in("ada", PASSWORD)
     dialog = factor_dialog(graphiql)
     field = dialog.get_by_label("Code of your authenticator")
@@ -76,7 +88,6 @@ async def test_recovery_code_completes_sign_in(
     graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     _, recovery_code = await enable_totp(server, "bob")
-    await graphiql.open()
     await graphiql.sign_in("bob", PASSWORD)
     dialog = factor_dialog(graphiql)
     await dialog.get_by_label("or a recovery code").fill(recovery_code)
@@ -87,7 +98,6 @@ async def test_recovery_code_completes_sign_in(
 async def test_security_key_completes_sign_in(
     graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
-    await graphiql.open()
     await plug_in_security_key(graphiql.page)
     await register_security_key(graphiql.page, server, "kim")
     await graphiql.sign_in("kim", PASSWORD)
@@ -99,7 +109,6 @@ async def test_cancelled_sign_in_keeps_no_token(
     graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await enable_totp(server, "eve")
-    await graphiql.open()
     await graphiql.sign_in("eve", PASSWORD)
     dialog = factor_dialog(graphiql)
     async with graphiql.page.expect_response(
@@ -120,7 +129,6 @@ async def test_pasted_token_without_its_second_factor_is_reported(
     async with server.open_client() as client:
         sign_in = {"username": "tom", "password": PASSWORD}
         token = (await client.run_mutation("authenticate", sign_in, "token"))["token"]
-    await graphiql.open()
     await graphiql.enter_token(token)
     await graphiql.page.get_by_text("The sign-in of this token lacks its second factor.").wait_for()
     assert await stored_token(graphiql) is None

@@ -49,7 +49,7 @@ async def test_account_is_bound_and_hmac_key_is_not_disclosed(
             str(certificate),
         ):
             assert HMAC not in output
-    assert "Successful newAccount Binding" in (tmp_path / "pebble" / "log").read_text()
+        assert "Successful newAccount Binding" in platform.pebble_log
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ async def test_binding_key_is_not_sent_if_server_does_not_require_it(
         await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await platform.load_certificate())["acmeState"] == "VALID"
-    assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()
+        assert "newAccount Binding" not in platform.pebble_log

@@ -20,6 +20,7 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_RENEW,
     ONE_DAY,
@@ -152,66 +153,60 @@ async def test_past_window_renews_at_most_once_a_day(
         assert len(proxy.orders) == 2
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "min_delay", "max_delay"),
-    [
-        ("0", timedelta(seconds=50), timedelta(minutes=2)),
-        ("-5", timedelta(seconds=50), timedelta(minutes=2)),
-        ("soon", 6 * HOUR - timedelta(minutes=2), 6 * HOUR + timedelta(minutes=2)),
-        ("99999999999999999999", 6 * HOUR - timedelta(minutes=2), 6 * HOUR + timedelta(minutes=2)),
-        ("31536000", ONE_DAY - timedelta(minutes=2), ONE_DAY + timedelta(minutes=2)),
-        (
-            "Fri, 01 Jan 2100 00:00:00 GMT",
-            ONE_DAY - timedelta(minutes=2),
-            ONE_DAY + timedelta(minutes=2),
-        ),
-    ],
-)
-async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, PLR0917 - a table
-    environment: Environment,
-    root: GraphQLClient,
-    tmp_path: Path,
-    retry_after: str,
-    min_delay: timedelta,
-    max_delay: timedelta,
+MINUTE = timedelta(minutes=1)
+DELAYS_BY_RETRY_AFTER = {  # minimum and maximum
+    "0": (timedelta(seconds=50), 2 * MINUTE),
+    "-5": (timedelta(seconds=50), 2 * MINUTE),
+    "soon": (6 * HOUR - 2 * MINUTE, 6 * HOUR + 2 * MINUTE),
+    "99999999999999999999": (6 * HOUR - 2 * MINUTE, 6 * HOUR + 2 * MINUTE),
+    "31536000": (ONE_DAY - 2 * MINUTE, ONE_DAY + 2 * MINUTE),
+    "Fri, 01 Jan 2100 00:00:00 GMT": (ONE_DAY - 2 * MINUTE, ONE_DAY + 2 * MINUTE),
+}
+
+
+async def test_retry_after_of_renewal_information_is_bounded(
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    now = datetime.now(UTC)
-    renewal_response = renewal_window_response(
-        now + 40 * ONE_DAY, now + 42 * ONE_DAY, Retry_After=retry_after
-    )
-    async with platform_with_renewal_info(environment, root, tmp_path, renewal_response) as (
+    start = datetime.now(UTC) + 40 * ONE_DAY
+    any_response = renewal_window_response(start, start + 2 * ONE_DAY)
+    async with platform_with_renewal_info(environment, root, tmp_path, any_response) as (
         platform,
-        _proxy,
+        proxy,
     ):
-        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
-        assert min_delay < (await renewal_times(environment))[1] - datetime.now(UTC) < max_delay
+        for case in each_case(DELAYS_BY_RETRY_AFTER.items()):
+            with case as (retry_after, (min_delay, max_delay)):
+                proxy.renewal_reply = renewal_window_response(
+                    start, start + 2 * ONE_DAY, Retry_After=retry_after
+                )
+                assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+                delay = (await renewal_times(environment))[1] - platform.clock()
+                assert min_delay < delay < max_delay
+            platform.clock.offset += ONE_DAY + HOUR  # the next query is due
+        assert len(proxy.renewal_queries) == len(DELAYS_BY_RETRY_AFTER)
 
 
 PAST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
+INVALID_RENEWAL_RESPONSES = [
+    AcmeReply.from_problem("serverInternal", 500),
+    AcmeReply({}, 404),
+    AcmeReply(b"no JSON"),
+    AcmeReply({}),
+    AcmeReply([]),
+    AcmeReply({"suggestedWindow": {}}),
+    AcmeReply({"suggestedWindow": {"start": "soon", "end": "later"}}),
+    renewal_window_response(PAST_TIME + ONE_DAY, PAST_TIME),
+    renewal_window_response(PAST_TIME, PAST_TIME),
+]
 
 
-@pytest.mark.parametrize(
-    "renewal_response",
-    [
-        AcmeReply.from_problem("serverInternal", 500),
-        AcmeReply({}, 404),
-        AcmeReply(b"no JSON"),
-        AcmeReply({}),
-        AcmeReply([]),
-        AcmeReply({"suggestedWindow": {}}),
-        AcmeReply({"suggestedWindow": {"start": "soon", "end": "later"}}),
-        renewal_window_response(PAST_TIME + ONE_DAY, PAST_TIME),
-        renewal_window_response(PAST_TIME, PAST_TIME),
-    ],
-)
 async def test_default_renewal_time_is_kept_without_valid_renewal_info(
     environment: Environment,
     root: GraphQLClient,
     tmp_path: Path,
-    renewal_response: AcmeReply,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with platform_with_renewal_info(environment, root, tmp_path, renewal_response) as (
+    first_response = INVALID_RENEWAL_RESPONSES[0]
+    async with platform_with_renewal_info(environment, root, tmp_path, first_response) as (
         platform,
         proxy,
     ):
@@ -219,17 +214,26 @@ async def test_default_renewal_time_is_kept_without_valid_renewal_info(
             await renewal_times(environment),
             await platform.load_certificate(),
         )
-        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
-        assert "Could not query the ACME renewal information" in caplog.text
-        assert "internal error" not in caplog.text
-        new_renew_at, next_step_at = await renewal_times(environment)
-        assert new_renew_at == renew_at
-        assert timedelta(hours=5) < next_step_at - datetime.now(UTC) < timedelta(hours=7)
-        assert await platform.load_certificate() == certificate
-        assert len(proxy.renewal_queries) == 1
-        assert await select_rows(environment, "SELECT acme_failures FROM certificates") == [(0,)]
         expires_at = parse_utc_time(certificate["expiresAt"])
         assert expires_at - 31 * ONE_DAY - HOUR < renew_at < expires_at - 30 * ONE_DAY + HOUR
+        for case in each_case(INVALID_RENEWAL_RESPONSES):
+            with case as renewal_response:
+                caplog.clear()
+                proxy.renewal_queries.clear()
+                proxy.renewal_reply = renewal_response
+                assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+                assert "Could not query the ACME renewal information" in caplog.text
+                assert "internal error" not in caplog.text
+                new_renew_at, next_step_at = await renewal_times(environment)
+                assert new_renew_at == renew_at
+                assert timedelta(hours=5) < next_step_at - platform.clock() < timedelta(hours=7)
+                assert await platform.load_certificate() == certificate
+                assert len(proxy.renewal_queries) == 1
+                failure_counts = await select_rows(
+                    environment, "SELECT acme_failures FROM certificates"
+                )
+                assert failure_counts == [(0,)]
+            platform.clock.offset += 8 * HOUR  # the next query is due
 
 
 async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
@@ -263,17 +267,14 @@ async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
         assert (await platform.load_certificate())["acmeState"] == "VALID"
 
 
-@pytest.mark.parametrize(
-    "refusal",
-    [
+async def test_order_is_repeated_without_replaces_if_refused(
+    environment: Environment, root: GraphQLClient, tmp_path: Path
+) -> None:
+    refusals = [
         AcmeReply({}, 409),
         AcmeReply.from_problem("alreadyReplaced", 409),
         AcmeReply.from_problem("malformed", 400),
-    ],
-)
-async def test_order_is_repeated_without_replaces_if_refused(
-    environment: Environment, root: GraphQLClient, tmp_path: Path, refusal: AcmeReply
-) -> None:
+    ]
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
         environment, root, tmp_path, renewal_window_response(now + 9 * ONE_DAY, now + 10 * ONE_DAY)
@@ -281,14 +282,19 @@ async def test_order_is_repeated_without_replaces_if_refused(
         platform,
         proxy,
     ):
-        certificate = await platform.load_certificate()
-        proxy.replies_by_path[NEW_ORDER_PATH] = [refusal]
-        await platform.root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]})
-        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
-        assert (await platform.load_certificate())["fingerprintSha256"] != certificate[
-            "fingerprintSha256"
-        ]
-        assert ["replaces" in order for order in proxy.orders] == [False, True, False]
+        assert ["replaces" in order for order in proxy.orders] == [False]
+        for case in each_case(refusals):
+            with case as refusal:
+                proxy.posts.clear()
+                certificate = await platform.load_certificate()
+                proxy.replies_by_path[NEW_ORDER_PATH] = [refusal]
+                await platform.root(
+                    CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]}
+                )
+                assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+                renewed = await platform.load_certificate()
+                assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
+                assert ["replaces" in order for order in proxy.orders] == [True, False]
 
 
 async def test_rate_limit_is_respected_and_refused_name_is_reported(

@@ -17,6 +17,7 @@ from models.certificates import Certificate
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.operations.id_references import id_refs
 from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_DELETE,
@@ -49,6 +50,16 @@ async def delete_certificates(client: GraphQLClient, ids: list[str], **extra: An
     ]
 
 
+async def issue_certificate(platform: AcmePlatform, name: str) -> tuple[str, x509.Certificate]:
+    """Order a certificate, and return its id and the issued certificate."""
+    await set_certificate(platform.root, serverName=name, acme=True)
+    assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+    query = f"SELECT chain FROM certificates WHERE server_name = '{name}'"  # noqa: S608
+    ((chain,),) = await select_rows(platform.environment, query)
+    certificate_id = (await platform.load_certificate(name))["id"]
+    return certificate_id, x509.load_pem_x509_certificate(chain.encode())
+
+
 @asynccontextmanager
 async def platform_with_certificates(
     environment: Environment, root: GraphQLClient, folder: Path, names: list[str]
@@ -59,18 +70,13 @@ async def platform_with_certificates(
         run_acme_proxy(platform.pebble) as proxy,
     ):
         platform.set_options(acme_directory=proxy.directory_url)
-        ids, certificates = [], []
-        for name in names:
-            await set_certificate(platform.root, serverName=name, acme=True)
-            assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
-            ids.append((await platform.load_certificate(name))["id"])
-        for name in names:
-            ((chain,),) = await select_rows(
-                environment,
-                f"SELECT chain FROM certificates WHERE server_name = '{name}'",  # noqa: S608
-            )
-            certificates.append(x509.load_pem_x509_certificate(chain.encode()))
-        yield platform, proxy, ids, certificates
+        issued = [await issue_certificate(platform, name) for name in names]
+        yield (
+            platform,
+            proxy,
+            [one for one, _ in issued],
+            [certificate for _, certificate in issued],
+        )
 
 
 async def status_at_pebble(
@@ -84,30 +90,35 @@ async def status_at_pebble(
     return response["Status"], response.get("Reason")
 
 
-@pytest.mark.parametrize(("reason", "code"), REASON_CODES)
 async def test_certificate_is_revoked_with_reason_and_deleted(
-    environment: Environment, root: GraphQLClient, tmp_path: Path, reason: str, code: int
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [SERVER_NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, []) as (
         platform,
         proxy,
-        ids,
-        (certificate,),
+        _,
+        _,
     ):
-        assert (await status_at_pebble(platform, certificate))[0] == "Valid"
-        dry_run = await delete_certificates(
-            platform.root, ids, revoke=reason, options={"validateOnly": True}
-        )
-        assert dry_run["errors"] == []
-        assert (await status_at_pebble(platform, certificate))[0] == "Valid"
-        answer = await delete_certificates(platform.root, ids, revoke=reason)
-        assert answer == {"deletedIds": ids, "revokedIds": ids, "errors": []}
-        assert await status_at_pebble(platform, certificate) == ("Revoked", code)
-        assert [path for path, _ in proxy.posts if path == REVOKE_PATH] == [REVOKE_PATH]
-        assert await select_rows(environment, "SELECT * FROM certificates") == []
-        log = await select_rows(environment, "SELECT mutation, after FROM audit_log ORDER BY id")
-        assert [mutation for mutation, _ in log[-2:]] == ["certificateDelete"] * 2
-        assert reason in str(log[-2][1])  # the revocation, which precedes the deletion
+        for case in each_case(REASON_CODES):
+            with case as (reason, code):
+                certificate_id, certificate = await issue_certificate(platform, SERVER_NAME)
+                proxy.posts.clear()
+                assert (await status_at_pebble(platform, certificate))[0] == "Valid"
+                dry_run = await delete_certificates(
+                    platform.root, [certificate_id], revoke=reason, options={"validateOnly": True}
+                )
+                assert dry_run["errors"] == []
+                assert (await status_at_pebble(platform, certificate))[0] == "Valid"
+                answer = await delete_certificates(platform.root, [certificate_id], revoke=reason)
+                ids = [certificate_id]
+                assert answer == {"deletedIds": ids, "revokedIds": ids, "errors": []}
+                assert await status_at_pebble(platform, certificate) == ("Revoked", code)
+                assert [path for path, _ in proxy.posts if path == REVOKE_PATH] == [REVOKE_PATH]
+                assert await select_rows(environment, "SELECT * FROM certificates") == []
+                query = "SELECT mutation, after FROM audit_log ORDER BY id"
+                log = await select_rows(environment, query)
+                assert [mutation for mutation, _ in log[-2:]] == ["certificateDelete"] * 2
+                assert reason in str(log[-2][1])  # the revocation, which precedes the deletion
 
 
 async def test_delete_without_reason_does_not_revoke(
@@ -124,23 +135,15 @@ async def test_delete_without_reason_does_not_revoke(
         assert (await status_at_pebble(platform, certificate))[0] == "Valid"
 
 
-@pytest.mark.parametrize(
-    ("revocation_response", "code", "detail"),
-    [
+async def test_failed_revocation_deletes_nothing(
+    environment: Environment, root: GraphQLClient, tmp_path: Path
+) -> None:
+    responses = [
         (AcmeReply.from_problem("badRevocationReason", 400), "VALIDATION", "REVOCATION_REASON"),
         (AcmeReply.from_problem("unauthorized", 403), "UNAVAILABLE", "acme"),
         (AcmeReply.from_problem("serverInternal", 500), "UNAVAILABLE", "acme"),
         (AcmeReply(b"", 502), "UNAVAILABLE", "acme"),
-    ],
-)
-async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a table
-    environment: Environment,
-    root: GraphQLClient,
-    tmp_path: Path,
-    revocation_response: AcmeReply,
-    code: str,
-    detail: str,
-) -> None:
+    ]
     async with platform_with_certificates(
         environment, root, tmp_path, [SERVER_NAME, OTHER_NAME]
     ) as (
@@ -150,18 +153,24 @@ async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a 
         certificates,
     ):
         state = await platform.load_certificate(OTHER_NAME)
-        proxy.replies_by_path[REVOKE_PATH] = [revocation_response]
-        answer = await delete_certificates(platform.root, ids, revoke="SUPERSEDED")
-        (error,) = answer["errors"]
-        assert (error["code"], error.get("constraint") or error["component"]) == (code, detail)
-        assert error["message"].startswith(
-            f"{SERVER_NAME} was not revoked, and no certificate was deleted: "
-        )
-        assert (answer["deletedIds"], answer["revokedIds"]) == ([], [])
-        assert [
-            (await status_at_pebble(platform, certificate))[0] for certificate in certificates
-        ] == ["Valid", "Valid"]
-        assert await platform.load_certificate(OTHER_NAME) == state
+        for case in each_case(responses):
+            with case as (revocation_response, code, detail):
+                proxy.replies_by_path[REVOKE_PATH] = [revocation_response]
+                answer = await delete_certificates(platform.root, ids, revoke="SUPERSEDED")
+                (error,) = answer["errors"]
+                assert (error["code"], error.get("constraint") or error["component"]) == (
+                    code,
+                    detail,
+                )
+                assert error["message"].startswith(
+                    f"{SERVER_NAME} was not revoked, and no certificate was deleted: "
+                )
+                assert (answer["deletedIds"], answer["revokedIds"]) == ([], [])
+                assert [
+                    (await status_at_pebble(platform, certificate))[0]
+                    for certificate in certificates
+                ] == ["Valid", "Valid"]
+                assert await platform.load_certificate(OTHER_NAME) == state
 
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "k"}])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.command_line import CommandLine
+from tests.support.clients.command_line import CommandLine, prepare_once
 from tests.support.stores import store_fixtures
 
 
@@ -34,9 +34,19 @@ def shell(shell_without_store: CommandLine, sqlite_template: Path) -> CommandLin
     return shell_without_store
 
 
+@pytest.fixture(scope="session")
+def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for copies of data folders, which later tests reuse."""
+    return tmp_path_factory.mktemp("prepared")
+
+
 @pytest.fixture
-def ada(shell: CommandLine) -> CommandLine:
+def ada(shell: CommandLine, prepared_folder: Path) -> CommandLine:
     """A command line with the user ada in its database."""
-    result = shell("user", "add", "ada", "--address", "ada@example.org", "--no-password")
-    assert result.code == 0, result.err
+
+    def add_ada() -> None:
+        result = shell("user", "add", "ada", "--address", "ada@example.org", "--no-password")
+        assert result.code == 0, result.err
+
+    prepare_once(shell, prepared_folder / "ada", add_ada)
     return shell

@@ -19,7 +19,7 @@ from merganser.server.store import store_lock
 from merganser.settings.settings import Settings, read_settings
 from models.events.incarnation import MARK_OBJECT_NAME
 from tests.support.accounts.account_rows import message_with_subject
-from tests.support.clients.command_line import CommandLine
+from tests.support.clients.command_line import CommandLine, prepare_once
 
 MESSAGES_QUERY = "SELECT id, user_id, sha256, subject, seen FROM messages ORDER BY id"
 ATTACHMENT_SIZE = 9000  # bytes, so that each message has an object
@@ -38,9 +38,10 @@ def import_messages(shell: CommandLine, folder: Path, *subjects: str) -> None:
 
 
 @pytest.fixture
-def full_shell(ada: CommandLine, tmp_path: Path) -> CommandLine:
+def full_shell(ada: CommandLine, prepared_folder: Path, tmp_path: Path) -> CommandLine:
     """A command line with two messages in its store."""
-    import_messages(ada, tmp_path, "one", "two")
+    copy = prepared_folder / "two messages"
+    prepare_once(ada, copy, lambda: import_messages(ada, tmp_path, "one", "two"))
     return ada
 
 

@@ -2,7 +2,6 @@
 
 import json
 from io import StringIO
-from pathlib import Path
 
 import pytest
 
@@ -96,6 +95,22 @@ def read_all_rows(shell: CommandLine) -> StoreRows:
     return store_fixtures.run_in_new_loop(read_rows())
 
 
+@pytest.fixture(scope="module")
+def placeholder_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The paths of the files that commands read, by their placeholders."""
+    folder = tmp_path_factory.mktemp("files")
+    write_mbox(folder / "old.mbox", 5)
+    (folder / "good.graphql").write_text(DOCUMENT)
+    (folder / "users.csv").write_text("address,passwordDisabled\nbob@example.org,true\n")
+    (folder / "mx.pem").write_text("".join(CertificateSigner().issue_certificate()))
+    return {
+        "{mbox}": str(folder / "old.mbox"),
+        "{document}": str(folder / "good.graphql"),
+        "{pem}": str(folder / "mx.pem"),
+        "{users}": str(folder / "users.csv"),
+    }
+
+
 def test_every_command_is_listed_once() -> None:
     assert {*COMMANDS_BY_NAME} | COMMANDS_WITHOUT_CHANGES == set(all_commands())
     assert not {*COMMANDS_BY_NAME} & COMMANDS_WITHOUT_CHANGES
@@ -103,18 +118,12 @@ def test_every_command_is_listed_once() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS_BY_NAME)
 def test_journal_matches_changes_of_command(
-    name: str, ada: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    ada: CommandLine,
+    placeholder_files: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write_mbox(tmp_path / "old.mbox", 5)
-    (tmp_path / "good.graphql").write_text(DOCUMENT)
-    (tmp_path / "users.csv").write_text("address,passwordDisabled\nbob@example.org,true\n")
-    (tmp_path / "mx.pem").write_text("".join(CertificateSigner().issue_certificate()))
-    placeholders = {
-        "{mbox}": str(tmp_path / "old.mbox"),
-        "{document}": str(tmp_path / "good.graphql"),
-        "{pem}": str(tmp_path / "mx.pem"),
-        "{users}": str(tmp_path / "users.csv"),
-    }
+    placeholders = dict(placeholder_files)
     *preparations, arguments = COMMANDS_BY_NAME[name]
     for preparation in preparations:
         result = ada(*(placeholders.get(word, word) for word in preparation))

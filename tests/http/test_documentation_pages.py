@@ -18,9 +18,14 @@ FENCED_BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 PATHS = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
 
 
+@pytest.fixture(scope="module")
+def app() -> Starlette:
+    """The application of all tests, which renders each page once and has one search index."""
+    return Starlette(routes=DocumentationPages(DOCS).routes())
+
+
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    app = Starlette(routes=DocumentationPages(DOCS).routes())
+async def http(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://docs") as client:
         yield client
@@ -51,19 +56,19 @@ async def test_every_page_is_served_and_its_links_resolve(http: httpx.AsyncClien
                 assert f' id="{target.fragment}"' in pages[target.path].text, (url, link)
 
 
-@pytest.mark.parametrize("path", PATHS)
-async def test_every_page_has_a_markdown_twin_with_valid_links(
-    http: httpx.AsyncClient, path: str
-) -> None:
-    twin = await http.get(f"/docs/{path}")
-    assert (twin.status_code, twin.headers["content-type"]) == (200, "text/markdown; charset=utf-8")
-    assert twin.text.startswith("# ")
-    page = (await http.get(f"/docs/{path.removesuffix('.md')}")).text
-    assert f'<link rel="alternate" type="text/markdown" href="{Path(path).name}">' in page
-    for link in relative_links(twin.text):
-        target = urlsplit(urljoin(f"http://docs/docs/{path}", link)).path
-        assert target.removeprefix("/docs/") in PATHS or target.endswith(".png"), link
-        assert (DOCS / target.removeprefix("/docs/")).exists(), link
+async def test_every_page_has_a_markdown_twin_with_valid_links(http: httpx.AsyncClient) -> None:
+    for path in PATHS:
+        twin = await http.get(f"/docs/{path}")
+        content_type = twin.headers["content-type"]
+        assert (twin.status_code, content_type) == (200, "text/markdown; charset=utf-8"), path
+        assert twin.text.startswith("# "), path
+        page = (await http.get(f"/docs/{path.removesuffix('.md')}")).text
+        assert f'<link rel="alternate" type="text/markdown" href="{Path(path).name}">' in page, path
+        for link in relative_links(twin.text):
+            target = urlsplit(urljoin(f"http://docs/docs/{path}", link)).path
+            is_served = target.removeprefix("/docs/") in PATHS or target.endswith(".png")
+            assert is_served, (path, link)
+            assert (DOCS / target.removeprefix("/docs/")).exists(), (path, link)
 
 
 async def test_llms_txt_lists_all_pages(http: httpx.AsyncClient) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
 import pytest
 
 from graph.http.graphql_endpoint import EndpointSettings
@@ -17,6 +16,7 @@ from models.sessions.live_sessions import LiveSessionRegistry
 from models.store.database import Database
 from resolvers.auth import authentication, credential_cache
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.clients.plain_http import plain_client
 from tests.support.oauth.oauth_flow import OauthBrowser, add_client
 from tests.support.oauth.token_ends import ENDS_BY_ADMINISTRATOR, end_token
 from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, run_live_server
@@ -36,7 +36,7 @@ class ServerProcess:
     async def is_accepted(self, token: str) -> bool:
         """True if GraphQL accepts a token."""
         url = f"http://127.0.0.1:{self.live.port}"
-        async with httpx.AsyncClient(base_url=url, timeout=HANG_SECONDS) as http:
+        async with plain_client(base_url=url, timeout=HANG_SECONDS) as http:
             return await OauthBrowser(http).is_accepted(token)
 
 

@@ -9,6 +9,7 @@ SLEEP_MODULES = ("asyncio", "time")
 DELAYED_PEER = "it delays a peer, a load or a write of the test"
 TESTED_TIME = "the time is tested: a lease, a lock, a pause or a state lasts shorter or longer"
 OTHER_PROCESS = "a process of its own does not show when it has reached this state"
+LIBRARY_PAUSE = "it shortens the pause in the loop of a library"
 TO_REPLACE = "it guesses: replace it by an event"  # no new ones
 SLEEPS_OUTSIDE_LOOPS = {
     "auth/passwords/test_breached_passwords.py RangeServiceHandler.do_GET": DELAYED_PEER,
@@ -56,6 +57,7 @@ SLEEPS_OUTSIDE_LOOPS = {
     "e2e/recovery/test_postgres_restore.py"
     " test_failover_under_running_server_is_detected_if_commits_are_lost": OTHER_PROCESS,
     "support/clients/browser_driver.py GraphiQLPage.start_subscription": OTHER_PROCESS,
+    "support/servers/acme/acme_platforms.py _short_pauses": LIBRARY_PAUSE,
     "mail/delivery/test_success_dsn_after_crash.py"
     " test_owed_report_is_sent_once_by_a_later_search": TO_REPLACE,
     "mail/delivery/test_success_dsn_after_crash.py"

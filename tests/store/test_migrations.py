@@ -83,7 +83,7 @@ def insert_row(connection: Connection, table_name: str, **values: Any) -> None:
 async def create_database_of_revision(
     database: Database, revision: str, rows: Sequence[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Migrate an empty database to an old revision, and insert rows by table."""
+    """Migrate a database to an old revision, and insert rows by table."""
 
     def create(connection: Connection) -> None:
         command.upgrade(alembic_config(connection), revision)
@@ -98,56 +98,54 @@ def check_models(connection: Connection) -> None:
     command.check(alembic_config(connection))
 
 
-async def test_migrations_create_all_tables_and_are_idempotent(
+async def test_migrations_are_idempotent_and_check_the_version_of_the_database(
     empty_database: Database,
 ) -> None:
     await run_missing_migrations(empty_database)
     await run_missing_migrations(empty_database)
     async with empty_database.engine.begin() as connection:
         await connection.run_sync(check_models)
+    await check_newer_version_is_used_if_its_migrations_only_add(empty_database)
+    await check_other_versions_are_refused(empty_database)
 
 
-@pytest.mark.parametrize(
-    ("revision", "advice"),
-    [("0064", "export the accounts with that version"), ("9999", "use that version")],
-)
-async def test_database_of_other_version_is_refused(
-    empty_database: Database, revision: str, advice: str
-) -> None:
-    await run_missing_migrations(empty_database)
-    async with empty_database.engine.begin() as connection:
-        await connection.execute(
-            text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
-        )
-        await connection.execute(
-            text("UPDATE store_facts SET digest = :revision WHERE name = 'oldest revision'"),
-            {"revision": revision},
-        )
-    with pytest.raises(CommandError, match=f"revision {revision}.*{advice}"):
-        await run_missing_migrations(empty_database)
+async def check_newer_version_is_used_if_its_migrations_only_add(database: Database) -> None:
+    """Let a newer version add tables to the database, then remove some."""
+    for has_other_tables in (False, True):
+        async with database.engine.begin() as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+            await connection.run_sync(
+                compatible_revisions.record_migration,
+                "9999",
+                last_revision(),
+                expand_only=not has_other_tables,
+            )
+            stored = await connection.run_sync(compatible_revisions.load_oldest_revision)
+        assert (stored == "9999") is has_other_tables
+        if has_other_tables:
+            with pytest.raises(CommandError, match="revision 9999"):
+                await load_unapplied_revisions(database)
+        else:
+            await run_missing_migrations(database)
+            assert await load_unapplied_revisions(database) == []
 
 
-@pytest.mark.parametrize("has_other_tables", [False, True])
-async def test_database_of_newer_version_is_used_if_its_migrations_only_add(
-    empty_database: Database, has_other_tables: bool
-) -> None:
-    await run_missing_migrations(empty_database)
-    async with empty_database.engine.begin() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        await connection.run_sync(
-            compatible_revisions.record_migration,
-            "9999",
-            last_revision(),
-            expand_only=not has_other_tables,
-        )
-        stored = await connection.run_sync(compatible_revisions.load_oldest_revision)
-    assert (stored == "9999") is has_other_tables
-    if has_other_tables:
-        with pytest.raises(CommandError, match="revision 9999"):
-            await load_unapplied_revisions(empty_database)
-    else:
-        await run_missing_migrations(empty_database)
-        assert await load_unapplied_revisions(empty_database) == []
+async def check_other_versions_are_refused(database: Database) -> None:
+    """Set the revision of the database to one that these migrations can't start from."""
+    for revision, advice in (
+        ("0064", "export the accounts with that version"),
+        ("9999", "use that version"),
+    ):
+        async with database.engine.begin() as connection:
+            await connection.execute(
+                text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+            )
+            await connection.execute(
+                text("UPDATE store_facts SET digest = :revision WHERE name = 'oldest revision'"),
+                {"revision": revision},
+            )
+        with pytest.raises(CommandError, match=f"revision {revision}.*{advice}"):
+            await run_missing_migrations(database)
 
 
 async def test_older_servers_go_on_if_all_migrations_only_add(empty_database: Database) -> None:
@@ -286,119 +284,131 @@ async def test_upgrade_keeps_webhooks_and_counts_stored_custom_data(
         assert totals.scalar() == 0
 
 
-async def test_upgrade_sets_domain_of_submissions_to_their_tenant(
-    empty_database: Database,
-) -> None:
-    submission = {"id": 4, "tenant_id": 2, "queue_id": "q1", "state": "SENT"}
-    await create_database_of_revision(empty_database, "0105", [("submissions", submission)])
-    await run_missing_migrations(empty_database)
-    async with empty_database.engine.begin() as connection:
-        row = (await connection.execute(text("SELECT tenant_id, domain_id FROM submissions"))).one()
-    assert (row.tenant_id, row.domain_id) == (2, 2)
-
-
-async def test_upgrade_renames_stored_values(empty_database: Database) -> None:
-    user = {"id": 3, "domain_id": 2, "tenant_id": 2, "username": "ada"}
-    key = {"id": 4, "user_id": 3, "name": "key", "digest": "d"}
-    old_lists = {
-        "second_factors": ["TOTP", "CUSTOM"],
-        "permissions": ["APP_PASSWORDS", "SPAM_POLICY", "SPAM_SCORE"],
-        "admin_permissions": ["DOMAIN_ALIASES", "SPAM_POLICY"],
-    }
-    old_filter = {"to": "a", "or": [{"toOnly": "b"}, {"not": {"messageId": "<c>"}}]}
-    new_filter = {"toOrCc": "a", "or": [{"to": "b"}, {"not": {"messageIdHeader": "<c>"}}]}
-    rows: list[tuple[str, dict[str, Any]]] = [
+# By the revision of the database in which they are stored.
+ROWS_BY_REVISION: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "0105": [
         ("streams", {"id": 2}),
         ("streams", {"id": 3}),
         ("domains", {"id": 2, "name": "example.org"}),
-        ("users", {**user, **old_lists}),
-        ("api_keys", {**key, "operations": ["messageTrace", "messageTraceEvents", "tokenRevoke"]}),
-        ("saved_searches", {"id": 6, "user_id": 3, "filter": old_filter}),
+        (
+            "users",
+            {
+                "id": 3,
+                "domain_id": 2,
+                "tenant_id": 2,
+                "username": "ada",
+                "second_factors": ["TOTP", "CUSTOM"],
+                "permissions": ["APP_PASSWORDS", "SPAM_POLICY", "SPAM_SCORE"],
+                "admin_permissions": ["DOMAIN_ALIASES", "SPAM_POLICY"],
+            },
+        ),
+        (
+            "api_keys",
+            {
+                "id": 4,
+                "user_id": 3,
+                "name": "key",
+                "digest": "d",
+                "operations": ["messageTrace", "messageTraceEvents", "tokenRevoke"],
+            },
+        ),
+        (
+            "saved_searches",
+            {
+                "id": 6,
+                "user_id": 3,
+                "filter": {"to": "a", "or": [{"toOnly": "b"}, {"not": {"messageId": "<c>"}}]},
+            },
+        ),
         ("audit_log", {"id": 5, "mutation": "domainAliasCreate", "target_kind": "DomainAlias"}),
-    ]
-    await create_database_of_revision(empty_database, "0105", rows)
-    await run_missing_migrations(empty_database)
-    new_lists = {
-        "second_factors": ["TOTP", "EXTERNAL"],
-        "permissions": ["APP_PASSWORDS", "SENDER_RULES", "SPAM_POLICY"],
-        "admin_permissions": ["ALIAS_DOMAINS", "SENDER_RULES", "SPAM_POLICY"],
-    }
-    for column_name, names in new_lists.items():
-        assert await load_stored_values(empty_database, "users", column_name) == {3: names}
-    assert await load_stored_values(empty_database, "saved_searches", "filter") == {6: new_filter}
-    assert await load_stored_values(empty_database, "api_keys", "operations") == {
-        4: ["accessTokenRevoke", "deliveryTrace"]
-    }
-    async with empty_database.engine.begin() as connection:
-        entries = await connection.execute(text("SELECT mutation, target_kind FROM audit_log"))
-        assert entries.one() == ("aliasDomainCreate", "AliasDomain")
-
-
-async def test_upgrade_lets_stored_events_say_what_happened(
-    empty_database: Database,
-) -> None:
-    facts = {"id": 8, "result": "SUCCESS"}
-    body = {"user": None, "objects": [{**facts, "action": "TOTP_ENABLE"}, {"id": 9}]}
-    rows: list[tuple[str, dict[str, Any]]] = [
+        ("submissions", {"id": 4, "tenant_id": 2, "queue_id": "q1", "state": "SENT"}),
+    ],
+    "0108": [
         ("security_events", {"id": 3, "fold": "a", "action": "AUTHENTICATE"}),
         ("security_events", {"id": 4, "fold": "b", "action": "PASSWORD_RESET"}),
-        ("streams", {"id": 2}),
         ("changes", {"stream_id": 2, "last": 1, "type": "LABEL_CHANGED"}),
         ("changes", {"stream_id": 2, "last": 2, "type": "CLUSTER_AFFINITY_CHANGED"}),
         ("changes", {"stream_id": 2, "last": 3, "type": "PASSWORD_CHANGED"}),
         ("webhooks", {"id": 5, "types": ["MESSAGE_MOVED", "LABEL_CHANGED", "TASK_CHANGED"]}),
-        ("webhook_deliveries", {"id": 6, "webhook_id": 5, "body": body}),
-    ]
-    await create_database_of_revision(empty_database, "0108", rows)
-    await run_missing_migrations(empty_database)
-    async with empty_database.engine.begin() as connection:
-        actions = await connection.execute(text("SELECT action FROM security_events ORDER BY id"))
-        assert list(actions.scalars()) == ["SIGN_IN_ATTEMPTED", "PASSWORD_RESET"]
-        types = await connection.execute(text("SELECT type FROM changes ORDER BY last"))
-        assert list(types.scalars()) == [
+        (
+            "webhook_deliveries",
+            {
+                "id": 6,
+                "webhook_id": 5,
+                "body": {
+                    "user": None,
+                    "objects": [
+                        {"id": 8, "result": "SUCCESS", "action": "TOTP_ENABLE"},
+                        {"id": 9},
+                    ],
+                },
+            },
+        ),
+    ],
+    "0109": [
+        ("access_tokens", {"id": 4, "user_id": 3, "scope": "FULL"}),
+        ("api_keys", {"id": 7, "digest": "a", "operations": ["viewer", "authenticate"]}),
+        ("api_keys", {"id": 8, "digest": "b", "operations": ["viewer"]}),
+        ("api_keys", {"id": 9, "digest": "c", "operations": []}),
+    ],
+}
+UPGRADED_COLUMNS: dict[tuple[str, str], dict[int, Any]] = {  # by table and column
+    ("users", "second_factors"): {3: ["TOTP", "EXTERNAL"]},
+    ("users", "permissions"): {3: ["APP_PASSWORDS", "SENDER_RULES", "SPAM_POLICY"]},
+    ("users", "admin_permissions"): {3: ["ALIAS_DOMAINS", "SENDER_RULES", "SPAM_POLICY"]},
+    ("saved_searches", "filter"): {
+        6: {"toOrCc": "a", "or": [{"to": "b"}, {"not": {"messageIdHeader": "<c>"}}]}
+    },
+    ("api_keys", "operations"): {
+        4: ["accessTokenRevoke", "deliveryTrace"],
+        7: ["authenticate", "passwordVerify", "viewer"],  # for sign-ins
+        8: ["viewer"],
+        9: [],
+    },
+    ("webhooks", "types"): {
+        5: [
+            "MESSAGE_MOVED",
+            "LABEL_CREATED",
             "LABEL_UPDATED",
-            "CLUSTER_AFFINITY_CREATED",
-            "PASSWORD_CHANGED",
+            "LABEL_DELETED",
+            "TASK_CREATED",
+            "TASK_UPDATED",
         ]
-    new_labels = ["LABEL_CREATED", "LABEL_UPDATED", "LABEL_DELETED"]
-    assert await load_stored_values(empty_database, "webhooks", "types") == {
-        5: ["MESSAGE_MOVED", *new_labels, "TASK_CREATED", "TASK_UPDATED"]
-    }
-    assert await load_stored_values(empty_database, "webhook_deliveries", "body") == {
-        6: {**body, "objects": [{**facts, "action": "TOTP_ENABLED"}, {"id": 9}]}
-    }
+    },
+    ("webhook_deliveries", "body"): {
+        6: {
+            "user": None,
+            "objects": [{"id": 8, "result": "SUCCESS", "action": "TOTP_ENABLED"}, {"id": 9}],
+        }
+    },
+    ("access_tokens", "scopes"): {4: None},
+}
+UPGRADED_ROWS = {  # by query
+    "SELECT tenant_id, domain_id FROM submissions": [(2, 2)],
+    "SELECT mutation, target_kind FROM audit_log": [("aliasDomainCreate", "AliasDomain")],
+    "SELECT action FROM security_events ORDER BY id": [("SIGN_IN_ATTEMPTED",), ("PASSWORD_RESET",)],
+    "SELECT type FROM changes ORDER BY last": [
+        ("LABEL_UPDATED",),
+        ("CLUSTER_AFFINITY_CREATED",),
+        ("PASSWORD_CHANGED",),
+    ],
+}
 
 
-async def test_upgrade_keeps_tokens_unlimited_and_watches_their_scopes(
-    empty_database: Database,
-) -> None:
-    token_columns: dict[str, Any] = {"id": 4, "user_id": 3, "scope": "FULL"}
-    rows: list[tuple[str, dict[str, Any]]] = [
-        ("users", {"id": 3}),
-        ("access_tokens", token_columns),
-    ]
-    await create_database_of_revision(empty_database, "0109", rows)
+async def test_upgrade_converts_stored_values_and_watches_scopes(empty_database: Database) -> None:
+    for revision, rows in ROWS_BY_REVISION.items():
+        await create_database_of_revision(empty_database, revision, rows)
     await run_missing_migrations(empty_database)
-    assert await load_stored_values(empty_database, "access_tokens", "scopes") == {4: None}
+    for (table_name, column_name), values in UPGRADED_COLUMNS.items():
+        assert await load_stored_values(empty_database, table_name, column_name) == values
     async with empty_database.engine.begin() as connection:
+        for query, expected_rows in UPGRADED_ROWS.items():
+            rows_of_query = await connection.execute(text(query))
+            assert [tuple(row) for row in rows_of_query] == expected_rows
+        await connection.execute(text("DELETE FROM credential_changes"))
         await connection.execute(text("""UPDATE access_tokens SET scopes = '["MAIL_READ"]'"""))
         changes = await connection.execute(text("SELECT user_id FROM credential_changes"))
         assert list(changes.scalars()) == [3]
-
-
-async def test_upgrade_lets_keys_for_sign_ins_verify_passwords(empty_database: Database) -> None:
-    rows = [
-        ("api_keys", {"id": 4, "digest": "a", "operations": ["viewer", "authenticate"]}),
-        ("api_keys", {"id": 5, "digest": "b", "operations": ["viewer"]}),
-        ("api_keys", {"id": 6, "digest": "c", "operations": []}),
-    ]
-    await create_database_of_revision(empty_database, "0109", rows)
-    await run_missing_migrations(empty_database)
-    assert await load_stored_values(empty_database, "api_keys", "operations") == {
-        4: ["authenticate", "passwordVerify", "viewer"],
-        5: ["viewer"],
-        6: [],
-    }
 
 
 async def load_stored_values(

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -38,7 +39,11 @@ from tests.support.mail_servers.queue_worker import (
     run_queue_worker,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
-from tests.support.stores.other_processes import DEAD_AFTER_SECONDS, make_other_process
+from tests.support.stores.other_processes import (
+    DEAD_AFTER_SECONDS,
+    make_other_process,
+    wait_until_unregistered,
+)
 from tests.support.stores.sample_rows import sample_row
 
 CLOCK_STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(minutes=5), timedelta(days=400)]
@@ -48,9 +53,11 @@ def delivery_ids(claimed: recipient_leases.ClaimedJobs) -> set[int]:
     return {recipient.delivery_id for job in claimed.jobs for recipient in job.recipients}
 
 
-async def registered_names(environment: Environment) -> set[str]:
-    rows = await environment.database.read(select(col(ServerProcess.name)))
-    return {row.name for row in rows}
+async def claim_delivery_ids(process: Environment) -> set[int]:
+    """Claim all due jobs for a process, and return the ids of their recipients."""
+    return delivery_ids(
+        await recipient_leases.release_held_and_claim_due_jobs(process, WORKER_LIMITS)
+    )
 
 
 @asynccontextmanager
@@ -78,50 +85,57 @@ def test_every_table_with_a_lease_is_a_leased_table() -> None:
     assert clock_columns == set()
 
 
-@pytest.mark.parametrize("step", CLOCK_STEPS)
-async def test_clock_step_does_not_end_a_lease(
-    ada: GraphQLClient, environment: Environment, clock: ManualClock, step: timedelta
-) -> None:
-    first, second = (
-        make_other_process(environment, name="one"),
-        make_other_process(environment, ahead=step),
-    )
+@dataclass(frozen=True)
+class SteppedPair:
+    """Two processes whose clock is set by a step. The first one leases the recipients of a job."""
+
+    clock: ManualClock
+    step: timedelta
+    processes: tuple[Environment, Environment]
+    submission_id: int
+    claimed: recipient_leases.ClaimedJobs
+
+    async def assert_nothing_can_be_claimed(self) -> None:
+        for process in self.processes:
+            assert await claim_delivery_ids(process) == set()
+
+
+async def start_stepped_pair(
+    ada: GraphQLClient, environment: Environment, step: timedelta, stack: AsyncExitStack
+) -> SteppedPair:
+    """Start both processes, and let the first one lease the recipients of a new submission."""
+    clock = ManualClock()
+    base = replace(environment, now=clock)
+    first, second = make_other_process(base, name="one"), make_other_process(base, ahead=step)
+    for process in (first, second):
+        await stack.enter_async_context(observe_processes(process))
     submission_id = await queue_message(ada)
-    async with observe_processes(first), observe_processes(second):
-        claimed = await recipient_leases.release_held_and_claim_due_jobs(first, WORKER_LIMITS)
-        assert len(delivery_ids(claimed)) == 2
-        with leases.protect_leases_in_use(first, *delivery_ids(claimed)):
-            assert (
-                delivery_ids(
-                    await recipient_leases.release_held_and_claim_due_jobs(second, WORKER_LIMITS)
-                )
-                == set()
+    claimed = await recipient_leases.release_held_and_claim_due_jobs(first, WORKER_LIMITS)
+    assert len(delivery_ids(claimed)) == 2
+    stack.enter_context(leases.protect_leases_in_use(first, *delivery_ids(claimed)))
+    assert await claim_delivery_ids(second) == set()
+    return SteppedPair(clock, step, (first, second), submission_id, claimed)
+
+
+async def test_clock_step_does_not_end_a_lease(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    """Each step is tested with its own pair of processes."""
+    async with AsyncExitStack() as stack:
+        pairs = [await start_stepped_pair(ada, environment, step, stack) for step in CLOCK_STEPS]
+        for pair in pairs:
+            pair.clock.time += pair.step
+            await pair.assert_nothing_can_be_claimed()
+            for process in pair.processes:
+                submission_ids = [pair.submission_id]
+                assert await removal.bounce_unleased_queue_entries(process, submission_ids) == 0
+        await asyncio.sleep(1.5 * DEAD_AFTER_SECONDS)  # all processes still send heartbeats
+        for pair in pairs:
+            await pair.assert_nothing_can_be_claimed()
+            (job,) = pair.claimed.jobs
+            assert await recipient_leases.mark_final_dot_if_leased(
+                pair.processes[0], job, sorted(delivery_ids(pair.claimed))
             )
-            clock.time += step
-            for process in (first, second):
-                assert (
-                    delivery_ids(
-                        await recipient_leases.release_held_and_claim_due_jobs(
-                            process, WORKER_LIMITS
-                        )
-                    )
-                    == set()
-                )
-                assert await removal.bounce_unleased_queue_entries(process, [submission_id]) == 0
-            await asyncio.sleep(1.5 * DEAD_AFTER_SECONDS)  # both processes still send heartbeats
-            for process in (first, second):
-                assert (
-                    delivery_ids(
-                        await recipient_leases.release_held_and_claim_due_jobs(
-                            process, WORKER_LIMITS
-                        )
-                    )
-                    == set()
-                )
-        (job,) = claimed.jobs
-        assert await recipient_leases.mark_final_dot_if_leased(
-            first, job, sorted(delivery_ids(claimed))
-        )
 
 
 @pytest.mark.parametrize("step", CLOCK_STEPS)
@@ -137,13 +151,9 @@ async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
     clock.time -= step
     async with observe_processes(successor):
         await leases.ensure_process_registered(dead)  # without a heartbeat
-        claimed_ids = delivery_ids(
-            await recipient_leases.release_held_and_claim_due_jobs(dead, WORKER_LIMITS)
-        ) or delivery_ids(
-            await recipient_leases.release_held_and_claim_due_jobs(successor, WORKER_LIMITS)
-        )
+        claimed_ids = await claim_delivery_ids(dead) or await claim_delivery_ids(successor)
         assert len(claimed_ids) == 2
-        await poll_until(lambda: is_unregistered(environment, "dead"))
+        await wait_until_unregistered(environment, "dead")
         async with (
             run_smtp_server(FakeSmtpServer()) as smtp_server,
             run_queue_worker(successor, relay_settings(smtp_server)),
@@ -155,10 +165,6 @@ async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
                 lambda: is_entry_in_state(environment, submission_id, "dave", State.RELAYED)
             )
     assert len(smtp_server.messages) == 1
-
-
-async def is_unregistered(environment: Environment, name: str) -> bool:
-    return name not in await registered_names(environment)
 
 
 async def test_flush_makes_entries_of_a_dead_process_due(
@@ -177,28 +183,14 @@ async def test_flush_makes_entries_of_a_dead_process_due(
         await (await session.connection()).execute(
             update(QueueEntry).values(ready_at=environment.now())
         )
-    assert (
-        len(
-            delivery_ids(
-                await recipient_leases.release_held_and_claim_due_jobs(dead, WORKER_LIMITS)
-            )
-        )
-        == 2
-    )
+    assert len(await claim_delivery_ids(dead)) == 2
     async with observe_processes(successor):
-        await poll_until(lambda: is_unregistered(environment, "dead"))
+        await wait_until_unregistered(environment, "dead")
         await environment.run_transaction(
             lambda transaction: bulk_updates.flush_deferred_entries(transaction, [submission_id]),
             ada.user.id,
         )
-        assert (
-            len(
-                delivery_ids(
-                    await recipient_leases.release_held_and_claim_due_jobs(successor, WORKER_LIMITS)
-                )
-            )
-            == 2
-        )
+        assert len(await claim_delivery_ids(successor)) == 2
 
 
 async def test_deregistered_process_claims_and_writes_nothing(
@@ -208,11 +200,8 @@ async def test_deregistered_process_claims_and_writes_nothing(
     await queue_message(ada)
     claimed = await recipient_leases.release_held_and_claim_due_jobs(slow, WORKER_LIMITS)
     async with observe_processes(successor):
-        await poll_until(lambda: is_unregistered(environment, "slow"))
-    assert (
-        delivery_ids(await recipient_leases.release_held_and_claim_due_jobs(slow, WORKER_LIMITS))
-        == set()
-    )  # it does not know yet
+        await wait_until_unregistered(environment, "slow")
+    assert await claim_delivery_ids(slow) == set()  # it does not know yet
     (job,) = claimed.jobs
     assert not await recipient_leases.mark_final_dot_if_leased(
         slow, job, sorted(delivery_ids(claimed))
@@ -256,14 +245,7 @@ async def test_deregistered_process_leases_its_recipients_again(
                 return all(row.holder is not None for row in rows.values())
 
             await poll_until(are_leased_again)
-            assert (
-                delivery_ids(
-                    await recipient_leases.release_held_and_claim_due_jobs(
-                        make_other_process(environment), WORKER_LIMITS
-                    )
-                )
-                == set()
-            )
+            assert await claim_delivery_ids(make_other_process(environment)) == set()
             smtp_server.data_gate.set()
             await poll_until(
                 lambda: is_entry_in_state(environment, submission_id, "carol", State.RELAYED)
@@ -277,22 +259,8 @@ async def test_restarted_process_gets_its_leases_at_once(
     before, after = make_other_process(environment), make_other_process(environment)
     after.process.server_id = before.process.server_id
     await queue_message(ada)
-    assert (
-        len(
-            delivery_ids(
-                await recipient_leases.release_held_and_claim_due_jobs(before, WORKER_LIMITS)
-            )
-        )
-        == 2
-    )
-    assert (
-        len(
-            delivery_ids(
-                await recipient_leases.release_held_and_claim_due_jobs(after, WORKER_LIMITS)
-            )
-        )
-        == 2
-    )
+    assert len(await claim_delivery_ids(before)) == 2
+    assert len(await claim_delivery_ids(after)) == 2
 
 
 async def test_stopped_process_frees_its_leases_at_once(
@@ -304,22 +272,8 @@ async def test_stopped_process_frees_its_leases_at_once(
     )
     await queue_message(ada)
     async with leases.keep_process_registered(stopping):
-        assert (
-            len(
-                delivery_ids(
-                    await recipient_leases.release_held_and_claim_due_jobs(stopping, WORKER_LIMITS)
-                )
-            )
-            == 2
-        )
-    assert (
-        len(
-            delivery_ids(
-                await recipient_leases.release_held_and_claim_due_jobs(successor, WORKER_LIMITS)
-            )
-        )
-        == 2
-    )
+        assert len(await claim_delivery_ids(stopping)) == 2
+    assert len(await claim_delivery_ids(successor)) == 2
 
 
 async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
@@ -333,26 +287,14 @@ async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
         ).jobs
         has_lease = col(QueueEntry.lease) == job.lease
         leases.end_lease_at_later_heartbeat(process, QueueEntry, has_lease, delay_seconds=0.1)
-        assert (
-            delivery_ids(
-                await recipient_leases.release_held_and_claim_due_jobs(process, WORKER_LIMITS)
-            )
-            == set()
-        )
+        assert await claim_delivery_ids(process) == set()
 
         async def is_free() -> bool:
             rows = await load_queue_entries(environment, job.submission_id)
             return all(row.holder is None for row in rows.values())
 
         await poll_until(is_free)
-        assert (
-            len(
-                delivery_ids(
-                    await recipient_leases.release_held_and_claim_due_jobs(process, WORKER_LIMITS)
-                )
-            )
-            == 1
-        )
+        assert len(await claim_delivery_ids(process)) == 1
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)

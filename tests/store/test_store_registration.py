@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select
-from sqlmodel import col
+from sqlalchemy import insert
 
 from merganser.commands.admin import key_rotation
 from merganser.errors import CommandError
@@ -20,20 +19,17 @@ from merganser.settings.settings import Settings
 from models.auth.credentials import SecretBoxKey
 from models.runtime import leases
 from models.runtime.environment import Environment
-from models.runtime.server_processes import ServerProcess
 from models.store.columns import core_table
-from tests.support.mail_servers.queue_worker import poll_until
-from tests.support.stores.other_processes import make_other_process
+from tests.support.stores.other_processes import (
+    load_registered_names,
+    make_other_process,
+    wait_until_unregistered,
+)
 from tests.support.time_limits import HANG_SECONDS
 
 
 def make_settings(environment: Environment, folder: Path) -> Settings:
     return Settings(data=folder, database_url=environment.database.url)
-
-
-async def registered_names(environment: Environment) -> list[str]:
-    rows = await environment.database.read(select(col(ServerProcess.name)))
-    return sorted(row.name for row in rows)
 
 
 async def test_exclusive_command_is_refused_beside_a_live_server(
@@ -47,10 +43,10 @@ async def test_exclusive_command_is_refused_beside_a_live_server(
         ):
             async with use_database_exclusively(command, settings, "repair"):
                 raise AssertionError("it must not begin")
-        assert await registered_names(environment) == ["server"]
+        assert await load_registered_names(environment) == ["server"]
     async with use_database_exclusively(make_other_process(environment), settings, "repair"):
-        assert await registered_names(environment) == ["repair"]
-    assert await registered_names(environment) == []
+        assert await load_registered_names(environment) == ["repair"]
+    assert await load_registered_names(environment) == []
 
 
 async def test_key_rotation_is_refused_beside_a_live_server(
@@ -79,7 +75,7 @@ async def test_exclusive_command_waits_for_a_dead_server(
     async with use_database_exclusively(
         make_other_process(environment), make_settings(environment, tmp_path), "repair"
     ):
-        assert await registered_names(environment) == ["repair"]
+        assert await load_registered_names(environment) == ["repair"]
 
 
 async def test_server_is_refused_beside_an_exclusive_command(
@@ -94,7 +90,7 @@ async def test_server_is_refused_beside_an_exclusive_command(
             ):
                 raise AssertionError("it must not begin")
     async with register_process_beside_servers(make_other_process(environment, name="server")):
-        assert await registered_names(environment) == ["server"]
+        assert await load_registered_names(environment) == ["server"]
 
 
 async def test_resumed_server_stops_beside_an_exclusive_command(environment: Environment) -> None:
@@ -109,7 +105,7 @@ async def test_resumed_server_stops_beside_an_exclusive_command(environment: Env
         await leases.ensure_process_registered(command)
         async with asyncio.timeout(HANG_SECONDS):
             await reserved.wait()
-        assert await registered_names(environment) == ["command"]
+        assert await load_registered_names(environment) == ["command"]
         await leases.deregister_process_and_free_leases(command)
 
 
@@ -125,7 +121,7 @@ async def test_resumed_server_with_old_keys_stops(environment: Environment) -> N
         )
         async with asyncio.timeout(HANG_SECONDS):
             await reserved.wait()
-    assert await registered_names(environment) == []
+    assert await load_registered_names(environment) == []
 
 
 async def test_dead_command_does_not_block_servers(environment: Environment) -> None:
@@ -133,11 +129,8 @@ async def test_dead_command_does_not_block_servers(environment: Environment) -> 
     command.process.exclusive_purpose = "repair"
     await leases.ensure_process_registered(command)  # without a heartbeat
     async with register_process_beside_servers(make_other_process(environment, name="server")):
-
-        async def is_only_registration() -> bool:
-            return await registered_names(environment) == ["server"]
-
-        await poll_until(is_only_registration)
+        await wait_until_unregistered(environment, "command")
+        assert await load_registered_names(environment) == ["server"]
 
 
 def test_restart_keeps_the_server_id_and_a_copy_gets_another(tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ LONGEST_FILES = (
     "schema/test_every_mutation_and_query",
     "e2e/recovery/test_database_restore",
     "e2e/recovery/test_postgres_restore",
-    "schema/test_documentation",
     "execution/test_atomic_references",
+    "mail/mime/test_growing_messages",
+    "messages/test_messages_with_many_parts",
+    "execution/test_cpu_per_point",
     "messages/test_header_value_limits",
     "execution/test_executor_differential",
     "e2e/operation/test_rolling_upgrade",
@@ -45,6 +47,8 @@ LONGEST_FILES = (
     "certificates/test_acme_revocation",
     "e2e/delivery/test_crash_during_fetch",
     "messages/test_damaged_message_fields",
+    "targets/test_target_access",
+    "execution/test_argument_sizes",
     "e2e/operation/test_make_run",
     "browser/test_hostile_html_in_browser",
     "cli/test_cli_connectors",
@@ -69,7 +73,6 @@ LONGEST_FILES = (
     "mail/consistency/test_consistency_checks",
     "execution/test_executor",
     "users/test_user_listing",
-    "targets/test_target_access",
     "e2e/operation/test_certificate_reload",
     "execution/test_combined_lists",
     "mail/connectors/test_imap_sessions",
@@ -261,6 +264,33 @@ SLOW_CASES = (
         "e2e/operation/test_worker_processes::test_second_server_with_same_store_is_refused",
         NON_SQLITE_CASES[:2],
     ),
+    SlowCases(
+        "e2e/operation/test_worker_processes::test_killed_worker_is_replaced_and_clients_continue",
+        NON_SQLITE_CASES[:2],
+    ),
+    SlowCases(
+        "e2e/operation/test_worker_processes::test_concurrent_deliveries_all_reach_subscribers",
+        NON_SQLITE_CASES[:2],
+    ),
+    SlowCases(
+        "e2e/operation/test_worker_processes::test_one_process_runs_background_work",
+        NON_SQLITE_CASES,
+    ),
+    SlowCases(
+        "e2e/operation/test_rolling_upgrade::"
+        "test_servers_are_replaced_one_after_the_other_and_back",
+        ("sqlite",),
+    ),
+    SlowCases(
+        "e2e/operation/test_rolling_upgrade::"
+        "test_released_version_is_upgraded_with_all_servers_stopped",
+        ("postgres",),
+    ),
+    SlowCases(
+        "e2e/operation/test_unit_restrictions::test_server_makes_only_calls_that_the_unit_allows",
+        ("one process",),
+    ),
+    SlowCases("cli/test_cli_keys::test_killed_rotation_loses_nothing_and_continues", ("reseal:2",)),
     SlowCases(
         "cli/test_cli_basics::test_command_imports_only_needed_modules",
         (

@@ -23,7 +23,7 @@ NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
 MAX_REPEATED_TESTS = 40  # more failures have a common cause, and the run fails anyway
 PARALLEL_OPTIONS = ("--dist", "loadfile", "--no-loadscope-reorder")
 PROCESSES = ("-n", "4")
-CLOCK_PROCESSES = ("-n", "2")  # for tests that depend on a clock
+CLOCK_PROCESSES = ("-n", "3")  # for tests that depend on a clock
 
 
 def _run_pytest(cache: str, *arguments: str) -> int:

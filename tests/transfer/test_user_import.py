@@ -30,6 +30,7 @@ from tests.support.accounts.user_exports import (
     store_raw_message,
 )
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.other_processes import deregister_as_dead
@@ -147,41 +148,34 @@ async def test_full_account_imports_what_fits_and_fails(
     assert await select_rows(environment, "SELECT id FROM import_archives") == []
 
 
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        (b"", "The file is not an mbox file, Maildir or supported archive."),
-        (b"\x7fELF\0\0", "The file is not an mbox file, Maildir or supported archive."),
-        (b"\x1f\x8b\x08\0", "compressed as a whole"),
-    ],
-)
-async def test_invalid_archive_is_refused_at_once(
-    ada: GraphQLClient, content: bytes, error: str
-) -> None:
-    archive = {"text": base64.b64encode(content).decode()}
-    payload = await execute_mutation(
-        ada, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64"
-    )
-    assert error_codes_and_paths(payload) == [("VALIDATION", ["archive"])]
-    assert error in payload["errors"][0]["message"]
-    assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
+INVALID_ARCHIVES = [
+    (b"", "The file is not an mbox file, Maildir or supported archive."),
+    (b"\x7fELF\0\0", "The file is not an mbox file, Maildir or supported archive."),
+    (b"\x1f\x8b\x08\0", "compressed as a whole"),
+]
+INVALID_IMPORTS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["archive"]),
+    ({"archive": {"text": "x: y\n\nz"}, "path": "a"}, ["archive"]),
+    ({"archive": {"upload": global_ids.encode("Upload", 7)}}, ["archive"]),
+    ({"archive": {"text": "?"}, "encoding": "BASE64"}, ["archive"]),
+    ({"archive": {"text": "x: y\n\nz"}, "mailbox": {"path": "a//b"}}, ["mailbox"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "path"),
-    [
-        ({}, ["archive"]),
-        ({"archive": {"text": "x: y\n\nz"}, "path": "a"}, ["archive"]),
-        ({"archive": {"upload": global_ids.encode("Upload", 7)}}, ["archive"]),
-        ({"archive": {"text": "?"}, "encoding": "BASE64"}, ["archive"]),
-        ({"archive": {"text": "x: y\n\nz"}, "mailbox": {"path": "a//b"}}, ["mailbox"]),
-    ],
-)
-async def test_invalid_import_is_refused(
-    ada: GraphQLClient, arguments: dict[str, Any], path: list[str]
-) -> None:
-    payload = await execute_mutation(ada, "userImport", TASK_FIELDS, **arguments)
-    assert [error["path"] for error in payload["errors"]] == [path]
+async def test_invalid_import_is_refused_at_once(ada: GraphQLClient) -> None:
+    for archive_case in each_case(INVALID_ARCHIVES):
+        with archive_case as (content, error):
+            archive = {"text": base64.b64encode(content).decode()}
+            payload = await execute_mutation(
+                ada, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64"
+            )
+            assert error_codes_and_paths(payload) == [("VALIDATION", ["archive"])]
+            assert error in payload["errors"][0]["message"]
+            assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
+    for case in each_case(INVALID_IMPORTS):
+        with case as (arguments, path):
+            payload = await execute_mutation(ada, "userImport", TASK_FIELDS, **arguments)
+            assert [error["path"] for error in payload["errors"]] == [path]
 
 
 @pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
@@ -311,25 +305,24 @@ async def test_imported_upload_is_deleted(ada: GraphQLClient, environment: Envir
 NO_MESSAGE = "The archive has no message that can be imported."
 
 
-@pytest.mark.parametrize(
-    ("files", "error"),
-    [
-        ({}, NO_MESSAGE),
-        ({"__MACOSX/._a.eml": b"x"}, NO_MESSAGE),
-        (
-            {"notes.txt": b"x"},
-            f"{NO_MESSAGE} notes.txt: The file is neither an .eml file, an mbox file nor a file of "
-            "a Maildir.",
-        ),
-        ({"a.eml": b"no header\n"}, f"{NO_MESSAGE} a.eml: The message has no header fields."),
-    ],
-)
-async def test_archive_without_message_fails_with_a_reason(
-    ada: GraphQLClient, files: dict[str, bytes], error: str
-) -> None:
-    task = await import_account(ada, eml_zip(files))
-    assert (task["state"], task["error"]) == ("FAILED", error)
-    assert len((task["result"] or {}).get("refused", [])) == (error != NO_MESSAGE)
+FILES_WITHOUT_MESSAGE: list[tuple[dict[str, bytes], str]] = [
+    ({}, NO_MESSAGE),
+    ({"__MACOSX/._a.eml": b"x"}, NO_MESSAGE),
+    (
+        {"notes.txt": b"x"},
+        f"{NO_MESSAGE} notes.txt: The file is neither an .eml file, an mbox file nor a file of "
+        "a Maildir.",
+    ),
+    ({"a.eml": b"no header\n"}, f"{NO_MESSAGE} a.eml: The message has no header fields."),
+]
+
+
+async def test_archive_without_message_fails_with_a_reason(ada: GraphQLClient) -> None:
+    for case in each_case(FILES_WITHOUT_MESSAGE):
+        with case as (files, error):
+            task = await import_account(ada, eml_zip(files))
+            assert (task["state"], task["error"]) == ("FAILED", error)
+            assert len((task["result"] or {}).get("refused", [])) == (error != NO_MESSAGE)
 
 
 async def test_mbox_in_zip_is_imported_after_a_crash(ada: GraphQLClient) -> None:

@@ -80,7 +80,16 @@ INDEX_BY_ORDER = {
 }
 
 
-async def test_each_order_uses_its_index_in_both_directions(many_users: ManyUsers) -> None:
+async def test_lists_and_counts_of_users_use_indexes(many_users: ManyUsers) -> None:
+    await check_orders(many_users)
+    for name in FILTERS_WITH_INDEX:
+        await check_filter(many_users, name)
+    await check_lists_of_domain_admin(many_users)
+    await check_counts(many_users)
+
+
+async def check_orders(many_users: ManyUsers) -> None:
+    """Require that each order uses its index in both directions."""
     ctx = many_users.make_context()
     for order, index in INDEX_BY_ORDER.items():
         page = await user_listing.load_visible_user_page(
@@ -126,12 +135,8 @@ INDEX_BY_DIALECT = {
 }
 
 
-async def test_each_filter_uses_an_index(many_users: ManyUsers) -> None:
-    for name in FILTERS_WITH_INDEX:
-        await check_index(many_users, name)
-
-
-async def check_index(many_users: ManyUsers, filter_name: str) -> None:
+async def check_filter(many_users: ManyUsers, filter_name: str) -> None:
+    """Require that the list and the count with this filter use its index."""
     conditions, index = FILTERS_WITH_INDEX[filter_name]
     index = INDEX_BY_DIALECT[many_users.environment.database.dialect].get(index, index)
     page = await user_listing.load_visible_user_page(
@@ -151,7 +156,8 @@ async def check_index(many_users: ManyUsers, filter_name: str) -> None:
             assert index in plan, plan
 
 
-async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUsers) -> None:
+async def check_lists_of_domain_admin(many_users: ManyUsers) -> None:
+    """Require that the list of a DOMAIN_ADMIN reads each domain by the index."""
     ctx = many_users.make_context(
         Role.DOMAIN_ADMIN, "d0.crowd.example", "d1.crowd.example", "d2.crowd.example"
     )
@@ -186,7 +192,8 @@ async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUser
     assert len(user_ids) > 100
 
 
-async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
+async def check_counts(many_users: ManyUsers) -> None:
+    """Require that the count of all users uses an index, and that counts are right."""
     assert (
         await user_listing.count_visible_users(many_users.make_context(), UserConditions())
         == USER_COUNT
@@ -215,11 +222,18 @@ STATE_FILTERS = {
 
 
 async def fill_some_accounts(environment: Environment, *, has_factors: bool) -> None:
-    """Fill the storage of some accounts, and give the others second factors if `has_factors`."""
+    """Fill the storage of some accounts, and set second factors.
+
+    If `has_factors`, only a few accounts have none, else only these have one.
+    """
     is_zoe = col(User.username).startswith("zoe")
     async with environment.database.engine.begin() as connection:
-        statement = update(User).where(~is_zoe if has_factors else is_zoe)
-        await connection.execute(statement.values(second_factors=["TOTP"]))
+        for condition, factors in (
+            (is_zoe, [] if has_factors else ["TOTP"]),
+            (~is_zoe, ["TOTP"] if has_factors else []),
+        ):
+            statement = update(User).where(condition)
+            await connection.execute(statement.values(second_factors=factors))
         for sql in (
             "UPDATE users SET quota = 7 WHERE username LIKE 'ada.%00@%'",
             "UPDATE domains SET default_user_quota = 1000000000 WHERE name LIKE 'd3%'",
@@ -229,9 +243,17 @@ async def fill_some_accounts(environment: Environment, *, has_factors: bool) -> 
             await connection.execute(text(sql))
 
 
-@pytest.mark.parametrize("name", STATE_FILTERS)
-async def test_filter_by_state_uses_an_index(many_users: ManyUsers, name: str) -> None:
-    await fill_some_accounts(many_users.environment, has_factors=name == "no factor")
+async def test_filters_by_state_and_last_sign_in_use_indexes(many_users: ManyUsers) -> None:
+    for has_factors in (False, True):
+        await fill_some_accounts(many_users.environment, has_factors=has_factors)
+        for name in STATE_FILTERS:
+            if (name == "no factor") is has_factors:
+                await check_state_filter(many_users, name)
+    await check_accounts_without_sign_in(many_users)
+
+
+async def check_state_filter(many_users: ManyUsers, name: str) -> None:
+    """Require that the list and the count with this filter use its index."""
     conditions, index = STATE_FILTERS[name]
     ctx = many_users.make_context()
     page = await user_listing.load_visible_user_page(ctx, conditions, PageRequest("x"), {"id"})
@@ -245,7 +267,8 @@ async def test_filter_by_state_uses_an_index(many_users: ManyUsers, name: str) -
         assert not scans_all_users(plan), plan
 
 
-async def test_accounts_without_sign_in_are_read_by_an_index(many_users: ManyUsers) -> None:
+async def check_accounts_without_sign_in(many_users: ManyUsers) -> None:
+    """Require that accounts without a recent sign-in are read by an index."""
     environment, ctx = many_users.environment, many_users.make_context()
     async with environment.database.engine.begin() as connection:
         statement = update(User).where(col(User.last_login_at).is_(None))

@@ -74,7 +74,7 @@ class CompanyServer(MerganserProcess):
             "0.0.0.0": self.address,  # noqa: S104 - as the page prints it
             "/var/lib/merganser": str(self.folder / "var"),
             "-o merganser ": "",
-            "sleep 10": "sleep 0.1",
+            "sleep 10": "sleep 1",
         }
         return substitute(text, replacements)
 

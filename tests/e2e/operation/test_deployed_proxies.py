@@ -24,6 +24,7 @@ from websockets.typing import Subprotocol
 from bench.servers.ports import free_port
 from models.runtime.options import Options
 from tests.conftest import raw_message
+from tests.support.clients.plain_http import plain_client
 from tests.support.operations.platform.ban_operations import BAN_ADD
 from tests.support.operations.platform.certificate_operations import CertificateSigner
 from tests.support.servers.merganser_server import (
@@ -140,7 +141,7 @@ def unique_message() -> bytes:
 
 
 def unverified_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
@@ -326,7 +327,7 @@ async def test_every_response_has_hsts(proxied: ProxiedServer) -> None:
 
 async def test_http_redirects_to_https_except_challenges(proxied: ProxiedServer) -> None:
     # The proxy has the certificate of NAME, and Merganser that of its own name.
-    async with httpx.AsyncClient(headers={"Host": "mx.example.org"}, timeout=HANG_SECONDS) as http:
+    async with plain_client(headers={"Host": "mx.example.org"}, timeout=HANG_SECONDS) as http:
         base = f"http://127.0.0.1:{proxied.http_port}"
         page = await http.get(f"{base}/docs/")
         challenge = await http.get(f"{base}{CHALLENGE_PATH}")
@@ -353,7 +354,7 @@ async def test_clients_do_not_choose_their_address(proxied: ProxiedServer) -> No
         await ban_forged_address(root)
         response = await client.http.get("/health", headers=forged | {"Host": NAME})
         assert response.is_success
-        async with httpx.AsyncClient(headers=forged, timeout=HANG_SECONDS) as http:
+        async with plain_client(headers=forged, timeout=HANG_SECONDS) as http:
             challenge = await http.get(f"http://127.0.0.1:{proxied.http_port}{CHALLENGE_PATH}")
         assert challenge.status_code == 404
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from bench.cluster_soak import create_data_folder
 from bench.servers.ports import free_port
+from tests.support.clients.plain_http import plain_blocking_client, plain_client
 from tests.support.mail_servers.smtp_client import connect_smtp
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.program_process import require_program, running_program
@@ -76,9 +76,11 @@ class BalancedServers:
             response = await client.http.get("/rest/route", params={"user": name})
             return int(response.raise_for_status().json()["port"])
 
-    async def load_user_ports(self) -> set[int]:
-        """Return the ports of the nodes of all users."""
-        return {await self.port_of_user(name) for name in USERS}
+    async def wait_until_users_have_ports(self, expected: set[int]) -> None:
+        """Wait until the nodes of all users have exactly these ports."""
+        async with asyncio.timeout(BUSY_MACHINE_SECONDS):
+            while {await self.port_of_user(name) for name in USERS} != expected:  # noqa: ASYNC110
+                await asyncio.sleep(0.5)  # a node fails 5 s after its last heartbeat
 
     async def load_session_counts(self) -> dict[int, int]:
         """Return the number of sessions of each node by port."""
@@ -88,7 +90,8 @@ class BalancedServers:
 
 
 def is_ready(port: int) -> bool:
-    return httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=HANG_SECONDS).is_success
+    with plain_blocking_client(timeout=HANG_SECONDS) as http:
+        return http.get(f"http://127.0.0.1:{port}/health/ready").is_success
 
 
 async def wait_until(is_true: Callable[[], bool]) -> None:
@@ -140,7 +143,7 @@ async def test_haproxy_connects_each_user_to_the_same_node(balanced: BalancedSer
     command = ["haproxy", "-db", "-f", f"{folder}/haproxy.cfg"]
     headers = {"Authorization": f"Bearer {balanced.servers[0].secrets['root']}"}
     with running_program(command, port, folder / "haproxy.log"):
-        async with httpx.AsyncClient(
+        async with plain_client(
             base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=HANG_SECONDS
         ) as http:
 
@@ -239,18 +242,14 @@ async def test_killed_server_is_unreachable_and_loses_its_users(balanced: Balanc
     for pid in children:
         os.kill(int(pid), signal.SIGKILL)  # else they stop in order when the first one has ended
     killed.kill()
-    async with asyncio.timeout(BUSY_MACHINE_SECONDS):
-        while await balanced.load_user_ports() != {balanced.ports[0]}:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await balanced.wait_until_users_have_ports({balanced.ports[0]})
     async with balanced.servers[0].open_client("root") as client:
         page = await client("{ clusterNodes { nodes { port state lastFailure } } }")
     nodes = {node["port"]: node for node in page["clusterNodes"]["nodes"]}
     assert nodes[port]["state"] == "UNREACHABLE"
     assert nodes[port]["lastFailure"] == "No heartbeat for 5 seconds."
     killed.start()
-    async with asyncio.timeout(BUSY_MACHINE_SECONDS):
-        while await balanced.load_user_ports() != set(balanced.ports):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await balanced.wait_until_users_have_ports({*balanced.ports})
 
 
 async def test_second_server_with_the_same_node_does_not_start(

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from bench.servers.ports import free_port
+from tests.support.clients.plain_http import plain_client
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
 from tests.support.time_limits import HANG_SECONDS
 
@@ -61,7 +62,7 @@ class DemoInstallation:
         return code, command.out.read_text(), command.err.read_text()
 
     async def query(self, api_key: str, document: str) -> Any:
-        async with httpx.AsyncClient(timeout=HANG_SECONDS) as client:
+        async with plain_client(timeout=HANG_SECONDS) as client:
             headers = {"Authorization": f"Bearer {api_key}"}
             url = f"http://127.0.0.1:{self.http}/graphql"
             response = await client.post(url, json={"query": document}, headers=headers)
@@ -253,7 +254,7 @@ async def test_public_listener_needs_a_credential(installation: DemoInstallation
     )
     assert code == 0, err
     command = await installation.start_command("serve")
-    async with asyncio.timeout(HANG_SECONDS), httpx.AsyncClient(timeout=HANG_SECONDS) as client:
+    async with asyncio.timeout(HANG_SECONDS), plain_client(timeout=HANG_SECONDS) as client:
         while True:
             try:
                 response = await client.get(f"http://127.0.0.1:{installation.http}/health")

@@ -87,11 +87,11 @@ def share_keys(servers: list[MerganserProcess]) -> None:
         server.secrets = first.secrets
 
 
-async def replace_server(server: MerganserProcess, source_folder: Path) -> None:
+async def replace_server(server: MerganserProcess, source_folder: Path, load: PlatformLoad) -> None:
     """Stop a server, and start it with another version."""
     await asyncio.to_thread(server.stop)
     server.source_folder = source_folder
-    await asyncio.to_thread(server.start)
+    await load.start(server)
 
 
 async def assert_everything_is_stored_once(
@@ -138,12 +138,11 @@ async def test_servers_are_replaced_one_after_the_other_and_back(
     share_keys(servers)
     load = PlatformLoad(servers)
     async with load.run():
-        for server in servers:
-            await asyncio.to_thread(server.start)
+        await load.start(*servers)
         await load.wait_for_answers(servers, ANSWER_COUNT)
         for version in (next_version, ROOT):
             for server in servers:
-                await replace_server(server, version)
+                await replace_server(server, version, load)
                 await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
         server.stop()
@@ -160,8 +159,7 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
     share_keys(servers)
     load = PlatformLoad(servers)
     async with load.run():
-        for server in servers:
-            await asyncio.to_thread(server.start)
+        await load.start(*servers)
         await load.wait_for_answers(servers, ANSWER_COUNT)
         for server in servers:
             await asyncio.to_thread(server.stop)
@@ -169,8 +167,7 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
             server.source_folder = ROOT
         migrated = await asyncio.to_thread(servers[0].run_command, "init")
         assert migrated.exit_code == 0, migrated.stderr
-        for server in servers:
-            await asyncio.to_thread(server.start)
+        await load.start(*servers)
         await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
         server.stop()

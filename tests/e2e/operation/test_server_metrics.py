@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as older
 
+from tests.support.clients.plain_http import plain_client
 from tests.support.servers.merganser_server import ROOT
 from tests.support.servers.metric_samples import metric_value, parse_metrics
 from tests.support.servers.observed_server import (
@@ -125,7 +125,7 @@ def test_documentation_lists_all_metrics(observed_server: ObservedServer) -> Non
 
 
 async def test_number_of_operation_labels_is_limited(observed_server: ObservedServer) -> None:
-    async with httpx.AsyncClient(timeout=HANG_SECONDS) as http:
+    async with plain_client(timeout=HANG_SECONDS) as http:
         for start in range(0, 120, 20):
             requests = [
                 http.post(
@@ -208,13 +208,9 @@ async def test_deliveries_and_subscriptions_are_counted(observed_server: Observe
 
 
 def test_metrics_are_readable_from_loopback_without_proxy(observed_server: ObservedServer) -> None:
-    local = httpx.get(f"{observed_server.url}/metrics", timeout=HANG_SECONDS)
-    assert local.status_code == 200
+    assert observed_server.get("/metrics").status_code == 200
     for name in ("Via", "Forwarded", "X-Forwarded-For", "X-Real-IP"):
-        proxied = httpx.get(
-            f"{observed_server.url}/metrics", headers={name: "127.0.0.1"}, timeout=HANG_SECONDS
-        )
-        assert proxied.status_code == 401
+        assert observed_server.get("/metrics", **{name: "127.0.0.1"}).status_code == 401
 
 
 def test_disk_and_event_loop_are_measured(observed_server: ObservedServer) -> None:

@@ -5,9 +5,10 @@ import os
 import secrets
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from merganser.server.processes.process_supervisor import MIN_HANG_TIMEOUT
 from merganser.server.service_notifier import ServiceNotifier, notifier_from_environment
+from tests.support.clients.plain_http import plain_blocking_client
 from tests.support.servers.merganser_server import MerganserProcess, is_complete
 from tests.support.servers.observed_server import wait_until
 from tests.support.servers.suspended_process import suspend_process
@@ -87,68 +89,60 @@ def child_pids(server: MerganserProcess) -> list[int]:
 
 
 @pytest.fixture
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NotifiedService]:
-    """A service manager with a socket at a path, or with the parameter "abstract" without one."""
-    if getattr(request, "param", "path") == "path":
-        address = name = str(tmp_path / "notify")
-    else:
-        name = f"@merganser-test-{secrets.token_hex(8)}"
-        address = f"\0{name[1:]}"
-    with service_manager(address, name) as service:
+def manager(tmp_path: Path) -> Iterator[NotifiedService]:
+    """A service manager with a socket at a path."""
+    address = str(tmp_path / "notify")
+    with service_manager(address, address) as service:
         yield service
 
 
-@pytest.fixture
-def notifying_server(manager: NotifiedService, tmp_path: Path) -> Iterator[NotifyingProcess]:
-    folder = tmp_path / "server"
+@contextmanager
+def notifying_server(
+    manager: NotifiedService, folder: Path, *serve_arguments: str
+) -> Iterator[NotifyingProcess]:
+    """A server of this service manager that is not started. It is killed after the block."""
     folder.mkdir()
-    process = NotifyingProcess(folder, service_variables=manager.variables())
-    yield process
-    if process.is_running:
-        process.kill()
+    process = NotifyingProcess(
+        folder, serve_arguments=serve_arguments, service_variables=manager.variables()
+    )
+    try:
+        yield process
+    finally:
+        if process.is_running:
+            process.kill()
 
 
-@pytest.mark.parametrize("manager", ["path", "abstract"], indirect=True)
-def test_server_reports_start_and_stop(
-    manager: NotifiedService, notifying_server: NotifyingProcess
+def test_server_reports_start_and_stop_to_an_abstract_socket(tmp_path: Path) -> None:
+    name = f"@merganser-test-{secrets.token_hex(8)}"
+    with (
+        service_manager(f"\0{name[1:]}", name) as manager,
+        notifying_server(manager, tmp_path / "server") as server,
+    ):
+        server.start()
+        assert set(manager.receive_until("READY=1")) <= {"WATCHDOG=1"}
+        server.stop()
+        assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
+
+
+def test_server_reports_readiness_watchdog_and_drain(
+    manager: NotifiedService, tmp_path: Path
 ) -> None:
-    notifying_server.start()
-    assert set(manager.receive_until("READY=1")) <= {"WATCHDOG=1"}
-    notifying_server.stop()
-    assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
-
-
-def test_ready_is_reported_when_all_listeners_accept_connections(
-    manager: NotifiedService, notifying_server: NotifyingProcess
-) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        starting = threads.submit(notifying_server.start)
-        manager.receive_until("READY=1")
-        response = httpx.get(f"{notifying_server.url}/health/ready", timeout=HANG_SECONDS)
-        assert response.status_code == 200
-        socket.create_connection(("127.0.0.1", notifying_server.lmtp_port), HANG_SECONDS).close()
+    """READY=1 when all listeners accept connections, STOPPING=1 when the drain begins."""
+    with (
+        notifying_server(manager, tmp_path / "server") as server,
+        ThreadPoolExecutor(1) as threads,
+        plain_blocking_client(base_url=server.url, timeout=HANG_SECONDS) as http,
+    ):
+        server.extra_settings["SHUTDOWN_DRAIN"] = "10 min"
+        starting = threads.submit(server.start)
+        assert set(manager.receive_until("READY=1")) <= {"WATCHDOG=1"}
+        assert http.get("/health/ready").status_code == 200
+        socket.create_connection(("127.0.0.1", server.lmtp_port), HANG_SECONDS).close()
         starting.result()
-
-
-def test_stop_is_reported_when_the_drain_begins(
-    manager: NotifiedService, notifying_server: NotifyingProcess
-) -> None:
-    notifying_server.extra_settings["SHUTDOWN_DRAIN"] = "10 min"
-    notifying_server.start()
-    manager.receive_until("READY=1")
-    os.kill(notifying_server.pid, signal.SIGTERM)
-    manager.receive_until("STOPPING=1")
-    url = f"{notifying_server.url}/health/ready"  # the server still answers
-    wait_until(lambda: httpx.get(url, timeout=HANG_SECONDS).status_code == 503)
-    notifying_server.kill()
-
-
-def test_watchdog_is_notified_repeatedly(
-    manager: NotifiedService, notifying_server: NotifyingProcess
-) -> None:
-    notifying_server.start()
-    manager.receive_until("READY=1")
-    assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
+        assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
+        os.kill(server.pid, signal.SIGTERM)
+        assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
+        wait_until(lambda: http.get("/health/ready").status_code == 503)  # it still answers
 
 
 async def test_watchdog_is_not_notified_while_the_event_loop_is_blocked(
@@ -166,46 +160,58 @@ async def test_watchdog_is_not_notified_while_the_event_loop_is_blocked(
         await asyncio.to_thread(manager.receive, 5 * SHORT_WATCHDOG_SECONDS)
 
 
-def test_first_of_several_processes_notifies(
-    manager: NotifiedService, notifying_server: NotifyingProcess
-) -> None:
-    notifying_server.serve_arguments = ("--workers", "2")
-    notifying_server.start()
-    assert manager.receive_until("READY=1") == []
-    pids = child_pids(notifying_server)
+def check_first_process_notifies(manager: NotifiedService, server: NotifyingProcess) -> None:
+    """Suspend the first process: the service manager gets no notification meanwhile."""
+    pids = child_pids(server)
     assert [manager.receive() for _ in range(2)] == ["WATCHDOG=1"] * 2
-    with suspend_process(notifying_server, notifying_server.pid):  # the other processes run on
+    with suspend_process(server, server.pid):  # the other processes run on
         manager.discard_received()
         with pytest.raises(TimeoutError):
             manager.receive(LONG_SILENCE_SECONDS)
     assert [manager.receive() for _ in range(4)] == ["WATCHDOG=1"] * 4
-    assert child_pids(notifying_server) == pids
-    notifying_server.stop()
-    assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
+    assert child_pids(server) == pids
 
 
-@pytest.mark.parametrize("index", [0, -1], ids=["listening", "background"])
-def test_process_that_hangs_is_replaced(
-    manager: NotifiedService, notifying_server: NotifyingProcess, index: int
+def check_hanging_process_is_replaced(
+    manager: NotifiedService, server: NotifyingProcess, hanging_pid: int
 ) -> None:
-    notifying_server.serve_arguments = ("--workers", "2")
-    notifying_server.start()
-    pids = child_pids(notifying_server)
-    os.kill(pids[index], signal.SIGSTOP)
+    """Suspend a process that the first one has started: only this one is replaced."""
+    pids = child_pids(server)
+    os.kill(hanging_pid, signal.SIGSTOP)
 
     def is_replaced() -> bool:
         manager.discard_received()  # as systemd reads them
-        remaining_pids = child_pids(notifying_server)
-        return pids[index] not in remaining_pids and len(remaining_pids) == len(pids)
+        remaining_pids = child_pids(server)
+        return hanging_pid not in remaining_pids and len(remaining_pids) == len(pids)
 
     wait_until(is_replaced)
-    assert set(pids) - set(child_pids(notifying_server)) == {pids[index]}
-    wait_until(
-        lambda: is_complete(httpx.get(f"{notifying_server.url}/health/ready", timeout=HANG_SECONDS))
-    )
-    notifying_server.stop()
-    events = {record["event"] for record in notifying_server.unexpected_log_records()}
-    assert events >= {"Process hangs; killing it", "Process ended; restarting it"}
+    assert set(pids) - set(child_pids(server)) == {hanging_pid}
+    with plain_blocking_client(base_url=server.url, timeout=HANG_SECONDS) as http:
+
+        def is_ready() -> bool:
+            manager.discard_received()
+            with suppress(httpx.TransportError):  # the connection was of the process that hung
+                return is_complete(http.get("/health/ready"))
+            return False
+
+        wait_until(is_ready)
+
+
+def test_first_of_several_processes_notifies_and_replaces_those_that_hang(
+    manager: NotifiedService, tmp_path: Path
+) -> None:
+    with notifying_server(manager, tmp_path / "server", "--workers", "2") as server:
+        server.start()
+        assert manager.receive_until("READY=1") == []
+        check_first_process_notifies(manager, server)
+        listening_pid, *_, background_pid = child_pids(server)
+        check_hanging_process_is_replaced(manager, server, listening_pid)
+        check_hanging_process_is_replaced(manager, server, background_pid)
+        server.stop()
+        assert set(manager.receive_until("STOPPING=1")) <= {"WATCHDOG=1"}
+        events = Counter(record["event"] for record in server.unexpected_log_records())
+        assert events["Process hangs; killing it"] >= 2
+        assert events["Process ended; restarting it"] >= 2
 
 
 def test_server_runs_without_the_socket_of_the_service_manager(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ from tests.conftest import raw_message
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.operations.platform.certificate_operations import CertificateSigner
 from tests.support.run_scope import CI
+from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
+from tests.support.servers.forked_program import forked_program
 from tests.support.servers.merganser_server import ROOT
+from tests.support.servers.program_process import running_program
 from tests.support.stores import store_fixtures
 from tests.support.time_limits import HANG_SECONDS
 
@@ -54,6 +58,7 @@ class GuideSite:
     """The machines of the page, all of them on this machine."""
 
     folder: Path
+    program_folder: Path  # has `merganser`
     replacements: dict[str, str]  # texts of the page, with their values in this test
 
     def substitute(self, text: str, name: str = "") -> str:
@@ -70,46 +75,52 @@ class GuideSite:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
 
-    def run(self, name: str, command: str, **extra: str) -> "subprocess.Popen[bytes]":
-        """Run a script of the page. Its last command replaces the shell."""
-        *commands, last_command = self.substitute(command, name).rstrip().splitlines()
-        script = "\n".join(["set -e", "umask 077", *commands, f"exec {last_command}", ""])
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        s3_keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "something"}
-        hash_costs = {"MERGANSER_ARGON2_MEMORY_COST": "8", "MERGANSER_ARGON2_TIME_COST": "1"}
-        python_path = {"PYTHONPATH": str(ROOT)}  # the code of this folder, not the installed one
+    def run_server(self, name: str, script: str) -> ForkedProcess:
+        """Run a script of the page, whose last command starts the server.
+
+        All its commands run in forks: a program that imports Merganser takes seconds of CPU time.
+        """
+        *commands, last_command = self.substitute(script, name).rstrip().splitlines()
+        program, *arguments = shlex.split(last_command)
+        assert program == "merganser"
+        env_file, log_file = self.folder / f"{name}.env", self.folder / f"{name}.log"
+        lines = ["set -e", "umask 077", *commands, f"env -0 > {env_file}", ""]
         env = {
-            "PATH": path,
+            "PATH": f"{self.program_folder}:{os.environ['PATH']}",
             "HOME": str(self.folder),
-            **python_path,
-            **s3_keys,
-            **hash_costs,
-            **extra,
+            "AWS_ACCESS_KEY_ID": "somebody",
+            "AWS_SECRET_ACCESS_KEY": "something",
+            "MERGANSER_ARGON2_MEMORY_COST": "8",
+            "MERGANSER_ARGON2_TIME_COST": "1",
         }
-        with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                ["/bin/bash", "-c", script],
-                cwd=ROOT,
+        with log_file.open("ab") as log:
+            shell = subprocess.run(
+                ["/bin/bash", "-c", "\n".join(lines)],
+                check=False,
                 env=env,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+        assert shell.returncode == 0, self.log(name)
+        variables = [line.split("=", 1) for line in env_file.read_text().split("\0") if line]
+        return ForkedProcess(arguments, dict(variables), ProcessStreams(log_file))
 
-    def wait(self, name: str, process: "subprocess.Popen[bytes]", url: str) -> None:
-        """Wait until the URL returns status 200."""
+    def wait(self, name: str, url: str, process: ForkedProcess | None = None) -> None:
+        """Wait until the URL returns status 200. The process, if given, must run."""
         deadline = time.monotonic() + START_LIMIT
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(url, verify=False, timeout=HANG_SECONDS).is_success:  # noqa: S501 - own CA
-                    return
-            assert process.poll() is None, self.log(name)
-            assert time.monotonic() < deadline, self.log(name)
-            time.sleep(0.1)
+        with httpx.Client(verify=False, timeout=HANG_SECONDS) as http:  # noqa: S501 - own CA
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get(url).is_success:
+                        return
+                assert process is None or process.poll() is None, self.log(name)
+                assert time.monotonic() < deadline, self.log(name)
+                time.sleep(0.1)
 
 
-def stop_process(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
+def stop_process(process: ForkedProcess) -> None:
+    process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_LIMIT)
     finally:
@@ -148,26 +159,26 @@ def site(
         replacements[f"10.0.0.{number}:8024"] = f"127.0.0.1:{free_port()}"
         ports[name] = http
     replacements["10.0.0.10"] = "127.0.0.1"
-    guide_site = GuideSite(folder, replacements)
-    processes = []
-    try:
+    program_folder = tmp_path_factory.mktemp("programs")
+    guide_site = GuideSite(folder, program_folder, replacements)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(forked_program(program_folder / "merganser"))
         for name, block in zip(SERVER_NAMES, ("first-server", "second-server"), strict=True):
-            process = guide_site.run(name, page_block(block))
-            processes.append(process)
-            guide_site.wait(name, process, f"http://127.0.0.1:{ports[name]}/health/ready")
+            process = guide_site.run_server(name, page_block(block))
+            stack.callback(stop_process, process)
+            guide_site.wait(name, f"http://127.0.0.1:{ports[name]}/health/ready", process)
         haproxy_config = page_block("haproxy")
         for name in SERVER_NAMES:
             haproxy_config = re.sub(
                 rf"(server {name} .*check port) 8025", rf"\1 {ports[name]}", haproxy_config
             )
         (folder / "haproxy.cfg").write_text(guide_site.substitute(haproxy_config))
-        process = guide_site.run("haproxy", f"haproxy -W -db -f {folder}/haproxy.cfg")
-        processes.append(process)
-        guide_site.wait("haproxy", process, f"https://{replacements['10.0.0.10:443']}/health/ready")
+        address = replacements["10.0.0.10:443"]
+        command = ["haproxy", "-W", "-db", "-f", f"{folder}/haproxy.cfg"]
+        port = int(address.partition(":")[2])
+        stack.enter_context(running_program(command, port, folder / "haproxy.log"))
+        guide_site.wait("haproxy", f"https://{address}/health/ready")
         yield guide_site
-    finally:
-        for process in reversed(processes):
-            stop_process(process)
 
 
 def printed_api_key(site: GuideSite) -> str:
@@ -239,7 +250,7 @@ async def test_upload_continues_on_any_server(site: GuideSite) -> None:
         token = (await _mutate(http, base, "authenticate", sign_in_input, "token"))["token"]
         http.headers.update({"Authorization": f"Bearer {token}", "Tus-Resumable": "1.0.0"})
         content = raw_message(
-            "Uploaded", body="".join(f"line {number:060}\r\n" for number in range(100_000))
+            "Uploaded", body="".join(f"line {number:060}\r\n" for number in range(10_000))
         )
         length_header = {"Upload-Length": str(len(content))}
         created = await http.post(f"{first}/rest/uploads", headers=length_header)

@@ -67,7 +67,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> WheelInstallation:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     env = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
-    subprocess.run([*pip, "wheel", str(ROOT), "--no-deps", "-w", str(folder)], env=env, check=True)
+    build_command = [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build_command, "-w", str(folder)], env=env, check=True)
     (wheel,) = folder.glob("merganser-*.whl")
     venv_folder = folder / "venv"
     venv.create(venv_folder, with_pip=False, symlinks=True)

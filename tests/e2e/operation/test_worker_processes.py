@@ -1,6 +1,7 @@
 """Tests of a server with several worker processes: events and metrics of all, and a common end."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ import pytest
 from bench.servers.bus_servers import InterruptibleBus, PostgresNotifyBus, SocketBus
 from tests.conftest import raw_message
 from tests.support.clients.change_followers import CHANGES_SUBSCRIPTION
+from tests.support.clients.plain_http import plain_blocking_client, plain_client
 from tests.support.servers.bus_servers import BROKERS
 from tests.support.servers.merganser_server import MerganserProcess, WebsocketClient, is_complete
 from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
@@ -92,9 +94,10 @@ class WorkerFleet:
     async def worker_of_operation(self, name: str) -> str:
         async with asyncio.timeout(HANG_SECONDS):
             while True:
-                for line in self.server.log_records():
-                    if line.get("operation") == name:
-                        return str(line["worker"])
+                # parsing the whole log would take most of the time
+                for line in self.server.log.splitlines():
+                    if name in line and (record := json.loads(line)).get("operation") == name:
+                        return str(record["worker"])
                 await asyncio.sleep(0.02)
 
     @asynccontextmanager
@@ -144,22 +147,25 @@ def fleet(
 RECIPIENTS_METRIC = "merganser_lmtp_recipients_total"
 CLOCK_TICK = 2.0  # seconds; the kernel counts the start time from the boot time, which it rounds
 METRICS_INTERVAL = 1.0  # seconds between two metric updates of a process
+# Seconds between two checks of a condition on metrics: it takes long to collect and parse them.
+METRICS_CHECK_INTERVAL = METRICS_INTERVAL / 2
 
 
 async def wait_until(
-    condition: Callable[[], Awaitable[bool] | bool],
+    condition: Callable[[], Awaitable[bool] | bool], interval: float = 0.05
 ) -> None:
+    """Wait until the condition is true. It is checked each `interval` seconds."""
     async with asyncio.timeout(HANG_SECONDS):
         while True:
             value = condition()
             if value if isinstance(value, bool) else await value:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(interval)
 
 
 async def is_ready(fleet: WorkerFleet) -> bool:
     with suppress(httpx.TransportError):
-        async with httpx.AsyncClient(timeout=HANG_SECONDS) as http:
+        async with plain_client(timeout=HANG_SECONDS) as http:
             return is_complete(await http.get(f"{fleet.server.url}/health/ready"))
     return False
 
@@ -279,9 +285,8 @@ def read_metrics(fleet: WorkerFleet) -> MetricSamples:
         "Authorization": f"Bearer {fleet.server.secrets['root']}",
         "Accept": "application/openmetrics-text",
     }
-    return parse_metrics(
-        httpx.get(f"{fleet.server.url}/metrics", headers=headers, timeout=HANG_SECONDS).text
-    )
+    with plain_blocking_client(headers=headers, timeout=HANG_SECONDS) as http:
+        return parse_metrics(http.get(f"{fleet.server.url}/metrics").text)
 
 
 def worker_up_values(metrics: MetricSamples) -> dict[str, float]:
@@ -331,7 +336,7 @@ async def test_every_worker_reports_metrics_of_all_workers(fleet: WorkerFleet) -
                 and metric_value(metrics, "merganser_subscriptions") == WORKERS
             )
 
-        await wait_until(has_all_counts)
+        await wait_until(has_all_counts, METRICS_CHECK_INTERVAL)
         for _ in range(6):  # at either worker
             metrics = await asyncio.to_thread(read_metrics, fleet)
             assert (
@@ -361,7 +366,7 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
         for socket in sockets.values():
             await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
             assert [(await socket.read_frame())["type"] for _ in range(2)] == ["next", "complete"]
-        await wait_until(lambda: has_count(WORKERS))
+        await wait_until(lambda: has_count(WORKERS), METRICS_CHECK_INTERVAL)
         background_process = fleet.background_pid
         killed_pid = next(pid for pid in fleet.pids if pid != background_process)
 
@@ -376,9 +381,9 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
 
         os.kill(killed_pid, signal.SIGKILL)
         await wait_until(lambda: killed_pid not in fleet.pids)
-        await wait_until(lambda: has_count_and_up_values(background=1))
+        await wait_until(lambda: has_count_and_up_values(background=1), METRICS_CHECK_INTERVAL)
         with suspend_process(fleet.server, background_process):  # alive, without a response
-            await wait_until(lambda: has_count_and_up_values(background=0))
+            await wait_until(lambda: has_count_and_up_values(background=0), METRICS_CHECK_INTERVAL)
     await wait_until(lambda: is_ready(fleet))
 
 
@@ -416,12 +421,13 @@ async def test_server_is_ready_while_one_process_is_missing(fleet: WorkerFleet) 
     await wait_until(lambda: is_ready(fleet))
     os.kill(fleet.background_pid, signal.SIGKILL)
     counts: list[dict[str, int]] = []
-    async with asyncio.timeout(HANG_SECONDS), httpx.AsyncClient(timeout=HANG_SECONDS) as http:
+    async with asyncio.timeout(HANG_SECONDS), plain_client(timeout=HANG_SECONDS) as http:
         while not counts or len(counts) < 2 or counts[-1] == counts[-2] or counts[-1]["up"] < 3:
             with suppress(httpx.TransportError):
                 response = await http.get(f"{fleet.server.url}/health/ready")
                 assert response.status_code == 200, response.text
                 if not counts or counts[-1] != response.json()["processes"]:
                     counts.append(response.json()["processes"])
+            await asyncio.sleep(0.02)  # the start of a process takes longer
     assert counts[0]["configured"] == WORKERS + 1
     assert min(count["up"] for count in counts) == WORKERS

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,6 @@ from tests.support.stores.small_disk import mount_small_disk
 MESSAGE_SQL = "SELECT id, user_id, sha256, blob_id FROM messages"
 SENDER_COUNT = 3
 MIN_MESSAGES = 20  # delivered before the backup, and again after its start
-RESTORED_DATABASE = "restored"
-DATABASES = ("postgres", RESTORED_DATABASE)
 
 MessageRows = set[tuple[Any, ...]]
 
@@ -47,6 +46,27 @@ class StoreUnderTest:
     server: MerganserProcess
     restored: MerganserProcess
     read_rows: Callable[[MerganserProcess], MessageRows]
+    create_empty_server: Callable[[], MerganserProcess]  # for another restore
+
+
+@dataclass
+class EmptyServers:
+    """Servers with an empty folder and, in a PostgreSQL cluster, an empty database."""
+
+    folder: Path
+    cluster: PostgresTestCluster | None
+    secrets: dict[str, str]
+    created: list[MerganserProcess] = field(default_factory=list)
+
+    def create(self) -> MerganserProcess:
+        name = f"restored_{len(self.created)}"
+        (self.folder / name).mkdir()
+        url = ""
+        if self.cluster:
+            self.cluster.run_sql(f"CREATE DATABASE {name}")
+            url = self.cluster.database_url(name)
+        self.created.append(MerganserProcess(self.folder / name, url, secrets=self.secrets))
+        return self.created[-1]
 
 
 def read_sqlite_rows(server: MerganserProcess) -> MessageRows:
@@ -60,35 +80,41 @@ def read_postgres_rows(cluster: PostgresTestCluster, server: MerganserProcess) -
     return {tuple(line.split("|")) for line in cluster.run_sql(MESSAGE_SQL, database).splitlines()}
 
 
+@pytest.fixture(scope="module")
+def prepared_server(tmp_path_factory: pytest.TempPathFactory) -> MerganserProcess:
+    """A SQLite server with one user, which is not started. Each test copies its folder."""
+    server = MerganserProcess(tmp_path_factory.mktemp("prepared"))
+    server.create_users("ada")
+    return server
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[StoreUnderTest]:
-    """A started server with one user, and the folder for its restore."""
+    """A started server with one user, and an empty server for its restore."""
     if request.param not in store_fixtures.STORES:
         pytest.skip(f"STORES has no {request.param}")
-    folders = [tmp_path / name for name in ("loaded", "restored")]
-    for folder in folders:
-        folder.mkdir()
+    folder = tmp_path / "loaded"
+    cluster: PostgresTestCluster | None = None
     with contextlib.ExitStack() as stack:
         if request.param == "sqlite":
-            server, restored = (MerganserProcess(folder) for folder in folders)
+            prepared: MerganserProcess = request.getfixturevalue("prepared_server")
+            shutil.copytree(prepared.folder, folder)
+            server = MerganserProcess(folder, secrets=prepared.secrets)
             reader: Callable[[MerganserProcess], MessageRows] = read_sqlite_rows
         else:
             monkeypatch.setenv("PATH", f"{program_folder()}:{os.environ['PATH']}")
             cluster = PostgresTestCluster().initialize().start()
             stack.callback(cluster.remove)
-            cluster.run_sql(f"CREATE DATABASE {RESTORED_DATABASE}")
-            server, restored = (
-                MerganserProcess(folder, cluster.database_url(database))
-                for folder, database in zip(folders, DATABASES, strict=True)
-            )
+            folder.mkdir()
+            server = MerganserProcess(folder, cluster.store_url)
+            server.create_users("ada")
             reader = partial(read_postgres_rows, cluster)
-        server.create_users("ada")
-        restored.secrets = server.secrets
+        empty_servers = EmptyServers(tmp_path, cluster, server.secrets)
         server.start()
-        yield StoreUnderTest(server, restored, reader)
-        for process in (server, restored):
+        yield StoreUnderTest(server, empty_servers.create(), reader, empty_servers.create)
+        for process in (server, *empty_servers.created):
             if process.is_running:
                 process.kill()
 
@@ -171,64 +197,58 @@ def test_backup_under_load_restores_without_difference(
     store.restored.stop()
 
 
-@pytest.mark.parametrize(
-    ("fault_point", "is_complete"),
-    [
-        ("copied", False),
-        ("objects", False),
-        ("stored", False),
-        ("completed", True),
-    ],
-)
 def test_killed_backup_leaves_the_earlier_one_and_the_next_continues(
-    store: StoreUnderTest, tmp_path: Path, fault_point: str, is_complete: bool
+    store: StoreUnderTest, tmp_path: Path
 ) -> None:
     server, target, keys = store.server, tmp_path / "backup", tmp_path / "keys"
     store_fixtures.run_in_new_loop(deliver(server, "first"))
-    rows_before = store.read_rows(server)
+    earlier_rows = store.read_rows(server)
     first = server.run_command("backup", target, "--keys", keys, "--json")
     assert first.exit_code == 0, first.stdout + first.stderr
-    store_fixtures.run_in_new_loop(deliver(server, "second"))
-    rows_after = store.read_rows(server)
-    server.extra_settings["FAULT"] = f"{fault_point}:1"
-    killed = server.run_command("backup", target, "--keys", keys, "--keep", "1")
-    assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
-    del server.extra_settings["FAULT"]
-    result = store.restored.run_command("restore", target, "--keys", keys)
-    assert result.exit_code == 0, result.stdout + result.stderr
-    assert store.read_rows(store.restored) == (rows_after if is_complete else rows_before)
-    third = server.run_command("backup", target, "--keys", keys, "--keep", "1", "--json")
-    assert third.exit_code == 0, third.stdout + third.stderr
-    report = json.loads(third.stdout)
-    assert json.loads(first.stdout)["id"] in report["deleted_backups"]
-    assert report["copied_objects"] == (1 if fault_point == "copied" else 0)
-    assert [path.name for path in (target / ".backup").iterdir()] == ["lock"]
+    earlier_report = json.loads(first.stdout)
+    for fault_point in ("copied", "objects", "stored", "completed"):
+        store_fixtures.run_in_new_loop(deliver(server, f"not in the backup before {fault_point}"))
+        rows = store.read_rows(server)
+        server.extra_settings["FAULT"] = f"{fault_point}:1"
+        killed = server.run_command("backup", target, "--keys", keys, "--keep", "1")
+        assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
+        del server.extra_settings["FAULT"]
+        restored = store.create_empty_server()
+        result = restored.run_command("restore", target, "--keys", keys)
+        assert result.exit_code == 0, result.stdout + result.stderr
+        is_complete = fault_point == "completed"
+        assert store.read_rows(restored) == (rows if is_complete else earlier_rows), fault_point
+        following = server.run_command("backup", target, "--keys", keys, "--keep", "1", "--json")
+        assert following.exit_code == 0, following.stdout + following.stderr
+        report = json.loads(following.stdout)
+        assert earlier_report["id"] in report["deleted_backups"], fault_point
+        assert report["copied_objects"] == (1 if fault_point == "copied" else 0), fault_point
+        assert [path.name for path in (target / ".backup").iterdir()] == ["lock"]
+        earlier_rows, earlier_report = rows, report
 
 
-@pytest.mark.parametrize("fault_point", ["objects", "restored"])
-def test_killed_restore_can_be_repeated(
-    store: StoreUnderTest, tmp_path: Path, fault_point: str
-) -> None:
-    server, restored, target = store.server, store.restored, tmp_path / "backup"
+def test_killed_restore_can_be_repeated(store: StoreUnderTest, tmp_path: Path) -> None:
+    server, target, keys = store.server, tmp_path / "backup", tmp_path / "keys"
     store_fixtures.run_in_new_loop(deliver(server, "first"))
     rows = store.read_rows(server)
-    keys = tmp_path / "keys"
     backup = server.run_command("backup", target, "--keys", keys)
     assert backup.exit_code == 0, backup.stdout + backup.stderr
-    restored.extra_settings["FAULT"] = f"{fault_point}:1"
-    killed = restored.run_command("restore", target, "--keys", keys)
-    assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
-    del restored.extra_settings["FAULT"]
-    again = restored.run_command("restore", target, "--keys", keys, "--keep-objects")
-    if fault_point == "objects":
-        assert again.exit_code == 0, again.stdout + again.stderr
-    else:  # the server begins the incarnation that the restore has not begun
-        assert again.exit_code == 1
-        restored.start()
-        restored.stop()
-    assert store.read_rows(restored) == rows
-    check = restored.run_command("check")
-    assert check.exit_code == 0, check.stdout
+    for fault_point in ("objects", "restored"):
+        restored = store.create_empty_server()
+        restored.extra_settings["FAULT"] = f"{fault_point}:1"
+        killed = restored.run_command("restore", target, "--keys", keys)
+        assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
+        del restored.extra_settings["FAULT"]
+        again = restored.run_command("restore", target, "--keys", keys, "--keep-objects")
+        if fault_point == "objects":
+            assert again.exit_code == 0, again.stdout + again.stderr
+        else:  # the server begins the incarnation that the restore has not begun
+            assert again.exit_code == 1
+            restored.start()
+            restored.stop()
+        assert store.read_rows(restored) == rows, fault_point
+        check = restored.run_command("check")
+        assert check.exit_code == 0, check.stdout
 
 
 def test_restore_can_hold_the_queue(store: StoreUnderTest, tmp_path: Path) -> None:

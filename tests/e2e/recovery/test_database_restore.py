@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from models.events.incarnation import MARK_OBJECT_NAME
 from tests.support.clients.page_commands import block_texts
+from tests.support.servers.forked_program import forked_program
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.restored_clients import (
@@ -26,11 +26,19 @@ from tests.support.stores.restored_clients import (
 )
 
 
-@pytest.fixture
-def sqlite_server(tmp_path: Path) -> Iterator[MerganserProcess]:
-    """A started SQLite server with one user."""
-    server = MerganserProcess(tmp_path)
+@pytest.fixture(scope="module")
+def prepared_server(tmp_path_factory: pytest.TempPathFactory) -> MerganserProcess:
+    """A SQLite server with one user, which is not started. Each test copies its folder."""
+    server = MerganserProcess(tmp_path_factory.mktemp("prepared"))
     server.create_users("ada")
+    return server
+
+
+@pytest.fixture
+def sqlite_server(prepared_server: MerganserProcess, tmp_path: Path) -> Iterator[MerganserProcess]:
+    """A started SQLite server with one user."""
+    shutil.copytree(prepared_server.folder, tmp_path, dirs_exist_ok=True)
+    server = MerganserProcess(tmp_path, secrets=prepared_server.secrets)
     server.start()
     yield server
     with contextlib.suppress(AssertionError):
@@ -101,17 +109,21 @@ def test_restored_database_file_is_detected(
     store_fixtures.run_in_new_loop(assert_clients_must_resync(sqlite_server, before, after))
 
 
-@pytest.mark.parametrize("end_method", ["stop", "kill"])
-def test_restart_keeps_incarnation(sqlite_server: MerganserProcess, end_method: str) -> None:
-    async def deliver_and_read_state() -> ClientState:
-        await deliver(sqlite_server, "one")
+def test_restart_keeps_incarnation(sqlite_server: MerganserProcess) -> None:
+    async def read_current_state() -> ClientState:
         async with sqlite_server.open_client("ada") as client:
             return await read_state(client)
 
-    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
-    getattr(sqlite_server, end_method)()
-    sqlite_server.start()
-    store_fixtures.run_in_new_loop(assert_clients_can_continue(sqlite_server, client_state))
+    store_fixtures.run_in_new_loop(deliver(sqlite_server, "one"))
+    for end_method in ("stop", "kill"):
+        client_state = store_fixtures.run_in_new_loop(read_current_state())
+        getattr(sqlite_server, end_method)()
+        sqlite_server.start()
+        store_fixtures.run_in_new_loop(
+            assert_clients_can_continue(
+                sqlite_server, client_state, subject=f"after the {end_method}"
+            )
+        )
 
 
 def test_restore_is_detected_by_several_processes(
@@ -183,25 +195,22 @@ def documented_commands(kind: str) -> str:
 
 
 def run_documented_commands(kind: str, server: MerganserProcess) -> None:
-    """Run these commands as printed, beside the data folder, with the usual umask."""
-    bin_folder = server.folder / "bin"
-    bin_folder.mkdir(exist_ok=True)
-    command = bin_folder / "merganser"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m merganser "$@"\n')
-    command.chmod(0o700)
-    env = {
-        **server.process_env,
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    process = subprocess.run(
-        ["/bin/sh", "-eu", "-c", f"umask 022\n{documented_commands(kind)}"],
-        cwd=server.folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run these commands as printed, beside the data folder.
+
+    The umask is that of `tests/support/process_umask.py`, with which others can read new files.
+    """
+    bin_folder = server.folder / f"bin_{kind}"
+    bin_folder.mkdir()
+    env = {**server.process_env, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    with forked_program(bin_folder / "merganser"):
+        process = subprocess.run(
+            ["/bin/sh", "-eu", "-c", documented_commands(kind)],
+            cwd=server.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert process.returncode == 0, process.stdout + process.stderr
 
 
@@ -212,14 +221,17 @@ def readable_by_others(folder: Path) -> list[Path]:
 def test_documented_backup_is_private_and_restores_a_new_machine(
     sqlite_server: MerganserProcess,
 ) -> None:
+    folder = sqlite_server.folder
+
     def backup() -> None:
-        for _ in range(2):  # the second backup replaces the first
-            run_documented_commands("backup", sqlite_server)
+        first = sqlite_server.run_command("backup", folder / "backup", "--keys", folder / "keys")
+        assert first.exit_code == 0, first.stdout + first.stderr
+        run_documented_commands("backup", sqlite_server)  # the second backup replaces the first
 
     store_fixtures.run_in_new_loop(deliver(sqlite_server, "old"))
     before, after = store_fixtures.run_in_new_loop(run_backup_and_changes(sqlite_server, backup))
     sqlite_server.stop()
-    copies = [sqlite_server.folder / name for name in ("backup", "keys")]
+    copies = [folder / name for name in ("backup", "keys")]
     assert [readable_by_others(copy) for copy in copies] == [[], []]
     shutil.rmtree(data_folder(sqlite_server))
     run_documented_commands("restore", sqlite_server)

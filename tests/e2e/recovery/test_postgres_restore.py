@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,35 @@ async def wait_for_new_incarnation(server: MerganserProcess) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.fixture
-def primary() -> Iterator[PostgresTestCluster]:
+def start_new_cluster() -> PostgresTestCluster:
+    """Start a new cluster. Skips the test if the run has no PostgreSQL."""
     if "postgres" not in store_fixtures.STORES:
         pytest.skip("STORES has no postgres")
-    started_cluster = PostgresTestCluster().initialize().start()
+    return PostgresTestCluster().initialize().start()
+
+
+@dataclass(frozen=True)
+class PreparedStore:
+    """A stopped cluster with one user, and the server that has created the user."""
+
+    cluster: PostgresTestCluster
+    server: MerganserProcess
+
+
+@pytest.fixture(scope="module")
+def prepared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedStore]:
+    """The store that each test copies."""
+    cluster = start_new_cluster()
+    server = MerganserProcess(tmp_path_factory.mktemp("prepared"), cluster.store_url)
+    server.create_users("ada")
+    cluster.stop()
+    yield PreparedStore(cluster, server)
+    cluster.remove()
+
+
+@pytest.fixture
+def primary(prepared_store: PreparedStore) -> Iterator[PostgresTestCluster]:
+    started_cluster = prepared_store.cluster.copy().start()
     yield started_cluster
     started_cluster.remove()
 
@@ -51,10 +76,20 @@ def second_cluster() -> Iterator[PostgresTestCluster]:
     empty_cluster.remove()
 
 
+@pytest.fixture(scope="module")
+def other_cluster() -> Iterator[PostgresTestCluster]:
+    """A started cluster with another system identifier, for databases that tests restore."""
+    started_cluster = start_new_cluster()
+    yield started_cluster
+    started_cluster.remove()
+
+
 @pytest.fixture
-def postgres_server(primary: PostgresTestCluster, tmp_path: Path) -> Iterator[MerganserProcess]:
-    server = MerganserProcess(tmp_path, primary.store_url)
-    server.create_users("ada")
+def postgres_server(
+    prepared_store: PreparedStore, primary: PostgresTestCluster, tmp_path: Path
+) -> Iterator[MerganserProcess]:
+    shutil.copytree(prepared_store.server.folder, tmp_path, dirs_exist_ok=True)
+    server = MerganserProcess(tmp_path, primary.store_url, secrets=prepared_store.server.secrets)
     server.start()
     yield server
     with contextlib.suppress(AssertionError):
@@ -79,10 +114,20 @@ def test_pg_restore_is_detected(
     store_fixtures.run_in_new_loop(assert_clients_must_resync(postgres_server, before, after))
 
 
+def restore_dump(
+    primary: PostgresTestCluster, other_cluster: PostgresTestCluster, database: str
+) -> str:
+    """Dump the database of a server, and restore it to a new database; return its URL."""
+    primary.run_program("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
+    other_cluster.run_sql(f"CREATE DATABASE {database}")
+    other_cluster.run_program("pg_restore", "-d", database, primary.home / "dump")
+    return other_cluster.database_url(database)
+
+
 def test_complete_dump_and_restore_keeps_incarnation(
     postgres_server: MerganserProcess,
     primary: PostgresTestCluster,
-    second_cluster: PostgresTestCluster,
+    other_cluster: PostgresTestCluster,
 ) -> None:
     async def deliver_and_read_state() -> ClientState:
         await deliver(postgres_server, "one")
@@ -91,10 +136,7 @@ def test_complete_dump_and_restore_keeps_incarnation(
 
     client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
     postgres_server.stop()
-    primary.run_program("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
-    second_cluster.initialize().start()
-    second_cluster.run_program("pg_restore", "-d", "postgres", primary.home / "dump")
-    postgres_server.store_url = second_cluster.store_url
+    postgres_server.store_url = restore_dump(primary, other_cluster, "complete")
     postgres_server.start()
     store_fixtures.run_in_new_loop(assert_clients_can_continue(postgres_server, client_state))
 
@@ -102,7 +144,7 @@ def test_complete_dump_and_restore_keeps_incarnation(
 def test_dump_of_killed_server_begins_new_incarnation_in_other_cluster(
     postgres_server: MerganserProcess,
     primary: PostgresTestCluster,
-    second_cluster: PostgresTestCluster,
+    other_cluster: PostgresTestCluster,
 ) -> None:
     async def deliver_and_read_state() -> ClientState:
         await deliver(postgres_server, "one")
@@ -111,10 +153,7 @@ def test_dump_of_killed_server_begins_new_incarnation_in_other_cluster(
 
     client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
     postgres_server.kill()
-    primary.run_program("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
-    second_cluster.initialize().start()
-    second_cluster.run_program("pg_restore", "-d", "postgres", primary.home / "dump")
-    postgres_server.store_url = second_cluster.store_url
+    postgres_server.store_url = restore_dump(primary, other_cluster, "of_killed_server")
     postgres_server.start()
     store_fixtures.run_in_new_loop(
         assert_clients_must_resync(postgres_server, client_state, client_state)

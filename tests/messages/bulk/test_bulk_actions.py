@@ -88,39 +88,32 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
         assert (message["expiresAt"], message["metadata"]) == expected
 
 
-@pytest.mark.parametrize(
-    ("set_", "path", "constraint", "index"),
-    [
-        ({}, ["set"], "REQUIRED", None),
-        ({"addFlags": []}, ["set"], "REQUIRED", None),
-        ({"addFlags": ["ok", "\\Recent"]}, ["set", "addFlags"], "PATTERN", 1),
-        ({"addFlags": ["two words"]}, ["set", "addFlags"], "PATTERN", 0),
-        ({"removeFlags": ["a(b"]}, ["set", "removeFlags"], "PATTERN", 0),
-        ({"flags": [""]}, ["set", "flags"], "PATTERN", 0),
-        ({"flags": ["x" * 129]}, ["set", "flags"], "PATTERN", 0),
-        ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "EXCLUSIVE", None),
-        ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "MAX", None),
-        ({"metadata": [1]}, ["set", "metadata"], "OBJECT", None),
-    ],
-)
-async def test_invalid_message_update_changes_nothing(
-    ada_with_mail: GraphQLClient,
-    set_: dict[str, Any],
-    path: list[str],
-    constraint: str,
-    index: int | None,
-) -> None:
+INVALID_UPDATES: list[tuple[dict[str, Any], list[str], str, int | None]] = [
+    ({}, ["set"], "REQUIRED", None),
+    ({"addFlags": []}, ["set"], "REQUIRED", None),
+    ({"addFlags": ["ok", "\\Recent"]}, ["set", "addFlags"], "PATTERN", 1),
+    ({"addFlags": ["two words"]}, ["set", "addFlags"], "PATTERN", 0),
+    ({"removeFlags": ["a(b"]}, ["set", "removeFlags"], "PATTERN", 0),
+    ({"flags": [""]}, ["set", "flags"], "PATTERN", 0),
+    ({"flags": ["x" * 129]}, ["set", "flags"], "PATTERN", 0),
+    ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "EXCLUSIVE", None),
+    ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "MAX", None),
+    ({"metadata": [1]}, ["set", "metadata"], "OBJECT", None),
+]
+
+
+async def test_invalid_message_update_changes_nothing(ada_with_mail: GraphQLClient) -> None:
     last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
-    answer = await run_message_mutation(
-        ada_with_mail,
-        "messageUpdate",
-        select={"ids": await list_message_ids(ada_with_mail)},
-        set=set_,
-    )
-    assert [(field_path(e), e["constraint"], item_index(e)) for e in answer["errors"]] == [
-        (path, constraint, index)
-    ]
-    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
+    message_ids = await list_message_ids(ada_with_mail)
+    for case in each_case(INVALID_UPDATES):
+        with case as (set_, path, constraint, index):
+            answer = await run_message_mutation(
+                ada_with_mail, "messageUpdate", select={"ids": message_ids}, set=set_
+            )
+            errors = [(field_path(e), e["constraint"], item_index(e)) for e in answer["errors"]]
+            assert errors == [(path, constraint, index)]
+            position = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+            assert position == last
 
 
 async def test_bulk_update_writes_one_journal_entry(ada_with_mail: GraphQLClient) -> None:
@@ -171,62 +164,65 @@ async def test_update_with_outdated_if_unchanged_since_is_refused(
     assert (answer["errors"], answer["updatedCount"]) == ([], 3)
 
 
-@pytest.mark.parametrize(
-    ("select", "subjects"),
-    [
-        (inbox_selection("1"), "a"),
-        (inbox_selection("2:*"), "bc"),
-        (inbox_selection("3,1"), "ac"),
-        (inbox_selection("9:*"), "c"),
-        (inbox_selection("7"), ""),
-        ({"mailbox": {"path": "inbox"}}, "abc"),
-        ({"mailbox": {"path": "Keep"}}, ""),
-        ({"filter": {"subject": "B"}}, "b"),
-        ({"all": True}, "abc"),
-        ({"ids": []}, ""),
-        ({"filter": {"query": "c"}}, "c"),
-    ],
-)
-async def test_update_applies_to_selected_messages(
-    ada_with_mail: GraphQLClient, select: dict[str, Any], subjects: str
-) -> None:
-    answer = await run_message_mutation(
-        ada_with_mail, "messageUpdate", select=select, set={"flagged": True}
-    )
-    assert (answer["errors"], answer["updatedCount"]) == ([], len(subjects))
-    assert (answer["undo"] is None) is (not subjects)
-    assert [
-        node["subject"] for node in await list_messages(ada_with_mail) if node["imap"]["flags"]
-    ] == list(subjects)
+SUBJECTS_BY_SELECTION: list[tuple[dict[str, Any], str]] = [
+    (inbox_selection("1"), "a"),
+    (inbox_selection("2:*"), "bc"),
+    (inbox_selection("3,1"), "ac"),
+    (inbox_selection("9:*"), "c"),
+    (inbox_selection("7"), ""),
+    ({"mailbox": {"path": "inbox"}}, "abc"),
+    ({"mailbox": {"path": "Keep"}}, ""),
+    ({"filter": {"subject": "B"}}, "b"),
+    ({"all": True}, "abc"),
+    ({"ids": []}, ""),
+    ({"filter": {"query": "c"}}, "c"),
+]
 
 
-@pytest.mark.parametrize(
-    ("select", "code", "path"),
-    [
-        ({}, "VALIDATION", ["select"]),
-        ({"ids": [], "all": True}, "VALIDATION", ["select"]),
-        ({"filter": {}}, "VALIDATION", ["select", "filter"]),
-        ({"filter": {"subject": "B"}, "all": True}, "VALIDATION", ["select", "all"]),
-        (inbox_selection(""), "VALIDATION", ["select", "uids"]),
-        ({"ids": [], "mailbox": {"path": "INBOX"}}, "VALIDATION", ["select"]),
-        ({"mailbox": {"path": "INBOX"}, "all": True}, "VALIDATION", ["select"]),
-        ({"uids": "1"}, "VALIDATION", ["select"]),
-        ({"all": True, "uids": "1"}, "VALIDATION", ["select"]),
-        (inbox_selection("x"), "VALIDATION", ["select", "uids"]),
-        ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
-        ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select", "ids", "0"]),
-        ({"ids": [global_ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
-    ],
-)
-async def test_invalid_selection_is_refused(
-    ada_with_mail: GraphQLClient, select: dict[str, Any], code: str, path: list[str]
-) -> None:
-    for name, extra in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
-        (error,) = (await run_message_mutation(ada_with_mail, name, select=select, **extra))[
-            "errors"
-        ]
-        assert (error["code"], error["path"]) == (code, path)
-    assert len(await list_message_ids(ada_with_mail)) == 3
+async def test_update_applies_to_selected_messages(ada_with_mail: GraphQLClient) -> None:
+    for case in each_case(SUBJECTS_BY_SELECTION):
+        with case as (select, subjects):
+            answer = await run_message_mutation(
+                ada_with_mail, "messageUpdate", select=select, set={"flagged": True}
+            )
+            assert (answer["errors"], answer["updatedCount"]) == ([], len(subjects))
+            assert (answer["undo"] is None) is (not subjects)
+            flagged_subjects = [
+                node["subject"]
+                for node in await list_messages(ada_with_mail)
+                if node["imap"]["flags"]
+            ]
+            assert flagged_subjects == list(subjects)
+        await run_message_mutation(
+            ada_with_mail, "messageUpdate", select={"all": True}, set={"flagged": False}
+        )
+
+
+INVALID_SELECTIONS: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({}, "VALIDATION", ["select"]),
+    ({"ids": [], "all": True}, "VALIDATION", ["select"]),
+    ({"filter": {}}, "VALIDATION", ["select", "filter"]),
+    ({"filter": {"subject": "B"}, "all": True}, "VALIDATION", ["select", "all"]),
+    (inbox_selection(""), "VALIDATION", ["select", "uids"]),
+    ({"ids": [], "mailbox": {"path": "INBOX"}}, "VALIDATION", ["select"]),
+    ({"mailbox": {"path": "INBOX"}, "all": True}, "VALIDATION", ["select"]),
+    ({"uids": "1"}, "VALIDATION", ["select"]),
+    ({"all": True, "uids": "1"}, "VALIDATION", ["select"]),
+    (inbox_selection("x"), "VALIDATION", ["select", "uids"]),
+    ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
+    ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select", "ids", "0"]),
+    ({"ids": [global_ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
+]
+
+
+async def test_invalid_selection_is_refused(ada_with_mail: GraphQLClient) -> None:
+    for case in each_case(INVALID_SELECTIONS):
+        with case as (select, code, path):
+            for name, extra in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
+                answer = await run_message_mutation(ada_with_mail, name, select=select, **extra)
+                (error,) = answer["errors"]
+                assert (error["code"], error["path"]) == (code, path)
+            assert len(await list_message_ids(ada_with_mail)) == 3
 
 
 async def test_unknown_or_foreign_message_id_refuses_whole_request(

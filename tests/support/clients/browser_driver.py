@@ -156,6 +156,13 @@ class GraphiQLPage:
         await dialog.get_by_label("Password").fill(password)
         await dialog.get_by_role("button", name="Sign in").click()
 
+    async def sign_out_if_signed_in(self) -> None:
+        """Sign out, unless no user is signed in."""
+        sign_out = self.page.get_by_role("button", name="Sign out")
+        if await sign_out.is_visible():
+            await sign_out.click()
+            await self.page.get_by_role("button", name="Sign in").wait_for()
+
     async def enter_token(self, token: str) -> None:
         """Enter a token or API key in the toolbar."""
         await self.page.get_by_label("Token or API key").fill(token)
@@ -218,17 +225,26 @@ def picture_folder(temporary_folder: Path) -> Path:
 @asynccontextmanager
 async def open_browser_profile(
     browser: Browser, base: str, *, dark: bool = False
-) -> AsyncGenerator[GraphiQLPage]:
-    """Create an empty browser profile and a page for the server at `base`, not yet opened."""
+) -> AsyncGenerator[BrowserContext]:
+    """Create an empty browser profile whose pages of the server at `base` can use the clipboard."""
     context = await browser.new_context(
         viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light"
     )
     try:
-        page = await context.new_page()
         await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=base)
-        page.set_default_timeout(BROWSER_TIMEOUT)
+        context.set_default_timeout(BROWSER_TIMEOUT)
+        yield context
+    finally:
+        await context.close()
+
+
+@asynccontextmanager
+async def open_tab(context: BrowserContext, base: str) -> AsyncGenerator[GraphiQLPage]:
+    """Open a tab for GraphiQL of the server at `base`. The tab is still empty."""
+    page = await context.new_page()
+    try:
         graphiql = GraphiQLPage(page, base)
         graphiql.record_problems()
         yield graphiql
     finally:
-        await context.close()
+        await page.close()

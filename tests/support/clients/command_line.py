@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +77,18 @@ class CommandLine:
         """Set environment variables for these settings."""
         for name, value in settings.items():
             self.monkeypatch.setenv(f"MERGANSER_{name.upper()}", value)
+
+
+def prepare_once(shell: CommandLine, copy: Path, prepare: Callable[[], None]) -> None:
+    """Fill the data folder: by `prepare` if `copy` does not exist, else from this copy.
+
+    The first call creates the copy.
+    """
+    if copy.exists():
+        shutil.copytree(copy, shell.data, dirs_exist_ok=True)
+    else:
+        prepare()
+        shutil.copytree(shell.data, copy)
 
 
 def all_commands() -> dict[str, TyperCommand]:

@@ -17,6 +17,8 @@ EXAMPLES = PROJECT_FOLDER / "examples"
 INSTALLED_LOCK_FILE = EXAMPLES / "node_modules" / ".package-lock.json"
 RUN_ID_VARIABLE = "PYTEST_XDIST_TESTRUNUID"  # the same in all workers of a test run
 PROGRAM_TIMEOUT = 120  # seconds
+# Node.js stores the compiled scripts there for the next program.
+COMPILE_CACHE = {"NODE_COMPILE_CACHE": str(EXAMPLES / "node_modules" / ".cache" / "compiled")}
 
 
 def skip_or_fail(reason: str) -> NoReturn:
@@ -63,6 +65,7 @@ def run_node(*arguments: str | Path, folder: Path = EXAMPLES, **variables: str) 
         env={
             "PATH": f"{Path(node_path()).parent}:{os.environ['PATH']}",
             "NO_COLOR": "1",
+            **COMPILE_CACHE,
             **variables,
         },
         capture_output=True,

@@ -24,15 +24,17 @@ from bench.change_stream.follow_transports import (
     read_snapshot,
 )
 from tests.conftest import raw_message
+from tests.support.clients.plain_http import plain_client
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.servers.merganser_server import ANSWER_TIMEOUT, MerganserProcess
 
 RECEIVER, SENDER, RECIPIENT = "ada", "bob", "eve"  # of LMTP; of messageSend
 USERS = (RECEIVER, SENDER, RECIPIENT)
 FOLLOWER_TRANSPORTS = ("socket", "events")  # graphql-transport-ws, and GraphQL over SSE
-PROBE_INTERVAL = 0.1  # seconds, of a load balancer
+PROBE_INTERVAL = 0.25  # seconds, of a load balancer
 RETRY_PAUSE = 0.1  # seconds
-REQUEST_PAUSE = 0.02  # seconds: the load must not keep another server from starting
+REQUEST_PAUSE = 0.1  # seconds between two requests of a client
+START_PAUSE = 0.5  # seconds, while a server starts: the load must not keep it from starting
 SETTINGS = {  # one client sends all requests
     "COST_BUDGET_USER": "0",
     "LIMITS_RECEIVED_PER_HOUR": "0",
@@ -76,6 +78,7 @@ class PlatformLoad:
     replicas: dict[str, AccountReplica] = field(default_factory=dict)  # by transport
     connections: Counter[str] = field(default_factory=Counter)  # of followers, by transport
     _ready_ports: set[int] = field(default_factory=set)
+    _pause: float = REQUEST_PAUSE
     _turn: int = 0
     _has_progress: asyncio.Event = field(default_factory=asyncio.Event)
     _is_ended: bool = False
@@ -86,7 +89,7 @@ class PlatformLoad:
 
         Raises an ExceptionGroup if a client gets an answer that the rules don't allow.
         """
-        async with asyncio.TaskGroup() as group, self._open_http() as http:
+        async with asyncio.TaskGroup() as group, plain_client(timeout=ANSWER_TIMEOUT) as http:
             probe = group.create_task(self._probe_servers())
             followers = [group.create_task(self._follow(name)) for name in FOLLOWER_TRANSPORTS]
             clients = [
@@ -100,10 +103,12 @@ class PlatformLoad:
             for task in (probe, *followers):
                 task.cancel()
 
-    @asynccontextmanager
-    async def _open_http(self) -> AsyncGenerator[httpx.AsyncClient]:
-        async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT) as http:
-            yield http
+    async def start(self, *servers: MerganserProcess) -> None:
+        """Start servers one after the other; the clients send fewer requests meanwhile."""
+        self._pause = START_PAUSE
+        for server in servers:
+            await asyncio.to_thread(server.start)
+        self._pause = REQUEST_PAUSE
 
     async def wait_for_answers(self, servers: list[MerganserProcess], count: int) -> None:
         """Wait until each of these servers has answered so many more requests of each kind."""
@@ -131,11 +136,11 @@ class PlatformLoad:
         while not self._is_ended:
             await action(http, number)
             number += 1
-            await asyncio.sleep(REQUEST_PAUSE)
+            await asyncio.sleep(self._pause)
 
     async def _probe_servers(self) -> None:
         """Ask each server whether it is ready, as a load balancer does, until cancelled."""
-        async with self._open_http() as http:
+        async with plain_client(timeout=ANSWER_TIMEOUT) as http:
             while True:
                 await asyncio.gather(*(self._probe(http, server) for server in self.servers))
                 await asyncio.sleep(PROBE_INTERVAL)

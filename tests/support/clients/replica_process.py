@@ -162,7 +162,7 @@ async def run_replica_program(
         "--disable-warning=ExperimentalWarning",  # of SQLite in Node.js 22
         str(REPLICA_SCRIPT),
         *("--url", endpoint, "--file", str(file), "--wait", "20", *arguments),
-        env={"KEY": api_key, "NO_COLOR": "1"},
+        env={"KEY": api_key, "NO_COLOR": "1", **npm_programs.COMPILE_CACHE},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -199,7 +199,7 @@ def page_arguments(list_field: ListField, cursors: list[str], random: Random) ->
     """Random paging arguments for a list with these cursors."""
     is_backward = "last" in list_field.field.args and random.random() < 0.4
     arguments = {"last" if is_backward else "first": str(random.choice([0, 1, 2, 3, 5, 50]))}
-    if cursors and random.random() < 0.6:
+    if cursors:
         arguments["before" if is_backward else "after"] = f'"{random.choice(cursors)}"'
     return arguments
 

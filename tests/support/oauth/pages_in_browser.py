@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from tests.support.clients.browser_driver import BROWSER_TIMEOUT
+from tests.support.clients.plain_http import plain_client
 from tests.support.clients.security_keys import plug_in_security_key, register_security_key
 from tests.support.oauth.oauth_flow import VERIFIER, TestClient, authorization_parameters
 from tests.support.servers.http_server import run_http_server
@@ -104,7 +105,7 @@ class OauthApplication:
             "redirect_uri": self.client.redirect_uri,
             "code_verifier": VERIFIER,
         }
-        async with httpx.AsyncClient(timeout=60) as http:
+        async with plain_client(timeout=60) as http:
             return await http.post(f"{self.server.url}/oauth/token", data=form)
 
 

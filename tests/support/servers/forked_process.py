@@ -56,12 +56,16 @@ class ForkServer:
         streams: ProcessStreams,
         *,
         session: bool,
+        folder: Path | None = None,
     ) -> int:
-        """Run a command, in a new session if `session` is true, and return its process id."""
+        """Run a command, in a new session if `session` is true, and return its process id.
+
+        Its working folder is by default that of the source code.
+        """
         request = {
             "words": [*arguments],
             "env": dict(env),
-            "folder": str(self._source_folder),
+            "folder": str(folder or self._source_folder),
             "stdin": str(streams.stdin),
             "stdout": str(streams.stdout),
             "stderr": str(streams.stderr or streams.stdout),
@@ -99,7 +103,7 @@ class ForkServer:
 class ForkedProcess:
     """A command that runs in a fork, with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the facts of a process
         self,
         arguments: Sequence[str],
         env: Mapping[str, str],
@@ -107,9 +111,10 @@ class ForkedProcess:
         *,
         session: bool = False,
         source_folder: Path = ROOT,
+        folder: Path | None = None,
     ) -> None:
         self._server = fork_server(source_folder)
-        self.pid = self._server.start(arguments, env, streams, session=session)
+        self.pid = self._server.start(arguments, env, streams, session=session, folder=folder)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""

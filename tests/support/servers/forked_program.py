@@ -16,7 +16,8 @@ CLIENT = """
 import json, os, socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
-call = {{"arguments": sys.argv[1:], "env": dict(os.environ), "pid": os.getpid()}}
+call = {{"arguments": sys.argv[1:], "env": dict(os.environ), "pid": os.getpid(),
+        "folder": os.getcwd()}}
 connection.sendall(json.dumps(call).encode() + b"\\n")
 sys.exit(int(connection.makefile().readline()) & 255)
 """
@@ -29,7 +30,10 @@ class _CallHandler(socketserver.StreamRequestHandler):
         call = json.loads(self.rfile.readline())
         stdin, stdout, stderr = (Path(f"/proc/{call['pid']}/fd/{number}") for number in range(3))
         process = ForkedProcess(
-            call["arguments"], call["env"], ProcessStreams(stdout, stderr, stdin)
+            call["arguments"],
+            call["env"],
+            ProcessStreams(stdout, stderr, stdin),
+            folder=Path(call["folder"]),
         )
         try:
             code = process.wait(HANG_SECONDS)

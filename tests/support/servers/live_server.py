@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
 import orjson
 import uvicorn
 from starlette.routing import Route
@@ -27,6 +26,7 @@ from models.events.event_types import EventType
 from models.events.journal import JournalEntry
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
+from tests.support.clients.plain_http import plain_client
 from tests.support.servers.http_server import EmbeddedUvicorn
 from tests.support.time_limits import HANG_SECONDS
 
@@ -213,7 +213,7 @@ async def _collect_sse_events(
     if follower.last_event_id:
         headers["Last-Event-ID"] = follower.last_event_id
     async with (
-        httpx.AsyncClient(timeout=HANG_SECONDS) as http,
+        plain_client(timeout=HANG_SECONDS) as http,
         http.stream(
             "POST", f"http://127.0.0.1:{port}/graphql", json=body, headers=headers
         ) as response,

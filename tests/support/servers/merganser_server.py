@@ -27,6 +27,7 @@ from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
+from tests.support.clients.plain_http import plain_blocking_client, plain_client
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_client import connect_lmtp as lmtp
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams, run_forked
@@ -141,15 +142,16 @@ class MerganserProcess:
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes] | ForkedProcess") -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                path = "/health/ready" if self.serve_arguments else "/health"  # of all processes
-                response = httpx.get(f"{self.url}{path}", timeout=ANSWER_TIMEOUT)
-                if not self.serve_arguments or is_complete(response):
-                    return
-            assert process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.02)
+        path = "/health/ready" if self.serve_arguments else "/health"  # of all processes
+        with plain_blocking_client(base_url=self.url, timeout=ANSWER_TIMEOUT) as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    response = http.get(path)
+                    if not self.serve_arguments or is_complete(response):
+                        return
+                assert process.poll() is None, self.log
+                assert time.monotonic() < deadline, self.log
+                time.sleep(0.02)
 
     def _start_process(self, arguments: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
         if "LD_PRELOAD" not in self.process_env:  # a preloaded library needs a new program
@@ -262,9 +264,7 @@ class MerganserProcess:
     async def open_client(self, name: str | None = None) -> AsyncGenerator["HttpClient"]:
         """Yield an HTTP client with the API key of a user, or without one."""
         headers = {"Authorization": f"Bearer {self.secrets[name]}"} if name else {}
-        async with httpx.AsyncClient(
-            base_url=self.url, headers=headers, timeout=ANSWER_TIMEOUT
-        ) as http:
+        async with plain_client(base_url=self.url, headers=headers, timeout=ANSWER_TIMEOUT) as http:
             yield HttpClient(http)
 
     @asynccontextmanager
@@ -302,8 +302,9 @@ class MerganserProcess:
 
 
 def _dot_stuffed(raw: bytes) -> bytes:
-    lines = raw.removesuffix(b"\r\n").split(b"\r\n")
-    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines)
+    """Return a message with the dots of RFC 5321, section 4.5.2, and with a line end."""
+    lines = b"\r\n" + raw.removesuffix(b"\r\n")  # so that the first line also follows a line end
+    return lines.replace(b"\r\n.", b"\r\n..").removeprefix(b"\r\n") + b"\r\n"
 
 
 @dataclass

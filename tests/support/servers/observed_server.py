@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.clients.plain_http import plain_blocking_client
 from tests.support.servers.merganser_server import START_TIMEOUT, MerganserProcess
 from tests.support.servers.metric_samples import MetricSamples, parse_metrics
 from tests.support.servers.otlp_collector import OtlpCollector, run_otlp_collector
@@ -49,7 +50,7 @@ class ObservedServer(MerganserProcess):
             "Via": "1.1 proxy",
             **headers,
         }
-        return httpx.get(f"{self.url}/metrics", headers=request_headers, timeout=HANG_SECONDS)
+        return self.get("/metrics", **request_headers)
 
     def read_metrics(self) -> MetricSamples:
         return parse_metrics(self.scrape().text)
@@ -58,7 +59,16 @@ class ObservedServer(MerganserProcess):
         headers = {"Authorization": f"Bearer {self.secrets[username]}"} if username else {}
         headers |= extra.pop("headers", {})
         body = {"query": document, **extra}
-        return httpx.post(f"{self.url}/graphql", json=body, headers=headers, timeout=HANG_SECONDS)
+        with self._open_http() as http:
+            return http.post("/graphql", json=body, headers=headers)
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        """Read a path over a new connection."""
+        with self._open_http() as http:
+            return http.get(path, headers=headers)
+
+    def _open_http(self) -> httpx.Client:
+        return plain_blocking_client(base_url=self.url, timeout=HANG_SECONDS)
 
     def log_lines_with(self, **fields: Any) -> list[dict[str, Any]]:
         """Return the log lines with these fields."""

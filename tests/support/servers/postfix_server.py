@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import re
 import shutil
 import signal
 import smtplib
@@ -24,6 +25,9 @@ from tests.support.time_limits import HANG_SECONDS
 
 UMASK = 0o022  # independent of the umask of the test process
 START_TIMEOUT = 60.0  # seconds, on a busy machine
+QUEUE_TIMEOUT = 10.0  # seconds in which Postfix finishes the messages of a test that has passed
+ACCEPTED_ID = re.compile(rb"postfix/cleanup\[\d+]: (\w+): message-id=")
+REMOVED_ID = re.compile(rb"postfix/qmgr\[\d+]: (\w+): removed")
 PROGRAM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 MAIN_CONFIG = """\
 compatibility_level = 3.6
@@ -151,6 +155,7 @@ class PostfixServer:
     policy_port: int = 0  # the port of a policy server
     extra_settings: dict[str, str] = field(default_factory=dict)  # settings
     _process: "subprocess.Popen[bytes] | None" = None
+    _forgotten_log_size: int = 0  # bytes
 
     def write_configuration(self) -> None:
         """Write the configuration and create the folders."""
@@ -227,14 +232,48 @@ class PostfixServer:
 
     @property
     def log(self) -> str:
-        """The log so far."""
-        file = self.folder / "log"
-        return file.read_text() if file.exists() else ""
+        """The log so far, without its forgotten part."""
+        return self._whole_log()[self._forgotten_log_size :].decode()
+
+    def forget_earlier_mail(self) -> None:
+        """Wait until no message is queued, delete the delivered ones, and forget the log.
+
+        Deletes messages that remain queued, as after a failed test.
+        """
+        deadline = time.monotonic() + QUEUE_TIMEOUT
+        while self._has_queued_messages():
+            if time.monotonic() > deadline:
+                self._delete_queue()
+                break
+            time.sleep(0.02)
+        for file in self._delivered_files():
+            file.unlink()
+        self._forgotten_log_size = len(self._whole_log())
+
+    def _has_queued_messages(self) -> bool:
+        """True unless the log has the end of each message. No line on a message follows its end."""
+        log = self._whole_log()
+        return not set(ACCEPTED_ID.findall(log)) <= set(REMOVED_ID.findall(log))
+
+    def _delete_queue(self) -> None:
+        etc = str(self.folder / "etc")
+        subprocess.run(
+            ["/usr/sbin/postsuper", "-c", etc, "-d", "ALL"],
+            env={"PATH": PROGRAM_PATH, "MAIL_CONFIG": etc},
+            capture_output=True, timeout=START_TIMEOUT, check=True,
+        )  # fmt: skip
 
     def load_delivered_messages(self) -> list["PostfixDelivery"]:
         """Read the delivered messages, one for each recipient, the oldest first."""
-        files = sorted((self.folder / "mail" / "all" / "new").glob("*"), key=_modified_at)
+        files = sorted(self._delivered_files(), key=_modified_at)
         return [PostfixDelivery.from_maildir_file(file.read_bytes()) for file in files]
+
+    def _delivered_files(self) -> list[Path]:
+        return list((self.folder / "mail" / "all" / "new").glob("*"))
+
+    def _whole_log(self) -> bytes:
+        file = self.folder / "log"
+        return file.read_bytes() if file.exists() else b""
 
 
 @dataclass(frozen=True)

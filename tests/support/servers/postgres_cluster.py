@@ -10,6 +10,7 @@ from typing import Self
 
 USER = "pgserver"  # PostgreSQL refuses to run as root
 PROGRAM_TIMEOUT = 120.0  # seconds for one program
+MAX_FOLDER_LENGTH = 80  # of the folder of all homes: a socket path has at most 107 bytes
 
 
 def program_folder() -> Path:
@@ -37,11 +38,16 @@ def _system_user() -> str | None:
     return USER
 
 
+def _make_home() -> Path:
+    is_short = len(tempfile.gettempdir()) <= MAX_FOLDER_LENGTH
+    return Path(tempfile.mkdtemp(prefix="pg-", dir=None if is_short else "/tmp"))  # noqa: S108
+
+
 @dataclass
 class PostgresTestCluster:
-    """A cluster with a short path, since a socket path has at most 107 bytes."""
+    """A cluster in a folder with a short path."""
 
-    home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
+    home: Path = field(default_factory=_make_home)
     archive: Path | None = None  # the folder of the archived WAL
 
     def __post_init__(self) -> None:
@@ -80,15 +86,25 @@ class PostgresTestCluster:
 
     def initialize(self) -> Self:
         """Initialize the cluster and turn on WAL archiving."""
+        arguments = ("--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres")
+        self.run_program("initdb", *arguments, "-D", self.data)
+        self.configure("archive_mode = on", "fsync = off")
+        self._create_archive()
+        return self
+
+    def copy(self) -> "PostgresTestCluster":
+        """Copy this stopped cluster. The copy has its own archive."""
+        copied = PostgresTestCluster()
+        command = ["/bin/cp", "-a", str(self.data), str(copied.data)]
+        subprocess.run(command, check=True, timeout=PROGRAM_TIMEOUT)
+        copied._create_archive()
+        return copied
+
+    def _create_archive(self) -> None:
         self.archive = self.home / "archive"
         self.archive.mkdir()
         self.archive.chmod(0o777)
-        arguments = ("--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres")
-        self.run_program("initdb", *arguments, "-D", self.data)
-        self.configure(
-            "archive_mode = on", f"archive_command = 'cp %p {self.archive}/%f'", "fsync = off"
-        )
-        return self
+        self.configure(f"archive_command = 'cp %p {self.archive}/%f'")
 
     def configure(self, *lines: str) -> None:
         """Add lines to the configuration."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -13,6 +12,7 @@ from mail.maintenance.restore_mark import read_mark_or_none
 from models.events.journal import Stream
 from models.users.tables import User
 from tests.support.accounts.account_rows import message_with_subject
+from tests.support.clients.plain_http import plain_client
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 
 CHANGES_QUERY = """query ($after: Cursor!) { changes(after: $after) { cursor events { type
@@ -93,7 +93,7 @@ async def assert_clients_must_resync(
     await deliver(server, *(f"new {number}" for number in range(5)))
     async with (
         server.open_client("ada") as client,
-        httpx.AsyncClient(base_url=server.url) as anonymous,
+        plain_client(base_url=server.url) as anonymous,
     ):
         current = await read_state(client)
         for old_state in (before, after):
@@ -111,14 +111,19 @@ async def assert_clients_must_resync(
             assert payload["data"]["changes"]["events"] == RESTORE_EVENTS
 
 
-async def assert_clients_can_continue(server: MerganserProcess, client_state: ClientState) -> None:
-    """Assert that all that a client knows is still valid."""
+async def assert_clients_can_continue(
+    server: MerganserProcess, client_state: ClientState, *, subject: str = "next"
+) -> None:
+    """Assert that all that a client knows is still valid.
+
+    Delivers a message with this subject, which must be a new one.
+    """
     async with server.open_client("ada") as client:
         current = await read_state(client)
         assert current.validities == client_state.validities
         assert current.cursor == client_state.cursor
         assert await events_after(client, client_state.cursor) == []
-        await deliver(server, "next")
+        await deliver(server, subject)
         assert {event["type"] for event in await events_after(client, client_state.cursor)} >= {
             "MESSAGE_RECEIVED"
         }

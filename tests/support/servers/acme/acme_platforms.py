@@ -1,26 +1,41 @@
 """Platforms with an ACME server that can reach them, and without one."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from acme import client as acme_client
 
 from bench.servers.ports import free_port
 from graph.app import create_app
 from mail.tls import acme_library_client
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer
 from tests.support.operations.platform.certificate_operations import CERTIFICATE_QUERY, SERVER_NAME
-from tests.support.servers.acme.pebble_server import PebbleServer, run_pebble
-from tests.support.servers.live_server import run_live_server
+from tests.support.servers.acme.pebble_server import PebbleServer, shared_pebble
+from tests.support.servers.http_server import EmbeddedUvicorn
+from tests.support.servers.live_server import wait_until
 
 RECORDS = {(SERVER_NAME, "A"): ["127.0.0.1"]}
+POLL_PAUSE = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class _Ports:
+    """The ports of the servers that the ACME server asks."""
+
+    http: int
+    dns: int
 
 
 @dataclass
@@ -41,6 +56,7 @@ class AcmePlatform:
     root: GraphQLClient
     clock: OffsetClock
     pebble: PebbleServer
+    earlier_log_size: int  # bytes that earlier tests left in the log of Pebble
 
     async def load_certificate(self, name: str = SERVER_NAME) -> dict[str, Any]:
         """Read the certificate of a server name."""
@@ -48,6 +64,11 @@ class AcmePlatform:
             "certificate"
         ]
         return certificate
+
+    @property
+    def pebble_log(self) -> str:
+        """What Pebble has logged since the platform started."""
+        return self.pebble.log.read_bytes()[self.earlier_log_size :].decode()
 
     def set_options(self, **values: Any) -> None:
         """Change options of the environment."""
@@ -72,9 +93,35 @@ def configure_acme(
 @asynccontextmanager
 async def _short_pauses() -> AsyncIterator[None]:
     """Poll the ACME server often: on loopback it answers in milliseconds."""
+    pauses = SimpleNamespace(sleep=lambda _seconds: time.sleep(POLL_PAUSE))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(acme_library_client, "POLL_PAUSE", 0.02)
+        patch.setattr(acme_library_client, "POLL_PAUSE", POLL_PAUSE)
+        patch.setattr(acme_client, "time", pauses)  # the library waits a second before each poll
         yield
+
+
+@asynccontextmanager
+async def _run_servers(
+    environment: Environment, spool_folder: Path, records: Mapping[Any, list[str]], ports: _Ports
+) -> AsyncIterator[None]:
+    """Run a DNS server, and our server for challenges, on these ports."""
+    app = create_app(environment, spool_folder=spool_folder)
+    config = uvicorn.Config(
+        app, port=ports.http, log_config=None, lifespan="off", timeout_graceful_shutdown=1
+    )
+    loop, server = asyncio.get_running_loop(), EmbeddedUvicorn(config)
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: FakeDnsServer(dict(records)), local_addr=("127.0.0.1", ports.dns)
+    )
+    task = asyncio.create_task(server.serve())
+    try:
+        await wait_until(lambda: server.started)
+        yield
+    finally:
+        server.should_exit = True
+        await task
+        await app.end_subscriptions()
+        transport.close()
 
 
 @asynccontextmanager
@@ -87,26 +134,23 @@ async def run_acme_platform(
     is_reachable: bool = True,
     **config: Any,
 ) -> AsyncIterator[AcmePlatform]:
-    """Run an ACME server, a DNS server, and our server, which the ACME server can reach."""
+    """Run a DNS server and our server, which an ACME server with this configuration can reach."""
     for name in ("spool", "ours"):
         (folder / name).mkdir()
-    async with run_dns_server(FakeDnsServer(dict(records))) as dns_server:
-        server_environment = replace(environment, now=OffsetClock())
-        async with run_live_server(server_environment, folder / "spool") as live_server:
-            port = live_server.port if is_reachable else free_port()
-            async with (
-                run_pebble(folder / "pebble", port, dns_server.port, **config) as pebble_server,
-                _short_pauses(),
-            ):
-                # this app shares only the database with the server, as another process does
-                environment = configure_acme(environment, pebble_server, dns_server.port)
-                app = create_app(environment, spool_folder=folder / "ours")
-                transport = httpx.ASGITransport(app=app)
-                async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                    client = GraphQLClient(http, environment, root.user, root.secret)
-                    assert isinstance(environment.clock.read, OffsetClock)
-                    yield AcmePlatform(environment, client, environment.clock.read, pebble_server)
-                await app.end_subscriptions()
+    pebble = await asyncio.to_thread(shared_pebble, **config)
+    ports = _Ports(pebble.validation_port if is_reachable else free_port(), pebble.dns_port)
+    server_environment = replace(environment, now=OffsetClock())
+    async with _run_servers(server_environment, folder / "spool", records, ports), _short_pauses():
+        # this app shares only the database with the server, as another process does
+        environment = configure_acme(environment, pebble.server, pebble.dns_port)
+        app = create_app(environment, spool_folder=folder / "ours")
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            client = GraphQLClient(http, environment, root.user, root.secret)
+            assert isinstance(environment.clock.read, OffsetClock)
+            log_size = pebble.server.log.stat().st_size
+            yield AcmePlatform(environment, client, environment.clock.read, pebble.server, log_size)
+        await app.end_subscriptions()
 
 
 def configure_unreachable_authority(

@@ -1,14 +1,20 @@
 """Pebble, an ACME server that validates challenges on loopback."""
 
 import asyncio
+import atexit
 import json
 import os
 import shutil
+import socket
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -35,6 +41,16 @@ class PebbleServer:
     ca: Path
     pem: Path  # the key and certificate of its HTTPS
     management_port: int  # the port of the management interface
+    log: Path
+
+
+@dataclass(frozen=True)
+class SharedPebble:
+    """A Pebble for many tests: each runs its DNS and HTTP servers on the ports that Pebble uses."""
+
+    server: PebbleServer
+    validation_port: int  # it connects to this port for challenges
+    dns_port: int
 
 
 def _write_configuration(
@@ -61,6 +77,30 @@ def _write_configuration(
     return config, ca, management_port
 
 
+@contextmanager
+def _run_pebble_process(
+    folder: Path, validation_port: int, dns_port: int, **settings: Any
+) -> Generator[PebbleServer]:
+    """Run Pebble, which connects to this port for challenges, and to this DNS server."""
+    require_pebble()
+    port, log = free_port(), folder / "log"
+    config, ca, manages = _write_configuration(folder, port, validation_port, settings)
+    process_environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    command = ["pebble", "-strict", "-config", str(config), "-dnsserver", f"127.0.0.1:{dns_port}"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=process_environment, stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + HANG_SECONDS
+        while not _is_listening(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield PebbleServer(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @asynccontextmanager
 async def run_pebble(
     folder: Path, validation_port: int, dns_port: int, **settings: Any
@@ -69,32 +109,34 @@ async def run_pebble(
 
     `settings` are added to its configuration.
     """
-    require_pebble()
-    port = free_port()
-    config, ca, manages = _write_configuration(folder, port, validation_port, settings)
-    process_environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
-    log = (folder / "log").open("wb")
-    arguments = ["-strict", "-config", str(config), "-dnsserver", f"127.0.0.1:{dns_port}"]
-    process = await asyncio.create_subprocess_exec(
-        "pebble", *arguments, env=process_environment, stdout=log, stderr=log
-    )
+    context = _run_pebble_process(folder, validation_port, dns_port, **settings)
+    server = await asyncio.to_thread(context.__enter__)
     try:
-        async with asyncio.timeout(HANG_SECONDS):
-            while not await _is_listening(port):
-                assert process.returncode is None, (folder / "log").read_text()
-                await asyncio.sleep(0.05)
-        yield PebbleServer(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages)
+        yield server
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        log.close()
+        context.__exit__(None, None, None)
 
 
-async def _is_listening(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
+def shared_pebble(**settings: Any) -> SharedPebble:
+    """Return the Pebble with these settings that runs until this test process ends.
+
+    Each start of Pebble generates several RSA keys.
+    """
+    return _shared_pebble(json.dumps(settings, sort_keys=True))
+
+
+@cache
+def _shared_pebble(settings: str) -> SharedPebble:
+    resources = ExitStack()
+    atexit.register(resources.close)
+    folder = Path(resources.enter_context(TemporaryDirectory(prefix="pebble-"))) / "pebble"
+    validation_port, dns_port = free_port(), free_port()  # no other process gets these ports
+    server = resources.enter_context(
+        _run_pebble_process(folder, validation_port, dns_port, **json.loads(settings))
+    )
+    return SharedPebble(server, validation_port, dns_port)
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
