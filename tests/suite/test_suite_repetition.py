@@ -70,7 +70,7 @@ def run_suite_in(project: Path) -> subprocess.CompletedProcess[str]:
 def test_tests_with_clock_run_with_fewer_processes(tmp_path: Path) -> None:
     folder = make_tests_folder(tmp_path)
     (folder / "test_usual.py").write_text(TEST_OF_PROCESSES.format(processes=4))
-    (folder / "test_clock.py").write_text(CLOCK_READING + TEST_OF_PROCESSES.format(processes=2))
+    (folder / "test_clock.py").write_text(CLOCK_READING + TEST_OF_PROCESSES.format(processes=3))
     ran = run_suite_in(tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("1 passed") == 2
