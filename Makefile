@@ -57,6 +57,7 @@ test: .venv/ready  ## run a sample of the tests on SQLite and PostgreSQL (5 minu
 
 test-all: .venv/ready  ## run all tests on both databases, with all cases of long tests
 	@ALL_TESTS=1 TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres python -m tests.support.suite
+	@$(MAKE) check-source
 	@$(MAKE) test-ranges
 	@$(MAKE) test-node
 
@@ -143,6 +144,6 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/rea
 	@echo "Installing the dependencies for development into .venv. This takes some minutes."
 	@if command -v uv >/dev/null; then \
 		uv pip install --python .venv/bin/python --require-hashes -r requirements.lock; \
-		else .venv/bin/pip install --disable-pip-version-check --require-hashes -r requirements.lock; fi
+		else .venv/bin/pip install --disable-pip-version-check --no-compile --require-hashes -r requirements.lock; fi
 	@.venv/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/installed

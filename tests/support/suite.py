@@ -23,6 +23,7 @@ NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
 MAX_REPEATED_TESTS = 40  # more failures have a common cause, and the run fails anyway
 PARALLEL_OPTIONS = ("--dist", "loadfile", "--no-loadscope-reorder")
 PROCESSES = ("-n", "4")
+CHECKED_BEFORE = ("--ignore", "tests/source")  # `make check` runs the rules of source code
 CLOCK_PROCESSES = ("-n", "3")  # for tests that depend on a clock
 
 
@@ -40,12 +41,15 @@ def _failed_tests(cache: str) -> list[str]:
 def _run_in_parallel(cache: str, arguments: list[str]) -> int:
     """Run all tests once, and return the exit status for both runs of pytest."""
     marker = clock_tests.MARKER
-    status = _run_pytest(cache, *PARALLEL_OPTIONS, *PROCESSES, "-m", f"not {marker}", *arguments)
+    selection = arguments or CHECKED_BEFORE
+    status = _run_pytest(cache, *PARALLEL_OPTIONS, *PROCESSES, "-m", f"not {marker}", *selection)
     # Without these paths, the second run would import the modules of all tests.
-    selection = arguments or [str(path) for path in clock_tests.find_clock_files(Path("tests"))]
-    if status not in {PASSED, FAILED, NO_TESTS} or not selection:
+    clock_files = arguments or [str(path) for path in clock_tests.find_clock_files(Path("tests"))]
+    if status not in {PASSED, FAILED, NO_TESTS} or not clock_files:
         return status
-    clock_status = _run_pytest(cache, *PARALLEL_OPTIONS, *CLOCK_PROCESSES, "-m", marker, *selection)
+    clock_status = _run_pytest(
+        cache, *PARALLEL_OPTIONS, *CLOCK_PROCESSES, "-m", marker, *clock_files
+    )
     statuses = {status, clock_status}
     if len(statuses) > 1:
         statuses.discard(NO_TESTS)
