@@ -275,7 +275,7 @@ def clock_ahead(seconds: int) -> dict[str, str]:
         "LD_PRELOAD": str(library),
         "FAKETIME": f"{seconds:+d}s",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        # else each timed wait for a lock is a busy loop: of libfaketime and glibc
+        # else a thread that waits for a lock with a time limit uses the CPU all the time
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }
 

@@ -80,14 +80,6 @@ def read_postgres_rows(cluster: PostgresTestCluster, server: MerganserProcess) -
     return {tuple(line.split("|")) for line in cluster.run_sql(MESSAGE_SQL, database).splitlines()}
 
 
-@pytest.fixture(scope="module")
-def prepared_server(tmp_path_factory: pytest.TempPathFactory) -> MerganserProcess:
-    """A SQLite server with one user, which is not started. Each test copies its folder."""
-    server = MerganserProcess(tmp_path_factory.mktemp("prepared"))
-    server.create_users("ada")
-    return server
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,14 +26,6 @@ from tests.support.stores.restored_clients import (
 )
 
 
-@pytest.fixture(scope="module")
-def prepared_server(tmp_path_factory: pytest.TempPathFactory) -> MerganserProcess:
-    """A SQLite server with one user, which is not started. Each test copies its folder."""
-    server = MerganserProcess(tmp_path_factory.mktemp("prepared"))
-    server.create_users("ada")
-    return server
-
-
 @pytest.fixture
 def sqlite_server(prepared_server: MerganserProcess, tmp_path: Path) -> Iterator[MerganserProcess]:
     """A started SQLite server with one user."""

@@ -171,10 +171,11 @@ class FakeDnsServer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def run_dns_server(server: FakeDnsServer) -> AsyncGenerator[FakeDnsServer]:
-    """Run a DNS server on a free UDP port of 127.0.0.1."""
+async def run_dns_server(server: FakeDnsServer, port: int = 0) -> AsyncGenerator[FakeDnsServer]:
+    """Run a DNS server on this UDP port of 127.0.0.1, or on a free one."""
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=("127.0.0.1", 0))
+    address = ("127.0.0.1", port)
+    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=address)
     server.port = transport.get_extra_info("sockname")[1]
     try:
         yield server

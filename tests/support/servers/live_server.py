@@ -241,8 +241,9 @@ async def run_live_server(
     spool: Path,
     settings: Settings | None = None,
     endpoint_settings: EndpointSettings | None = None,
+    port: int = 0,
 ) -> AsyncGenerator[LiveServer]:
-    """Run the whole app on a free port, as `merganser serve` does."""
+    """Run the whole app on this port or on a free one, as `merganser serve` does."""
     app = create_app(environment, spool_folder=spool, settings=endpoint_settings)
     (endpoint,) = (
         route.endpoint
@@ -260,7 +261,7 @@ async def run_live_server(
     server = EmbeddedUvicorn(config)
     unread_timeout = (settings or Settings()).http_write_timeout
     bound_sockets = sockets.open_listening_sockets(
-        "HTTP", "127.0.0.1:0", unread_timeout=unread_timeout
+        "HTTP", f"127.0.0.1:{port}", unread_timeout=unread_timeout
     )
     task = asyncio.create_task(server.serve(bound_sockets))
     await wait_until(lambda: server.started)

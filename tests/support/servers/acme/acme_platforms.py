@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from acme import client as acme_client
 
 from bench.servers.ports import free_port
@@ -20,22 +19,13 @@ from graph.app import create_app
 from mail.tls import acme_library_client
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.platform.certificate_operations import CERTIFICATE_QUERY, SERVER_NAME
 from tests.support.servers.acme.pebble_server import PebbleServer, shared_pebble
-from tests.support.servers.http_server import EmbeddedUvicorn
-from tests.support.servers.live_server import wait_until
+from tests.support.servers.live_server import run_live_server
 
 RECORDS = {(SERVER_NAME, "A"): ["127.0.0.1"]}
 POLL_PAUSE = 0.02  # seconds
-
-
-@dataclass(frozen=True)
-class _Ports:
-    """The ports of the servers that the ACME server asks."""
-
-    http: int
-    dns: int
 
 
 @dataclass
@@ -101,30 +91,6 @@ async def _short_pauses() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _run_servers(
-    environment: Environment, spool_folder: Path, records: Mapping[Any, list[str]], ports: _Ports
-) -> AsyncIterator[None]:
-    """Run a DNS server, and our server for challenges, on these ports."""
-    app = create_app(environment, spool_folder=spool_folder)
-    config = uvicorn.Config(
-        app, port=ports.http, log_config=None, lifespan="off", timeout_graceful_shutdown=1
-    )
-    loop, server = asyncio.get_running_loop(), EmbeddedUvicorn(config)
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: FakeDnsServer(dict(records)), local_addr=("127.0.0.1", ports.dns)
-    )
-    task = asyncio.create_task(server.serve())
-    try:
-        await wait_until(lambda: server.started)
-        yield
-    finally:
-        server.should_exit = True
-        await task
-        await app.end_subscriptions()
-        transport.close()
-
-
-@asynccontextmanager
 async def run_acme_platform(
     environment: Environment,
     root: GraphQLClient,
@@ -138,9 +104,13 @@ async def run_acme_platform(
     for name in ("spool", "ours"):
         (folder / name).mkdir()
     pebble = await asyncio.to_thread(shared_pebble, **config)
-    ports = _Ports(pebble.validation_port if is_reachable else free_port(), pebble.dns_port)
+    port = pebble.validation_port if is_reachable else free_port()
     server_environment = replace(environment, now=OffsetClock())
-    async with _run_servers(server_environment, folder / "spool", records, ports), _short_pauses():
+    async with (
+        run_dns_server(FakeDnsServer(dict(records)), pebble.dns_port),
+        run_live_server(server_environment, folder / "spool", port=port),
+        _short_pauses(),
+    ):
         # this app shares only the database with the server, as another process does
         environment = configure_acme(environment, pebble.server, pebble.dns_port)
         app = create_app(environment, spool_folder=folder / "ours")
