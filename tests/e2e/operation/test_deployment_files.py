@@ -79,12 +79,16 @@ def test_base_image_is_an_argument_with_an_allowed_python() -> None:
     requirement = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert version >= tuple(map(int, requirement.removeprefix(">=").split(".")))
     stages = [line for line in containerfile_instructions() if line.startswith("FROM ")]
-    assert stages == ["FROM ${PYTHON_IMAGE} AS build", "FROM ${PYTHON_IMAGE}"]
+    assert stages == [
+        "FROM ${PYTHON_IMAGE} AS build",
+        "FROM ${PYTHON_IMAGE} AS base",
+        "FROM scratch",
+    ]
 
 
 def test_last_stage_installs_nothing_and_runs_without_root() -> None:
     instructions = containerfile_instructions()
-    last_stage = instructions[instructions.index("FROM ${PYTHON_IMAGE}") :]
+    last_stage = instructions[instructions.index("FROM scratch") :]
     assert not [line for line in last_stage if re.search(r"\b(apt|apt-get|pip|gcc)\b", line)]
     assert "USER merganser" in last_stage
     assert "STOPSIGNAL SIGTERM" in last_stage

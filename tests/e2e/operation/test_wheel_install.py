@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -120,3 +121,24 @@ def test_modules_of_other_package_are_used_unless_merganser_is_imported(
     assert installation.run("python", "-c", code_without_merganser) == "a stranger, models\n"
     code_with_merganser = "import merganser, models.errors; print(models.__file__)"
     assert "merganser/packages/models" in installation.run("python", "-c", code_with_merganser)
+
+
+def test_image_without_source_code_has_all_that_commands_need(
+    installation: WheelInstallation, tmp_path: Path
+) -> None:
+    containerfile = (ROOT / "deploy" / "Containerfile").read_text().replace("\\\n", " ")
+    (delete_sources,) = re.findall(r"^RUN (cd .*-m compileall.*)$", containerfile, re.MULTILINE)
+    installed = tmp_path / "venv"
+    shutil.copytree(installation.venv, installed, symlinks=True)
+    subprocess.run(
+        ["/bin/sh", "-c", delete_sources.replace("/opt/merganser", str(installed))],
+        env={"PATH": f"{installed}/bin:/usr/bin:/bin"},
+        check=True,
+    )
+    sources = {path.parent.name for path in installed.rglob("*.py")}
+    assert sources == {"migrations", "versions"}
+    compiled = WheelInstallation(installed, installation.wheel, tmp_path)
+    run_merganser = ("python", "-m", "merganser")
+    assert compiled.run(*run_merganser, "schema") == (ROOT / "schema.graphql").read_text()
+    output = compiled.run(*run_merganser, "init", MERGANSER_DATA=str(tmp_path / "var"))
+    assert output.startswith("The store is ready")
