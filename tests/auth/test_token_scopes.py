@@ -25,6 +25,7 @@ from tests.support.accounts.authenticators import enable_totp, mutation_document
 from tests.support.accounts.credential_check_process import OtherProcess, commit_statement
 from tests.support.accounts.sign_in_environment import PASSWORD, SignInEnvironment
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
+from tests.support.clients.plain_http import plain_client
 from tests.support.servers.live_server import LiveServer, wait_until
 
 SIGN_IN = """
@@ -294,5 +295,5 @@ async def test_scopes_apply_to_event_streams(eve: GraphQLClient, live_server: Li
     user_id = global_ids.encode("User", eve.user.id)
     url = f"http://127.0.0.1:{live_server.port}/rest/users/{user_id}/updates"
     refused_client = await sign_in(eve, "SETTINGS")
-    async with httpx.AsyncClient() as http:
+    async with plain_client() as http:
         assert (await http.get(url, headers=refused_client.headers)).status_code == 403

@@ -31,6 +31,7 @@ from tests.support.schema.error_paths import field_path, item_index
 from tests.support.servers.acme.acme_platforms import AcmePlatform, run_acme_platform
 from tests.support.servers.acme.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
 from tests.support.stores.counter_check import select_rows
+from tests.support.time_limits import HANG_SECONDS
 
 OTHER_NAME = "imap.example.org"
 RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in (SERVER_NAME, OTHER_NAME)}
@@ -85,7 +86,7 @@ async def status_at_pebble(
     """Return the status and the revocation reason of a certificate at pebble."""
     tls_context = ssl.create_default_context(cafile=str(platform.pebble.ca))
     base = f"https://localhost:{platform.pebble.management_port}/cert-status-by-serial"
-    async with httpx.AsyncClient(verify=tls_context) as http:
+    async with httpx.AsyncClient(verify=tls_context, timeout=HANG_SECONDS) as http:
         response = (await http.get(f"{base}/{certificate.serial_number:x}")).json()
     return response["Status"], response.get("Reason")
 

@@ -23,6 +23,7 @@ from mail.domains.submission_servers import (
 from models.runtime.environment import Environment
 from tests.conftest import TEST_OPTIONS, GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.clients.plain_http import plain_client
 from tests.support.operations.domain_operations import (
     ALIAS_DOMAIN_CREATE,
     DOMAIN_UPDATE,
@@ -267,7 +268,7 @@ async def test_too_long_requests_are_refused(client_with_listeners: GraphQLClien
 async def test_requests_over_sockets_with_head_and_wrong_methods(
     live_server: LiveServer,
 ) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live_server.port}") as http:
+    async with plain_client(base_url=f"http://127.0.0.1:{live_server.port}") as http:
         params = {"emailaddress": "a@new.example"}
         got = await http.get(WELL_KNOWN_PATH, params=params, headers=THUNDERBIRD_HEADERS)
         head = await http.head(WELL_KNOWN_PATH, params=params, headers=THUNDERBIRD_HEADERS)

@@ -18,6 +18,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from starlette.responses import Response
 
+from tests.support.clients.plain_http import plain_client
 from tests.support.identity_providers.glewlwyd_server import run_glewlwyd
 from tests.support.identity_providers.oidc_provider_server import OidcProvider, run_oidc_provider
 from tests.support.identity_providers.scripted_provider import (
@@ -244,7 +245,7 @@ async def test_scripted_provider_changes_metadata_and_redirects(
     scripted: ScriptedProvider,
 ) -> None:
     scripted.discovery_changes = {"issuer": "https://other.example.org", "jwks_uri": None}
-    async with httpx.AsyncClient(base_url=scripted.issuer) as http:
+    async with plain_client(base_url=scripted.issuer) as http:
         document = (await http.get(ProviderEndpoint.DISCOVERY)).json()
     assert document["issuer"] == "https://other.example.org"
     assert "jwks_uri" not in document
@@ -262,7 +263,7 @@ async def test_scripted_provider_signs_with_any_algorithm(
         scripted.rotate_keys("ES256", publish_old=False)
     scripted.id_token_header = {"alg": algorithm}
     scripted.id_token_changes = {"aud": ["other"], "exp": None}
-    async with httpx.AsyncClient(base_url=scripted.issuer) as http:
+    async with plain_client(base_url=scripted.issuer) as http:
         token = (await http.post(ProviderEndpoint.TOKEN)).json()["id_token"]
         keys = KeySet.import_key_set((await http.get(ProviderEndpoint.JWKS)).json())
     header, payload, signature = token.split(".")
@@ -292,7 +293,7 @@ async def test_scripted_provider_publishes_or_hides_rotated_keys(
 
 
 async def test_scripted_provider_sends_bad_responses(scripted: ScriptedProvider) -> None:
-    async with httpx.AsyncClient(base_url=scripted.issuer, timeout=60) as http:
+    async with plain_client(base_url=scripted.issuer, timeout=60) as http:
         scripted.responses[ProviderEndpoint.TOKEN] = Response(status_code=500)
         assert (await http.post(ProviderEndpoint.TOKEN)).status_code == 500
         scripted.responses[ProviderEndpoint.JWKS] = large_response(10_000_000)
@@ -309,7 +310,7 @@ async def test_scripted_provider_sends_bad_responses(scripted: ScriptedProvider)
 
 
 async def test_scripted_provider_ends_with_open_requests() -> None:
-    async with httpx.AsyncClient() as http, asyncio.timeout(60):
+    async with plain_client() as http, asyncio.timeout(60):
         async with run_scripted_provider() as scripted:
             scripted.responses[ProviderEndpoint.DISCOVERY] = missing_response()
             url = scripted.issuer + ProviderEndpoint.DISCOVERY

@@ -8,13 +8,13 @@ from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from tests.conftest import GraphQLClient
 from tests.support.accounts.two_factor_operations import make_token_client
+from tests.support.clients.plain_http import plain_client
 from tests.support.oauth.oauth_flow import (
     PASSWORD,
     OauthBrowser,
@@ -36,7 +36,7 @@ REDIRECT_URI = "http://127.0.0.1:8123/callback"
 
 async def allow_in_browser(url: str, origin: str) -> str:
     """Sign in and allow access as a browser does; return the URL of the redirect."""
-    async with httpx.AsyncClient(base_url=origin, headers={"Origin": origin}) as http:
+    async with plain_client(base_url=origin, headers={"Origin": origin}) as http:
         page = await http.get(url)
         for fields in ({"username": "ada", "password": PASSWORD}, {"choice": "allow"}):
             match = STATE_FIELD.search(page.text)
@@ -56,7 +56,7 @@ async def authorized_client(
     set_public_url(ada.environment, origin)
     await set_password(ada.environment, ada.user.id)
     registered = await add_client(ada.environment, redirect_uris=["http://127.0.0.1/callback"])
-    async with httpx.AsyncClient() as http:
+    async with plain_client() as http:
         document = (await http.get(f"{origin}/.well-known/openid-configuration")).json()
     client = AsyncOAuth2Client(
         registered.client_id,

@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from html import unescape
 from typing import Any
 
-import httpx
-
 from tests.conftest import GraphQLClient
 from tests.support.clients import npm_programs
+from tests.support.clients.plain_http import plain_client
 from tests.support.oauth.oauth_flow import (
     PASSWORD,
     STATE_FIELD,
@@ -61,7 +60,7 @@ async def read_step(output: asyncio.StreamReader, name: str) -> Any:
 
 async def sign_in_in_browser(url: str, origin: str) -> None:
     """Sign in and allow access, and follow the redirect to the program."""
-    async with httpx.AsyncClient(base_url=origin, headers={"Origin": origin}) as http:
+    async with plain_client(base_url=origin, headers={"Origin": origin}) as http:
         page = await http.get(url)
         for fields in ({"username": "ada", "password": PASSWORD}, {"choice": "allow"}):
             match = STATE_FIELD.search(page.text)

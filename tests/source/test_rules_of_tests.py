@@ -27,8 +27,6 @@ SLEEPS_OUTSIDE_LOOPS = {
     "files/test_uploads.py test_stalled_body_times_out.stalled_body": DELAYED_PEER,
     "health/test_service_probes.py"
     " test_old_state_of_a_slow_service_is_not_shown.answer_slowly": DELAYED_PEER,
-    "notifications/test_webhook_receivers.py"
-    " test_concurrent_requests_to_a_receiver_are_one_per_account.answer": DELAYED_PEER,
     "cli/test_cli_connectors.py test_run_of_killed_process_is_taken_over": TESTED_TIME,
     "e2e/delivery/test_duplicate_delivery.py"
     " test_reply_that_waits_for_database_causes_no_second_copy": TESTED_TIME,

@@ -22,6 +22,7 @@ from models.store.outage_log import OUTAGES
 from models.store.outages import StorageUnavailable
 from models.store.prepared_statements import PreparedStatement, fetch_rows
 from tests.conftest import GraphQLClient, deliver_to
+from tests.support.clients.plain_http import plain_client
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.servers.live_server import LiveServer, record_journal_entry, wait_until
 from tests.support.servers.merganser_server import MerganserProcess
@@ -260,7 +261,7 @@ async def test_server_logs_an_outage_in_two_lines(
     try:
         for _ in range(2):
             await postgres_proxy.cut_connections()
-            async with httpx.AsyncClient() as client:
+            async with plain_client() as client:
                 for _ in range(10):
                     query = {"query": "{ viewer { role } }"}
                     headers = {"Authorization": f"Bearer mgk_{'k' * 43}"}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_scope import CI, RUNS_ALL_TESTS
+from tests.support.run_scope import CI, REPEATS_FAILED_TESTS, RUNS_ALL_TESTS
 from tests.support.stores import store_fixtures
 
 TESTS_FOLDER = Path(__file__).parents[1]
@@ -360,8 +360,8 @@ def run_order(item: pytest.Item) -> int:
 
 
 def deselected_items(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The tests that do not run: none with `ALL_TESTS` or with only one store."""
-    if RUNS_ALL_TESTS or len(store_fixtures.STORES) == 1:
+    """The tests that do not run: none with `ALL_TESTS`, in a repetition, or with only one store."""
+    if RUNS_ALL_TESTS or REPEATS_FAILED_TESTS or len(store_fixtures.STORES) == 1:
         return set()
     deselected = _skipped_on_postgres(items) | {item for item in items if _is_slow_case(item)}
     return deselected if CI else deselected | _ci_only(items)

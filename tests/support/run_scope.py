@@ -8,3 +8,4 @@ import os
 
 RUNS_ALL_TESTS = bool(os.environ.get("ALL_TESTS"))
 CI = RUNS_ALL_TESTS or bool(os.environ.setdefault("TESTS_IN_CI", os.environ.pop("CI", "")))
+REPEATS_FAILED_TESTS = bool(os.environ.get("REPEATS_FAILED_TESTS"))  # the second run of the suite

@@ -7,6 +7,7 @@ run that could not collect all tests.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,9 @@ CHECKED_BEFORE = ("--ignore", "tests/source")  # `make check` runs the rules of 
 CLOCK_PROCESSES = ("-n", "3")  # for tests that depend on a clock
 
 
-def _run_pytest(cache: str, *arguments: str) -> int:
+def _run_pytest(cache: str, *arguments: str, **variables: str) -> int:
     command = [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache}", *arguments]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, env={**os.environ, **variables}, check=False).returncode
 
 
 def _failed_tests(cache: str) -> list[str]:
@@ -67,9 +68,8 @@ def run_suite(arguments: list[str]) -> int:
             print(f"{len(failed)} tests failed: too many to repeat.")
             return status
         print(f"Repeating {len(failed)} failed tests, alone and in one process.", flush=True)
-        repeated_status = _run_pytest(
-            cache, "--last-failed", "--last-failed-no-failures=none", *arguments
-        )
+        last_failed = ("--last-failed", "--last-failed-no-failures=none")
+        repeated_status = _run_pytest(cache, *last_failed, *arguments, REPEATS_FAILED_TESTS="1")
         failed_twice = _failed_tests(cache)
     unstable = [test for test in failed if test not in failed_twice]
     for test in failed_twice:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from models.events.journal import Stream
 from models.store.database import Database
@@ -43,6 +43,8 @@ async def servers(
 async def block_writers(database: Database) -> AsyncGenerator[None]:
     """Hold the locks of every writer: the database on SQLite, the streams on PostgreSQL."""
     async with database.engine.connect() as connection:
+        if database.dialect == "postgresql":  # the test holds the locks, however slow the machine
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         await connection.execute(update(Stream).values(last=Stream.last))
         yield
         await connection.rollback()

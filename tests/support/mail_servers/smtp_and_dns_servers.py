@@ -16,6 +16,8 @@ import dns.rrset
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from dns.asyncresolver import Resolver
 
+from tests.support.time_limits import HANG_SECONDS
+
 SERVER_PEM = Path(__file__).with_name("server.pem")
 
 
@@ -166,7 +168,7 @@ class FakeDnsServer(asyncio.DatagramProtocol):
         resolver = Resolver(configure=False)
         resolver.nameservers = ["127.0.0.1"]
         resolver.port = self.port
-        resolver.timeout = resolver.lifetime = 0.5
+        resolver.timeout = resolver.lifetime = 0.5 if self.silent_names else HANG_SECONDS
         return resolver
 
 

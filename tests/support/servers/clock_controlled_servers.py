@@ -9,7 +9,6 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 from aiosmtpd.smtp import Envelope
 
 from bench.cluster_soak import (
@@ -29,6 +28,7 @@ from models.store.database import Database
 from models.users.roles import Role
 from resolvers.auth.api_keys import mutations as api_key_mutations
 from resolvers.auth.api_keys.validation import NewApiKey
+from tests.support.clients.plain_http import plain_client
 
 UNFINISHED_DELIVERIES = """
              SELECT recipient, state, attempts, next_at, ready_at, lease, holder, last_response
@@ -81,7 +81,7 @@ class ClockControlledServers:
 
     async def _wait_for_clock(self, server_index: int, seconds: int) -> None:
         """Wait until the clock of a running server is ahead by these seconds."""
-        async with asyncio.timeout(STEP_TIME_LIMIT), httpx.AsyncClient() as client:
+        async with asyncio.timeout(STEP_TIME_LIMIT), plain_client() as client:
             while server_index in self.cluster.running:
                 url = f"http://{HOST}:{self.cluster.servers[server_index].http_port}/health"
                 date = parsedate_to_datetime((await client.get(url)).headers["date"])

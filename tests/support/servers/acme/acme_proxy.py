@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from tests.support.servers.acme.pebble_server import PebbleServer
 from tests.support.servers.http_server import run_http_server
+from tests.support.time_limits import HANG_SECONDS
 
 NEW_ORDER_PATH, REVOKE_PATH = "/order-plz", "/revoke-cert"  # of pebble
 
@@ -99,7 +100,7 @@ async def run_acme_proxy(pebble_server: PebbleServer) -> AsyncGenerator[AcmeProx
 
     app = Starlette(routes=[Route("/{path:path}", respond, methods=["GET", "HEAD", "POST"])])
     async with (
-        httpx.AsyncClient(verify=tls_context) as http,
+        httpx.AsyncClient(verify=tls_context, timeout=HANG_SECONDS) as http,
         run_http_server(app, pebble_server.pem) as port,
     ):
         proxy.directory_url = f"https://localhost:{port}/dir"
