@@ -12,7 +12,7 @@ from pathlib import Path
 import dns.exception
 import dns.resolver
 from dns.asyncresolver import Resolver
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses.address_syntax import ascii_domain
@@ -29,6 +29,7 @@ from merganser.doctor.findings import (
     hint_finding,
     ok_finding,
 )
+from merganser.doctor.postgres import check_postgres
 from merganser.doctor.reverse_dns import (
     NETWORK_TIMEOUT,
     RESERVED_TOP_LEVEL_DOMAINS,
@@ -40,7 +41,6 @@ from merganser.server.store import store_lock
 from merganser.server.store.migration import can_older_servers_go_on, load_unapplied_revisions
 from merganser.settings.settings import PREFIX, Settings
 from models.domains.tables import Domain
-from models.store.database import Database
 
 MIN_SQLITE_VERSION = (3, 39)  # the first one with IS DISTINCT FROM, which triggers use
 MAX_DOMAINS = 20  # checked in DNS
@@ -59,6 +59,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
         CheckName.SECRET: _check_secret_file,
         CheckName.DISK: check_disk_space,
         CheckName.DATABASE: _check_database,
+        CheckName.POSTGRES: check_postgres,
         CheckName.KEY_FILE: _check_key_file,
         CheckName.ARC_KEYS: _check_arc_keys,
         CheckName.CERTIFICATE: check_certificates,
@@ -146,7 +147,6 @@ async def _check_database(settings: Settings) -> list[Finding]:
             with environment_factory.database_errors_as_command_errors(settings):
                 missing = await load_unapplied_revisions(store)
                 is_rolling = bool(missing) and await can_older_servers_go_on(store, missing)
-                version = await _postgres_version_text(store)
         except CommandError as trouble:
             return action_finding(
                 CheckName.DATABASE, trouble.message, f"start it, or correct {PREFIX}DATABASE_URL"
@@ -159,7 +159,7 @@ async def _check_database(settings: Settings) -> list[Finding]:
             if is_rolling
             else "stop all servers, then run `merganser init`",
         )
-    return ok_finding(CheckName.DATABASE, f"{database_url} is up to date{version}")
+    return ok_finding(CheckName.DATABASE, f"{database_url} is up to date")
 
 
 async def _check_key_file(settings: Settings) -> list[Finding]:
@@ -222,13 +222,6 @@ async def _load_key_fingerprints_if_readable(settings: Settings) -> dict[str, st
 
 def _path_exists(path: str) -> bool:
     return Path(path).exists()
-
-
-async def _postgres_version_text(store: Database) -> str:
-    if store.dialect == "sqlite":
-        return ""
-    async with store.engine.connect() as connection:
-        return f" (PostgreSQL {(await connection.execute(text('SHOW server_version'))).scalar()})"
 
 
 async def _check_object_stores(settings: Settings) -> list[Finding]:

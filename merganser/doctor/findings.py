@@ -24,6 +24,7 @@ class CheckName(StrEnum):
     SECRET = "secret"  # noqa: S105 - the name of a check
     DISK = "disk"
     DATABASE = "database"
+    POSTGRES = "PostgreSQL"
     KEY_FILE = "key file"
     ARC_KEYS = "ARC keys"
     CERTIFICATE = "certificate"

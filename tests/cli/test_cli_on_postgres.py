@@ -41,6 +41,9 @@ def test_user_demo_import_and_check_commands_work_on_postgres(
     }
     empty_accounts = {"demo-admin": 0, "demo-second": 0}
     assert message_counts == {"ada@example.org": 70, "demo": 40, **empty_accounts}
-    assert {row["verdict"] for row in shell("doctor", "--json").json} <= {"ok", "hint"}
+    findings = shell("doctor", "--json").json
+    assert {row["verdict"] for row in findings} <= {"ok", "hint"}
+    (postgres_finding,) = (row for row in findings if row["subject"] == "PostgreSQL")
+    assert "UTF8" in postgres_finding["found"]
     assert shell("check", "--repair").json["whole"]
     assert shell("check").code == 0

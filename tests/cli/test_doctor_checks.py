@@ -3,12 +3,14 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from merganser.doctor.clock import is_clock_synchronized_or_none
 from merganser.doctor.findings import Finding, Verdict
+from merganser.doctor.postgres import findings_of_facts
 from merganser.doctor.reverse_dns import check_reverse_dns
 from merganser.settings.settings import Settings
 from tests.support.clients.command_line import CommandLine
@@ -126,3 +128,56 @@ def test_doctor_reports_the_age_of_the_newest_backup(ada: CommandLine, tmp_path:
     path.write_bytes(b"{")
     ((verdict, text),) = findings_of(ada, "backup")
     assert (verdict, text.startswith("can't be read: ")) == ("action", True)
+
+
+GOOD_POSTGRES = {
+    "version": "15.2 (Debian)",
+    "major_version": 15,
+    "encoding": "UTF8",
+    "connections": 110,
+    "can_create_tables": True,
+    "address": "10.0.0.7",
+    "has_tls": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            {},
+            [(Verdict.OK, "version 15.2 (Debian), UTF8, 110 connections, enough for 2 processes")],
+        ),
+        (
+            {"version": "14.9", "major_version": 14},
+            [(Verdict.ACTION, "version 14.9")],
+        ),
+        (
+            {"encoding": "LATIN1", "can_create_tables": False},
+            [
+                (Verdict.ACTION, "the database has the encoding LATIN1"),
+                (Verdict.ACTION, "the user of the URL can't create tables"),
+            ],
+        ),
+        (
+            {"connections": 54},
+            [(Verdict.HINT, "54 connections; a process of Merganser can need 55")],
+        ),
+        (
+            {"has_tls": False},
+            [(Verdict.HINT, "the connection to 10.0.0.7 is not encrypted")],
+        ),
+    ],
+)
+def test_facts_of_postgres_have_findings(
+    changed: dict[str, Any], expected: list[tuple[Verdict, str]]
+) -> None:
+    found = findings_of_facts(SimpleNamespace(**{**GOOD_POSTGRES, **changed}))
+    assert [(finding.verdict, finding.found) for finding in found] == expected
+    assert all(finding.remedy for finding in found if finding.verdict is not Verdict.OK)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", None])
+def test_local_connections_to_postgres_need_no_tls(address: str | None) -> None:
+    facts = SimpleNamespace(**{**GOOD_POSTGRES, "has_tls": False, "address": address})
+    assert [finding.verdict for finding in findings_of_facts(facts)] == [Verdict.OK]
