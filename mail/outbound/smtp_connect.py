@@ -117,7 +117,8 @@ async def _connect_with_implicit_tls(smtp: SMTP, host: NextHop, limits: QueueLim
 async def _connect_socket(host: NextHop, limits: QueueLimits) -> socket.socket:
     """A socket that is connected to the IP address, so that TLS can check the host name."""
     family = socket.AF_INET6 if ":" in host.address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only if the protocol is named
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setblocking(False)
     try:
         async with asyncio.timeout(limits.connect_timeout):

@@ -5,8 +5,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -34,6 +32,7 @@ from tests.support.servers.forked_process import ForkedProcess, ProcessStreams, 
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0  # seconds, on a busy machine
+POLL_INTERVAL = 0.02  # seconds
 MESSAGE_BYTES = 40_000  # bytes of a large message
 
 
@@ -95,10 +94,6 @@ def create_large_mailboxes(remote_account: DovecotAccount, username: str, folder
         remote_account.for_user(username).save_message(raw, f"Box {number}")
 
 
-def connector_command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "merganser", "connector", *words]
-
-
 class ConnectorCommand:
     """`merganser connector` in a forked process."""
 
@@ -123,10 +118,11 @@ class ConnectorCommand:
 
 def wait_for_rows(shell: CommandLine, query: str) -> None:
     """Wait until the query returns rows."""
-    deadline = time.monotonic() + PATIENCE
-    while not shell.read_rows(query):
-        assert time.monotonic() < deadline, shell.read_rows("SELECT * FROM connector_runs")
-        time.sleep(0.02)
+    for _ in range(int(PATIENCE / POLL_INTERVAL)):
+        if shell.read_rows(query):
+            return
+        time.sleep(POLL_INTERVAL)
+    raise AssertionError(shell.read_rows("SELECT * FROM connector_runs"))
 
 
 RUNNING_QUERY = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported_count > 0"
@@ -408,26 +404,24 @@ def test_run_of_killed_process_is_taken_over(
 
 
 @pytest.mark.usefixtures("connector_shell")
-def test_terminal_shows_progress_bar(remote_account: DovecotAccount) -> None:
+def test_terminal_shows_progress_bar(remote_account: DovecotAccount, tmp_path: Path) -> None:
     create_large_mailboxes(remote_account, "bar", 3)
     connector_id = create_connector(remote_account, "bar", max_bytes_per_second=MESSAGE_BYTES)
     master, slave = pty.openpty()
-    process = subprocess.Popen(
-        connector_command("run", connector_id), cwd=ROOT, stdout=subprocess.PIPE, stderr=slave,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
-    )  # fmt: skip
-    os.close(slave)
-    terminal_output = b""
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "150"}
+    streams = ProcessStreams(tmp_path / "out", Path(os.ttyname(slave)))
+    process = ForkedProcess(["connector", "run", connector_id], env, streams)
     # reading fails when the process closes the pty
     with closing(os.fdopen(master, "rb", buffering=0)), suppress(OSError):
+        terminal_output = os.read(master, 1 << 16)  # the process has opened the pty
+        os.close(slave)
         while chunk := os.read(master, 1 << 16):
             terminal_output += chunk
-    out, _ = process.communicate()
-    assert process.returncode == 0
+    assert process.wait(PATIENCE) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal_output.decode())
     assert len(set(re.findall(r"far: Box \d", text))) == 3
     assert re.search(r"far: Box \d .* 2 of [23] imported, \d+\.\d kB, \d+\.\d kB/s", text), text
-    assert out.startswith(b"far: 3 messages imported")
+    assert (tmp_path / "out").read_text().startswith("far: 3 messages imported")
 
 
 @pytest.mark.parametrize("subcommand", ["list", "check", "run", "log"])

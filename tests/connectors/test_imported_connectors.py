@@ -10,6 +10,7 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.connector_exports import (
     PASSPHRASE,
     account_record,
+    cheap_key_derivation,
     create_connectors,
     load_connectors,
     with_account_changes,
@@ -17,7 +18,8 @@ from tests.support.accounts.connector_exports import (
 from tests.support.accounts.user_exports import export_account, import_account
 from tests.support.accounts.user_operations import execute_mutation
 
-pytestmark = pytest.mark.usefixtures("verify_consistency")
+pytestmark = pytest.mark.usefixtures("verify_consistency", "cheap_key_derivation")
+__all__ = ["cheap_key_derivation"]
 
 
 async def test_import_of_connectors_needs_the_permission(

@@ -85,7 +85,7 @@ EXTRA_INPUT: dict[str, dict[str, Any]] = {
 }
 ERRORS = "{ errors { code message } }"
 ACCOUNT = f"""
-  m_domain: domainCreate(input: {{name: "DOMAIN"}}) {ERRORS}
+  m_domain: domainCreate(input: {{name: "DOMAIN", createDkim: false}}) {ERRORS}
   m_user: userCreate(input: {{username: "USER", address: "USER@DOMAIN", tags: ["USER-tag"],
     passwordDisabled: true}}) {ERRORS}"""
 CREATE_FIELDS = {  # fields that create the object of a reference, by the name in the reference

@@ -1,4 +1,4 @@
-"""Test that lists with any condition read few rows of an account with 100,000 messages.
+"""Test that lists with any condition read few rows of an account with 50,000 messages.
 
 The conditions are those of `MessageFilter` and the words of the search language, so that a new
 one is covered. Their values match no message, or as few as there are: this is the longest search.
@@ -24,9 +24,9 @@ from tests.support.accounts.large_account import (
     record_select_costs,
 )
 
-MESSAGE_COUNT = 100_000
+MESSAGE_COUNT = 50_000  # more than twice the rows that a page may read
 FIRST_ID = 1 << 40
-MAX_ROWS_BY_INDEX = 2_000  # PostgreSQL sorts the 1,000 unseen messages
+MAX_ROWS_BY_INDEX = 2_000  # PostgreSQL sorts the 500 unseen messages
 MAX_ROWS_IN_STEPS = 2 * MAX_TESTED_ROWS  # the end of a step, and the rows of the step
 MAX_ROWS_READ_FOR_TEXT = 3_000  # MAX_READ_MESSAGES, and the rows of the page
 
@@ -165,7 +165,7 @@ def condition_names(fields: Mapping[str, Any]) -> Iterator[str]:
 
 @pytest.fixture
 async def large_account(ada: GraphQLClient) -> GraphQLClient:
-    """Return an account with 100,000 messages; one of 100 is unseen."""
+    """Return an account with 50,000 messages; one of 100 is unseen."""
     await deliver_to(ada, "Hello duck")
     await copy_message(ada, MESSAGE_COUNT, base=FIRST_ID)
     async with ada.environment.database.engine.begin() as connection:

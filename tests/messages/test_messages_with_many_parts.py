@@ -26,7 +26,7 @@ from tests.support.servers.loop_step_timer import MAX_STEP_SECONDS, measure_step
 
 LARGE_COUNT = 16_000 if RUNS_ALL_TESTS else 4_000
 STEP_COUNT = 7_000 if RUNS_ALL_TESTS else 3_000
-DEADLINE_COUNT = 7_000
+DEADLINE_COUNT = 7_000 if RUNS_ALL_TESTS else 4_000
 DEADLINE_SECONDS = 0.02  # a small part of the time to read such a message
 HOSTILE_SELECTIONS = (  # in the example of `docs/api/messages.md`
     "attachments { text }",
@@ -107,17 +107,12 @@ def clear_byte_cache(client: GraphQLClient) -> None:
         client.environment.byte_cache.remove(key)
 
 
-async def cpu_seconds(
-    client: GraphQLClient, message_id: str, selection: str, enough: float = 0
-) -> float:
-    """The CPU time of the process for the shorter of two requests, or for one below `enough`."""
-    durations = list[float]()
-    while len(durations) < 2 and min(durations, default=inf) > enough:
-        clear_byte_cache(client)
-        started_at = time.process_time()
-        await execute(client, message_id, selection)
-        durations.append(time.process_time() - started_at)
-    return min(durations)
+async def cpu_seconds(client: GraphQLClient, message_id: str, selection: str) -> float:
+    """The CPU time of the process for one request."""
+    clear_byte_cache(client)
+    started_at = time.process_time()
+    await execute(client, message_id, selection)
+    return time.process_time() - started_at
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -129,13 +124,12 @@ async def test_time_to_read_each_field_grows_with_number_of_parts(
     slow = {}
     for selection in (*part_selections(), *message_selections()):
         large_seconds = small_seconds = inf
-        for _ in range(MAX_MEASUREMENTS):
-            large_seconds = min(
-                large_seconds, await cpu_seconds(ada, large, selection, ENOUGH_SECONDS)
-            )
+        for _ in range(2 * MAX_MEASUREMENTS):
+            large_seconds = min(large_seconds, await cpu_seconds(ada, large, selection))
             if large_seconds <= ENOUGH_SECONDS:
                 break
-            small_seconds = min(small_seconds, await cpu_seconds(ada, small, selection))
+            for _ in range(2):  # a disturbed measurement would allow more for the large message
+                small_seconds = min(small_seconds, await cpu_seconds(ada, small, selection))
             if large_seconds <= MAX_RATIO * small_seconds:
                 break
         else:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,46 +20,61 @@ from models.events.event_types import (
     EventType,
 )
 from models.runtime.environment import Environment
-from models.users.roles import AdminPermission, Role, Scope
+from models.users.roles import Role, Scope
 from resolvers.auth import authentication
-from tests.conftest import GraphQLClient, make_api_key
-from tests.support.accounts.domain_admins import make_domain_admin
+from tests.conftest import (
+    PREPARED_ACCOUNTS_KEY,
+    GraphQLClient,
+    PreparedAccounts,
+    PrepareStore,
+    make_api_key,
+)
+from tests.support.accounts.prepared_domain_admin import (
+    add_admin_of_another_domain,
+    make_admin_of_another_domain,
+)
+from tests.support.reference.call_examples import example_of_call
+from tests.support.reference.examples import load_examples
 from tests.support.sample_mutations import SAMPLE_CALLS, AtomicMutationCalls, MutationCall
+from tests.support.sample_mutations.mutation_call import PAYLOAD_FIELDS
 from tests.support.schema.printed_schema import SDL
-from tests.support.stores.journal_comparison import JOURNALED_TABLES, PART_TABLES
+from tests.support.stores.journal_comparison import (
+    JOURNALED_TABLES,
+    PART_TABLES,
+    UNJOURNALED_TABLES,
+)
+from tests.support.stores.store_fixtures import run_in_new_loop
 from tests.support.stores.store_snapshot import StoreRows, changed_row_ids, snapshot_rows
 
-# tables that clients don't see, or whose changes the journal entries of another table cover
-UNJOURNALED_TABLES = {
-    "access_tokens", "acme_accounts", "acme_challenges", "audit_log", "api_keys",
-    "application_passwords",
-    "legal_hold_accesses", "legal_hold_blobs", "held_copies", "legal_holds", "autoreply_senders",
-    "ban_change_counters", "ban_list_hosts", "network_failures",
-    "bcc_rules", "bookings",
-    "blobs", "changes", "component_holds", "compose_listeners", "remote_mailboxes",
-    "fetched_messages",
-    "connector_runs", "contacts", "credential_changes", "deleted_users", "queue_entries",
-    "trusted_documents",
-    "domain_admins", "domain_aliases", "domain_totals", "domains", "draft_files",
-    "dropped_objects", "export_parts", "exports", "file_shares", "greylist_entries",
-    "identity_links", "identity_providers", "identity_sessions", "used_identity_tokens",
-    "import_archives", "training_messages", "mailbox_subscriptions",
-    "message_blobs", "message_keywords", "message_sort_keys", "delivery_trace_steps",
-    "destination_slots",
-    "push_channels",
-    "quarantine_blobs", "vapid_key_pairs",
-    "rate_limit_holds", "delivery_receipts", "recipient_rewrites", "recovery_codes",
-    "idempotent_payloads", "setting_values", "process_answers", "process_requests",
-    "scim_addresses", "scim_group_members", "scim_groups", "scim_users",
-    "server_clocks", "server_processes", "sieve_memories", "store_facts", "store_incarnation",
-    "streams", "mta_sts_policies", "submission_blobs", "thread_keys", "threads",
-    "metric_resets", "oauth_authorization_codes", "oauth_grants", "oauth_refresh_tokens",
-    "oauth_signing_keys", "statistic_steps", "throttles", "totp_secrets", "undo_records",
-    "upload_parts", "uploads", "usages", "user_tags",
-    "secret_box_keys", "webauthn_challenges", "webauthn_keys", "webhook_deliveries",
-    "webhook_read_positions",
-    "webhook_lanes", "webhooks", "write_probes",
-}  # fmt: skip
+EXAMPLES = load_examples()
+ADMIN_NAME = "admin_of_another_domain"
+
+
+@pytest.fixture(scope="module")
+def prepare_sqlite_store(
+    prepare_sqlite_store: PrepareStore[Path], tmp_path_factory: pytest.TempPathFactory
+) -> PrepareStore[Path]:
+    """Add an administrator of another domain to the prepared stores."""
+
+    @cache
+    def prepare(names: tuple[str, ...]) -> tuple[Path, PreparedAccounts]:
+        store, accounts = prepare_sqlite_store(names)
+        path, secret = run_in_new_loop(
+            add_admin_of_another_domain(store, tmp_path_factory.mktemp("prepared"))
+        )
+        return path, {**accounts, ADMIN_NAME: ({}, secret)}
+
+    return prepare
+
+
+@pytest.fixture
+async def admin_of_another_domain(
+    request: pytest.FixtureRequest, ada: GraphQLClient
+) -> GraphQLClient:
+    prepared = request.node.stash.get(PREPARED_ACCOUNTS_KEY, {}).get(ADMIN_NAME)
+    if not prepared:
+        return await make_admin_of_another_domain(ada.environment, ada.http)
+    return replace(ada, secret=prepared[1])
 
 
 def changed_submissions(before: StoreRows, after: StoreRows) -> set[int]:
@@ -87,18 +104,31 @@ def test_every_table_is_journaled_or_listed_as_unjournaled() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLE_CALLS)
-async def test_journal_has_exactly_the_changes_of_a_mutation(
-    name: str, ada: GraphQLClient, root: GraphQLClient
+async def test_mutation_is_refused_to_others_and_journaled_once(
+    name: str,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    admin_of_another_domain: GraphQLClient,
 ) -> None:
-    """A dry run changes nothing and returns the same payload. A repeated call changes nothing.
-
-    All these calls use one database. The traceback names the call that failed.
-    """
+    """All calls use one database, and each keeps the rows that the next one needs."""
     call, client = await prepare_call(name, ada, root)
-    full_call = replace(call, payload=selection_set(_payload_type(name)))
-    await assert_read_only_key_changes_nothing(call, client)
-    dry_run_payload, before = await assert_dry_run_changes_nothing(full_call, client)
-    options = {} if name in WITHOUT_IDEMPOTENCY_KEY else {"idempotencyKey": "once"}
+    if name not in WITHOUT_ACCOUNT:
+        rows = await assert_another_user_changes_nothing(call, ada, bob)
+        await assert_other_admin_changes_nothing(call, ada, admin_of_another_domain, rows)
+    if name not in WITHOUT_IDEMPOTENCY_KEY:
+        await assert_key_of_another_call_conflicts(call, client)
+    rows = await assert_read_only_key_changes_nothing(call, client)
+    await assert_journal_has_exactly_the_changes(call, client, rows)
+
+
+async def assert_journal_has_exactly_the_changes(
+    call: MutationCall, client: GraphQLClient, rows: StoreRows
+) -> None:
+    """A dry run changes nothing and returns the same payload. A repeated call changes nothing."""
+    full_call = replace(call, payload=selection_set(_payload_type(call.name)))
+    dry_run_payload, before = await assert_dry_run_changes_nothing(full_call, client, rows)
+    options = {} if call.name in WITHOUT_IDEMPOTENCY_KEY else {"idempotencyKey": "once"}
     payloads = await asyncio.gather(
         *(full_call(client, **options) for _ in range(2 if options else 1))
     )
@@ -106,16 +136,16 @@ async def test_journal_has_exactly_the_changes_of_a_mutation(
     assert first["errors"] == []
     assert _differing_fields(dry_run_payload, first) <= {
         "journalCursor",
-        *FIELDS_THAT_DIFFER.get(name, ()),
+        *FIELDS_THAT_DIFFER.get(call.name, ()),
     }
-    after = await snapshot_rows(ada.environment)
+    after = await snapshot_rows(client.environment)
     assert_journal_matches_changes(call, client, first, before, after)
     if options:
         assert first["replayed"] is False
         assert repeated == [{**first, "replayed": True}]
         other_session_payload = await full_call(client, **options, sessionId="another")
         assert other_session_payload == {**first, "replayed": True}
-        assert await snapshot_rows(ada.environment) == after
+        assert await snapshot_rows(client.environment) == after
 
 
 def _payload_type(name: str) -> GraphQLObjectType:
@@ -154,22 +184,6 @@ def _cursor(entries: list[dict[str, Any]]) -> str:
     for row in entries:
         last_numbers[row["stream_id"]] = max(row["last"], last_numbers.get(row["stream_id"], 0))
     return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(last_numbers.items()))
-
-
-@pytest.mark.parametrize("name", SAMPLE_CALLS)
-async def test_refused_mutation_changes_nothing(
-    name: str, ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
-) -> None:
-    """All these calls use one database. Each call keeps the rows that the next one needs.
-
-    The traceback names the call that failed.
-    """
-    call, client = await prepare_call(name, ada, root)
-    if name not in WITHOUT_ACCOUNT:
-        await assert_another_user_changes_nothing(call, ada, bob)
-        await assert_admin_of_another_domain_changes_nothing(call, ada, root)
-    if name not in WITHOUT_IDEMPOTENCY_KEY:
-        await assert_key_of_another_call_conflicts(call, client)
 
 
 # types of fields whose values are new in each call
@@ -240,16 +254,17 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
 
 
 async def assert_dry_run_changes_nothing(
-    call: MutationCall, client: GraphQLClient
+    call: MutationCall, client: GraphQLClient, before: StoreRows
 ) -> tuple[Any, StoreRows]:
     """Return the payload of the dry run, and all rows after it."""
-    before = await snapshot_rows(client.environment)
     unstored = {
         name: name if is_leaf_type(get_named_type(field.type)) else f"{name} {{ __typename }}"
         for name, field in _payload_type(call.name).fields.items()
         if name in COMMIT_ONLY_FIELDS
     }
-    dry_run_call = replace(call, payload=" ".join((call.payload, *unstored.values())))
+    added_fields = [text for text in unstored.values() if text not in PAYLOAD_FIELDS.split()]
+    # without added fields, the document is that of the other calls, which is prepared once
+    dry_run_call = replace(call, payload=" ".join((call.payload, *added_fields)))
     payload = await dry_run_call(client, validateOnly=True)
     assert payload["errors"] == []
     assert {name: payload[name] for name in unstored if payload[name]} == {}
@@ -257,12 +272,13 @@ async def assert_dry_run_changes_nothing(
         "journalCursor": None
     }
     after = await snapshot_rows(client.environment)
-    # blobs are stored before the transaction; garbage collection deletes unused ones
-    ignored_tables = {"blobs"}
-    assert {table: rows for table, rows in after.items() if table not in ignored_tables} == {
-        table: rows for table, rows in before.items() if table not in ignored_tables
-    }
+    assert _without_blobs(after) == _without_blobs(before)
     return payload, after
+
+
+def _without_blobs(rows: StoreRows) -> StoreRows:
+    """Blobs are stored before the transaction, and garbage collection deletes unused ones."""
+    return {table: table_rows for table, table_rows in rows.items() if table != "blobs"}
 
 
 WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and long actions
@@ -278,7 +294,7 @@ async def assert_key_of_another_call_conflicts(call: MutationCall, client: Graph
     other_call = MutationCall("mailboxCreate", {"paths": ["Elsewhere"]})
     if call.by_root:
         other_call = MutationCall(
-            "userCreate", {"address": "zoe@example.org", "passwordDisabled": True}
+            "domainCreate", {"name": "elsewhere.example", "createDkim": False}
         )
     assert (await other_call(client, idempotencyKey="taken"))["errors"] == []
     refused = await call(client, idempotencyKey="taken")
@@ -301,34 +317,23 @@ NOT_ATOMIC = {
 async def test_atomic_request_commits_all_fields_or_none(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
+    """The call of the documented example succeeds, alone or in an atomic request."""
     call, client = await prepare_call(name, ada, root)
+    assert EXAMPLES[f"mutation.{name}"] == example_of_call(call)
     other_call, failing_call = ATOMIC_COMPANIONS[client.user.id != 0]
     await client("{ viewer { role } }")  # the use of the key is recorded before the snapshot
     await authentication.wait_for_background_tasks(ada.environment)
     before = await snapshot_rows(ada.environment)
     payloads = await AtomicMutationCalls([other_call, call, failing_call])(client)
+    codes = [error_codes(payload) for payload in payloads]
     if name in NOT_ATOMIC:
-        assert [error_codes(payload) for payload in payloads] == [
-            ["ABORTED"],
-            ["FORBIDDEN_OPERATION"],
-            ["ABORTED"],
-        ]
+        assert codes == [["ABORTED"], ["FORBIDDEN_OPERATION"], ["ABORTED"]]
         assert await snapshot_rows(ada.environment) == before
+        assert (await call(client))["errors"] == []
         return
-    assert [error_codes(payload) for payload in payloads] == [
-        ["ABORTED"],
-        ["ABORTED"],
-        ["NOT_FOUND"],
-    ]
+    assert codes == [["ABORTED"], ["ABORTED"], ["NOT_FOUND"]]
     assert [payload["journalCursor"] for payload in payloads] == [None] * 3
-    ignored_tables = {"blobs"}  # as in a dry run
-    assert {
-        table_name: rows
-        for table_name, rows in (await snapshot_rows(ada.environment)).items()
-        if table_name not in ignored_tables
-    } == {
-        table_name: rows for table_name, rows in before.items() if table_name not in ignored_tables
-    }
+    assert _without_blobs(await snapshot_rows(ada.environment)) == _without_blobs(before)
 
     with record_commits(ada.environment) as recorded_commits:
         payloads = await AtomicMutationCalls([other_call, call])(client)
@@ -345,7 +350,7 @@ async def test_atomic_request_commits_all_fields_or_none(
 # a call that succeeds and one that fails: of a platform key, of a user
 ATOMIC_COMPANIONS = {
     False: (
-        MutationCall("domainCreate", {"name": "beside.example"}),
+        MutationCall("domainCreate", {"name": "beside.example", "createDkim": False}),
         MutationCall("domainDelete", {"domains": [{"name": "nowhere.example"}]}),
     ),
     True: (
@@ -383,14 +388,9 @@ WITHOUT_ACCOUNT = {
 }  # calls that name no account
 
 
-async def assert_admin_of_another_domain_changes_nothing(
-    call: MutationCall, ada: GraphQLClient, root: GraphQLClient
+async def assert_other_admin_changes_nothing(
+    call: MutationCall, ada: GraphQLClient, other_admin: GraphQLClient, before: StoreRows
 ) -> None:
-    await MutationCall("userCreate", {"address": "x@afar.example", "passwordDisabled": True})(root)
-    other_admin = await make_domain_admin(
-        ada.environment, ada.http, "far", list(AdminPermission), domains=["afar.example"]
-    )
-    before = await snapshot_rows(ada.environment)
     response = await other_admin.execute(call.document(), input=call.input)
     after = await snapshot_rows(ada.environment)
     for table, rows in before.items():
@@ -420,20 +420,23 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 async def assert_another_user_changes_nothing(
     call: MutationCall, ada: GraphQLClient, bob: GraphQLClient
-) -> None:
+) -> StoreRows:
     before = await snapshot_rows(ada.environment)
     await call(bob)
     after = await snapshot_rows(ada.environment)
     for table, rows in before.items():
         own_rows = {key: row for key, row in rows.items() if _belongs_to(row, ada)}
         assert {key: after[table].get(key) for key in own_rows} == own_rows, table
+    return after
 
 
 def _belongs_to(row: Mapping[str, Any], client: GraphQLClient) -> bool:
     return client.user.id in (row.get("user_id"), row.get("stream_id"), row.get("id"))
 
 
-async def assert_read_only_key_changes_nothing(call: MutationCall, client: GraphQLClient) -> None:
+async def assert_read_only_key_changes_nothing(
+    call: MutationCall, client: GraphQLClient
+) -> StoreRows:
     environment = client.environment
     secret = await make_api_key(
         environment, "reader", user_id=client.user.id or None, role=Role.USER, read_only=True
@@ -442,7 +445,9 @@ async def assert_read_only_key_changes_nothing(call: MutationCall, client: Graph
     before = await snapshot_rows(environment)
     response = await reader.execute(call.document(), input=call.input)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert await snapshot_rows(environment) == before
+    after = await snapshot_rows(environment)
+    assert after == before
+    return after
 
 
 async def test_only_public_fields_work_without_credential(ada: GraphQLClient) -> None:

@@ -16,6 +16,7 @@ from models.users.roles import AdminPermission, Role
 from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import list_messages
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.query_plans import record_query_plans
@@ -56,29 +57,30 @@ async def deliver_message(
     await backend.deliver(raw_message(subject), [accepted], sender)
 
 
-@pytest.mark.parametrize(
-    ("addresses", "is_found"),
-    [
-        ({"recipient": "ada@example.org"}, True),
-        ({"recipient": "A.da+x@EXAMPLE.org"}, True),
-        ({"recipient": "example.org"}, True),
-        ({"recipient": "@Example.Org"}, True),
-        ({"sender": "carol@example.com"}, True),
-        ({"sender": "Carol@example.com", "recipient": "example.org"}, True),
-        ({"sender": "example.com"}, True),
-        ({"recipient": "bob@example.org"}, False),
-        ({"sender": "ada@example.org"}, False),
-        ({"sender": "example.org"}, False),
-        ({"recipient": "ada"}, False),
-    ],
-)
+ADDRESS_CASES: list[tuple[dict[str, str], bool]] = [
+    ({"recipient": "ada@example.org"}, True),
+    ({"recipient": "A.da+x@EXAMPLE.org"}, True),
+    ({"recipient": "example.org"}, True),
+    ({"recipient": "@Example.Org"}, True),
+    ({"sender": "carol@example.com"}, True),
+    ({"sender": "Carol@example.com", "recipient": "example.org"}, True),
+    ({"sender": "example.com"}, True),
+    ({"recipient": "bob@example.org"}, False),
+    ({"sender": "ada@example.org"}, False),
+    ({"sender": "example.org"}, False),
+    ({"recipient": "ada"}, False),
+]
+
+
 async def test_received_message_is_found_by_sender_or_recipient(
-    ada: GraphQLClient, admin_client: GraphQLClient, addresses: dict[str, str], is_found: bool
+    ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     await deliver_message(ada)
-    assert await load_events(admin_client, **addresses) == (
-        ["ACCEPTED", "CLASSIFIED", "STORED"] if is_found else []
-    )
+    for case in each_case(ADDRESS_CASES):
+        with case as (addresses, is_found):
+            assert await load_events(admin_client, **addresses) == (
+                ["ACCEPTED", "CLASSIFIED", "STORED"] if is_found else []
+            )
 
 
 async def test_trace_step_links_to_stored_message(
@@ -233,28 +235,27 @@ def address_error(name: str) -> str:
     return f"`{name}` must be an address or a domain of at most 1000 characters."
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({"sender": "x" * 1001}, address_error("sender")),
-        ({"sender": "carol@"}, address_error("sender")),
-        ({"recipient": "a\tb"}, address_error("recipient")),
-        ({"recipient": "a@b c"}, address_error("recipient")),
-        ({"recipient": "@"}, address_error("recipient")),
-        ({"sender": CAROL, "since": NEW_YEAR, "before": NEW_YEAR}, RANGE_ERROR),
-    ],
-)
-async def test_invalid_trace_filter_is_refused(
-    admin_client: GraphQLClient, arguments: dict[str, str], expected: str
-) -> None:
+INVALID_TRACE_FILTERS: list[tuple[dict[str, str], str]] = [
+    ({"sender": "x" * 1001}, address_error("sender")),
+    ({"sender": "carol@"}, address_error("sender")),
+    ({"recipient": "a\tb"}, address_error("recipient")),
+    ({"recipient": "a@b c"}, address_error("recipient")),
+    ({"recipient": "@"}, address_error("recipient")),
+    ({"sender": CAROL, "since": NEW_YEAR, "before": NEW_YEAR}, RANGE_ERROR),
+]
+
+
+async def test_invalid_trace_filter_is_refused(admin_client: GraphQLClient) -> None:
     """Only the field with the bad filter reports an error."""
     document = (
         'query ($filter: DeliveryTraceFilter!) { good: deliveryTrace(filter: {sender: "x"}) '
         "{ nodes { at } } bad: deliveryTrace(filter: $filter) { nodes { at } } }"
     )
-    (error,) = (await admin_client.execute(document, filter=arguments))["errors"]
-    assert (error["message"], error["path"]) == (expected, ["bad"])
-    assert error["extensions"]["code"] == "BAD_USER_INPUT"
+    for case in each_case(INVALID_TRACE_FILTERS):
+        with case as (arguments, expected):
+            (error,) = (await admin_client.execute(document, filter=arguments))["errors"]
+            assert (error["message"], error["path"]) == (expected, ["bad"])
+            assert error["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_only_admin_can_search_trace_by_time_alone(

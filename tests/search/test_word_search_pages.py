@@ -2,6 +2,7 @@
 
 import random
 from datetime import timedelta
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import select_columns
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
+from tests.support.case_loop import each_case
 
 MESSAGE_COUNT = 1700
 UNINDEXED_COUNT = 20  # messages that are not indexed yet; their words are those of the body
@@ -106,37 +108,37 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("filter_", "matches"), FILTERS)
-@pytest.mark.parametrize("order", ["RECEIVED_AT_DESC", "RECEIVED_AT_ASC"])
-async def test_search_pages_are_complete(
-    ada: GraphQLClient,
-    messages: list[ListedMessage],
-    filter_: dict[str, Any],
-    matches: Any,
-    order: str,
-) -> None:
-    expected = [message.subject for message in messages if matches(message)]
-    expected = expected[::-1] if order == "RECEIVED_AT_DESC" else expected
-    assert expected or filter_ == {"query": "some", "seen": False}
-    variables = {"filter": filter_, "orderBy": order}
-    for count, cursor, has_more_key, cursor_key in (
-        ("first", "after", "hasNextPage", "endCursor"),
-        ("last", "before", "hasPreviousPage", "startCursor"),
-    ):
-        paged_subjects: list[str] = []
-        position: dict[str, Any] = {}
-        while True:
-            page = (await ada(PAGE_QUERY, **variables, **position, **{count: PAGE_SIZE}))[
-                "messages"
-            ]
-            subjects = [node["subject"] for node in page["nodes"]]
-            paged_subjects = (
-                [*paged_subjects, *subjects] if count == "first" else [*subjects, *paged_subjects]
-            )
-            if not page["pageInfo"][has_more_key]:
-                break
-            position = {cursor: page["pageInfo"][cursor_key]}
-        assert paged_subjects == expected
+async def read_all_pages(
+    client: GraphQLClient, variables: dict[str, Any], *, is_forward: bool
+) -> list[str]:
+    """Read all pages of a search, from the first one or from the last one."""
+    count, cursor, has_more_key, cursor_key = (
+        ("first", "after", "hasNextPage", "endCursor")
+        if is_forward
+        else ("last", "before", "hasPreviousPage", "startCursor")
+    )
+    paged_subjects: list[str] = []
+    position: dict[str, Any] = {}
+    while True:
+        page = (await client(PAGE_QUERY, **variables, **position, **{count: PAGE_SIZE}))["messages"]
+        subjects = [node["subject"] for node in page["nodes"]]
+        paged_subjects = (
+            [*paged_subjects, *subjects] if is_forward else [*subjects, *paged_subjects]
+        )
+        if not page["pageInfo"][has_more_key]:
+            return paged_subjects
+        position = {cursor: page["pageInfo"][cursor_key]}
+
+
+async def test_search_pages_are_complete(ada: GraphQLClient, messages: list[ListedMessage]) -> None:
+    for case in each_case(product(FILTERS, ["RECEIVED_AT_DESC", "RECEIVED_AT_ASC"])):
+        with case as ((filter_, matches), order):
+            expected = [message.subject for message in messages if matches(message)]
+            expected = expected[::-1] if order == "RECEIVED_AT_DESC" else expected
+            assert expected or filter_ == {"query": "some", "seen": False}
+            variables = {"filter": filter_, "orderBy": order}
+            assert await read_all_pages(ada, variables, is_forward=True) == expected
+            assert await read_all_pages(ada, variables, is_forward=False) == expected
 
 
 async def test_search_finds_old_messages_behind_many_others(

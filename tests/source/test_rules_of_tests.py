@@ -47,10 +47,6 @@ SLEEPS_OUTSIDE_LOOPS = {
     " test_aborted_transfers_leave_no_files_or_messages": OTHER_PROCESS,
     "e2e/operation/test_bans_of_processes.py"
     " test_all_processes_refuse_after_failures_and_after_restart": OTHER_PROCESS,
-    "e2e/operation/test_make_run.py"
-    " test_changes_by_command_line_reach_subscribers_of_server": OTHER_PROCESS,
-    "e2e/operation/test_server_metrics.py"
-    " test_deliveries_and_subscriptions_are_counted": OTHER_PROCESS,
     "e2e/operation/test_sign_in_under_load.py busy_machine": OTHER_PROCESS,
     "e2e/recovery/test_postgres_restore.py"
     " test_failover_under_running_server_is_detected_if_commits_are_lost": OTHER_PROCESS,

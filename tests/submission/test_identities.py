@@ -11,7 +11,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes.create import NewMailboxes
-from resolvers.submission.identities.mutations import MAX_IDENTITIES
+from resolvers.submission.identities import mutations as identity_mutations
 from tests.conftest import GraphQLClient, client_context, make_user
 from tests.support.accounts.address_rows import add_domain
 from tests.support.accounts.identity_operations import (
@@ -255,15 +255,19 @@ async def test_foreign_sent_mailbox_is_not_found(ada: GraphQLClient, bob: GraphQ
         assert (error["code"], error["path"]) == ("NOT_FOUND", ["sentMailbox"])
 
 
-async def test_identity_limit_ignores_lost_identities(ada: GraphQLClient) -> None:
+async def test_identity_limit_ignores_lost_identities(
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 15
+    monkeypatch.setattr(identity_mutations, "MAX_IDENTITIES", limit)
     await set_allowed_senders(ada, "*@example.net")
-    for n in range(MAX_IDENTITIES):
+    for n in range(limit):
         await create_identity(ada, f"a{n}@example.net")
     _, (error,) = await try_create_identity(ada, ada.address)
     assert (error["code"], error["limit"], error["used"]) == (
         "LIMIT_REACHED",
-        MAX_IDENTITIES,
-        MAX_IDENTITIES,
+        limit,
+        limit,
     )
     own_id = (await load_identities_by_address(ada))[ada.address]["id"]
     _, (error,) = await try_update_identities(ada, own_id, name="Ada")
@@ -326,7 +330,7 @@ async def test_identity_list_statement_count_is_independent_of_users(
 
     await create_identities(ada.user.id, "ada")
     counts = [await count_statements()]
-    for n in range(20):
+    for n in range(6):
         user = await make_user(ada.environment, f"n{n}")
         await create_identities(user.id, user.username)
     counts += [await count_statements(), await count_statements()]

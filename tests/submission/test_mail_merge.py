@@ -13,6 +13,7 @@ from models.runtime.environment import CommittedOptions, Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import load_queued_messages
 from tests.support.operations.bulk_operations import undo_mutation
 
@@ -105,32 +106,31 @@ async def undo_send(client: GraphQLClient, sent: Any) -> Any:
     return await undo_mutation(client, sent)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "path"),
-    [
-        ({"mailMerge": []}, ["mailMerge"]),
-        ({"mailMerge": [merge_entry("a")] * 101}, ["mailMerge"]),
-        ({"mailMerge": [merge_entry("a")], "to": [{"address": "b@example.net"}]}, ["mailMerge"]),
-        (
-            {"mailMerge": [merge_entry("a")], "envelope": {"to": [{"address": "b@x.org"}]}},
-            ["mailMerge"],
-        ),
-        ({"mailMerge": [merge_entry("a", x=[1])]}, ["mailMerge", "0", "values", "x"]),
-        (
-            {"mailMerge": [merge_entry("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"},
-            ["mailMerge", "0", "values"],
-        ),
-        ({"to": [{"address": "b@x.org"}], "subject": "{{y}}", "template": {}}, ["subject"]),
-        ({"to": [{"address": "b@x.org"}], "template": {"a": {}}}, ["template", "a"]),
-        ({"to": [{"address": "b@x.org"}], "template": {"a{": 1}}, ["template"]),
-    ],
-)
-async def test_invalid_merge_is_refused(
-    ada: GraphQLClient, environment: Environment, arguments: dict[str, Any], path: list[str]
-) -> None:
-    answer = await send_message(ada, **{"text": "x", **arguments})
-    assert error_codes_and_paths(answer) == [("VALIDATION", path)]
-    assert await load_queued_messages(environment) == []
+INVALID_MERGES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"mailMerge": []}, ["mailMerge"]),
+    ({"mailMerge": [merge_entry("a")] * 101}, ["mailMerge"]),
+    ({"mailMerge": [merge_entry("a")], "to": [{"address": "b@example.net"}]}, ["mailMerge"]),
+    (
+        {"mailMerge": [merge_entry("a")], "envelope": {"to": [{"address": "b@x.org"}]}},
+        ["mailMerge"],
+    ),
+    ({"mailMerge": [merge_entry("a", x=[1])]}, ["mailMerge", "0", "values", "x"]),
+    (
+        {"mailMerge": [merge_entry("a", x="a\r\nBcc: b@c.d")], "subject": "{{x}}"},
+        ["mailMerge", "0", "values"],
+    ),
+    ({"to": [{"address": "b@x.org"}], "subject": "{{y}}", "template": {}}, ["subject"]),
+    ({"to": [{"address": "b@x.org"}], "template": {"a": {}}}, ["template", "a"]),
+    ({"to": [{"address": "b@x.org"}], "template": {"a{": 1}}, ["template"]),
+]
+
+
+async def test_invalid_merge_is_refused(ada: GraphQLClient, environment: Environment) -> None:
+    for case in each_case(INVALID_MERGES):
+        with case as (arguments, path):
+            answer = await send_message(ada, **{"text": "x", **arguments})
+            assert error_codes_and_paths(answer) == [("VALIDATION", path)]
+            assert await load_queued_messages(environment) == []
 
 
 async def test_placeholders_without_values_are_kept(ada: GraphQLClient) -> None:

@@ -16,6 +16,7 @@ from graph.types.scalars import SCALARS
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import (
     load_inbox_rows,
     relay_settings,
@@ -135,36 +136,37 @@ async def test_held_submission_can_be_cancelled(
     ]
 
 
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        (
-            {"from": {"address": "x@example.net"}},
-            ("ForbiddenError", "FORBIDDEN_OPERATION", ["from"]),
-        ),
-        ({"to": [{"address": "x"}]}, ("ValidationError", "VALIDATION", ["to", "0"])),
-        ({"to": []}, ("ValidationError", "VALIDATION", ["to"])),
-        (
-            {"attachments": [{"content": "%%"}]},
-            ("ValidationError", "VALIDATION", ["attachments", "0", "content"]),
-        ),
-        (
-            {"attachments": [{"content": "0g", "encoding": "HEX"}]},
-            ("ValidationError", "VALIDATION", ["attachments", "0", "content"]),
-        ),
-        (
-            {"headers": [{"name": "Received", "value": "x"}]},
-            ("ValidationError", "VALIDATION", ["headers", "0", "name"]),
-        ),
-        ({"mailbox": {"path": "Nowhere"}}, ("NotFoundError", "NOT_FOUND", ["mailbox"])),
-    ],
-)
+INVALID_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    (
+        {"from": {"address": "x@example.net"}},
+        ("ForbiddenError", "FORBIDDEN_OPERATION", ["from"]),
+    ),
+    ({"to": [{"address": "x"}]}, ("ValidationError", "VALIDATION", ["to", "0"])),
+    ({"to": []}, ("ValidationError", "VALIDATION", ["to"])),
+    (
+        {"attachments": [{"content": "%%"}]},
+        ("ValidationError", "VALIDATION", ["attachments", "0", "content"]),
+    ),
+    (
+        {"attachments": [{"content": "0g", "encoding": "HEX"}]},
+        ("ValidationError", "VALIDATION", ["attachments", "0", "content"]),
+    ),
+    (
+        {"headers": [{"name": "Received", "value": "x"}]},
+        ("ValidationError", "VALIDATION", ["headers", "0", "name"]),
+    ),
+    ({"mailbox": {"path": "Nowhere"}}, ("NotFoundError", "NOT_FOUND", ["mailbox"])),
+]
+
+
 async def test_invalid_send_returns_typed_error(
-    schema: strawberry.Schema, ada: GraphQLClient, change: dict[str, Any], error: tuple[Any, ...]
+    schema: strawberry.Schema, ada: GraphQLClient
 ) -> None:
-    sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, **change})
-    assert (sent["submissions"], sent["messages"]) == ([], [])
-    assert [(e["__typename"], e["code"], e["path"]) for e in sent["errors"]] == [error]
+    for case in each_case(INVALID_INPUTS):
+        with case as (change, error):
+            sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, **change})
+            assert (sent["submissions"], sent["messages"]) == ([], [])
+            assert [(e["__typename"], e["code"], e["path"]) for e in sent["errors"]] == [error]
 
 
 async def test_send_with_same_idempotency_key_runs_once(

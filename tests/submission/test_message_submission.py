@@ -47,6 +47,7 @@ from resolvers.submission.loaders import SubmissionOrder, SubmissionPageKey
 from resolvers.submission.outgoing_messages import compose_messages_of_request
 from resolvers.submission.prepared_messages import NO_FOLDER_WARNING
 from tests.conftest import GraphQLClient, ManualClock, client_context
+from tests.support.case_loop import each_case
 from tests.support.operations.send_operations import (
     OUTSIDE_RECIPIENT,
     SHORT_MESSAGE,
@@ -205,36 +206,36 @@ async def test_inactive_or_suspended_account_cannot_send(
     assert await count_rows(environment, Submission) == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "path", "index"),
-    [
-        ({"to": [], "cc": [], "bcc": []}, ["to"], None),
-        ({"to": [OUTSIDE_RECIPIENT, NamedAddress("x@y\r\nDATA")]}, ["to"], 1),
-        (
-            {"envelope": EnvelopeOverride(recipients=["a@example.net", "a b@example.net"])},
-            ["envelope", "to"],
-            1,
-        ),
-        ({"envelope": EnvelopeOverride("a b@example.org")}, ["envelope", "from"], None),
-        ({"envelope": EnvelopeOverride(recipients=[])}, ["envelope", "to"], None),
-        ({"headers": [CustomHeader("Bcc", "x")]}, ["headers", "0", "name"], None),
-        ({"undo_window": timedelta(days=2)}, ["undoWindow"], None),
-    ],
-)
+INVALID_FIELDS: list[tuple[dict[str, Any], list[str], int | None]] = [
+    ({"to": [], "cc": [], "bcc": []}, ["to"], None),
+    ({"to": [OUTSIDE_RECIPIENT, NamedAddress("x@y\r\nDATA")]}, ["to"], 1),
+    (
+        {"envelope": EnvelopeOverride(recipients=["a@example.net", "a b@example.net"])},
+        ["envelope", "to"],
+        1,
+    ),
+    ({"envelope": EnvelopeOverride("a b@example.org")}, ["envelope", "from"], None),
+    ({"envelope": EnvelopeOverride(recipients=[])}, ["envelope", "to"], None),
+    ({"headers": [CustomHeader("Bcc", "x")]}, ["headers", "0", "name"], None),
+    ({"undo_window": timedelta(days=2)}, ["undoWindow"], None),
+]
+
+
 async def test_invalid_send_reports_field_and_stores_nothing(
-    ada: GraphQLClient,
-    environment: Environment,
-    changes: dict[str, Any],
-    path: list[str],
-    index: int | None,
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    with pytest.raises(InvalidInput) as raised:
-        await send_outgoing_message(ada, **changes)
-    assert (raised.value.path, raised.value.index) == (path, index)
-    assert (await count_rows(environment, Submission), await count_rows(environment, Message)) == (
-        0,
-        0,
-    )
+    for case in each_case(INVALID_FIELDS):
+        with case as (changes, path, index):
+            with pytest.raises(InvalidInput) as raised:
+                await send_outgoing_message(ada, **changes)
+            assert (raised.value.path, raised.value.index) == (path, index)
+            assert (
+                await count_rows(environment, Submission),
+                await count_rows(environment, Message),
+            ) == (
+                0,
+                0,
+            )
 
 
 async def test_envelope_can_differ_from_header(ada: GraphQLClient) -> None:

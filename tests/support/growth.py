@@ -20,24 +20,27 @@ MAX_MEASUREMENTS = 5
 
 
 def run_cpu_seconds(job: Callable[[], object], calls: int) -> float:
-    """The CPU time of the thread for this number of calls, without the garbage collector."""
-    gc.collect()
-    gc.disable()  # its time depends on all objects of the process, not on the job
-    try:
-        started_at = time.thread_time()
-        for _ in range(calls):
-            job()
-        return time.thread_time() - started_at
-    finally:
-        gc.enable()
+    """The CPU time of the thread for this number of calls."""
+    started_at = time.thread_time()
+    for _ in range(calls):
+        job()
+    return time.thread_time() - started_at
 
 
 def cpu_seconds(job: Callable[[], object]) -> float:
-    """The CPU time of one call, from the shortest of three runs of at least 5 ms."""
-    calls = 1
-    while (seconds := run_cpu_seconds(job, calls)) < MIN_RUN_SECONDS:
-        calls *= 4
-    runs = [seconds, *(run_cpu_seconds(job, calls) for _ in range(RUNS - 1))]
+    """The CPU time of one call, from the shortest of three runs of at least 5 ms.
+
+    The garbage collector is off. Its time depends on all objects of the process, not on the job.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        calls = 1
+        while (seconds := run_cpu_seconds(job, calls)) < MIN_RUN_SECONDS:
+            calls *= 4
+        runs = [seconds, *(run_cpu_seconds(job, calls) for _ in range(RUNS - 1))]
+    finally:
+        gc.enable()
     return min(runs) / calls
 
 

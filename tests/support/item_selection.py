@@ -317,10 +317,45 @@ SLOW_CASES = (
             "setting list-pydantic sqlalchemy",
         ),
     ),
-    SlowCases("e2e/recovery/test_postgres_restore::test_pg_basebackup_is_detected", ("False",)),
+    SlowCases(
+        "e2e/recovery/test_postgres_restore::test_pg_basebackup_is_detected",
+        covered_by="e2e/recovery/test_postgres_restore::test_documented_restore_to_a_moment",
+    ),
+    *(
+        SlowCases(
+            f"e2e/operation/test_worker_processes::{name}",
+            NON_SQLITE_CASES[:2],
+            covered_by=(
+                "e2e/recovery/test_change_stream_completeness::"
+                "test_every_watcher_receives_all_stored_changes"
+            ),
+        )
+        for name in (
+            "test_delivery_at_one_worker_reaches_subscribers_of_all",
+            "test_outage_of_event_bus_loses_no_event",
+        )
+    ),
+    SlowCases(
+        "e2e/operation/test_worker_processes::test_session_terminate_closes_sockets_of_all_workers",
+        ("sqlite+nats",),
+    ),
+    SlowCases(
+        "e2e/operation/test_make_run::test_signal_during_start_stops_server_without_error", ("2",)
+    ),
     SlowCases(
         "e2e/recovery/test_postgres_restore::test_failover_to_complete_standby_keeps_incarnation",
         ("stop",),
+    ),
+    SlowCases(
+        "schema/test_access_matrix::test_token_has_the_access_of_a_key_with_the_same_scope",
+        ("sqlite-mail-read", "sqlite-read", "sqlite-sieve", "sqlite-submit"),
+    ),
+    SlowCases(
+        "messages/test_damaged_message_fields::test_field_that_reads_damaged_bytes_returns_error",
+        ("plain-sqlite-truncated", "plain-sqlite-deleted"),
+    ),
+    SlowCases(
+        "mail/queue/test_queue_leases::test_leases_are_kept_during_slow_reply", ("postgres",)
     ),
     SlowCases(
         "e2e/operation/test_sign_in_under_load::test_single_sign_in_is_fast_on_busy_machine",

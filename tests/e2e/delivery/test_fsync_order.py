@@ -3,11 +3,12 @@
 A kill does not show a missing sync, because the page cache survives it. strace shows it.
 """
 
+import asyncio
 import os
 import re
 import shutil
-import signal
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,24 @@ def strace() -> str:
     return program
 
 
+@asynccontextmanager
+async def traced_process(strace: str, pid: int, log: Path) -> AsyncGenerator[None]:
+    """Write the traced calls of all threads of a process to a file during the block."""
+    options = ("-f", "-y", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
+    tracer = await asyncio.create_subprocess_exec(
+        strace, *options, "-p", str(pid), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(HANG_SECONDS):
+            assert tracer.stderr
+            first_line = await tracer.stderr.readline()
+        assert b" attached" in first_line, first_line
+        yield
+    finally:
+        tracer.terminate()
+        await tracer.wait()
+
+
 async def trace_server(strace: str, folder: Path) -> list[str]:
     """Trace a server that receives a message with a large attachment and an upload part."""
     server, log = MerganserServer(folder), folder / "trace"
@@ -113,16 +132,16 @@ async def trace_server(strace: str, folder: Path) -> list[str]:
         _, secret = await api_key_mutations.create_api_key(
             root_context(environment), NewApiKey("piece", user_id=user.id)
         )
-    strace_command = (strace, "-f", "-y", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
-    process = await server.start(command_prefix=strace_command)
+    process = await server.start()
     try:
-        lmtp_client = await connect(server.lmtp_port)
-        raw = MessageGenerator().make_message(1, attachment=os.urandom(ATTACHMENT_BYTES))
-        assert (await lmtp_client.deliver(RECEIVER_ADDRESS, raw)).startswith("250 2.0.0 OK: queued")
-        await lmtp_client.close()
-        await _send_upload_part(server.http_port, secret)
+        async with traced_process(strace, process.pid, log):
+            lmtp_client = await connect(server.lmtp_port)
+            raw = MessageGenerator().make_message(1, attachment=os.urandom(ATTACHMENT_BYTES))
+            reply = await lmtp_client.deliver(RECEIVER_ADDRESS, raw)
+            assert reply.startswith("250 2.0.0 OK: queued")
+            await lmtp_client.close()
+            await _send_upload_part(server.http_port, secret)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # strace does not pass the signal on
         await stop_process(process)
     return log.read_text(errors="replace").splitlines()
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from bench.servers.ports import free_port
+from tests.support.clients.change_socket import subscribe_to_later_changes
 from tests.support.clients.plain_http import plain_client
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
 from tests.support.time_limits import HANG_SECONDS
@@ -217,9 +218,7 @@ async def test_changes_by_command_line_reach_subscribers_of_server(
         auth_payload = {"Authorization": f"Bearer {server.api_key}"}
         await ws.send(json.dumps({"type": "connection_init", "payload": auth_payload}))
         assert json.loads(await ws.recv())["type"] == "connection_ack"
-        query = "subscription { changes { events { type } } }"
-        await ws.send(json.dumps({"id": "1", "type": "subscribe", "payload": {"query": query}}))
-        await asyncio.sleep(0.5)  # until the subscription waits for a wake-up
+        await subscribe_to_later_changes(ws)
         code, out, err = await installation.run_command(
             "import", str(tmp_path / "a.eml"), "--user", "demo"
         )

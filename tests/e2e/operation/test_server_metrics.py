@@ -176,10 +176,12 @@ def test_metrics_are_exported_to_collector(
 async def test_deliveries_and_subscriptions_are_counted(observed_server: ObservedServer) -> None:
     metrics_before = observed_server.read_metrics()
     raw = f"From: carol@example.com\r\nSubject: {SECRET}\r\n\r\n{SECRET}\r\n".encode()
-    document = "subscription Listen { changes { cursor events { type } } }"
+    document = """subscription Listen($after: Cursor) {
+      changes(after: $after) { cursor events { type } } }"""
+    async with observed_server.open_client("ada") as client:
+        cursor = await client.load_cursor()
     async with observed_server.open_websocket(observed_server.secrets["ada"]) as socket:
-        await socket.subscribe(document)
-        await asyncio.sleep(0.1)
+        await socket.subscribe(document, after=cursor)
         assert "250" in await observed_server.deliver_by_lmtp(raw, "ada@example.org")
         await socket.read_changes()
         metrics_during = observed_server.read_metrics()

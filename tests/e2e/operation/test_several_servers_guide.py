@@ -28,6 +28,7 @@ from websockets.typing import Subprotocol
 
 from bench.servers.ports import free_port
 from tests.conftest import raw_message
+from tests.support.clients.change_socket import subscribe_to_later_changes
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.operations.platform.certificate_operations import CertificateSigner
 from tests.support.run_scope import CI
@@ -305,11 +306,8 @@ async def _assert_subscriber_sees_mail_of_each_server(site: GuideSite, token: st
         payload: dict[str, str] = {"Authorization": f"Bearer {token}"}
         await socket.send(json.dumps({"type": "connection_init", "payload": payload}))
         assert json.loads(await socket.recv())["type"] == "connection_ack"
-        query = "subscription { changes { events { type } } }"
-        subscribe_message = {"id": "1", "type": "subscribe", "payload": {"query": query}}
-        await socket.send(json.dumps(subscribe_message))
+        await subscribe_to_later_changes(socket)
         for number in (11, 12):
-            await asyncio.sleep(1)  # until the subscription has started
             lmtp_client = await connect_lmtp(
                 int(site.replacements[f"10.0.0.{number}:8024"].partition(":")[2])
             )

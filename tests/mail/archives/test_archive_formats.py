@@ -25,6 +25,7 @@ from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.archives.zip_format import DamagedArchiveError
 from mail.mailboxes.paths import validate_path
 from models.errors import InvalidInput
+from tests.support.run_scope import RUNS_ALL_TESTS
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 MAX_MESSAGE_SIZE = 1 << 20
@@ -168,7 +169,7 @@ def tar_entry(name: str, entry_type: bytes = tarfile.REGTYPE) -> tarfile.TarInfo
 
 
 @given(st.lists(exported_messages(), max_size=8), st.sampled_from(EXPORT_FORMATS))
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150 if RUNS_ALL_TESTS else 75, suppress_health_check=list(HealthCheck))
 def test_archive_round_trip_keeps_bytes_records_and_checkpoints(
     messages: list[ExportedMessage], export_format: ExportFormat
 ) -> None:

@@ -372,11 +372,11 @@ ENDLESS_RESPONSES = {
 async def test_endless_response_fails_with_bounded_memory(
     step: str, response_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imap_protocol, "MAX_UNREQUESTED_BYTES", 1 << 16)
-    monkeypatch.setattr(imap_protocol, "MAX_LINE_SIZE", 1 << 16)
-    monkeypatch.setattr(imap_client, "MAX_LINE_SIZE", 1 << 16)
+    monkeypatch.setattr(imap_protocol, "MAX_UNREQUESTED_BYTES", 1 << 14)
+    monkeypatch.setattr(imap_protocol, "MAX_LINE_SIZE", 1 << 14)
+    monkeypatch.setattr(imap_client, "MAX_LINE_SIZE", 1 << 14)
     monkeypatch.setattr(imap_client, "MAX_MAILBOXES", 500)
-    monkeypatch.setattr(imap_client, "MAX_SEARCH_LINE", 1 << 18)
+    monkeypatch.setattr(imap_client, "MAX_SEARCH_LINE", 1 << 16)
     prefix = (
         {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ")
         if response_kind.startswith("a line")

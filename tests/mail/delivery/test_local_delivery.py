@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from models.queue.tables import DeliveryState
 from models.store.outages import StorageUnavailable
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.user_operations import set_user_columns
+from tests.support.case_loop import each_case
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.stored_messages import subjects_by_mailbox
 from tests.support.mail_servers.queue_worker import (
@@ -82,45 +85,43 @@ async def users(ada: GraphQLClient, bob: GraphQLClient) -> dict[str, GraphQLClie
     return dict(zip(NAMES, (ada, bob, eve), strict=True))
 
 
-@pytest.mark.parametrize("failing_name", NAMES)
-@pytest.mark.parametrize(
-    ("error", "state", "reply"),
-    [
-        (RuntimeError("no such case"), DEFERRED, "451 4.3.0"),
-        (StorageUnavailable("down"), DEFERRED, "451 4.3.0"),
-        (OverQuota(used=1, limit=1), DEFERRED, "452 4.2.2"),
-        (NotFound("nobody"), BOUNCED, "550 5.1.1"),
-        (RejectedByScript("No thanks."), BOUNCED, "550 5.7.1"),
-        (SpamRefused("spam"), BOUNCED, "550 5.7.1"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-async def test_error_of_one_recipient_is_the_result_of_this_recipient_only(  # noqa: PLR0913, PLR0917
-    users: dict[str, GraphQLClient],
-    inject: Inject,
-    failing_name: str,
-    error: Exception,
-    state: DeliveryState,
-    reply: str,
+DELIVERY_ERRORS: list[tuple[Exception, DeliveryState, str]] = [
+    (RuntimeError("no such case"), DEFERRED, "451 4.3.0"),
+    (StorageUnavailable("down"), DEFERRED, "451 4.3.0"),
+    (OverQuota(used=1, limit=1), DEFERRED, "452 4.2.2"),
+    (NotFound("nobody"), BOUNCED, "550 5.1.1"),
+    (RejectedByScript("No thanks."), BOUNCED, "550 5.7.1"),
+    (SpamRefused("spam"), BOUNCED, "550 5.7.1"),
+]
+
+
+async def test_error_of_one_recipient_is_the_result_of_this_recipient_only(
+    users: dict[str, GraphQLClient], inject: Inject
 ) -> None:
-    await queue_for_all(users)
-    job, raw = await claim_job(users["ada"])
+    for case in each_case(product(DELIVERY_ERRORS, NAMES)):
+        with case as ((error, state, reply), failing_name):
+            await queue_for_all(users)
+            job, raw = await claim_job(users["ada"])
+            counts = {name: len(await load_inbox_rows(user)) for name, user in users.items()}
+            inject(users[failing_name], partial(raise_error, error))
+            results = await local_delivery.deliver_to_local_recipients(
+                users["ada"].environment, job, raw
+            )
+            by_name: dict[str, DeliveryResult] = {
+                recipient.address.partition("@")[0]: results[recipient.delivery_id]
+                for recipient in job.recipients
+            }
+            failed = by_name.pop(failing_name)
+            assert (failed.state, f"{failed.reply_code} {failed.reply_text}"[:9]) == (state, reply)
+            assert failed.is_spam_refusal == isinstance(error, SpamRefused)
+            assert {result.state for result in by_name.values()} == {DELIVERED}
+            for name, user in users.items():
+                new_count = len(await load_inbox_rows(user)) - counts[name]
+                assert new_count == (name != failing_name)
 
-    async def fail() -> None:
-        raise error
 
-    inject(users[failing_name], fail)
-    results = await local_delivery.deliver_to_local_recipients(users["ada"].environment, job, raw)
-    by_name: dict[str, DeliveryResult] = {
-        recipient.address.partition("@")[0]: results[recipient.delivery_id]
-        for recipient in job.recipients
-    }
-    failed = by_name.pop(failing_name)
-    assert (failed.state, f"{failed.reply_code} {failed.reply_text}"[:9]) == (state, reply)
-    assert failed.is_spam_refusal == isinstance(error, SpamRefused)
-    assert {result.state for result in by_name.values()} == {DELIVERED}
-    for name, user in users.items():
-        assert len(await load_inbox_rows(user)) == (name != failing_name)
+async def raise_error(error: Exception) -> None:
+    raise error
 
 
 async def test_others_get_the_message_once_although_one_recipient_fails(

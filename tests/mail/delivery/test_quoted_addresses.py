@@ -13,6 +13,7 @@ from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
@@ -68,38 +69,39 @@ async def send_as(
     return codes, [(await client.read_reply())[:9] for _ in recipients]
 
 
-@pytest.mark.parametrize("sender", SENDERS)
 async def test_forwarded_message_and_its_reports_reach_every_sender(
-    ada: GraphQLClient, lmtp_client: SmtpTestClient, sender: str
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     environment = ada.environment
     await add_forwarding_address(environment, "list", "dave@far.example")
     await add_forwarding_address(environment, "other", "nobody@far.example")
-    server = FakeSmtpServer(rcpt_replies={"nobody": "550 5.1.1 Nobody"})
-    async with (
-        run_smtp_server(server) as smtp_server,
-        run_queue_worker(environment, relay_settings(smtp_server)),
-    ):
-        assert await send_as(lmtp_client, sender, LIST_ADDRESS) == ACCEPTED_REPLIES
-        await wait_for_messages(smtp_server)
-        forwarded = smtp_server.messages[0]
-        assert forwarded.to == ["dave@far.example"]
-        assert forwarded.sender.isascii()
-        assert len(forwarded.sender.rpartition("@")[0]) <= 64
-        assert await send_as(lmtp_client, sender, "other@example.org") == ACCEPTED_REPLIES
-        await wait_for_messages(smtp_server, 2)
-        report = smtp_server.messages[1]
-        assert report.to == [with_ascii_domain(sender)]
-        assert report.sender in {"", "<>"}
-        assert b"550 5.1.1 Nobody" in report.raw
-        await lmtp_client.run_command("MAIL FROM:<> SMTPUTF8")
-        reply = await lmtp_client.run_command(f"RCPT TO:<{forwarded.sender}>")
-        assert reply.startswith("250 2.1.5")
-        await lmtp_client.run_command("DATA")
-        lmtp_client.send_bytes(raw_message("Bounce") + b".\r\n")
-        assert (await lmtp_client.read_reply()).startswith("250 2.0.0")
-        await wait_for_messages(smtp_server, 3)
-        assert smtp_server.messages[2].to == [with_ascii_domain(sender)]
+    for case in each_case(SENDERS):
+        with case as sender:
+            server = FakeSmtpServer(rcpt_replies={"nobody": "550 5.1.1 Nobody"})
+            async with (
+                run_smtp_server(server) as smtp_server,
+                run_queue_worker(environment, relay_settings(smtp_server)),
+            ):
+                assert await send_as(lmtp_client, sender, LIST_ADDRESS) == ACCEPTED_REPLIES
+                await wait_for_messages(smtp_server)
+                forwarded = smtp_server.messages[0]
+                assert forwarded.to == ["dave@far.example"]
+                assert forwarded.sender.isascii()
+                assert len(forwarded.sender.rpartition("@")[0]) <= 64
+                assert await send_as(lmtp_client, sender, "other@example.org") == ACCEPTED_REPLIES
+                await wait_for_messages(smtp_server, 2)
+                report = smtp_server.messages[1]
+                assert report.to == [with_ascii_domain(sender)]
+                assert report.sender in {"", "<>"}
+                assert b"550 5.1.1 Nobody" in report.raw
+                await lmtp_client.run_command("MAIL FROM:<> SMTPUTF8")
+                reply = await lmtp_client.run_command(f"RCPT TO:<{forwarded.sender}>")
+                assert reply.startswith("250 2.1.5")
+                await lmtp_client.run_command("DATA")
+                lmtp_client.send_bytes(raw_message("Bounce") + b".\r\n")
+                assert (await lmtp_client.read_reply()).startswith("250 2.0.0")
+                await wait_for_messages(smtp_server, 3)
+                assert smtp_server.messages[2].to == [with_ascii_domain(sender)]
 
 
 @pytest.mark.parametrize("sender", [sender for sender in SENDERS if not sender.isascii()])

@@ -64,8 +64,8 @@ HOSTILE_MESSAGES: dict[str, Callable[[], bytes]] = {
         + b"\n\n"
     ),
     "300,000 commas": lambda: b"To: " + b",<>" * 300_000 + b"\n\nx",
-    "open brackets": lambda: b"To: " + b"[" * 900_000 + b"\n\nx",
-    "open quotes": lambda: b"To: " + b'"\\' * 450_000 + b"\n\nx",
+    "open brackets": lambda: b"To: " + b"[" * 400_000 + b"\n\nx",
+    "open quotes": lambda: b"To: " + b'"\\' * 200_000 + b"\n\nx",
     "open encoded words": lambda: b"Subject: " + b"=?a?q?" * 150_000 + b"\n\nx",
     "many encoded words": lambda: b"Subject: " + b"=?utf-8?q?a?= " * 70_000 + b"\n\nx",
     "semicolons": lambda: b"Content-Type: text/plain" + b" ;" * 500_000 + b"\n\nx",
@@ -79,10 +79,10 @@ HOSTILE_MESSAGES: dict[str, Callable[[], bytes]] = {
     "prefixes": lambda: b"Subject: " + b"Re: [x] " * 100_000 + b"y\n\nx",
     "forward marks": lambda: b"Subject: y" + b" (fwd)" * 150_000 + b"\n\nx",
     "references": lambda: b"References: " + b"<a@b> <" * 130_000 + b"\n\nx",
-    "open tags": lambda: b"Content-Type: text/html\n\n" + b"<div>" * 400_000,
+    "open tags": lambda: b"Content-Type: text/html\n\n" + b"<div>" * 200_000,
     "open attributes": lambda: b"Content-Type: text/html\n\n" + b'<a =">"' * 250_000,
     "open comments": lambda: b"Content-Type: text/html\n\n" + b"<!--" * 500_000,
-    "flowed blanks": lambda: b"Content-Type: text/plain; format=flowed\n\n" + b"> \n" * 500_000,
+    "flowed blanks": lambda: b"Content-Type: text/plain; format=flowed\n\n" + b"> \n" * 250_000,
     "soft breaks": lambda: (
         b"Content-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n"
         + b"= " * 1_000_000

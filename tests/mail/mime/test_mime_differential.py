@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mail.mime import decoded_content, facts_from_message_bytes, parse_structure, walk_parts
 from mail.mime.header_parameters import safe_filename_or_none
-from tests.support.run_scope import CI
+from tests.support.run_scope import CI, RUNS_ALL_TESTS
 
 UNICODE_TEXTS = st.text(
     st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]) | st.just(" "),
@@ -47,7 +47,7 @@ def build_message(
 
 @given(TEXTS_WITHOUT_ENCODED_WORDS, NAMED_ADDRESSES, UNICODE_TEXTS, ATTACHMENTS)
 @example("0", [("0", "0")] * 3, "0", [("<>", b""), ("<a>", b"")])
-@settings(max_examples=300)
+@settings(max_examples=300 if RUNS_ALL_TESTS else 150)
 def test_message_of_standard_library_is_parsed_as_written(
     subject: str, people: list[tuple[str, str]], text: str, files: list[tuple[str, bytes]]
 ) -> None:

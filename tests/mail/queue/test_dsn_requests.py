@@ -28,6 +28,7 @@ from models.submission.tables import Submission
 from models.users.tables import User
 from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import GraphQLClient, make_user, raw_message
+from tests.support.case_loop import each_case
 from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.inbound_authentication import use_dns_zone
@@ -294,24 +295,25 @@ async def test_remote_sender_gets_success_dsn_once(
     assert len(await load_inbox_rows(ada)) == 1
 
 
+UNREPORTED_DELIVERIES: list[tuple[str, str]] = [
+    ("", NOTIFY_ALL),
+    (DSN_SENDER, ""),
+    (DSN_SENDER, "NOTIFY=FAILURE"),
+    (DSN_SENDER, "NOTIFY=NEVER"),
+]
+
+
 @pytest.mark.usefixtures("ada", "verify_consistency")
-@pytest.mark.parametrize(
-    ("sender", "parameters"),
-    [
-        ("", NOTIFY_ALL),
-        (DSN_SENDER, ""),
-        (DSN_SENDER, "NOTIFY=FAILURE"),
-        (DSN_SENDER, "NOTIFY=NEVER"),
-    ],
-)
 async def test_success_dsn_needs_sender_and_request(
-    client: SmtpTestClient, environment: Environment, sender: str, parameters: str
+    client: SmtpTestClient, environment: Environment
 ) -> None:
-    reply = await submit_message(
-        client, "", f"<ada@example.org> {parameters}".rstrip(), sender=sender
-    )
-    assert reply.startswith("250")
-    assert await queued_dsn_requests(environment) == []
+    for case in each_case(UNREPORTED_DELIVERIES):
+        with case as (sender, parameters):
+            reply = await submit_message(
+                client, "", f"<ada@example.org> {parameters}".rstrip(), sender=sender
+            )
+            assert reply.startswith("250")
+            assert await queued_dsn_requests(environment) == []
 
 
 @pytest.mark.usefixtures("ada", "verify_consistency")

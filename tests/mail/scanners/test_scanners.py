@@ -22,6 +22,7 @@ from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.key_value_operations import change_options
 from tests.support.accounts.openpgp_keys import armored_public_key, make_secret_key
 from tests.support.accounts.user_operations import set_user_columns
+from tests.support.case_loop import each_case
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
@@ -219,27 +220,35 @@ BAD_RSPAMD_RESPONSES: dict[str, ConnectionHandler] = {
 }
 
 
-@pytest.mark.parametrize("behaviour", BAD_RSPAMD_RESPONSES.values(), ids=BAD_RSPAMD_RESPONSES)
 async def test_bad_rspamd_response_loses_no_message(
-    behaviour: ConnectionHandler, ada: GraphQLClient, lmtp_client: SmtpTestClient
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    async with run_scripted_server(behaviour) as port:
-        change_options(
-            ada.environment,
-            rspamd_url=f"http://127.0.0.1:{port}",
-            rspamd_timeout=timedelta(seconds=1),
-        )
-        count_before = SCANS.value("rspamd", "failed")
-        assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
-            "250 2.0.0"
-        ]
-        assert await message_special_use(ada, "Taken") is INBOX
-        change_options(ada.environment, rspamd_on_failure="defer")
-        assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
-            "451 4.3.0"
-        ]
-        assert await message_special_use(ada, "Later") is None
-        assert SCANS.value("rspamd", "failed") == count_before + 2
+    for case in each_case(BAD_RSPAMD_RESPONSES):
+        with case as name:
+            async with run_scripted_server(BAD_RSPAMD_RESPONSES[name]) as port:
+                change_options(
+                    ada.environment,
+                    rspamd_url=f"http://127.0.0.1:{port}",
+                    rspamd_timeout=timedelta(seconds=1),
+                )
+                await assert_failures_lose_no_message(ada, lmtp_client, "rspamd", name)
+
+
+async def assert_failures_lose_no_message(
+    client: GraphQLClient, lmtp_client: SmtpTestClient, scanner: str, case: str
+) -> None:
+    """Deliver a message for each setting of the scanner's failures."""
+    count_before = SCANS.value(scanner, "failed")
+    accepted_subject, deferred_subject = f"Taken: {case}", f"Later: {case}"
+    change_options(client.environment, **{f"{scanner}_on_failure": "accept"})
+    message = raw_message(accepted_subject)
+    assert await deliver_for_reply_codes(lmtp_client, message, client.address) == ["250 2.0.0"]
+    assert await message_special_use(client, accepted_subject) is INBOX
+    change_options(client.environment, **{f"{scanner}_on_failure": "defer"})
+    message = raw_message(deferred_subject)
+    assert await deliver_for_reply_codes(lmtp_client, message, client.address) == ["451 4.3.0"]
+    assert await message_special_use(client, deferred_subject) is None
+    assert SCANS.value(scanner, "failed") == count_before + 2
 
 
 BAD_CLAMD_RESPONSES: dict[str, ConnectionHandler] = {
@@ -253,27 +262,18 @@ BAD_CLAMD_RESPONSES: dict[str, ConnectionHandler] = {
 }
 
 
-@pytest.mark.parametrize("behaviour", BAD_CLAMD_RESPONSES.values(), ids=BAD_CLAMD_RESPONSES)
 async def test_bad_clamd_response_loses_no_message(
-    behaviour: ConnectionHandler, ada: GraphQLClient, lmtp_client: SmtpTestClient
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    async with run_scripted_server(behaviour) as port:
-        change_options(
-            ada.environment, clamd_address=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1)
-        )
-        count_before = SCANS.value("clamd", "failed")
-        assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
-            "250 2.0.0"
-        ]
-        change_options(ada.environment, clamd_on_failure="defer")
-        assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
-            "451 4.3.0"
-        ]
-        assert [await message_special_use(ada, subject) for subject in ("Taken", "Later")] == [
-            INBOX,
-            None,
-        ]
-        assert SCANS.value("clamd", "failed") == count_before + 2
+    for case in each_case(BAD_CLAMD_RESPONSES):
+        with case as name:
+            async with run_scripted_server(BAD_CLAMD_RESPONSES[name]) as port:
+                change_options(
+                    ada.environment,
+                    clamd_address=f"127.0.0.1:{port}",
+                    clamd_timeout=timedelta(seconds=1),
+                )
+                await assert_failures_lose_no_message(ada, lmtp_client, "clamd", name)
 
 
 @pytest.mark.parametrize(

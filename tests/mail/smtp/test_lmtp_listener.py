@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import smtplib
+import socket
 
 import pytest
 
@@ -27,6 +28,11 @@ from tests.support.mail_servers.lmtp_listeners import (
 
 __all__ = ["backend", "client", "lmtp_listener", "open_listener"]
 OVER_QUOTA = OverQuota(used=1, limit=1)
+
+
+async def test_last_reply_does_not_wait_for_acknowledgement(lmtp_listener: LmtpListener) -> None:
+    (server,) = lmtp_listener._servers  # noqa: SLF001 - connections inherit its options
+    assert server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_lhlo_lists_extensions_without_version(lmtp_listener: LmtpListener) -> None:

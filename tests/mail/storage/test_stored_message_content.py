@@ -294,8 +294,8 @@ async def measure_peak_memory(chunks: AsyncIterator[bytes]) -> int:
 @pytest.mark.parametrize(
     "content",
     [
-        multipart_message.pseudo_random_bytes(24 * MIB),
-        bytes(24 * MIB),
+        multipart_message.pseudo_random_bytes(16 * MIB),
+        bytes(16 * MIB),
         LOG_CONTENT * 10,
         base64.b64encode(multipart_message.pseudo_random_bytes(9 * MIB)),
     ],

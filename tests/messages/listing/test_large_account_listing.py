@@ -1,4 +1,4 @@
-"""Test that a page of an account with 100,000 messages reads few rows, with any statistics."""
+"""Test that a page of an account with 50,000 messages reads few rows, with any statistics."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ from tests.support.lists.list_fields import (
 from tests.support.stores import store_fixtures
 
 # Messages of ada, messages of each other account, number of other accounts.
-LARGE_COUNT, SMALL_COUNT, OTHER_ACCOUNTS = 100_000, 20, 12
+LARGE_COUNT, SMALL_COUNT, OTHER_ACCOUNTS = 50_000, 20, 12
 MAX_ROWS_READ = 6000  # Per statement. One of 100 messages is unseen.
 ROWS_PER_TESTED_MESSAGE = 2  # the row of the message and that of its sort keys
 FIRST_ID = 1 << 40

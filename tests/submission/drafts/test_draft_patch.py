@@ -8,6 +8,7 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.support.case_loop import each_case
 from tests.support.operations.message_sources import (
     FILE_A,
     FILE_B,
@@ -49,43 +50,41 @@ FULL_DRAFT: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("patch", "changed"),
-    [
-        ({"subject": "Geese"}, {"Subject": ["Geese"]}),
-        ({"subject": None}, {"Subject": [""]}),
-        ({"to": None}, {"To": None}),
-        ({"cc": []}, {"Cc": None}),
-        ({"bcc": None}, {"Bcc": None}),
-        ({"replyTo": None}, {"Reply-To": None}),
-        ({"headers": None}, {"X-Tag": None}),
-        ({"priority": None}, {"X-Priority": None}),
-        ({"from": None}, {"From": ["ada@example.org"]}),
-        ({"text": "Bye.\n"}, {"text/plain": "Bye.\n"}),
-        ({"html": "<p>Bye.</p>"}, {"text/plain": "Bye.", "text/html": "<p>Bye.</p>"}),
-        ({"html": None}, {"text/html": ...}),
-        ({"metadata": {"a": 1}}, {}),
-    ],
-    ids=str,
-)
-async def test_patch_changes_only_its_fields(
-    ada: GraphQLClient, patch: dict[str, Any], changed: dict[str, Any]
-) -> None:
-    draft = await create_draft(ada, **FULL_DRAFT)
-    expected = await read_fields(ada, draft)
-    for name, value in changed.items():
-        if value is ...:
-            del expected[name]
-        else:
-            expected[name] = value
-    for _ in range(3):
-        answer = await save_draft(ada, draft={"id": draft["id"]}, **patch)
-        assert answer["errors"] == []
-        assert answer["message"]["id"] == draft["id"]
-        found = await read_fields(ada, draft)
-        for values in (found, expected):
-            values["text/plain"] = values["text/plain"].rstrip("\r\n")
-        assert found == expected
+PATCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"subject": "Geese"}, {"Subject": ["Geese"]}),
+    ({"subject": None}, {"Subject": [""]}),
+    ({"to": None}, {"To": None}),
+    ({"cc": []}, {"Cc": None}),
+    ({"bcc": None}, {"Bcc": None}),
+    ({"replyTo": None}, {"Reply-To": None}),
+    ({"headers": None}, {"X-Tag": None}),
+    ({"priority": None}, {"X-Priority": None}),
+    ({"from": None}, {"From": ["ada@example.org"]}),
+    ({"text": "Bye.\n"}, {"text/plain": "Bye.\n"}),
+    ({"html": "<p>Bye.</p>"}, {"text/plain": "Bye.", "text/html": "<p>Bye.</p>"}),
+    ({"html": None}, {"text/html": ...}),
+    ({"metadata": {"a": 1}}, {}),
+]
+
+
+async def test_patch_changes_only_its_fields(ada: GraphQLClient) -> None:
+    for case in each_case(PATCHES):
+        with case as (patch, changed):
+            draft = await create_draft(ada, **FULL_DRAFT)
+            expected = await read_fields(ada, draft)
+            for name, value in changed.items():
+                if value is ...:
+                    del expected[name]
+                else:
+                    expected[name] = value
+            for _ in range(3):
+                answer = await save_draft(ada, draft={"id": draft["id"]}, **patch)
+                assert answer["errors"] == []
+                assert answer["message"]["id"] == draft["id"]
+                found = await read_fields(ada, draft)
+                for values in (found, expected):
+                    values["text/plain"] = values["text/plain"].rstrip("\r\n")
+                assert found == expected
 
 
 async def test_null_clears_metadata_and_absence_keeps_it(ada: GraphQLClient) -> None:

@@ -25,6 +25,7 @@ from models.users.tables import User
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
+from tests.support.case_loop import each_case
 from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.operations.message_sources import (
     FILE_A,
@@ -123,21 +124,26 @@ ATTACHMENT_CASES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "names"), ATTACHMENT_CASES, ids=str)
-async def test_saved_draft_keeps_attachments_unless_removed(
-    ada: GraphQLClient, arguments: dict[str, Any], names: list[str]
-) -> None:
-    draft = await create_draft(ada, html=HTML, addAttachments=[FILE_A, IMAGE, FILE_B])
-    filenames = [item["filename"] for item in draft["attachments"]]
-    assert filenames == ["dot.gif", "a.txt", "b.txt"]
-    arguments = dict(arguments)
-    removed = [{"id": draft["attachments"][nth]["id"]} for nth in arguments.pop("remove", ())]
-    answer = await save_draft_again(ada, draft, removeAttachments=removed, **arguments)
-    assert [name for name, *_ in await load_attached_files(ada, answer)] == names
-    contents = {"a.txt": b"A", "b.txt": b"B", "c.txt": b"C", "dot.gif": PIXEL, "new.gif": b"GIF87a"}
-    assert [data for *_, data in await load_attached_files(ada, answer)] == [
-        contents[name] for name in names
-    ]
+async def test_saved_draft_keeps_attachments_unless_removed(ada: GraphQLClient) -> None:
+    for case in each_case(ATTACHMENT_CASES):
+        with case as (arguments, names):
+            draft = await create_draft(ada, html=HTML, addAttachments=[FILE_A, IMAGE, FILE_B])
+            filenames = [item["filename"] for item in draft["attachments"]]
+            assert filenames == ["dot.gif", "a.txt", "b.txt"]
+            fields = dict(arguments)
+            removed = [{"id": draft["attachments"][nth]["id"]} for nth in fields.pop("remove", ())]
+            answer = await save_draft_again(ada, draft, removeAttachments=removed, **fields)
+            assert [name for name, *_ in await load_attached_files(ada, answer)] == names
+            contents = {
+                "a.txt": b"A",
+                "b.txt": b"B",
+                "c.txt": b"C",
+                "dot.gif": PIXEL,
+                "new.gif": b"GIF87a",
+            }
+            assert [data for *_, data in await load_attached_files(ada, answer)] == [
+                contents[name] for name in names
+            ]
 
 
 async def test_kept_large_attachment_is_not_stored_again(

@@ -11,6 +11,7 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
 from tests.support.accounts.user_operations import execute_mutation, try_update_users
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import load_queued_messages
 from tests.support.operations.message_sources import import_message, save_draft
 from tests.support.stores.counter_check import (
@@ -188,27 +189,26 @@ async def test_mail_merge_sends_copies_and_keeps_draft(
     assert len(ids) == 2
 
 
-@pytest.mark.parametrize(
-    ("fields", "arguments", "path"),
-    [
-        (TO_CAROL, {"mailMerge": [TO_CAROL]}, ["mailMerge"]),
-        ({}, {"mailMerge": []}, ["mailMerge"]),
-        ({}, {"mailMerge": [TO_CAROL], "deleteFiles": True}, ["deleteFiles"]),
-        ({}, {"mailMerge": [TO_CAROL], "envelope": TO_CAROL}, ["mailMerge"]),
-        ({"text": "{{a}}"}, {"mailMerge": [TO_CAROL]}, ["mailMerge", "0", "values"]),
-        ({}, {"mailMerge": [{"to": [{"address": "half@"}]}]}, ["mailMerge", "0", "to", "0"]),
-        (TO_CAROL, {"encrypt": True}, ["encrypt"]),
-        ({"bcc": TO_CAROL["to"]}, {"encrypt": True}, ["encrypt"]),
-    ],
-)
-async def test_refused_options_send_nothing(
-    ada: GraphQLClient, environment: Environment, fields: Any, arguments: Any, path: list[str]
-) -> None:
-    draft = await create_draft(ada, **fields)
-    answer = await send_draft(ada, draft, **arguments)
-    assert error_codes_and_paths(answer) == [("VALIDATION", path)]
-    assert (await read_message(ada, draft))["draft"] is True
-    assert await load_queued_messages(environment) == []
+REFUSED_OPTIONS: list[tuple[Any, Any, list[str]]] = [
+    (TO_CAROL, {"mailMerge": [TO_CAROL]}, ["mailMerge"]),
+    ({}, {"mailMerge": []}, ["mailMerge"]),
+    ({}, {"mailMerge": [TO_CAROL], "deleteFiles": True}, ["deleteFiles"]),
+    ({}, {"mailMerge": [TO_CAROL], "envelope": TO_CAROL}, ["mailMerge"]),
+    ({"text": "{{a}}"}, {"mailMerge": [TO_CAROL]}, ["mailMerge", "0", "values"]),
+    ({}, {"mailMerge": [{"to": [{"address": "half@"}]}]}, ["mailMerge", "0", "to", "0"]),
+    (TO_CAROL, {"encrypt": True}, ["encrypt"]),
+    ({"bcc": TO_CAROL["to"]}, {"encrypt": True}, ["encrypt"]),
+]
+
+
+async def test_refused_options_send_nothing(ada: GraphQLClient, environment: Environment) -> None:
+    for case in each_case(REFUSED_OPTIONS):
+        with case as (fields, arguments, path):
+            draft = await create_draft(ada, **fields)
+            answer = await send_draft(ada, draft, **arguments)
+            assert error_codes_and_paths(answer) == [("VALIDATION", path)]
+            assert (await read_message(ada, draft))["draft"] is True
+            assert await load_queued_messages(environment) == []
 
 
 async def test_draft_is_encrypted_and_undo_restores_its_text(
@@ -262,48 +262,51 @@ async def test_other_user_sends_and_changes_nothing(
 BOB = {"to": [{"address": "bob@example.org"}]}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"undoWindow": "P2D"},
-        {"sendAt": "2099-01-01T00:00:00Z"},
-        {"template": {"a": {}}},
-        {"template": {"a{": 1}},
-        {"mailMerge": []},
-        {"mailMerge": [TO_CAROL] * 101},
-        {"mailMerge": [{}]},
-        {"mailMerge": [{"to": [{"address": "half@"}]}, {"cc": [{"address": "a b@x.org"}]}]},
-        {"mailMerge": [{**TO_CAROL, "values": {"x": [1]}}]},
-        {"mailMerge": [TO_CAROL, {**TO_CAROL, "values": {"name": "a\r\nBcc: b@c.d"}}]},
-        {"mailMerge": [BOB, {**BOB, "bcc": TO_CAROL["to"]}], "encrypt": True},
-        {"mailMerge": [TO_CAROL], "encrypt": True, "template": {"name": "x"}},
-        {"mailMerge": [TO_CAROL], "envelope": TO_CAROL},
-        {"mailMerge": [TO_CAROL], "envelope": {"from": {"address": "a b@example.org"}}},
-        {"envelope": {"from": {"address": "bob@example.org"}, **TO_CAROL}},
-        {"envelope": {"from": {"address": "a b@example.org"}, **TO_CAROL}},
-        {"envelope": {"to": [*TO_CAROL["to"], {"address": "half@"}]}},
-        {"envelope": {"to": []}},
-        {"envelope": {"to": [{"address": f"{n}@example.net"} for n in range(401)]}},
-        {"envelope": TO_CAROL, "encrypt": True},
-    ],
-)
+REFUSED_ARGUMENTS: list[Any] = [
+    {"undoWindow": "P2D"},
+    {"sendAt": "2099-01-01T00:00:00Z"},
+    {"template": {"a": {}}},
+    {"template": {"a{": 1}},
+    {"mailMerge": []},
+    {"mailMerge": [TO_CAROL] * 101},
+    {"mailMerge": [{}]},
+    {"mailMerge": [{"to": [{"address": "half@"}]}, {"cc": [{"address": "a b@x.org"}]}]},
+    {"mailMerge": [{**TO_CAROL, "values": {"x": [1]}}]},
+    {"mailMerge": [TO_CAROL, {**TO_CAROL, "values": {"name": "a\r\nBcc: b@c.d"}}]},
+    {"mailMerge": [BOB, {**BOB, "bcc": TO_CAROL["to"]}], "encrypt": True},
+    {"mailMerge": [TO_CAROL], "encrypt": True, "template": {"name": "x"}},
+    {"mailMerge": [TO_CAROL], "envelope": TO_CAROL},
+    {"mailMerge": [TO_CAROL], "envelope": {"from": {"address": "a b@example.org"}}},
+    {"envelope": {"from": {"address": "bob@example.org"}, **TO_CAROL}},
+    {"envelope": {"from": {"address": "a b@example.org"}, **TO_CAROL}},
+    {"envelope": {"to": [*TO_CAROL["to"], {"address": "half@"}]}},
+    {"envelope": {"to": []}},
+    {"envelope": {"to": [{"address": f"{n}@example.net"} for n in range(401)]}},
+    {"envelope": TO_CAROL, "encrypt": True},
+]
+
+
 async def test_draft_send_refuses_what_message_send_refuses(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, arguments: Any
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     assert bob.address == "bob@example.org"
-    is_sent_by_header = not {"mailMerge", "envelope"} & arguments.keys()
-    subject = "Hello {{name}}" if "mailMerge" in arguments else "Hello"
-    content = {"subject": subject, **(TO_CAROL if is_sent_by_header else {})}
-    sent = await execute_mutation(ada, "messageSend", "undo { token }", **content, **arguments)
-    draft = await create_draft(ada, **content)
-    before = await read_message(ada, draft)
-    answer = await send_draft(ada, draft, **arguments)
-    assert error_codes_and_paths(answer) == error_codes_and_paths(sent) != []
-    assert [error["message"] for error in answer["errors"]] == [
-        error["message"] for error in sent["errors"]
-    ]
-    assert await read_message(ada, draft) == before
-    assert await load_queued_messages(environment) == []
+    for case in each_case(REFUSED_ARGUMENTS):
+        with case as arguments:
+            is_sent_by_header = not {"mailMerge", "envelope"} & arguments.keys()
+            subject = "Hello {{name}}" if "mailMerge" in arguments else "Hello"
+            content = {"subject": subject, **(TO_CAROL if is_sent_by_header else {})}
+            sent = await execute_mutation(
+                ada, "messageSend", "undo { token }", **content, **arguments
+            )
+            draft = await create_draft(ada, **content)
+            before = await read_message(ada, draft)
+            answer = await send_draft(ada, draft, **arguments)
+            assert error_codes_and_paths(answer) == error_codes_and_paths(sent) != []
+            assert [error["message"] for error in answer["errors"]] == [
+                error["message"] for error in sent["errors"]
+            ]
+            assert await read_message(ada, draft) == before
+            assert await load_queued_messages(environment) == []
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import pytest
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.archives import secret_encryption
 from models.connectors import Connector, ConnectorProtocol, ConnectorSecurity
 from models.store.columns import select_columns
 from resolvers.connectors import credentials
@@ -61,6 +64,19 @@ OAUTH_CONNECTOR: dict[str, Any] = {
         "scope": "mail",
     },
 }
+
+
+@pytest.fixture
+def cheap_key_derivation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derive the keys of archives with a small cost. The tests of `secret_encryption` use the full.
+
+    One derivation at full cost takes longer than an export and an import.
+    """
+
+    def scrypt_with_small_cost(**parameters: Any) -> Scrypt:
+        return Scrypt(**{**parameters, "n": 2})
+
+    monkeypatch.setattr(secret_encryption, "Scrypt", scrypt_with_small_cost)
 
 
 async def create_connectors(client: GraphQLClient) -> None:

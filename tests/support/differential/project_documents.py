@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ from graphql import (
 from bench.load import documents
 from tests.support.differential.random_documents import DocumentGenerator
 from tests.support.differential.random_values import PathRandom
+from tests.support.run_scope import RUNS_ALL_TESTS
 
+# The tests of these documents run them too, so CI compares one of three.
+TEST_DOCUMENT_INTERVAL = 1 if RUNS_ALL_TESTS else 3
 PROJECT_FOLDER = Path(__file__).parents[3]
+QUERY_STARTS = ("{", "query", "fragment", "#", '"')  # a description can precede an operation
 GRAPHQL_BLOCK = re.compile(r"^```graphql(?: admin)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES_FILE = PROJECT_FOLDER / "graph" / "static" / "examples.json"
 
@@ -46,7 +51,10 @@ class ProjectQuery:
 
 
 def document_candidates() -> Iterator[tuple[str, str]]:
-    """Yield the location and text of every string that may be a document."""
+    """Yield the location and text of every string that may be a document.
+
+    Of the strings in tests that begin like a query, yield each TEST_DOCUMENT_INTERVAL-th.
+    """
     for name, value in vars(documents).items():
         if isinstance(value, str):
             yield f"bench.documents.{name}", value
@@ -58,9 +66,19 @@ def document_candidates() -> Iterator[tuple[str, str]]:
             yield doc_page.name, text
     for example in json.loads(EXAMPLES_FILE.read_text())["examples"]:
         yield f"examples: {example['name']}", example["query"]
+    yield from islice(_strings_in_tests(), None, None, TEST_DOCUMENT_INTERVAL)
+
+
+def _strings_in_tests() -> Iterator[tuple[str, str]]:
+    """Yield the strings in the source code of tests that begin like a query."""
     for file in sorted((PROJECT_FOLDER / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and "{" in node.value
+                and node.value.lstrip().startswith(QUERY_STARTS)
+            ):
                 yield f"{file.name}:{node.lineno}", node.value
 
 

@@ -43,7 +43,7 @@ async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> Mutation
 @register_call
 async def dkim_key_copy(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
-    await MutationCall("domainCreate", {"name": "copied.example"})(root)
+    await MutationCall("domainCreate", {"name": "copied.example", "createDkim": False})(root)
     input_fields = {
         "fromDomain": {"name": "example.org"},
         "toDomains": [{"name": "copied.example"}],

@@ -1,10 +1,12 @@
 """Processes of the `merganser` command, forked from a process that has imported it."""
 
 import asyncio
-import atexit
 import contextlib
+import hashlib
 import json
 import os
+import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +17,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
+from tests.support.servers.fork_server import lock_folder
+
 ROOT = Path(__file__).parents[3]
+# the same in all processes of pytest-xdist
+RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID") or secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -28,26 +34,19 @@ class ProcessStreams:
 
 
 class ForkServer:
-    """The fork server process of a version, started with its first command in this test process."""
+    """The connection of this process to the fork server of a version.
+
+    All processes of a test run share the fork server. The first one that needs it starts it.
+    """
 
     def __init__(self, source_folder: Path) -> None:
         self._source_folder = source_folder
-        env = dict(os.environ)
-        if source_folder != ROOT:
-            env["PYTHONPATH"] = str(source_folder)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.servers.fork_server"],
-            cwd=source_folder,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._connection = _connect_to_fork_server(source_folder)
         self._starting = threading.Lock()
         self._started = SimpleQueue[int]()
         self._ended = threading.Condition()
         self._codes: dict[int, int] = {}
         threading.Thread(target=self._listen, daemon=True).start()
-        atexit.register(self._close)
 
     def start(
         self,
@@ -71,10 +70,8 @@ class ForkServer:
             "stderr": str(streams.stderr or streams.stdout),
             "session": session,
         }
-        assert self._process.stdin
         with self._starting:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
             return self._started.get(timeout=240)
 
     def code(self, pid: int, timeout: float) -> int | None:
@@ -83,13 +80,8 @@ class ForkServer:
             self._ended.wait_for(lambda: pid in self._codes, timeout)
             return self._codes.get(pid)
 
-    def _close(self) -> None:
-        self._process.kill()  # it has nothing to store, and a regular end takes seconds
-        self._process.wait()
-
     def _listen(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        for line in self._connection.makefile():
             answer = json.loads(line)
             with self._ended:
                 if "code" in answer:
@@ -98,6 +90,30 @@ class ForkServer:
                 else:
                     self._codes.pop(answer["pid"], None)  # from an earlier process with this id
                     self._started.put(answer["pid"])
+
+
+def _connect_to_fork_server(source_folder: Path) -> socket.socket:
+    """Connect to the fork server of a folder, and start it before if it does not run."""
+    digest = hashlib.sha256(bytes(source_folder)).hexdigest()[:16]
+    name = f"merganser-fork-server-{RUN_ID}-{digest}"
+    connection = socket.socket(socket.AF_UNIX)
+    with lock_folder(source_folder):
+        try:
+            connection.connect(f"\0{name}")
+        except ConnectionRefusedError:
+            env = dict(os.environ)
+            if source_folder != ROOT:
+                env["PYTHONPATH"] = str(source_folder)
+            subprocess.run(
+                [sys.executable, "-m", "tests.support.servers.fork_server", name],
+                cwd=source_folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            connection.connect(f"\0{name}")
+    return connection
 
 
 class ForkedProcess:
@@ -140,7 +156,7 @@ class ForkedProcess:
 
 @cache
 def fork_server(source_folder: Path) -> ForkServer:
-    """Return the fork server of this test process for the code of a folder."""
+    """Return the connection of this process to the fork server for the code of a folder."""
     return ForkServer(source_folder)
 
 

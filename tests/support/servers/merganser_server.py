@@ -258,6 +258,9 @@ class MerganserProcess:
                     environment, ApiKeyRequest("root", role=Role.ROOT)
                 )
 
+        database = self.folder / "var" / "merganser.db"
+        if not self.store_url and not database.exists():
+            store_fixtures.write_migrated_sqlite_database(database)  # takes less than migrations
         store_fixtures.run_in_new_loop(create_all())
 
     @asynccontextmanager

@@ -77,6 +77,38 @@ PART_TABLES = {
     "certificates": ["certificate_names"],
 }
 
+# Tables that clients don't see, or whose changes the journal entries of another table cover.
+UNJOURNALED_TABLES = {
+    "access_tokens", "acme_accounts", "acme_challenges", "audit_log", "api_keys",
+    "application_passwords",
+    "legal_hold_accesses", "legal_hold_blobs", "held_copies", "legal_holds", "autoreply_senders",
+    "ban_change_counters", "ban_list_hosts", "network_failures",
+    "bcc_rules", "bookings",
+    "blobs", "changes", "component_holds", "compose_listeners", "remote_mailboxes",
+    "fetched_messages",
+    "connector_runs", "contacts", "credential_changes", "deleted_users", "queue_entries",
+    "trusted_documents",
+    "domain_admins", "domain_aliases", "domain_totals", "domains", "draft_files",
+    "dropped_objects", "export_parts", "exports", "file_shares", "greylist_entries",
+    "identity_links", "identity_providers", "identity_sessions", "used_identity_tokens",
+    "import_archives", "training_messages", "mailbox_subscriptions",
+    "message_blobs", "message_keywords", "message_sort_keys", "delivery_trace_steps",
+    "destination_slots",
+    "push_channels",
+    "quarantine_blobs", "vapid_key_pairs",
+    "rate_limit_holds", "delivery_receipts", "recipient_rewrites", "recovery_codes",
+    "idempotent_payloads", "setting_values", "process_answers", "process_requests",
+    "scim_addresses", "scim_group_members", "scim_groups", "scim_users",
+    "server_clocks", "server_processes", "sieve_memories", "store_facts", "store_incarnation",
+    "streams", "mta_sts_policies", "submission_blobs", "thread_keys", "threads",
+    "metric_resets", "oauth_authorization_codes", "oauth_grants", "oauth_refresh_tokens",
+    "oauth_signing_keys", "statistic_steps", "throttles", "totp_secrets", "undo_records",
+    "upload_parts", "uploads", "usages", "user_tags",
+    "secret_box_keys", "webauthn_challenges", "webauthn_keys", "webhook_deliveries",
+    "webhook_read_positions",
+    "webhook_lanes", "webhooks", "write_probes",
+}  # fmt: skip
+
 # Tables whose rows have an event of their own for creation, change and deletion.
 TABLES_WITH_CREATION_EVENTS = {
     "certificates", "connectors", "files", "filters", "forwarding_hosts", "identities",

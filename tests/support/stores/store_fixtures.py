@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,19 @@ def make_sqlite_template(folder: Path) -> Path:
     path = folder / "empty.db"
     run_in_new_loop(migrate_store(f"sqlite+aiosqlite:///{path}"))
     return path
+
+
+@cache
+def _migrated_sqlite_database() -> bytes:
+    with tempfile.TemporaryDirectory() as name:
+        return make_sqlite_template(Path(name)).read_bytes()
+
+
+def write_migrated_sqlite_database(path: Path) -> None:
+    """Write an empty, migrated SQLite database that only this user can read."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(_migrated_sqlite_database())
 
 
 def copy_sqlite_template(template: Path, folder: Path) -> str:

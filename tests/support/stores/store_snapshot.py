@@ -55,7 +55,7 @@ def _read_tables(connection: Connection) -> StoreRows:
     names = {str(name) for (name,) in connection.execute(_filled_table_names())}
     return {
         table.name: _rows(connection, table) if table.name in names else {}
-        for table in SQLModel.metadata.sorted_tables
+        for table in _all_tables()
     }
 
 
@@ -66,6 +66,12 @@ def _rows(connection: Connection, table: Table) -> dict[tuple[Any, ...], dict[st
         for row in connection.execute(table_read.statement)
     ]
     return {tuple(row[name] for name in table_read.key): row for row in rows}
+
+
+@cache
+def _all_tables() -> list[Table]:
+    """The tables in an order that SQLAlchemy computes anew for each call of `sorted_tables`."""
+    return SQLModel.metadata.sorted_tables
 
 
 @cache
@@ -84,6 +90,6 @@ def _filled_table_names() -> Any:
             select(literal_column(f"'{table.name}'").label("name")).where(
                 select(literal_column("1")).select_from(table).exists()
             )
-            for table in SQLModel.metadata.sorted_tables
+            for table in _all_tables()
         )
     )

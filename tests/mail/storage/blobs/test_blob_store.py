@@ -18,20 +18,20 @@ from mail.storage.blobs.compression import content_digest
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_stores import BucketStore, FolderStore, new_object_name, open_store
 from models.store.object_store import ObjectStoreProtocol
+from tests.support.case_loop import each_case
 
 MIB = 1024 * 1024
+
 OBJECT_NAME = new_object_name("ab" * 32, 7)
-PUT_STATEMENTS = {
-    "put": "await store.put(name, b'x' * 20_000)",
-    "put_file": "await store.put_file(name, Path(sys.executable))",
-}
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from mail.storage.blobs.object_stores import FolderStore
 async def main():
-    store, name = FolderStore(Path(sys.argv[1])), sys.argv[2]
-    {put}
+    store = FolderStore(Path(sys.argv[1]))
+    await store.put("ab/abcd", b"x" * 20_000)
+    print("done", flush=True)
+    await store.put_file("cd/cdef", Path(sys.executable))
     print("done", flush=True)
     await store.close()
 asyncio.run(main())
@@ -176,32 +176,23 @@ async def test_partial_files_are_listed_after_one_day(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
-@pytest.mark.parametrize("put", PUT_STATEMENTS)
-def test_file_and_folder_are_synced_before_put_returns(tmp_path: Path, put: str) -> None:
-    trace = tmp_path / "trace"
+def test_files_and_folders_are_synced_before_put_returns(tmp_path: Path) -> None:
+    trace, folder = tmp_path / "trace", tmp_path / "blobs"
     command = ["strace", "-f", "-y", "-e", "trace=fsync,write,sendfile,rename", "-o", str(trace)]
-    command += [sys.executable, "-c", PROGRAM.format(put=PUT_STATEMENTS[put])]
-    command += [str(tmp_path / "blobs"), OBJECT_NAME]
+    command += [sys.executable, "-c", PROGRAM, str(folder)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[4], stdout=subprocess.PIPE)
-    lines = trace.read_text().splitlines()
-    done_index = next(index for index, line in enumerate(lines) if '"done' in line)
-    calls = [line.split(" ", 1)[1].strip() for line in lines[:done_index] if "blobs/ab" in line]
-    call_names = [call.partition("(")[0] for call in calls]
-    assert call_names[-4:] == ["write", "fsync", "rename", "fsync"]
-    assert set(call_names[:-3]) == {"write"}
-    assert ".part-" in calls[-3]
-    assert calls[-1].partition("<")[2].startswith(f"{tmp_path}/blobs/ab>")
-
-
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
-def test_new_store_syncs_its_folders(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    command = ["strace", "-f", "-y", "-e", "trace=fsync", "-o", str(trace)]
-    command += [sys.executable, "-c", PROGRAM.format(put=next(iter(PUT_STATEMENTS.values())))]
-    command += [str(tmp_path / "blobs"), OBJECT_NAME]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[4], stdout=subprocess.PIPE)
-    synced = re.findall(r"fsync\(\d+<(.*?)>\)", trace.read_text())
-    assert {str(tmp_path), str(tmp_path / "blobs"), str(tmp_path / "blobs" / "ab")} <= set(synced)
+    put_trace, put_file_trace, _ = re.split(r".*\"done.*\n", trace.read_text())
+    for case in each_case([(put_trace, "ab"), (put_file_trace, "cd")]):
+        with case as (text, subfolder):
+            lines = [line for line in text.splitlines() if f"blobs/{subfolder}" in line]
+            calls = [line.split(" ", 1)[1].strip() for line in lines]
+            call_names = [call.partition("(")[0] for call in calls]
+            assert call_names[-4:] == ["write", "fsync", "rename", "fsync"]
+            assert set(call_names[:-3]) == {"write"}
+            assert ".part-" in calls[-3]
+            assert calls[-1].partition("<")[2].startswith(f"{folder}/{subfolder}>")
+    synced = re.findall(r"fsync\(\d+<(.*?)>\)", put_trace)
+    assert {str(tmp_path), str(folder), str(folder / "ab")} <= set(synced)
 
 
 def test_path_opens_folder_store_and_file_url_must_be_absolute(tmp_path: Path) -> None:
