@@ -73,6 +73,7 @@ FENCE_KINDS = {
     "graphql move", "sh move", "sh old", "dovecot",  # test_move_from_dovecot.py runs them
     "graphql reference",  # tests/schema/test_reference.py runs them
     "graphql tutorial",  # tests/clients/test_tutorials.py and test_company_tutorial.py run them
+    "sql",  # tests/store/test_postgres_connections.py runs it
     "sh", "sh run", "sh backup", "sh restore", "sh first-server", "sh second-server",
 }  # fmt: skip
 NAMES_OUTSIDE_SCHEMA = {
