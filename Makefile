@@ -136,7 +136,8 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/rea
 
 .venv/installed: pyproject.toml .venv/venv
 	@echo "Installing the dependencies into .venv. This takes some minutes, and is needed only once."
-	@.venv/bin/pip install --disable-pip-version-check --editable .
+	@if command -v uv >/dev/null; then uv pip install --python .venv/bin/python --compile-bytecode --editable .; \
+		else .venv/bin/pip install --disable-pip-version-check --editable .; fi
 	@touch $@
 	@echo "The dependencies are installed. Starting Merganser: the first start creates the demo accounts."
 

@@ -1,5 +1,6 @@
 """Tests of what `merganser doctor` finds: disk, clock, reverse DNS and the age of backups."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,6 +97,27 @@ async def test_silent_name_server_is_a_hint() -> None:
         settings = Settings(hostname=HOST, dns_resolver=name_server)
         (finding,) = await check_reverse_dns(settings)
     assert (finding.verdict, finding.found) == (Verdict.HINT, f"no response for {ADDRESS}")
+
+
+def test_doctor_reports_missing_dns_records(shell: CommandLine) -> None:
+    for name in ("merganser-mail.org", "unknown-mail.org", "broken-mail.org"):
+        assert shell("domain", "add", name).code == 0
+
+    async def dns_findings() -> list[tuple[str, str]]:
+        mail_server = {"merganser-mail.org": f"10 {HOST}."}
+        zone = make_dns_zone({}, A={HOST: ADDRESS}, MX=mail_server)
+        zone.servfail_names.add("broken-mail.org")
+        async with run_dns_zone(zone) as name_server:
+            shell.set_settings(hostname=HOST, dns_resolver=name_server)
+            return await asyncio.to_thread(findings_of, shell, "DNS")
+
+    found = asyncio.run(dns_findings())
+    assert found[0] == ("ok", f"{HOST} has A {ADDRESS}")
+    assert sorted(found[1:]) == [
+        ("action", "unknown-mail.org has no MX and no A record"),
+        ("hint", "no response for broken-mail.org (NoNameservers)"),
+        ("ok", f"merganser-mail.org has MX 10 {HOST}."),
+    ]
 
 
 def test_doctor_reports_the_age_of_the_newest_backup(ada: CommandLine, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The lists of tests/support/item_selection.py name tests that exist."""
+"""The selection of tests: its lists name tests that exist, and a repetition leaves none out."""
 
 import ast
 from functools import cache
@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import item_selection
 from tests.support.item_selection import SLOW_CASES, SlowCases
+from tests.support.stores import store_fixtures
 
 TESTS = Path(__file__).parents[1]
 
@@ -44,3 +45,16 @@ def test_listed_names_are_prefixes_of_test_files(name: str) -> None:
         for prefix in getattr(item_selection, name)
         if not any(file.startswith(prefix) for file in files)
     ]
+
+
+def test_repetition_runs_all_failed_tests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [item for item in request.session.items if item.path == Path(__file__)]
+    monkeypatch.setattr(item_selection, "REPEATS_FAILED_TESTS", False)
+    monkeypatch.setattr(item_selection, "CI", False)
+    monkeypatch.setattr(item_selection, "RUNS_ALL_TESTS", False)
+    monkeypatch.setattr(store_fixtures, "STORES", ["sqlite", "postgres"])
+    assert item_selection.deselected_items(items)  # outside CI, a sample runs
+    monkeypatch.setattr(item_selection, "REPEATS_FAILED_TESTS", True)
+    assert item_selection.deselected_items(items) == set()

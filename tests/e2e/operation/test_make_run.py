@@ -21,6 +21,11 @@ from tests.support.time_limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[3]
 DEMO_MESSAGE_COUNT = 40
+DEMO_ACCOUNTS = {  # by title in the banner
+    "User": "demo",
+    "Administrator": "demo-admin",
+    "Second user": "demo-second",
+}
 
 
 @dataclass
@@ -150,6 +155,11 @@ async def test_demo_server_is_used_and_restarted_with_same_data(
     result = json.loads(await run_shell_line(first_server.banner_line("curl"), dict(os.environ)))
     nodes = result["data"]["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert len([node["subject"] for node in nodes]) == 3
+    for title, username in DEMO_ACCOUNTS.items():
+        pattern = rf"^ *{title} +{username}\n.*\n *API key +(\S+)$"
+        (api_key,) = re.findall(pattern, first_server.banner, re.MULTILINE)
+        result = await installation.query(api_key, "{ viewer { user { username } } }")
+        assert result["data"]["viewer"]["user"]["username"] == username
 
     counts_before = await message_counts(installation, first_server.api_key)
     assert sum(counts_before.values()) == DEMO_MESSAGE_COUNT

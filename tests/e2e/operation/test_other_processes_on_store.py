@@ -12,6 +12,7 @@ from typing import Any
 from bench.servers.ports import free_port
 from merganser.commands.users.user_operations import find_user_id_or_fail_command
 from merganser.server.environment_factory import user_context
+from resolvers.changes.stream_reader import POLL_SECONDS
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes.create import NewMailboxes
 from tests.conftest import raw_message
@@ -62,23 +63,27 @@ def _seconds_since_commit(event: Any) -> float:
     return time.time() - datetime.fromisoformat(event["at"]).timestamp()
 
 
+def assert_were_caused_by_wakeups(delays: list[float]) -> None:
+    """A busy machine can delay an event, but seldom all. Without a wake-up, a poll would come."""
+    assert min(delays) < 1
+    assert max(delays) < POLL_SECONDS / 2
+
+
 async def test_change_of_other_process_reaches_subscriber_within_a_second(
     server: MerganserProcess,
 ) -> None:
     async with subscribed_socket(server, "ada") as ada, subscribed_socket(server, "bob") as bob:
+        delays: list[float] = []
         async with server.environment() as environment:
             context = user_context(
                 environment, await find_user_id_or_fail_command(environment, "ada")
             )
             for path in ("One", "Two", "Three"):
-                hindered_before = server.seconds_not_serving()
                 await mailbox_create.create_mailboxes(context, NewMailboxes([path]))
                 (event,) = await ada.read_events(1)
-                assert (
-                    _seconds_since_commit(event)
-                    < 1 + server.seconds_not_serving() - hindered_before
-                )
+                delays.append(_seconds_since_commit(event))
                 assert (event["type"], event["path"]) == ("MAILBOX_CREATED", path)
+        assert_were_caused_by_wakeups(delays)
         assert await bob.receives_nothing()
 
 
@@ -91,16 +96,14 @@ async def test_imported_message_reaches_subscriber_within_a_second(
         arguments = ("import", tmp_path, "--user", "ada", "--mailbox", "INBOX")
         import_task = asyncio.create_task(run_command(server, *arguments))
         message_events: list[Any] = []
-        hindered_before = server.seconds_not_serving()
+        delays: list[float] = []
         while len(message_events) < 3:  # events of the import task come between them
             events = (await ada.read_changes())["events"]
-            assert (
-                max(_seconds_since_commit(event) for event in events)
-                < 1 + server.seconds_not_serving() - hindered_before
-            )
+            delays += map(_seconds_since_commit, events)
             message_events += [
                 event for event in events if event["type"] in ("MESSAGE_ADDED", "MESSAGE_RECEIVED")
             ]
+        assert_were_caused_by_wakeups(delays)
         subjects = sorted(event["message"]["subject"] for event in message_events)
         assert subjects == ["Kept 0", "Kept 1", "Kept 2"]
         assert await import_task == "3 messages imported.\n"

@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.run_scope import CI
+from tests.support.run_scope import CI, RUNS_ALL_TESTS
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.restored_clients import (
@@ -168,3 +170,41 @@ def test_replica_restores_a_killed_server_without_difference(
         assert_clients_must_resync(sqlite_server, client_state, client_state)
     )
     sqlite_server.stop()
+
+
+LOSS_ROUNDS = 5
+LOAD_SECONDS = 4.0  # several sync intervals
+MAX_LOSS = 1.0  # seconds, as docs/operating/backup.md says
+
+
+async def deliver_until_kill(server: MerganserProcess, name: str) -> dict[str, float]:
+    """Deliver messages one after the other; return the time of each reply by subject."""
+    accepted: dict[str, float] = {}
+    began = time.monotonic()
+    while time.monotonic() - began < LOAD_SECONDS:
+        subject = f"{name} {len(accepted)}"
+        await deliver(server, subject)
+        accepted[subject] = time.monotonic()
+    return accepted
+
+
+@pytest.mark.skipif(not RUNS_ALL_TESTS, reason="measures time; takes half a minute")
+def test_loss_of_the_machine_loses_at_most_the_last_second(
+    sqlite_server: MerganserProcess, replica: LitestreamReplica, tmp_path: Path
+) -> None:
+    losses: list[float] = []
+    for number in range(LOSS_ROUNDS):
+        with replica.replicate():
+            accepted = store_fixtures.run_in_new_loop(
+                deliver_until_kill(sqlite_server, f"round {number}")
+            )
+            killed_at = time.monotonic()
+        sqlite_server.kill()
+        restored = replica.read_restored_subjects(tmp_path)
+        lost = [at for subject, at in accepted.items() if subject not in restored]
+        assert len(lost) < len(accepted)
+        losses.append(max((killed_at - at for at in lost), default=0.0))
+        sqlite_server.start()
+    print(f"Seconds that were lost: {sorted(round(loss, 2) for loss in losses)}")  # noqa: T201
+    assert statistics.median(losses) <= MAX_LOSS
+    assert max(losses) <= 2 * MAX_LOSS

@@ -22,6 +22,7 @@ from tests.support.mail_servers.imap_and_pop3_servers import (
     MESSAGE,
     REMOTE_PASSWORD,
     SHORT_SILENCE_TIMEOUT,
+    SILENCE_MESSAGE,
     SILENCE_TIMEOUT,
     SILENT_FAULT,
     FakePop3Server,
@@ -176,7 +177,7 @@ async def test_silence_at_each_step_names_its_stage() -> None:
     for case in each_case(zip(STAGES, problems, strict=True)):
         with case as (step, problem):
             assert problem.stage is STAGES[step]
-            assert problem.message == "The server did not respond within 2 seconds."
+            assert problem.message == SILENCE_MESSAGE
             assert not problem.is_permanent
 
 

@@ -15,7 +15,7 @@ from mail.queue import bulk_updates
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.mail_servers.misbehaving_smtp_server import SHORT_TIMEOUTS, MisbehavingSmtpServer
+from tests.support.mail_servers.misbehaving_smtp_server import MisbehavingSmtpServer
 from tests.support.mail_servers.queue_worker import (
     State,
     is_entry_in_state,
@@ -48,7 +48,7 @@ async def test_failing_destination_is_paused(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         keys = [await queue_message(ada, CAROL) for _ in range(5)]
         rows = [await wait_until_deferred(environment, key) for key in keys]
         attempted = [row for row in rows if row.attempts]
@@ -69,7 +69,7 @@ async def test_paused_entry_counts_no_attempt_and_waits_longer_with_age(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         await wait_until_deferred(environment, await queue_message(ada, CAROL))
         assert server.connection_count == 1
         key = await queue_message(ada, CAROL)
@@ -103,7 +103,7 @@ async def test_pause_keeps_last_response_of_entry(
     )
     async with (
         server.run_server() as route,
-        run_queue_worker(replace(environment, options=options), route, SHORT_TIMEOUTS),
+        run_queue_worker(replace(environment, options=options), route),
     ):
         key = await queue_message(ada, CAROL)
         row_before = await wait_until_deferred(environment, key)
@@ -130,7 +130,7 @@ async def test_delay_notice_and_expiry_are_on_time_during_pause(
     server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
     async with server.run_server() as route:
         first_key = await queue_message(ada, CAROL)
-        async with run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        async with run_queue_worker(environment, route):
             await wait_until_deferred(environment, first_key)
             key = await queue_message(ada, CAROL)
             await wait_until_deferred(environment, key)
@@ -160,7 +160,7 @@ async def test_destination_gets_limited_messages_per_minute(
     server = MisbehavingSmtpServer()
     async with (
         server.run_server() as route,
-        run_queue_worker(replace(environment, options=options), route, SHORT_TIMEOUTS),
+        run_queue_worker(replace(environment, options=options), route),
     ):
         keys = [await queue_message(ada, CAROL) for _ in range(4)]
         await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
@@ -183,8 +183,8 @@ async def test_processes_share_delivery_slots_of_destination(
     server = MisbehavingSmtpServer()
     async with (
         server.run_server() as route,
-        run_queue_worker(first_process, route, SHORT_TIMEOUTS),
-        run_queue_worker(second_process, route, SHORT_TIMEOUTS),
+        run_queue_worker(first_process, route),
+        run_queue_worker(second_process, route),
     ):
         keys = [await queue_message(ada, CAROL) for _ in range(6)]
         await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
@@ -235,7 +235,7 @@ async def test_flush_tries_paused_destination_once(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         keys = [await queue_message(ada, CAROL)]
         await wait_until_deferred(environment, keys[0])
         keys += [await queue_message(ada, CAROL) for _ in range(2)]

@@ -13,7 +13,7 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.case_loop import each_case
 from tests.support.loop_clock import LoopClock
-from tests.support.mail_servers.misbehaving_smtp_server import SHORT_TIMEOUTS, MisbehavingSmtpServer
+from tests.support.mail_servers.misbehaving_smtp_server import MisbehavingSmtpServer
 from tests.support.mail_servers.queue_worker import (
     WORKER_LIMITS,
     State,
@@ -99,7 +99,7 @@ async def test_closed_pooled_connection_costs_no_attempt(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     server = MisbehavingSmtpServer()
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         await wait_until_tried(environment, await queue_message(ada, CAROL))
         server.step, server.fault, server.fault_count = "MAIL", "hang up", 1
         row = (await wait_until_tried(environment, await queue_message(ada, CAROL)))["carol"]
@@ -114,7 +114,7 @@ async def test_connection_is_reused_up_to_message_limit(
     server = MisbehavingSmtpServer()
     async with (
         server.run_server() as route,
-        run_queue_worker(replace(environment, options=options), route, SHORT_TIMEOUTS),
+        run_queue_worker(replace(environment, options=options), route),
     ):
         for _ in range(7):
             await wait_until_tried(environment, await queue_message(ada, CAROL))
@@ -126,7 +126,7 @@ async def test_refused_transaction_is_reset_before_next_message(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     server = MisbehavingSmtpServer("RCPT", "550 5.1.1 No", 1)
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         await wait_until_tried(environment, await queue_message(ada, CAROL))
         await wait_until_tried(environment, await queue_message(ada, CAROL))
     assert server.connection_count == 1
@@ -140,7 +140,7 @@ async def test_pipelined_refusal_does_not_affect_next_message(
 ) -> None:
     server = MisbehavingSmtpServer(offers_pipelining=True)
     refusals = [("MAIL", "450 4.0.0 No"), ("RCPT", "550 5.1.1 No"), ("DATA", "451 4.0.0 No")]
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         await wait_until_tried(environment, await queue_message(ada))
         for step, reply in refusals:
             server.step, server.fault, server.fault_count = step, reply, 2 if step == "RCPT" else 1

@@ -9,7 +9,7 @@ from mail.mime.header_encoding import NamedAddress
 from mail.routing.mx_hosts import OutboundSettings
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.misbehaving_smtp_server import SHORT_TIMEOUTS, MisbehavingSmtpServer
+from tests.support.mail_servers.misbehaving_smtp_server import MisbehavingSmtpServer
 from tests.support.mail_servers.queue_worker import (
     State,
     queue_message,
@@ -36,7 +36,7 @@ async def send_to_mx_hosts(
     )
     async with server.run_server(), run_dns_server(dns_names):
         route = OutboundSettings(make_resolver=dns_names.make_resolver, mx_port=server.port)
-        async with run_queue_worker(client.environment, route, SHORT_TIMEOUTS):
+        async with run_queue_worker(client.environment, route):
             key = await queue_message(client, CAROL)
             return (await wait_until_tried(client.environment, key))["carol"]
 
@@ -86,6 +86,6 @@ async def test_refusing_greeting_of_the_relay_is_temporary(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     server = MisbehavingSmtpServer("GREETING", NO_SERVICE)
-    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+    async with server.run_server() as route, run_queue_worker(environment, route):
         row = (await wait_until_tried(environment, await queue_message(ada, CAROL)))["carol"]
     assert row.state is State.DEFERRED

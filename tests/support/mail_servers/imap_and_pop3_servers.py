@@ -25,7 +25,8 @@ from tests.support.time_limits import HANG_SECONDS
 REMOTE_PASSWORD = 'sesame "\\ opens'  # noqa: S105 - a test's
 MAX_MESSAGE_SIZE = 100_000  # bytes
 SILENCE_TIMEOUT = 60.0  # seconds until a silent server is given up
-SHORT_SILENCE_TIMEOUT = 2.0  # seconds, for tests with a silent server
+SHORT_SILENCE_TIMEOUT = 5.0  # seconds, for tests with a silent server
+SILENCE_MESSAGE = "The server did not respond within 5 seconds."
 MESSAGE = b"From: a@example.org\r\nSubject: One\r\n\r\nText\r\n"
 CONTINUES, STAYS_SILENT, HANGS_UP = "continues", "stays silent", "hangs up"
 

@@ -3,19 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
-from tests.support.mail_servers.queue_worker import WORKER_LIMITS
 
-SHORT_TIMEOUTS = replace(
-    WORKER_LIMITS,
-    connect_timeout=3.0,
-    greeting_timeout=4.0,
-    reply_timeout=3.0,
-    envelope_timeout=4.0,
-    final_reply_timeout=3.0,
-)
 USUAL_REPLIES = {"EHLO": "250-there\r\n250 SIZE 1000000", "DATA": "354 Go on", "QUIT": "221 Bye"}
 
 
