@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.runtime.environment import Environment
+from resolvers.auth import authentication
 from resolvers.health.dependencies import PROBE_PAUSE, PROBE_TIMEOUT
 from resolvers.health.prober import (
     FOLLOW_SECONDS,
@@ -154,6 +155,7 @@ async def test_old_state_of_a_slow_service_is_not_shown(
 
 async def test_probes_end_when_nobody_asks(root: GraphQLClient, environment: Environment) -> None:
     await list_components(root)
+    await authentication.wait_for_background_tasks(environment)  # the use of the key is stored
     statements = record_sql(environment.database, with_background=True)
     await asyncio.gather(*(probe_dependencies_and_update_states(environment) for _ in range(20)))
     assert statements == []

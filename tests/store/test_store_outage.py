@@ -248,6 +248,12 @@ async def is_ready(client: httpx.AsyncClient, url: str) -> bool:
     return (await client.get(f"{url}/health/ready")).status_code == 200
 
 
+def _count_store_events(server: MerganserProcess, event: str) -> int:
+    return sum(
+        (line.get("component"), line["event"]) == ("store", event) for line in server.log_records()
+    )
+
+
 @POSTGRES
 async def test_server_logs_an_outage_in_two_lines(
     postgres_proxy: PostgresProxy, tmp_path: Path
@@ -259,7 +265,7 @@ async def test_server_logs_an_outage_in_two_lines(
     server = MerganserProcess(tmp_path, postgres_proxy.url, {"EVENT_BUS_URL": "postgresql"})
     await asyncio.to_thread(server.start)
     try:
-        for _ in range(2):
+        for outage_number in (1, 2):
             await postgres_proxy.cut_connections()
             async with plain_client() as client:
                 for _ in range(10):
@@ -273,12 +279,13 @@ async def test_server_logs_an_outage_in_two_lines(
                 async with asyncio.timeout(HANG_SECONDS):
                     while not await is_ready(client, server.url):  # noqa: ASYNC110
                         await asyncio.sleep(0.2)
-                await asyncio.sleep(4)
+                    while _count_store_events(server, "Component available again") < outage_number:
+                        await client.get(f"{server.url}/health/ready")  # reads the database
+                        await asyncio.sleep(0.2)
     finally:
         await asyncio.to_thread(server.stop)
     lines = [line for line in server.log_records() if line["level"] != "info"]
     assert not [line for line in lines if "traceback" in line], lines
-    store_events = [line["event"] for line in lines if line.get("component") == "store"]
-    assert store_events.count("Component unavailable") == 2
-    assert store_events.count("Component available again") == 2
+    assert _count_store_events(server, "Component unavailable") == 2
+    assert _count_store_events(server, "Component available again") == 2
     assert len(lines) <= 2 * 6, lines  # also the readiness and the event bus
