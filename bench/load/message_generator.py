@@ -1,6 +1,8 @@
 """Generator of messages for benchmarks and soak tests. The same seed gives the same bytes."""
 
+import itertools
 from base64 import encodebytes
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -61,6 +63,12 @@ class MessageGenerator:
         if attachment:
             body = _mixed_part(body, attachment, f"file-{number}.bin")
         return (head + body).encode()
+
+
+def endless_messages(size: int) -> Iterator[bytes]:
+    """Yield different messages of about this many bytes, always the same ones."""
+    writer = MessageGenerator(seed=size)
+    return (writer.make_message(number, size=size) for number in itertools.count())
 
 
 def _alternative_part(text: str) -> str:

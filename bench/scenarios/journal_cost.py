@@ -7,7 +7,6 @@ of the machine affects both alike.
 """
 
 import asyncio
-import itertools
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ from sqlalchemy import text
 
 from bench.figures.goals import JOURNAL_SHARE
 from bench.figures.measurements import MeasuredValue
-from bench.load.message_generator import MessageGenerator
+from bench.load.message_generator import endless_messages
 from bench.load.sample_account import RECEIVER_ADDRESS, create_user
 from bench.servers.compared_servers import DatabaseKind, start_database
 from bench.servers.merganser_process import (
@@ -94,7 +93,7 @@ async def measure_shares(environment: Environment, rounds: int) -> dict[str, flo
     for name in names:
         await create_user(environment, name)
     to = [await address_resolution.load_recipient_below_limits(environment, name) for name in names]
-    messages, store = _make_messages(), list[int]()
+    messages, store = endless_messages(MESSAGE_SIZE), list[int]()
     found: dict[bool, list[RoundTimes]] = {True: [], False: []}
     for number in range(2 * (WARM_UP_ROUNDS + rounds)):
         with_journal = number % 4 in {0, 3}  # each order equally often
@@ -152,11 +151,6 @@ async def _deliver_round(
     await asyncio.gather(*map(deliver, messages, recipients))
     took = time.perf_counter() - started_at
     return RoundTimes(_cpu_seconds(backend_ids) - used, took)
-
-
-def _make_messages() -> Iterator[bytes]:
-    writer = MessageGenerator(seed=MESSAGE_SIZE)
-    return (writer.make_message(number, size=MESSAGE_SIZE) for number in itertools.count())
 
 
 async def postgres_process_ids(environment: Environment) -> list[int]:

