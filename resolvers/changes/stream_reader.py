@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlmodel import col
 
 from models.errors import InvalidInput
@@ -21,6 +21,7 @@ from models.events.wakeups import FollowerWakeup
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
+from models.store.prepared_statements import is_in_parameter, prepare_cached
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import credential_cache
 from resolvers.changes.event_folding import drop_superseded_events
@@ -44,6 +45,7 @@ LAG_METRIC = metrics.histogram(
 )
 POLL_SECONDS = 15.0  # between checks for changes whose wake-up was lost
 EventFilter = Callable[[Context, Sequence[JournalEvent]], Awaitable[Sequence[JournalEvent]]]
+MAX_STREAMS_READ_ON_THE_LOOP = 100  # more are read in a thread
 MAX_UNREPORTED_EVENTS = 1000  # invisible ones of other users, for which a position is not reported
 
 
@@ -97,10 +99,20 @@ class FollowRequest:
 
 async def load_stream_bounds(ctx: Context, stream_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load the last position and the last deleted position of streams, by stream id."""
-    statement = select(col(Stream.id), col(Stream.last), col(Stream.pruned_position)).where(
-        col(Stream.id).in_(stream_ids)
+    statement = _select_stream_bounds(ctx.environment.database.dialect)
+    parameters = {"streams": list(stream_ids)}
+    rows = (
+        await ctx.read(statement.statement, parameters)
+        if len(stream_ids) > MAX_STREAMS_READ_ON_THE_LOOP
+        else await ctx.read_prepared(statement, **parameters)
     )
-    return {row.id: row for row in await ctx.read(statement)}
+    return {row.id: row for row in rows}
+
+
+@prepare_cached
+def _select_stream_bounds(dialect: str) -> Select[*tuple[Any, ...]]:
+    columns = col(Stream.id), col(Stream.last), col(Stream.pruned_position)
+    return select(*columns).where(is_in_parameter(dialect, col(Stream.id), "streams"))
 
 
 async def load_last_stream_positions(

@@ -6,13 +6,16 @@ must allow sending.
 """
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BindParameter,
     Boolean,
     ColumnElement,
     Select,
     and_,
+    bindparam,
     func,
     literal_column,
     or_,
@@ -30,13 +33,19 @@ from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, InvalidInput, NotFound
 from models.mailboxes.shares import MailboxShare, ShareRight, has_right
-from models.runtime.environment import Environment
-from models.store.columns import ColumnRow, select_columns
-from models.store.prepared_statements import PreparedStatement, integer_parameter
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.dependent_selects import single_step
+from models.store.prepared_statements import (
+    PreparedStatement,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
 from resolvers.submission.sender_patterns import matches_sender_pattern
 
+NOW_PARAMETER = bindparam("now", type_=UtcDateTime)
 _MAIN_ADDRESS = PreparedStatement(
     select(*select_columns(Address, {"id", "display_address", "name"})).where(
         col(Address.user_id) == integer_parameter("user"), col(Address.main), col(Address.active)
@@ -157,10 +166,10 @@ async def resolve_active_addresses(
     return {address: row if row is not None and row.active else None for address, row in rows}
 
 
-def is_not_expired(environment: Environment) -> ColumnElement[bool]:
+def is_not_expired(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     """Return the SQL condition for addresses that are not expired."""
     expires_at = col(Address.expires_at)
-    return or_(expires_at.is_(None), expires_at > environment.now())
+    return or_(expires_at.is_(None), expires_at > now)
 
 
 async def _read_user_and_owner_pairs_with_post_right(
@@ -184,8 +193,19 @@ async def read_sendable_forwards(
     alias domain. Case, dots and the label of the local part do not matter. A forward has a row for
     each such user. With `address_ids`, only forwards with these IDs are read.
     """
-    dialect = ctx.environment.database.dialect
-    target_forms: Any = _select_mailbox_addresses_of_users(ctx.environment, user_ids).cte("mine")
+    statement = _prepare_sendable_forwards(
+        ctx.environment.database.dialect, has_addresses=address_ids is not None
+    )
+    parameters = {"users": list(user_ids), "now": ctx.environment.now()}
+    if address_ids is not None:
+        parameters["addresses"] = list(address_ids)
+    return await ctx.run_select_steps(single_step((statement, parameters)))
+
+
+@prepare_cached
+def _prepare_sendable_forwards(dialect: str, *, has_addresses: bool) -> Select[*tuple[Any, ...]]:
+    """Return the select of all forwards of the parameter `users`, or of those in `addresses`."""
+    target_forms: Any = _select_mailbox_addresses_of_users(dialect).cte("mine")
     address_domain, targets = aliased(Domain), col(Address.forward_to)
     json_elements = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
     target = json_elements(targets).table_valued("value", name="target")
@@ -202,35 +222,37 @@ async def read_sendable_forwards(
         .join(target_forms, and_(target_forms.c.local == local, target_forms.c.domain == domain))
         .join(address_domain, col(address_domain.id) == col(Address.domain_id), isouter=True)
         .where(
-            is_sendable(ctx.environment, AddressKind.FORWARD),
+            is_sendable(NOW_PARAMETER, AddressKind.FORWARD),
             col(address_domain.active).is_not(False),
         )
         .distinct()
     )
-    return await ctx.read(
-        statement if address_ids is None else statement.where(col(Address.id).in_(address_ids))
+    return (
+        statement.where(is_in_parameter(dialect, col(Address.id), "addresses"))
+        if has_addresses
+        else statement
     )
 
 
 def is_sendable(
-    environment: Environment, kind: AddressKind = AddressKind.MAILBOX
+    now: datetime | BindParameter[datetime], kind: AddressKind = AddressKind.MAILBOX
 ) -> ColumnElement[bool]:
     """Return the SQL condition for active addresses of a kind that may be sent as."""
     # as literal text, so that the partial index of forwards is used
     is_it: Any = literal_column(f"addresses.kind = '{kind.value}'", Boolean)
-    return and_(is_it, col(Address.active), col(Address.send_as), is_not_expired(environment))
+    return and_(is_it, col(Address.active), col(Address.send_as), is_not_expired(now))
 
 
-def _select_mailbox_addresses_of_users(environment: Environment, user_ids: Collection[int]) -> Any:
-    """Select the active mailbox addresses of users, also those in alias domains.
+def _select_mailbox_addresses_of_users(dialect: str) -> Any:
+    """Select the active mailbox addresses of the parameter `users`, also those in alias domains.
 
     The columns are `member` (the user id), `local` and `domain`.
     """
     conditions = (
-        col(Address.user_id).in_(user_ids),
+        is_in_parameter(dialect, col(Address.user_id), "users"),
         col(Address.kind) == AddressKind.MAILBOX,
         col(Address.active),
-        is_not_expired(environment),
+        is_not_expired(NOW_PARAMETER),
         col(Domain.active),
     )
     columns: Any = (col(Address.user_id).label("member"), col(Address.local).label("local"))

@@ -1,6 +1,8 @@
 """The cache of parsed and validated documents."""
 
-from graphql import OperationType
+from graphql import DocumentNode, OperationType, TypeInfo, ValidationContext
+from graphql.language import Visitor
+from graphql.language.ast import QUERY_DOCUMENT_KEYS
 
 from graph.execution.documents.cost_limits import OperationLimits
 from graph.execution.documents.document_cache import (
@@ -8,6 +10,7 @@ from graph.execution.documents.document_cache import (
     BYTES_PER_PARSED_TOKEN,
     MAX_CACHED_LENGTH,
     MAX_DOCUMENT_LENGTH,
+    RULES,
     DocumentCache,
     PreparedDocument,
     SizedLruCache,
@@ -149,3 +152,15 @@ def test_lru_cache_is_limited_in_bytes() -> None:
     lru_cache.put_unless_present_or_too_large("d", "d", size=11)
     assert lru_cache.get("d") is None
     assert lru_cache.used_bytes == 8
+
+
+def test_rules_with_cached_handlers_have_the_handlers_of_graphql_core() -> None:
+    context = ValidationContext(SCHEMA, DocumentNode(definitions=()), TypeInfo(SCHEMA), print)
+    handlers = []
+    for rule_class in RULES:
+        rule = rule_class(context)
+        for kind in QUERY_DOCUMENT_KEYS:
+            cached = rule.get_enter_leave_for_kind(kind)
+            assert cached == Visitor.get_enter_leave_for_kind(rule, kind), (rule_class, kind)
+            handlers += [handler for handler in cached if handler]
+    assert len(handlers) >= len(RULES)

@@ -31,6 +31,7 @@ from graphql.validation import validate
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
 
 from graph.execution.documents.argument_sizes import CostVariables, sizes_of_default_values
+from graph.execution.documents.cached_handlers import with_cached_handlers
 from graph.execution.documents.cost_limits import (
     NO_COST,
     CostEstimator,
@@ -51,7 +52,7 @@ Value = TypeVar("Value")
 KNOWN_RULES = tuple(
     LocatedLiteralRule if rule is ValuesOfCorrectTypeRule else rule for rule in specified_rules
 )
-RULES = (*KNOWN_RULES, MaybeNullValidationRule)
+RULES = tuple(with_cached_handlers(rule) for rule in (*KNOWN_RULES, MaybeNullValidationRule))
 MAX_ERRORS = 10  # of one document
 MAX_MESSAGE_LENGTH = 400  # characters; graphql-core shows whole objects in some
 MAX_DOCUMENT_LENGTH = 100_000  # characters of a document

@@ -16,8 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
-    bindparam,
-    or_,
     select,
 )
 from sqlalchemy.orm import aliased
@@ -26,15 +24,17 @@ from sqlmodel import col
 from mail.addresses.address_syntax import NormalizedAddress, normalized_address
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
-from models.store.columns import ColumnRow, UtcDateTime, select_columns
-from models.store.prepared_statements import integer_parameter, prepare_cached
+from models.store.columns import ColumnRow, select_columns
+from models.store.prepared_statements import integer_parameter, is_in_parameter, prepare_cached
 from models.submission.identities import Identity
 from models.users.tables import User
 from resolvers.access import is_overseen_user
 from resolvers.context import Context
 from resolvers.submission import sender_patterns
 from resolvers.submission.sender_authorization import (
+    NOW_PARAMETER,
     SenderGrant,
+    is_not_expired,
     is_sendable,
     read_sendable_forwards,
     read_sender_grants,
@@ -42,6 +42,7 @@ from resolvers.submission.sender_authorization import (
 )
 
 LIST_COLUMNS = ("id", "user_id", "local", "domain", "display_address", "name", "preferred")
+ACCOUNT_COLUMNS = frozenset({"id", "name", "allowed_senders"})
 DETAIL_COLUMNS = frozenset({"reply_to", "bcc", "signature_text", "signature_html", "mailbox_id"})
 
 
@@ -120,17 +121,14 @@ async def load_visible_identities_by_user(
 
     Needs the same number of statements for any number of accounts.
     """
-    statement = select(*select_columns(User, {"id", "name", "allowed_senders"})).where(
-        col(User.id).in_(user_ids), is_overseen_user(ctx)
-    )
-    accounts = {row.id: row for row in await ctx.read(statement)}
+    accounts = await _load_accounts_by_id(ctx, user_ids)
     stored = await read_identities_by_user_and_address(ctx, accounts, with_implied=True)
-    main_statement = (
-        select(*select_columns(Address, {"id", "user_id"}))
-        .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))
-        .where(col(Address.user_id).in_(accounts), col(Address.main), is_sendable(ctx.environment))
+    main_address_rows = await ctx.read_prepared(
+        _select_sendable_main_addresses(ctx.environment.database.dialect),
+        users=list(accounts),
+        now=ctx.environment.now(),
     )
-    main_address_ids = {row.user_id: row.id for row in await ctx.read(main_statement)}
+    main_address_ids = {row.user_id: row.id for row in main_address_rows}
     identities_by_user = {}
     for key, account in accounts.items():
         default = _default_identity_id(stored[key].values(), main_address_ids.get(key))
@@ -139,6 +137,36 @@ async def load_visible_identities_by_user(
         }
         identities_by_user[key] = AccountIdentities(account, with_default, default)
     return [identities_by_user.get(key) for key in user_ids]
+
+
+async def _load_accounts_by_id(ctx: Context, user_ids: list[int]) -> dict[int, ColumnRow]:
+    """Load the accounts that the viewer sees, with the columns of AccountIdentities."""
+    if user_ids == [ctx.viewer.user_id]:
+        rows = await ctx.read_prepared(_select_account_of_viewer())
+    else:
+        statement = select(*select_columns(User, ACCOUNT_COLUMNS))
+        rows = await ctx.read(statement.where(col(User.id).in_(user_ids), is_overseen_user(ctx)))
+    return {row.id: row for row in rows}
+
+
+@prepare_cached
+def _select_account_of_viewer() -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(User, ACCOUNT_COLUMNS)).where(
+        col(User.id) == integer_parameter("viewer")
+    )
+
+
+@prepare_cached
+def _select_sendable_main_addresses(dialect: str) -> Select[*tuple[Any, ...]]:
+    return (
+        select(*select_columns(Address, {"id", "user_id"}))
+        .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))
+        .where(
+            is_in_parameter(dialect, col(Address.user_id), "users"),
+            col(Address.main),
+            is_sendable(NOW_PARAMETER),
+        )
+    )
 
 
 def _default_identity_id(
@@ -235,26 +263,22 @@ async def _read_identity_rows(ctx: Context, user_ids: Collection[int]) -> Sequen
         return await ctx.read_prepared(
             _identity_rows_of_one_user(), account=account, now=ctx.environment.now()
         )
-    expires_at = col(Address.expires_at)
     return await ctx.read(
         _identity_rows_statement(
-            col(Identity.user_id).in_(user_ids),
-            or_(expires_at.is_(None), expires_at > ctx.environment.now()),
+            col(Identity.user_id).in_(user_ids), is_not_expired(ctx.environment.now())
         )
     )
 
 
 @prepare_cached
 def _identity_rows_of_one_user() -> Select[*tuple[Any, ...]]:
-    expires_at = col(Address.expires_at)
-    is_unexpired = or_(expires_at.is_(None), expires_at > bindparam("now", type_=UtcDateTime))
     return _identity_rows_statement(
-        col(Identity.user_id) == integer_parameter("account"), is_unexpired
+        col(Identity.user_id) == integer_parameter("account"), is_not_expired(NOW_PARAMETER)
     )
 
 
 def _identity_rows_statement(
-    is_selected_user: ColumnElement[bool], is_not_expired: ColumnElement[bool]
+    is_selected_user: ColumnElement[bool], is_unexpired: ColumnElement[bool]
 ) -> Select[*tuple[Any, ...]]:
     address_domain = aliased(Domain)
     is_followed_address = and_(
@@ -263,7 +287,7 @@ def _identity_rows_statement(
         col(Address.kind) == AddressKind.MAILBOX,
         col(Address.active),
         col(Address.send_as),
-        is_not_expired,
+        is_unexpired,
     )
     address_columns: list[Any] = [
         col(address_domain.id).label("home"),
@@ -356,7 +380,7 @@ async def load_visible_identities_by_id(
     address_statement = (
         select(*select_columns(Address), col(Domain.name).label("domain_name"))
         .join(Domain, and_(col(Domain.id) == col(Address.domain_id), col(Domain.active)))
-        .where(col(Address.id).in_(ids), is_visible_address, is_sendable(ctx.environment))
+        .where(col(Address.id).in_(ids), is_visible_address, is_sendable(ctx.environment.now()))
     )
     addresses = {row.id: row for row in await ctx.read(address_statement) if "*" not in row.local}
     user_ids |= {key: row.user_id for key, row in addresses.items()}

@@ -154,7 +154,7 @@ def _own_addresses_without_row(
                 account_identities.address_ids_with_row if account_identities else []
             ),
             col(Domain.active),
-            is_sendable(ctx.environment),
+            is_sendable(ctx.environment.now()),
         )
     )
 
