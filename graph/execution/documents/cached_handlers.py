@@ -10,22 +10,19 @@ from graphql import ASTValidationRule
 from graphql.language.visitor import EnterLeaveVisitor
 
 
-@cache
-def _handler_names(rule: type[ASTValidationRule], kind: str) -> tuple[str | None, str | None]:
-    """The names of the methods that a rule calls before and after the fields of a node."""
+def with_cached_handlers(rule: type[ASTValidationRule]) -> type[ASTValidationRule]:
+    """Return the same rule with cached names of its handlers."""
 
     def first_existing(*names: str) -> str | None:
         return next((name for name in names if getattr(rule, name, None)), None)
 
-    return first_existing(f"enter_{kind}", "enter"), first_existing(f"leave_{kind}", "leave")
-
-
-def with_cached_handlers(rule: type[ASTValidationRule]) -> type[ASTValidationRule]:
-    """Return the same rule with cached names of its handlers."""
+    @cache
+    def handler_names(kind: str) -> tuple[str | None, str | None]:
+        return first_existing(f"enter_{kind}", "enter"), first_existing(f"leave_{kind}", "leave")
 
     class RuleWithCachedHandlers(rule):  # type: ignore[misc, valid-type]
         def get_enter_leave_for_kind(self, kind: str) -> EnterLeaveVisitor:
-            enter, leave = _handler_names(rule, kind)
+            enter, leave = handler_names(kind)
             return EnterLeaveVisitor(
                 getattr(self, enter) if enter else None, getattr(self, leave) if leave else None
             )
