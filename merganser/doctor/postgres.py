@@ -76,5 +76,6 @@ def findings_of_facts(facts: Any) -> list[Finding]:
     return findings or ok_finding(
         name,
         f"version {facts.version}, {facts.encoding}, "
-        f"{facts.connections} connections, enough for {process_count} processes",
+        f"{facts.connections} connections, enough for "
+        f"{'1 process' if process_count == 1 else f'{process_count} processes'}",
     )

@@ -1,15 +1,20 @@
 """Sessions with the next hop: TLS, sign-in, SMTPUTF8 and connections that fail."""
 
+import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mail.mime.header_encoding import NamedAddress
+from mail.outbound.smtp_connect import connect_to_next_hop
+from mail.outbound.tls_client import TlsContexts
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import (
+    WORKER_LIMITS,
     State,
     load_inbox_rows,
     queue_message,
@@ -155,3 +160,22 @@ async def test_unreachable_next_hop_defers(ada: GraphQLClient, environment: Envi
         rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert await load_inbox_rows(ada) == []
+
+
+@pytest.mark.parametrize("url", ["smtp://mx1.example.net:{}", "smtps://mx1.example.net:{}"])
+async def test_connections_send_without_delay(url: str) -> None:
+    """With Nagle's algorithm, the last bytes of a message wait for an acknowledgement."""
+    is_wrapped = url.startswith("smtps")
+    async with run_smtp_server(FakeSmtpServer(), tls=is_wrapped) as server:
+        hop = replace(parse_next_hop(url.format(server.port)), address="127.0.0.1")
+        connection = await connect_to_next_hop(
+            hop,
+            WORKER_LIMITS,
+            local_hostname="mx.example.org",
+            tls_contexts=TlsContexts(trusting_tls_context()),
+        )
+        try:
+            sent_by = connection.smtp.get_transport_info("socket")
+            assert sent_by.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        finally:
+            connection.abort()
