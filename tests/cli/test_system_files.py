@@ -1,5 +1,6 @@
 """Tests of the files that `merganser init --system` creates for the systemd service."""
 
+import grp
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ from merganser.errors import CommandError
 from merganser.settings.config_file import read_config_file
 from merganser.settings.settings import PREFIX, Settings, read_settings
 from merganser.settings.units import format_size_in_whole_units, parse_size_if_text
+from tests.support.clients.command_line import CommandLine
 from tests.support.servers.merganser_server import ROOT
 
 HIDDEN = {
@@ -57,6 +59,19 @@ def test_files_have_every_setting_once(folder: Path) -> None:
     settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     assert own == settings - HIDDEN - SET_BY_UNIT
     assert secret - own == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_each_setting_follows_its_description(folder: Path) -> None:
+    for path in folder.iterdir():
+        lines = path.read_text().splitlines()
+        settings = [number for number, line in enumerate(lines) if re.match(r"#\w+ ?=", line)]
+        assert settings
+        undescribed = [
+            lines[number]
+            for number in settings
+            if not lines[number - 1].startswith("# ") and number - 1 not in settings
+        ]
+        assert not undescribed, path
 
 
 def test_settings_file_sets_nothing_until_a_line_is_uncommented(folder: Path) -> None:
@@ -112,6 +127,43 @@ def test_existing_files_are_kept(folder: Path) -> None:
 def test_folder_that_cannot_be_created_is_named() -> None:
     with pytest.raises(CommandError, match=r"Cannot create files in /proc/none: .*as root"):
         system_files.create_missing_system_files(Path("/proc/none"), os.getgid())
+
+
+def test_command_prints_what_remains_and_its_commands_work(
+    shell_without_store: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell, folder = shell_without_store, tmp_path / "etc"
+    monkeypatch.setattr(system_files, "SYSTEM_FOLDER", folder)
+    monkeypatch.setattr(system_files, "SERVICE_GROUP", grp.getgrgid(os.getgid()).gr_name)
+    settings, secrets = folder / "merganser.toml", folder / "secrets"
+    first, second = shell("init", "--system"), shell("init", "--system")
+    assert (first.code, second.code) == (0, 0)
+    created, _, remaining = first.out.partition("What remains to be done:\n")
+    assert created == f"Created {settings}.\nCreated {secrets}.\n"
+    assert second.out.startswith(f"The files in {folder} exist, and were not changed.\n")
+    assert second.out.endswith(remaining)
+    for path in (settings, secrets):
+        assert f" into {path}" in remaining
+    assert not shell.data.exists()
+
+    shell.set_settings(config=str(settings))
+    commands = re.findall(r"^\d\. Run: merganser-admin (.*)$", remaining, re.MULTILINE)
+    results = {command.split()[0]: shell(*command.split()) for command in commands}
+    assert list(results) == ["init", "api-key", "doctor"]
+    assert "The store is ready" in results["init"].out
+    assert "mgk_" in results["api-key"].out
+    assert "database" in results["doctor"].out
+
+
+def test_command_names_the_missing_group(
+    shell_without_store: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system_files, "SYSTEM_FOLDER", tmp_path / "etc")
+    monkeypatch.setattr(system_files, "SERVICE_GROUP", "no-such-group")
+    result = shell_without_store("init", "--system")
+    assert result.code == 1
+    assert "The group no-such-group does not exist: run `useradd --system" in result.err
+    assert not (tmp_path / "etc").exists()
 
 
 def test_files_are_those_of_the_unit() -> None:

@@ -292,6 +292,11 @@ SLOW_CASES = (
         NON_SQLITE_CASES,
     ),
     SlowCases(
+        "e2e/operation/test_wheel_install::"
+        "test_wheel_with_extras_runs_demo_server_in_clean_environment",
+        covered_by="e2e/operation/test_wheel_install::test_commands_of_wheel_run_in_empty_folder",
+    ),
+    SlowCases(
         "e2e/operation/test_rolling_upgrade::"
         "test_servers_are_replaced_one_after_the_other_and_back",
         ("sqlite",),

@@ -6,14 +6,19 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
+import tomllib
 import venv
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
+from bench.servers.ports import HOST, free_port
 from tests.support.time_limits import HANG_SECONDS
 
 ROOT = Path(__file__).parents[3]
@@ -32,11 +37,10 @@ class WheelInstallation:
 
     def run(self, *arguments: str, **settings: str) -> str:
         """Run a program that must succeed and return its output."""
-        env: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), **settings}
         process = subprocess.run(
             [str(self.venv / "bin" / arguments[0]), *arguments[1:]],
             cwd=self.folder,
-            env=env,
+            env=self._env(settings),
             capture_output=True,
             text=True,
             timeout=HANG_SECONDS,
@@ -44,6 +48,34 @@ class WheelInstallation:
         )
         assert process.returncode == 0, process.stderr
         return process.stdout
+
+    def _env(self, settings: Mapping[str, str]) -> Mapping[str, str]:
+        return {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), **settings}
+
+    @contextmanager
+    def demo_server(self, **settings: str) -> Generator[str]:
+        """Run `merganser serve --demo` and yield its banner.
+
+        SIGTERM ends it with exit code 0 at the end of the block.
+        """
+        out, log = self.folder / "banner", self.folder / "log"
+        command = [str(self.venv / "bin/merganser"), "serve", "--demo", "--demo-count", "20"]
+        with out.open("wb") as out_file, log.open("wb") as log_file:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=self._env(settings), stdout=out_file, stderr=log_file
+            )
+        try:
+            deadline = time.monotonic() + HANG_SECONDS
+            while "send-test" not in (banner := out.read_text()) or not banner.endswith("\n\n"):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, banner
+                time.sleep(0.05)
+            yield banner
+            process.terminate()
+            assert process.wait(HANG_SECONDS) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
 
 
 def build_other_wheel(folder: Path) -> Path:
@@ -90,6 +122,55 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> WheelInstallation:
     return WheelInstallation(venv_folder, wheel, empty_folder)
 
 
+@pytest.fixture
+def clean_installation(installation: WheelInstallation, tmp_path: Path) -> WheelInstallation:
+    """The wheel with two extras, in an environment that has only what the wheel requires.
+
+    The versions are those of requirements.lock. uv uses the packages in its cache.
+    """
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python"]
+    constraint = ["--constraint", str(ROOT / "requirements.lock")]
+    wheel = f"{installation.wheel}[postgres,telemetry]"
+    subprocess.run([*uv, str(tmp_path / "venv/bin/python"), *constraint, wheel], check=True)
+    empty_folder = tmp_path / "empty"
+    empty_folder.mkdir()
+    return WheelInstallation(tmp_path / "venv", installation.wheel, empty_folder)
+
+
+def test_wheel_with_extras_runs_demo_server_in_clean_environment(
+    clean_installation: WheelInstallation,
+) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert clean_installation.run("merganser", "--version") == f"merganser {version}\n"
+    clean_installation.run("python", "-c", "import asyncpg, opentelemetry.sdk")
+    import_folders = clean_installation.run("python", "-c", "import sys; print(sys.path)")
+    assert str(ROOT) not in import_folders
+    http, lmtp = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    settings = {"MERGANSER_HTTP_LISTEN": http, "MERGANSER_LMTP_LISTEN": lmtp}
+    with clean_installation.demo_server(**settings) as banner:
+        reply = clean_installation.run("merganser", "send-test", "--subject", "Wheel", **settings)
+        assert "250 2.0.0 OK: queued" in reply
+        key = re.findall(r"API key +(\S+)", banner)[0]
+        query = (
+            "{ viewer { user { username"
+            " mailbox(by: {specialUse: INBOX}) { messages(first: 1) { nodes { subject } } } } } }"
+        )
+        response = httpx.post(
+            f"http://{http}/graphql",
+            json={"query": query},
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=HANG_SECONDS,
+        )
+        assert response.json()["data"]["viewer"]["user"] == {
+            "username": "demo",
+            "mailbox": {"messages": {"nodes": [{"subject": "Wheel"}]}},
+        }
+        page = httpx.get(f"http://{http}/docs/operating/install", timeout=HANG_SECONDS)
+        assert "Install Merganser" in page.text
+    assert (clean_installation.folder / "var/merganser.db").exists()
+
+
 def test_wheel_has_only_merganser_at_top_level(installation: WheelInstallation) -> None:
     names = zipfile.ZipFile(installation.wheel).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"merganser"}
@@ -101,6 +182,8 @@ def test_wheel_has_only_merganser_at_top_level(installation: WheelInstallation) 
         "demo/text_library.py",
     ):
         assert f"merganser/{required_file}" in names
+    deploy_files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
+    assert {f"merganser/{path.relative_to(ROOT)}" for path in deploy_files} <= set(names)
     assert not [
         name for name in names if re.search(r"__pycache__|(?<!send-)\btests?\b|\btest_", name)
     ]

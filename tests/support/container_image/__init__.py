@@ -1,0 +1,1 @@
+"""Build the image of deploy/Containerfile and check it: `make image`."""
