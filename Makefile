@@ -8,7 +8,7 @@ SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -
 NODE_VERSIONS := 22 24 26  # the supported releases of Node.js with long-term support
 TAG_OPTION = $(if $(TAG),--tag)
 
-.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-source check-schema check-descriptions check-reference collect test test-all test-ranges test-node lock clients schema released release reference docs soak conformance bench gate webui clean
+.PHONY: help run check check-format check-lint check-mypy check-ty check-imports check-source check-schema check-descriptions check-reference collect test test-all test-ranges test-node lock clients image schema release dist reference docs soak conformance bench gate webui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ lock: .venv/ready  ## write requirements.lock: the newest versions that pyprojec
 
 clients: examples/node_modules/.package-lock.json  ## install the npm packages of examples/, and Node.js, for examples and tests
 
+image: .venv/ready  ## build the container image and check it, with podman, docker, or as root with buildah and debootstrap
+	@python -m tests.support.container_image
+
 soak: .venv/ready  ## test for 1 to 2 hours that no event is lost in crashes under load
 	python -m bench.soak
 	python -m bench.fetch_soak
@@ -102,12 +105,11 @@ schema: .venv/ready  ## print the schema to schema.graphql, with the error codes
 	python -m tests.support.reference.error_codes
 	python -m merganser schema > schema.graphql
 
-released: .venv/ready  ## at a release, after the version is set: store the schema with which later ones must be compatible
-	sed -n 's/^version = "\(.*\)"/# merganser \1/p' pyproject.toml > tests/schema/released.graphql
-	python -m merganser schema >> tests/schema/released.graphql
+release: .venv/ready check-schema  ## VERSION=1.2.0: commit changelog, schema and version, build dist/; TAG=1 also tags the commit
+	@python -m tests.support.release release $(TAG_OPTION) $(or $(VERSION),$(error Name the version: make release VERSION=1.2.0))
 
-release: .venv/ready check-schema  ## build and check sdist, wheel and SBOM of the version in dist/; TAG=1 also tags the commit
-	python -m tests.support.release $(TAG_OPTION)
+dist: .venv/ready  ## build and check source distribution, wheel and SBOM of this commit in dist/
+	@python -m tests.support.release dist
 
 reference: .venv/ready  ## write docs/reference from the schema and the commands
 	WRITE_EXAMPLES=1 STORES=sqlite pytest -q tests/schema/test_reference.py -k mutation_example
@@ -135,7 +137,9 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | .venv/rea
 	@touch $@
 
 .venv/installed: pyproject.toml .venv/venv
-	@echo "Installing the dependencies into .venv. This takes some minutes, and is needed only once."
+	@echo "Installing the dependencies into .venv. This takes about a minute, and is needed only once."
+	@command -v uv >/dev/null || .venv/bin/pip install --disable-pip-version-check --only-binary :all: uv || \
+		echo "uv can't be installed here. pip installs the dependencies instead, which takes longer."
 	@if command -v uv >/dev/null; then uv pip install --python .venv/bin/python --compile-bytecode --editable .; \
 		else .venv/bin/pip install --disable-pip-version-check --editable .; fi
 	@touch $@

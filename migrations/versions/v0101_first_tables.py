@@ -1,4 +1,4 @@
-"""Create the tables of version 1.0.
+"""Create the first tables.
 
 The folder `first_tables` holds the statements of each dialect.
 """

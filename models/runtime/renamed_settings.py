@@ -1,4 +1,4 @@
-"""Settings that were renamed for API 1.0: old and new environment variables and stored keys.
+"""Renamed settings: old and new environment variables and stored keys.
 
 An old name is an error. It never sets a value.
 """

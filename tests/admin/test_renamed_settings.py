@@ -50,7 +50,7 @@ def test_renamed_settings_have_new_names_that_exist_and_old_ones_that_do_not() -
 
 
 def test_documentation_lists_every_renamed_setting() -> None:
-    with (REPOSITORY / "docs" / "renames-1.0.csv").open(newline="") as file:
+    with (REPOSITORY / "docs" / "renames.csv").open(newline="") as file:
         rows = [(row["old"], row["new"]) for row in csv.DictReader(file)]
     assert {*RENAMED_VARIABLES.items(), *RENAMED_KEYS.items()} <= set(rows)
     assert len(rows) == len({old for old, _ in rows})

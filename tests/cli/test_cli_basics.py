@@ -157,7 +157,7 @@ def test_command_without_database_names_init(
     ("revision", "error_text"),
     [
         ("9999", "created by a newer version of merganser (revision 9999)"),
-        ("0064", "from a version before 1.0 (revision 0064) and can't be upgraded"),
+        ("0064", "older than the first release (revision 0064) and can't be upgraded"),
     ],
 )
 def test_database_of_other_version_is_refused(

@@ -1,4 +1,4 @@
-"""Names of API 1.0: the list of renames is true, and words of older versions do not return."""
+"""Names that changed before the first release: their list is true, and old words do not return."""
 
 import re
 from collections.abc import Collection

@@ -4,6 +4,7 @@
 the first release it is the schema that clients can already use.
 """
 
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +29,15 @@ HARMLESS_CHANGES = (  # these changes can only break code that implements resolv
     DangerousChangeType.OPTIONAL_ARG_ADDED,
     DangerousChangeType.OPTIONAL_INPUT_FIELD_ADDED,
 )
-ACCEPTED: dict[str, str] = {  # breaking and dangerous changes, with the reason for each
-    "Enum value CacheKind.LIST_ROW was added.": "a new cache, whose entries administrators see",
-}
+# Breaking and dangerous changes, with the reason for each. `make release` empties the file.
+ACCEPTED: dict[str, str] = json.loads(
+    (ROOT / "tests" / "schema" / "accepted_changes.json").read_text()
+)
 ADVICE = f"""
 Clients made for {VERSION} can fail on these changes. Add a new field beside the old one, and
 deprecate the old one with a reason that names the new one; remove it two minor releases later.
-If a break is necessary, enter it in ACCEPTED with its reason, and in CHANGELOG.md. At a release,
-`make released` stores the schema, and ACCEPTED is emptied.
+If a break is necessary, enter it in accepted_changes.json with its reason, and in CHANGELOG.md.
+`make release` stores the schema, and empties accepted_changes.json.
 """
 
 

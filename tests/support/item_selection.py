@@ -292,6 +292,11 @@ SLOW_CASES = (
         NON_SQLITE_CASES,
     ),
     SlowCases(
+        "suite/test_release::test_distributions_of_released_commit_have_the_same_bytes_again",
+        covered_by="suite/test_release::"
+        "test_release_has_distributions_with_metadata_bill_and_checksums",
+    ),
+    SlowCases(
         "e2e/operation/test_wheel_install::"
         "test_wheel_with_extras_runs_demo_server_in_clean_environment",
         covered_by="e2e/operation/test_wheel_install::test_commands_of_wheel_run_in_empty_folder",

@@ -22,7 +22,7 @@ def unapplied_revisions(connection: Connection) -> list[str]:
     """The revisions that the database lacks, oldest first.
 
     A database of a newer version lacks none, if its migrations let this version run. Raises
-    CommandError if they don't, or if the database is of a version before 1.0.
+    CommandError if they don't, or if the database is older than the first release.
     """
     scripts = ScriptDirectory.from_config(alembic_config(connection))
     current_heads = set(MigrationContext.configure(connection).get_current_heads())
@@ -31,7 +31,7 @@ def unapplied_revisions(connection: Connection) -> list[str]:
         unknown = ", ".join(sorted(unknown_heads))
         if min(unknown_heads) < revisions[-1]:
             raise CommandError(
-                f"The database is from a version before 1.0 (revision {unknown}) and "
+                f"The database is older than the first release (revision {unknown}) and "
                 "can't be upgraded: export the accounts with that version, then import "
                 "them into a new database."
             )

@@ -27,7 +27,7 @@ from tests.support.clients.platform_load import (
     USERS,
     PlatformLoad,
 )
-from tests.support.released import store_archive
+from tests.support.released import store_archive, upgrade_paths
 from tests.support.servers.forked_process import fork_server
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.server_versions import (
@@ -44,16 +44,34 @@ ANSWER_COUNT = 3  # of each kind and each server, in each phase
 
 @pytest.fixture(scope="module")
 def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This version with one more migration, which only adds to the tables."""
     folder = make_next_version(tmp_path_factory.mktemp("next"), last_revision())
     fork_server(folder)  # imports the version while the servers start
     return folder
 
 
 @pytest.fixture(scope="module")
-def released_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source of the newest released version, from its archive."""
-    archive = store_archive.source_archive_path(store_archive.archive_paths()[-1])
-    folder = extract_released_source(archive, tmp_path_factory.mktemp("released"))
+def replaceable_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The newest released version, if its servers can run beside this version; else this version.
+
+    `tests/store/test_released_stores.py` fails in the second case, unless a reason is given there.
+    """
+    archive = store_archive.archive_paths()[-1]
+    if upgrade_paths.revisions_that_stop_servers(archive):
+        return ROOT
+    return released_source(archive, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def version_to_stop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The newest released version whose servers must be stopped before an upgrade."""
+    return released_source(upgrade_paths.newest_version_to_stop(), tmp_path_factory)
+
+
+def released_source(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Extract the source of a released version, and return its folder."""
+    source_archive = store_archive.source_archive_path(archive)
+    folder = extract_released_source(source_archive, tmp_path_factory.mktemp("released"))
     fork_server(folder)  # imports the version meanwhile
     return folder
 
@@ -131,30 +149,33 @@ async def stored_subjects(database: Database, username: str) -> Counter[str]:
 
 
 async def test_servers_are_replaced_one_after_the_other_and_back(
-    servers: list[MerganserProcess], next_version: Path
+    servers: list[MerganserProcess], replaceable_version: Path, next_version: Path
 ) -> None:
     """The newer version adds to the tables; the older one runs beside it, and after it."""
-    servers[0].create_users(*USERS)
+    for server in servers:
+        server.source_folder = replaceable_version
+    create_users_by_commands(servers[0], *USERS)
     share_keys(servers)
     load = PlatformLoad(servers)
     async with load.run():
         await load.start(*servers)
         await load.wait_for_answers(servers, ANSWER_COUNT)
-        for version in (next_version, ROOT):
+        for version in (next_version, replaceable_version):
             for server in servers:
                 await replace_server(server, version, load)
                 await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
         server.stop()
+    load.require_few_retries(stop_count=2 * len(servers))
     await assert_everything_is_stored_once(servers, load, NEXT_REVISION)
 
 
 async def test_released_version_is_upgraded_with_all_servers_stopped(
-    servers: list[MerganserProcess], released_version: Path
+    servers: list[MerganserProcess], version_to_stop: Path
 ) -> None:
     """The clients wait while no server runs, and find everything afterwards."""
     for server in servers:
-        server.source_folder = released_version
+        server.source_folder = version_to_stop
     create_users_by_commands(servers[0], *USERS)
     share_keys(servers)
     load = PlatformLoad(servers)
@@ -171,4 +192,5 @@ async def test_released_version_is_upgraded_with_all_servers_stopped(
         await load.wait_for_answers(servers, ANSWER_COUNT)
     for server in servers:
         server.stop()
+    load.require_few_retries(stop_count=len(servers))
     await assert_everything_is_stored_once(servers, load, last_revision())

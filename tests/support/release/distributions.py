@@ -1,4 +1,4 @@
-"""Build the source distribution and the wheel, twice, and check what is in them."""
+"""Build the source distribution and the wheel, and check what is in them."""
 
 import os
 import subprocess
@@ -43,32 +43,33 @@ def extract_commit(repository: Path, commit: str, folder: Path) -> Path:
 
 
 def build_distributions(source: Path, folder: Path, epoch: int) -> Distributions:
-    """Build the source distribution, and the wheel from its files. Raises ReleaseError.
+    """Build the source distribution, and the wheel from its files, without a network.
 
-    `epoch` is the time of all files (SOURCE_DATE_EPOCH), in seconds.
+    `epoch` is the time of all files (SOURCE_DATE_EPOCH), in seconds. Raises ReleaseError.
     """
-    sdist = _build(source, "sdist", folder, epoch)
-    unpacked = folder / "unpacked"
-    with tarfile.open(sdist) as tar:
-        tar.extractall(unpacked, filter="data")
-    (project,) = unpacked.iterdir()
-    wheel = _build(project, "wheel", folder, epoch)
+    folder.mkdir()
+    _run_program(
+        "build", "--no-isolation", "--outdir", ".", str(source), folder=folder, epoch=epoch
+    )
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return Distributions(sdist, wheel)
 
 
-def _build(project: Path, target: str, folder: Path, epoch: int) -> Path:
-    """Build one distribution with hatchling, without a network. Raises ReleaseError."""
-    output = folder / target
-    # -P: the current folder has packages such as `mail`, which must not hide others
-    command = [sys.executable, "-P", "-m", "hatchling", "build", "-t", target, "-d", str(output)]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
+def _run_program(module: str, *arguments: str, folder: Path, epoch: int | None = None) -> None:
+    """Run a program of Python. Raises ReleaseError with its output if it fails."""
+    variables = {} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)}
+    # -P: the current folder can have packages such as `mail`, which must not hide others
     process = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", module, *arguments],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if process.returncode:
-        raise ReleaseError(f"The {target} can't be built: {process.stderr.strip()}")
-    (built,) = output.iterdir()
-    return built
+        output = (process.stdout + process.stderr).strip()
+        raise ReleaseError(f"`{module}` failed:\n{output}")
 
 
 def require_equal(first: Distributions, second: Distributions) -> None:
@@ -80,6 +81,9 @@ def require_equal(first: Distributions, second: Distributions) -> None:
 
 def check_distributions(distributions: Distributions, version: str) -> None:
     """Check metadata, description and contents of both files. Raises ReleaseError."""
+    files = [str(distributions.sdist), str(distributions.wheel)]
+    folder = distributions.sdist.parent
+    _run_program("twine", "--no-color", "check", "--strict", *files, folder=folder)
     with tarfile.open(distributions.sdist) as tar:
         member = tar.extractfile(f"merganser-{version}/PKG-INFO")
         require_metadata(member.read() if member else b"", version)

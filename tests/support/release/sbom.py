@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Any
 
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -150,6 +152,12 @@ def create_bill_of_materials(
     }
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(bill, sort_keys=True))
     return json.dumps({**bill, "serialNumber": f"urn:uuid:{serial}"}, indent=2) + "\n"
+
+
+def require_valid_bill(bill: str) -> None:
+    """Raise ReleaseError unless the bill conforms to the schema of CycloneDX 1.6."""
+    if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill):
+        raise ReleaseError(f"The bill of materials is invalid: {problem.data.message}.")
 
 
 def _component(package: LockedPackage) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def archive_paths() -> Sequence[Path]:
     return sorted(RELEASED_FOLDER.glob("store-*.tar.xz"))
 
 
+def archive_revision(store_archive: Path) -> str:
+    """The last migration of the version that made a store."""
+    return store_archive.name.split("-")[1]
+
+
 def source_archive_path(store_archive: Path) -> Path:
     """The archive with the source of the version that made a store."""
     return store_archive.with_name(store_archive.name.replace("store-", "source-", 1))

@@ -1,4 +1,6 @@
-"""Complete the list of names that API 1.0 changed: `python -m tests.support.schema.renames`.
+"""Complete the list of old names: `python -m tests.support.schema.renames`.
+
+It has the names that changed before the first release.
 
 A name is a schema coordinate such as `Mutation.actAs(input:)`. The rows of the list that can't be
 computed are written by hand: renames, and removed names with what to use instead.
@@ -15,7 +17,7 @@ from tests.support.schema import naming_rules
 from tests.support.schema.printed_schema import SDL
 
 REPOSITORY = Path(__file__).parents[3]
-RENAMES_FILE = REPOSITORY / "docs" / "renames-1.0.csv"
+RENAMES_FILE = REPOSITORY / "docs" / "renames.csv"
 OLD_NAMES_FILE = REPOSITORY / "tests" / "schema" / "names_before_1.0.txt"
 REMOVED = "removed"
 CURRENT_NAMES = frozenset(name for name, _ in naming_rules.iter_describable(SDL))
@@ -37,7 +39,7 @@ def read_renames() -> dict[str, Rename]:
 
 
 def read_vanished_names() -> list[str]:
-    """Return the names of the schema before API 1.0 that the current schema does not have."""
+    """Return the names of the schema before these changes that the current schema does not have."""
     old_names = OLD_NAMES_FILE.read_text(encoding="utf-8").split("\n")
     return [name for name in old_names if name and name not in CURRENT_NAMES]
 

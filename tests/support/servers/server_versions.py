@@ -52,7 +52,7 @@ def make_next_version(folder: Path, previous_revision: str) -> Path:
 
 def create_users_by_commands(server: MerganserProcess, *names: str) -> None:
     """Create the tables and users with the version of the server, each with an API key."""
-    commands: list[tuple[str, ...]] = [("init",), ("domain", "add", "example.org")]
+    commands: list[tuple[str, ...]] = [("init",)]
     for name in names:
         address = ("--address", f"{name}@example.org")
         commands += [("user", "add", name, *address, "--no-password")]
