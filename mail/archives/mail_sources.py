@@ -137,7 +137,8 @@ class _MessageFile:
 
     path: Path
     folder: str
-    sort_key: str  # does not change when flags in the file name change
+    # Does not change when flags in the file name change. Has no NUL: PostgreSQL can't store it.
+    sort_key: str
     skip_reason: str = ""
 
 
@@ -146,7 +147,8 @@ def _read_message_files(
 ) -> Iterator[SourceMessage]:
     """Yield the message of each file, or the reason why it is skipped."""
     for number, file in enumerate(files, 1):
-        name = str(file.path.relative_to(source.path) if file.path != source.path else file.path)
+        path = file.path.relative_to(source.path) if file.path != source.path else file.path
+        name = _text_from_file_name(str(path))
         source_message = SourceMessage(name, file.folder, file.sort_key, number)
         try:
             yield _read_message_of_file_or_raise(source, source_message, file)
@@ -200,12 +202,16 @@ def _maildir_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]
         for part in ("cur", "new"):
             with os.scandir(maildir / part) as entries:
                 names += [
-                    (f"{folder}\0{entry.name.partition(':2,')[0]}", entry.name, maildir / part)
+                    (
+                        f"{folder}/{_text_from_file_name(entry.name).partition(':2,')[0]}",
+                        entry.name,
+                        maildir / part,
+                    )
                     for entry in entries
                     if not entry.name.startswith(".") and entry.is_file()
                 ]
         for key, name, directory in sorted(names):
-            if checkpoint is None or key > checkpoint:
+            if checkpoint is None or _folder_and_name(key) > _folder_and_name(checkpoint):
                 yield _MessageFile(directory / name, folder, key)
 
 
@@ -215,7 +221,7 @@ def _find_maildirs(path: Path) -> Iterator[tuple[str, Path]]:
         folders[:] = [folder for folder in folders if folder not in ("cur", "new", "tmp")]
         folder = Path(place)
         if _is_maildir(folder):
-            yield mailbox_path_from_maildir(folder.relative_to(path).parts), folder
+            yield mailbox_path_from_maildir(_folder_names(folder, path)), folder
 
 
 def _eml_and_other_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
@@ -225,19 +231,37 @@ def _eml_and_other_files(path: Path, checkpoint: str | None) -> Iterator[_Messag
             yield _MessageFile(path, INBOX, path.name)
         return
     for place, folders, names in os.walk(path):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        folders[:] = sorted(
+            (folder for folder in folders if not folder.startswith(".")), key=_text_from_file_name
+        )
         here = Path(place)
-        folder = "/".join(here.relative_to(path).parts) or INBOX
-        for name in sorted(names):
-            key = f"{'/'.join(here.relative_to(path).parts)}\0{name}"
+        folder = "/".join(_folder_names(here, path))
+        for name in sorted(names, key=_text_from_file_name):
+            key = f"{folder}/{_text_from_file_name(name)}"
             if name.startswith(".") or (
                 checkpoint is not None and _path_sort_key(key) <= _path_sort_key(checkpoint)
             ):
                 continue
             other = "" if name.lower().endswith(".eml") else "The file is not an .eml file."
-            yield _MessageFile(here / name, folder, key, other)
+            yield _MessageFile(here / name, folder or INBOX, key, other)
+
+
+def _folder_names(folder: Path, root: Path) -> tuple[str, ...]:
+    """Return the names of the folders on the way from the root to a folder."""
+    return tuple(map(_text_from_file_name, folder.relative_to(root).parts))
+
+
+def _text_from_file_name(name: str) -> str:
+    r"""Return a file name that databases can store: bytes that aren't UTF-8 become `\xe9`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _path_sort_key(key: str) -> tuple[list[str], str]:
-    folder, _, name = key.partition("\0")
+    folder, name = _folder_and_name(key)
     return folder.split("/") if folder else [], name
+
+
+def _folder_and_name(key: str) -> tuple[str, str]:
+    """Return the folder and the file name of a sort key. NUL separates them in old checkpoints."""
+    folder, _, name = key.replace("\0", "/").rpartition("/")
+    return folder, name

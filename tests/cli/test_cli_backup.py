@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from merganser.settings.settings import Settings, read_settings
 from models.events.incarnation import MARK_OBJECT_NAME
 from tests.support.accounts.account_rows import message_with_subject
 from tests.support.clients.command_line import CommandLine, prepare_once
+from tests.support.clients.terminal_commands import run_on_terminal
 
 MESSAGES_QUERY = "SELECT id, user_id, sha256, subject, seen FROM messages ORDER BY id"
 ATTACHMENT_SIZE = 9000  # bytes, so that each message has an object
@@ -237,6 +239,19 @@ def test_backup_in_bucket_is_restored(
     result = restored("restore", target, "--keys", tmp_path / "keys")
     assert result.code == 0, result.err + result.out
     assert restored.read_rows(MESSAGES_QUERY) == messages
+
+
+def test_terminal_shows_progress_bars(full_shell: CommandLine, tmp_path: Path) -> None:
+    target, keys = tmp_path / "backup", tmp_path / "keys"
+    backup = run_on_terminal(tmp_path / "out", "backup", target, "--keys", keys, "--verify")
+    assert backup.code == 0, backup.err
+    assert re.search(r"\rBacking up ━+ .*\rVerifying ━+ 100%", backup.err, re.DOTALL), backup.err
+    assert backup.out.startswith("Backup ")
+    new_shell(full_shell, tmp_path / "new")
+    restore = run_on_terminal(tmp_path / "restored", "restore", target, "--keys", keys)
+    assert restore.code == 0, restore.err
+    assert re.search(r"\rRestoring ━+ .*\robjects ━+ 100%", restore.err, re.DOTALL), restore.err
+    assert restore.out.startswith("Restored the backup ")
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])

@@ -2,12 +2,10 @@
 
 import asyncio
 import os
-import pty
 import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +24,7 @@ from models.connectors import ConnectorProtocol, ConnectorSecurity
 from resolvers.connectors import mutations as connector_mutations
 from tests.conftest import raw_message
 from tests.support.clients.command_line import CommandLine
+from tests.support.clients.terminal_commands import run_on_terminal
 from tests.support.mail_servers.smtp_client import CertificateAuthority
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams, run_forked
@@ -407,21 +406,12 @@ def test_run_of_killed_process_is_taken_over(
 def test_terminal_shows_progress_bar(remote_account: DovecotAccount, tmp_path: Path) -> None:
     create_large_mailboxes(remote_account, "bar", 3)
     connector_id = create_connector(remote_account, "bar", max_bytes_per_second=MESSAGE_BYTES)
-    master, slave = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "150"}
-    streams = ProcessStreams(tmp_path / "out", Path(os.ttyname(slave)))
-    process = ForkedProcess(["connector", "run", connector_id], env, streams)
-    # reading fails when the process closes the pty
-    with closing(os.fdopen(master, "rb", buffering=0)), suppress(OSError):
-        terminal_output = os.read(master, 1 << 16)  # the process has opened the pty
-        os.close(slave)
-        while chunk := os.read(master, 1 << 16):
-            terminal_output += chunk
-    assert process.wait(PATIENCE) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal_output.decode())
-    assert len(set(re.findall(r"far: Box \d", text))) == 3
-    assert re.search(r"far: Box \d .* 2 of [23] imported, \d+\.\d kB, \d+\.\d kB/s", text), text
-    assert (tmp_path / "out").read_text().startswith("far: 3 messages imported")
+    result = run_on_terminal(tmp_path / "out", "connector", "run", connector_id)
+    assert result.code == 0, result.err
+    assert len(set(re.findall(r"far: Box \d", result.err))) == 3
+    expected = r"far: Box \d .* 2 of [23] imported, \d+\.\d kB, \d+\.\d kB/s"
+    assert re.search(expected, result.err), result.err
+    assert result.out.startswith("far: 3 messages imported")
 
 
 @pytest.mark.parametrize("subcommand", ["list", "check", "run", "log"])

@@ -4,6 +4,7 @@ import mailbox
 import os
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +41,40 @@ def test_mbox_is_resumed_after_each_message(tmp_path: Path) -> None:
     assert messages[-1].progress == (tmp_path / "a.mbox").stat().st_size
     for read_count, message in enumerate(messages, 1):
         assert read_source(tmp_path / "a.mbox", message.checkpoint) == messages[read_count:]
+
+
+def write_maildirs(root: Path) -> None:
+    """Write a Maildir with folders whose names sort before and after a separator."""
+    maildir = mailbox.Maildir(root)
+    for folder in (maildir, maildir.add_folder("A"), maildir.add_folder("A b")):
+        for number in range(2):
+            folder.add(f"Subject: {number}\n\nx\n".encode())
+
+
+def write_message_files(root: Path) -> None:
+    """Write .eml files into folders whose names sort before and after a separator."""
+    for folder in (root, root / "A", root / "A" / "c", root / "A b"):
+        folder.mkdir(exist_ok=True)
+        for number in range(2):
+            (folder / f"{number}.eml").write_bytes(f"Subject: {number}\n\nx\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("write_files", "count"),
+    [(write_maildirs, 6), (write_message_files, 8)],
+    ids=["maildir", "eml"],
+)
+def test_folder_is_resumed_after_each_message(
+    write_files: Callable[[Path], None], count: int, tmp_path: Path
+) -> None:
+    write_files(tmp_path / "mail")
+    messages = read_source(tmp_path / "mail")
+    assert len(messages) == count
+    for read_count, message in enumerate(messages, 1):
+        folder, _, name = message.checkpoint.rpartition("/")
+        for checkpoint in (message.checkpoint, f"{folder}\0{name}"):  # as older versions store it
+            rest = read_source(tmp_path / "mail", checkpoint)
+            assert [item.name for item in rest] == [item.name for item in messages[read_count:]]
 
 
 def test_mbox_status_sender_and_date_are_kept(tmp_path: Path) -> None:
@@ -107,6 +142,26 @@ def test_folder_import_reports_skipped_files(ada: CommandLine, tmp_path: Path) -
     assert message_count_by_mailbox(ada) == {"INBOX": 1, "Work/Old": 1}
     (received_row,) = ada.read_rows("SELECT received_at FROM messages WHERE subject = 'a'")
     assert received_row[0].startswith("2026-01-06 10:00:00")
+
+
+def test_file_names_without_utf8_are_imported(ada: CommandLine, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / "files" / name).mkdir(parents=True)
+    (tmp_path / "files" / name / f"{name}.eml").write_bytes(b"Subject: a\n\nx\n")
+    (tmp_path / "files" / f"{name}.txt").write_text("x")
+    result = ada("import", tmp_path / "files", "--user", "ada")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "1 messages imported.",
+        r"Skipped caf\xe9.txt: The file is not an .eml file.",
+    ]
+    maildir = mailbox.Maildir(tmp_path / "maildir").add_folder(name)
+    maildir.add(b"Subject: b\n\nx\n")
+    (path,) = (tmp_path / "maildir" / f".{name}" / "new").iterdir()
+    path.rename(path.with_name(f"{name}:2,S"))
+    result = ada("import", tmp_path / "maildir", "--user", "ada")
+    assert (result.code, result.out) == (0, "1 messages imported.\n"), result.err
+    assert message_count_by_mailbox(ada) == {r"caf\xe9": 2}
 
 
 def test_existing_messages_are_not_imported_again(ada: CommandLine, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ PACKAGES_BY_PROGRAM = {
     "clamd": ("clamav-daemon",),
     "postfix": ("postfix",),
     "pebble": ("pebble",),
+    "nsd": ("nsd",),
     "faketime": ("faketime",),
     "ip": ("iproute2",),
     "gpg": ("gnupg",),

@@ -1,8 +1,9 @@
 """Tests that two companies that follow docs/tutorials/company.md exchange authenticated mail.
 
-Names, addresses, paths and pauses of the page are replaced. Each server has a loopback address
-for its listeners. Three services differ: the fixture starts the server instead of systemd, Pebble
-issues the certificates, and it reads its challenges from the server without a reverse proxy.
+Names, addresses, paths and pauses of the page are replaced. NSD serves the zones of both companies.
+Each server has a loopback address for its listeners. Three services differ: the fixture starts the
+server instead of systemd, Pebble issues the certificates, and it reads its challenges from the
+server without a reverse proxy.
 """
 
 import asyncio
@@ -10,8 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from tests.support.clients.page_commands import (
     run_shell,
     substitute,
 )
-from tests.support.mail_servers.dns_zone_server import DnsZoneServer, run_dns_zone, txt_rdata
+from tests.support.mail_servers.dns_zone_server import txt_rdata
+from tests.support.mail_servers.nsd_server import DnsRecords, NsdServer, run_nsd
 from tests.support.servers.acme.pebble_server import run_pebble
 from tests.support.servers.forked_program import forked_program
 from tests.support.servers.loopback_pair import connected_loopback_addresses, require_local_routes
@@ -74,13 +75,14 @@ class CompanyServer(MerganserProcess):
             "0.0.0.0": self.address,  # noqa: S104 - as the page prints it
             "/var/lib/merganser": str(self.folder / "var"),
             "-o merganser ": "",
-            "sleep 10": "sleep 1",
+            "sleep 10": "sleep 2",
         }
         return substitute(text, replacements)
 
-    async def run_block(self, block: str) -> str:
+    async def run_block(self, block: str, report_line: Callable[[str], None] | None = None) -> str:
         """Run the commands of a block, which must succeed, and return their output."""
-        return await run_shell(self.substitute(block), self.folder, self.process_env)
+        commands = self.substitute(block)
+        return await run_shell(commands, self.folder, self.process_env, report_line)
 
     async def run_mail_program(self, *arguments: str) -> str:
         """Run the program of the page as ada, and return its output."""
@@ -115,32 +117,44 @@ class CompanyServer(MerganserProcess):
                 self.secrets[name] = payload["token"]
 
 
-async def wait_until_true(predicate: Callable[[], bool]) -> None:
-    """Wait until the predicate is true."""
-    async with asyncio.timeout(HANG_SECONDS):
-        while not predicate():  # noqa: ASYNC110 - the queries of a DNS server have no event
-            await asyncio.sleep(0.05)
-
-
-def publish_addresses(server: CompanyServer, zone: DnsZoneServer) -> None:
+async def publish_addresses(server: CompanyServer, name_server: NsdServer) -> None:
     """Publish the records that the page lists in its table."""
-    for name in ("mx", "mail"):
-        zone.records[f"{name}.{server.domain}", "A"] = [server.address]
     reverse_name = dns.reversename.from_address(server.address).to_text(omit_final_dot=True)
-    zone.records[reverse_name, "PTR"] = [f"mx.{server.domain}."]
+    await name_server.publish(
+        {
+            (f"mx.{server.domain}", "A"): [server.address],
+            (f"mail.{server.domain}", "A"): [server.address],
+            (reverse_name, "PTR"): [f"mx.{server.domain}."],
+        }
+    )
 
 
-async def publish_printed_records(server: CompanyServer, zone: DnsZoneServer) -> None:
-    """Publish the records that the command prints with a value."""
-    arguments = ("domain", "dns", server.domain, "--no-check", "--json")
-    output = await asyncio.to_thread(server.run_command, *arguments)
-    for record in json.loads(output.stdout):
-        if value := record["value"]:
-            rdata = txt_rdata(value) if record["type"] == "TXT" else value
-            zone.records[record["name"], record["type"]] = [rdata]
+def printed_records(output: str) -> DnsRecords:
+    """Return the records with a value that `domain dns --json` has printed."""
+    return {
+        (record["name"], record["type"]): [txt_rdata(value) if record["type"] == "TXT" else value]
+        for record in json.loads(output)
+        if (value := record["value"])
+    }
 
 
-async def set_up_company(server: CompanyServer, zone: DnsZoneServer) -> None:
+async def publish_while_command_waits(
+    server: CompanyServer, name_server: NsdServer, polling: str, records: DnsRecords
+) -> None:
+    """Publish records after the polling command has reported that DNS lacks them."""
+    is_waiting = asyncio.Event()
+
+    def notice_waiting(line: str) -> None:
+        if line.startswith("Waiting for ") and f"TXT _dmarc.{server.domain}" in line:
+            is_waiting.set()
+
+    async with asyncio.timeout(HANG_SECONDS), asyncio.TaskGroup() as group:
+        group.create_task(server.run_block(polling, notice_waiting))
+        await is_waiting.wait()
+        await name_server.publish(records)
+
+
+async def set_up_company(server: CompanyServer, name_server: NsdServer) -> None:
     """Follow the page up to the running server with its certificate."""
     accounts, users, records, polling, signing, start, certificate = block_texts(PAGE, "sh company")
     (settings,) = block_texts(PAGE, "toml")
@@ -148,13 +162,9 @@ async def set_up_company(server: CompanyServer, zone: DnsZoneServer) -> None:
     (server.folder / "merganser.toml").write_text(server.substitute(settings))
     await server.run_block(accounts)
     assert "10 accounts created, 0 refused." in await server.run_block(users)
-    assert f"dkim._domainkey.{server.domain}" in await server.run_block(records)
-    publish_addresses(server, zone)
-    async with asyncio.TaskGroup() as group:
-        polling_task = group.create_task(server.run_block(polling))
-        await wait_until_true(lambda: (f"_dmarc.{server.domain}", "TXT") in zone.queries)
-        await publish_printed_records(server, zone)
-    assert "Waiting for" in polling_task.result()
+    output = await server.run_block(f"{records.rstrip()} --json")
+    await publish_addresses(server, name_server)
+    await publish_while_command_waits(server, name_server, polling, printed_records(output))
     await server.run_block(signing)
     assert start == "systemctl enable --now merganser\n"
     await asyncio.to_thread(server.start)
@@ -163,24 +173,38 @@ async def set_up_company(server: CompanyServer, zone: DnsZoneServer) -> None:
 
 
 @pytest.fixture
+def addresses() -> Iterator[tuple[str, str]]:
+    """The addresses of both companies."""
+    require_local_routes()
+    with connected_loopback_addresses() as pair:
+        yield pair
+
+
+@pytest.fixture
+async def name_server(addresses: tuple[str, str], tmp_path: Path) -> AsyncIterator[NsdServer]:
+    """NSD with the zones of both companies, and the reverse zone of their addresses."""
+    reverse_zone = dns.reversename.from_address(addresses[0]).parent()
+    zone_names = (*DOMAINS, reverse_zone.to_text(omit_final_dot=True))
+    async with run_nsd(tmp_path / "nsd", *zone_names) as server:
+        yield server
+
+
+@pytest.fixture
 async def companies(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    addresses: tuple[str, str],
+    name_server: NsdServer,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[tuple[CompanyServer, CompanyServer]]:
     """The servers of both companies, set up as the page shows."""
-    require_local_routes()
-    program_folder = tmp_path_factory.mktemp("admin")
-    zone, validation_port = DnsZoneServer({}), free_port()
-    with ExitStack() as stack:
-        addresses = stack.enter_context(connected_loopback_addresses())
-        stack.enter_context(forked_program(program_folder / "merganser-admin"))
-        async with (
-            run_dns_zone(zone) as resolver,
-            run_pebble(tmp_path / "pebble", validation_port, zone.port) as pebble,
-        ):
+    program_folder, validation_port = tmp_path_factory.mktemp("admin"), free_port()
+    with forked_program(program_folder / "merganser-admin"):
+        async with run_pebble(tmp_path / "pebble", validation_port, name_server.port) as pebble:
             common_settings = {
-                "DNS_RESOLVER": resolver,
+                "DNS_RESOLVER": name_server.address,
                 "MX_ALLOW_PRIVATE_NETWORKS": "on",
                 "QUEUE_RETRY_DELAYS": "1h",  # only `queueFlush` tries again
+                "DMARC_ON_FAILURE": "reject",  # as large mail services do
                 "ACME_DIRECTORY": pebble.directory_url,
                 "ACME_CA": str(pebble.ca),
             }
@@ -198,13 +222,15 @@ async def companies(
                 )
             )  # fmt: skip
             try:
-                for server in (org, net):
-                    await set_up_company(server, zone)
+                async with asyncio.TaskGroup() as group:
+                    for server in (org, net):
+                        group.create_task(set_up_company(server, name_server))
                 yield org, net
             finally:
-                for server in (org, net):
-                    if server.is_running:
-                        await asyncio.to_thread(server.stop)
+                async with asyncio.TaskGroup() as group:
+                    for server in (org, net):
+                        if server.is_running:
+                            group.create_task(asyncio.to_thread(server.stop))
 
 
 async def wait_for_received_message(client: HttpClient, cursor: str, subject: str) -> None:
@@ -238,6 +264,42 @@ async def send_and_check_message(sender: CompanyServer, receiver: CompanyServer)
         "dmarc": {"domain": sender.domain},
     }
     assert f"ada@{receiver.domain} DELIVERED 250" in await sender.run_mail_program("status")
+
+
+def commands_for_refusal(reason: str) -> list[str]:
+    """Return the commands that the page recommends for replies with this reason."""
+    (row,) = (line for line in PAGE.read_text().splitlines() if f"*{reason}*" in line)
+    return re.findall(r"`(merganser-admin [^`]+)`", row)
+
+
+async def check_refusal_by_dmarc_policy(
+    sender: CompanyServer, receiver: CompanyServer, name_server: NsdServer
+) -> None:
+    """Send with wrong records: the message is refused. Then correct them as the page says."""
+    compare_records, list_keys = commands_for_refusal("DMARC")
+    (polling,) = (text for text in block_texts(PAGE, "sh company") if "--wait" in text)
+    recipient = f"ada@{receiver.domain}"
+    spf_record, key_record = (sender.domain, "TXT"), (f"dkim._domainkey.{sender.domain}", "TXT")
+    right_values = {name: name_server.records[name] for name in (spf_record, key_record)}
+    await name_server.publish(
+        {
+            spf_record: [txt_rdata("v=spf1 ip4:192.0.2.1 -all")],  # of an earlier mail server
+            key_record: right_values[key_record][0].split()[:1],  # the provider has cut it
+            (f"_dmarc.{sender.domain}", "TXT"): [txt_rdata("v=DMARC1; p=reject")],
+        }
+    )
+    async with sender.open_client("ada") as client:
+        cursor = await client.load_cursor()
+        await sender.run_mail_program("send", recipient, "Hello", "How are you?")
+        await wait_for_received_message(client, cursor, DSN_SUBJECT)
+    reply = f"550 5.7.1 Email rejected per DMARC policy for {sender.domain}"
+    assert f"{recipient} BOUNCED {reply}" in await sender.run_mail_program("status")
+    comparison = await sender.run_block(f"! {compare_records}")  # its exit code is 1
+    wrong_records = re.findall(r"^MISMATCH +TXT +(\S+)", comparison, re.MULTILINE)
+    assert sorted(wrong_records) == [key_record[0], spf_record[0]]
+    assert "ACTIVE" in await sender.run_block(list_keys)
+    await name_server.publish(right_values)
+    assert "MISMATCH" not in await sender.run_block(polling)
 
 
 async def check_unknown_recipient(sender: CompanyServer, receiver: CompanyServer) -> None:
@@ -286,9 +348,10 @@ async def check_unreachable_server(sender: CompanyServer, receiver: CompanyServe
 
 
 async def test_companies_exchange_authenticated_mail(
-    companies: tuple[CompanyServer, CompanyServer],
+    companies: tuple[CompanyServer, CompanyServer], name_server: NsdServer
 ) -> None:
     org, net = companies
+    await check_refusal_by_dmarc_policy(org, net, name_server)  # the next message is accepted
     await send_and_check_message(org, net)
     await send_and_check_message(net, org)
     await check_unknown_recipient(org, net)

@@ -3,13 +3,14 @@
 import asyncio
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.time_limits import HANG_SECONDS
 
 FENCE = re.compile(r"^( *)```([^\n]+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+MAX_LINE_BYTES = 1 << 20  # of the output of a program
 FILE_NAME = re.compile(r"`([\w./-]+\.(?:graphql|conf))`")
 
 
@@ -46,23 +47,44 @@ def substitute(text: str, replacements: Mapping[str, str]) -> str:
     return re.sub(pattern, lambda match: replacements[match[0]], text)
 
 
-async def run_shell(block: str, folder: Path, env: Mapping[str, str]) -> str:
+async def run_shell(
+    block: str,
+    folder: Path,
+    env: Mapping[str, str],
+    report_line: Callable[[str], None] | None = None,
+) -> str:
     """Run commands in a folder with bash, which must all succeed. Returns their output."""
-    return await run_program("bash", "-euo", "pipefail", "-c", block, folder=folder, env=env)
+    command = ("bash", "-euo", "pipefail", "-c", block)
+    return await run_program(*command, folder=folder, env=env, report_line=report_line)
 
 
-async def run_program(*command: str, folder: Path, env: Mapping[str, str]) -> str:
-    """Run a program in a folder, which must succeed. Returns its output and error output."""
+async def run_program(
+    *command: str,
+    folder: Path,
+    env: Mapping[str, str],
+    report_line: Callable[[str], None] | None = None,
+) -> str:
+    """Run a program in a folder, which must succeed. Returns its output and error output.
+
+    `report_line` is called with each line as soon as the program has written it.
+    """
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=dict(env),
+        *command, cwd=folder, env=dict(env), limit=MAX_LINE_BYTES,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
+    assert process.stdout
+    output = ""
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), HANG_SECONDS)
+        async with asyncio.timeout(HANG_SECONDS):
+            async for line in process.stdout:
+                output += line.decode()
+                if report_line:
+                    report_line(line.decode())
+            await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert process.returncode == 0, f"{command}\n{output.decode()}"
-    return output.decode()
+    assert process.returncode == 0, f"{command}\n{output}"
+    return output
