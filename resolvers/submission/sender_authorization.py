@@ -11,16 +11,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
-    Boolean,
     ColumnElement,
     Select,
     and_,
     bindparam,
-    func,
-    literal_column,
     or_,
     select,
-    true,
     union_all,
 )
 from sqlalchemy.orm import aliased
@@ -29,6 +25,7 @@ from sqlmodel import col
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import address_resolution
 from mail.recipients.batch_resolution import load_receiving_address_rows
+from models.addresses.forward_targets import ForwardTarget
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, InvalidInput, NotFound
@@ -205,21 +202,20 @@ async def read_sendable_forwards(
 @prepare_cached
 def _prepare_sendable_forwards(dialect: str, *, has_addresses: bool) -> Select[*tuple[Any, ...]]:
     """Return the select of all forwards of the parameter `users`, or of those in `addresses`."""
-    target_forms: Any = _select_mailbox_addresses_of_users(dialect).cte("mine")
-    address_domain, targets = aliased(Domain), col(Address.forward_to)
-    json_elements = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
-    target = json_elements(targets).table_valued("value", name="target")
-    local, domain = _local_part_and_domain_sql(dialect, target.c.value)
-    names = ("id", "local", "display_address", "name")
+    users: Any = _select_mailbox_addresses_of_users(dialect).cte("users_addresses")
+    address_domain = aliased(Domain)
+    is_target = and_(
+        col(ForwardTarget.domain) == users.c.domain, col(ForwardTarget.local) == users.c.local
+    )
     statement = (
         select(
-            *select_columns(Address, names),
+            *select_columns(Address, ("id", "local", "display_address", "name")),
             col(address_domain.name).label("domain_name"),
-            target_forms.c.member,
+            users.c.member,
         )
-        .select_from(Address)
-        .join(target, onclause=true())
-        .join(target_forms, and_(target_forms.c.local == local, target_forms.c.domain == domain))
+        .select_from(users)
+        .join(ForwardTarget, is_target)
+        .join(Address, col(Address.id) == col(ForwardTarget.address_id))
         .join(address_domain, col(address_domain.id) == col(Address.domain_id), isouter=True)
         .where(
             is_sendable(NOW_PARAMETER, AddressKind.FORWARD),
@@ -238,9 +234,9 @@ def is_sendable(
     now: datetime | BindParameter[datetime], kind: AddressKind = AddressKind.MAILBOX
 ) -> ColumnElement[bool]:
     """Return the SQL condition for active addresses of a kind that may be sent as."""
-    # as literal text, so that the partial index of forwards is used
-    is_it: Any = literal_column(f"addresses.kind = '{kind.value}'", Boolean)
-    return and_(is_it, col(Address.active), col(Address.send_as), is_not_expired(now))
+    return and_(
+        col(Address.kind) == kind, col(Address.active), col(Address.send_as), is_not_expired(now)
+    )
 
 
 def _select_mailbox_addresses_of_users(dialect: str) -> Any:
@@ -267,16 +263,3 @@ def _select_mailbox_addresses_of_users(dialect: str) -> Any:
     return union_all(
         own_domains.where(*conditions), alias_domains.where(*conditions, col(DomainAlias.active))
     )
-
-
-def _local_part_and_domain_sql(dialect: str, target: Any) -> tuple[Any, Any]:
-    """Return SQL for local part and domain of a target in normal form. SQLite lowers ASCII only.
-
-    Both are null if the target is no address.
-    """
-    find_position = func.instr if dialect == "sqlite" else func.strpos
-    lower = func.lower(target)
-    at = func.nullif(find_position(lower, "@"), 0)
-    local = func.substr(lower, 1, at - 1)
-    unlabelled = func.substr(local, 1, find_position(local.op("||")("+"), "+") - 1)
-    return func.replace(unlabelled, ".", ""), func.substr(lower, at + 1)

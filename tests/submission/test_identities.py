@@ -1,13 +1,16 @@
 """Test identities: implied and created ones, their fields, and who can change them."""
 
+import re
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, select, text
 
 from graph.types import global_ids
-from models.addresses.tables import AddressKind
+from models.addresses.tables import Address, AddressKind
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
+from models.store.columns import core_table
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes.create import NewMailboxes
@@ -35,6 +38,7 @@ from tests.support.accounts.user_operations import (
 )
 from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
+from tests.support.stores.query_plans import record_query_plans
 
 FORWARD = AddressKind.FORWARD
 
@@ -415,3 +419,25 @@ async def test_shortest_identity_list_query(ada: GraphQLClient) -> None:
     assert await ada(IDENTITY_ADDRESSES_QUERY) == {
         "viewer": {"user": {"identities": {"nodes": [{"address": ada.address}]}}}
     }
+
+
+async def test_forwards_of_others_are_not_read(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    """The forwards of a user are found by an index, for any number of forwards."""
+    await add_address(environment, "f@example.org", kind=FORWARD, forward_to=["x@example.net"])
+    async with environment.database.engine.begin() as connection:
+        addresses = core_table(Address)
+        (row,) = await connection.execute(select(addresses).where(addresses.c.local == "f"))
+        copies = [
+            {"id": environment.new_id(), "local": f"f{n}", "forward_to": [f"x{n}@b.example"]}
+            for n in range(2000)
+        ]
+        await connection.execute(insert(addresses), [row._asdict() | copy for copy in copies])
+        if environment.database.dialect == "postgresql":
+            await connection.execute(text("ANALYZE"))
+    with record_query_plans(environment) as recorder:
+        (plan,) = await recorder.explain_statements(
+            list_identities(ada), lambda statement: "forward_targets" in statement
+        )
+    assert not re.search(r"(?i)scan (on )?(addresses|forward_targets)\b", plan), plan

@@ -64,6 +64,12 @@ FROM messages m, jsonb_array_elements_text(m.keywords) w WHERE m.deleted_at IS N
 """,
 }
 
+TARGET_ROWS = "SELECT domain, local, address_id FROM forward_targets"
+FORWARDS = {
+    "sqlite": "SELECT a.id, t.value FROM addresses a, json_each(a.forward_to) t",
+    "postgresql": "SELECT a.id, t FROM addresses a, jsonb_array_elements_text(a.forward_to) t",
+}
+
 
 async def select_rows(
     environment: Environment, sql: str, **parameters: Any
@@ -96,6 +102,19 @@ async def assert_counters_match(environment: Environment) -> None:
     assert sorted(keyword_rows) == sorted(await select_rows(environment, keywords_sql))
     sort_key_rows = await select_rows(environment, SORT_KEY_ROWS)
     assert sort_key_rows == await select_rows(environment, SORT_KEYS_OF_MESSAGES)
+    await assert_forward_targets_match(environment)
+
+
+async def assert_forward_targets_match(environment: Environment) -> None:
+    """Check that the targets of forwards are found by their normal forms."""
+    targets = set()
+    for address_id, target in await select_rows(
+        environment, FORWARDS[environment.database.dialect]
+    ):
+        local, at, domain = target.lower().partition("@")
+        if at and len(target) <= 320 and "://" not in target:
+            targets.add((domain, local.partition("+")[0].replace(".", ""), address_id))
+    assert set(await select_rows(environment, TARGET_ROWS)) == targets
 
 
 async def assert_store_consistent(environment: Environment) -> None:
