@@ -163,7 +163,7 @@ async def resolve_active_addresses(
     return {address: row if row is not None and row.active else None for address, row in rows}
 
 
-def is_not_expired(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
+def is_not_expired(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
     """Return the SQL condition for addresses that are not expired."""
     expires_at = col(Address.expires_at)
     return or_(expires_at.is_(None), expires_at > now)
@@ -231,7 +231,7 @@ def _prepare_sendable_forwards(dialect: str, *, has_addresses: bool) -> Select[*
 
 
 def is_sendable(
-    now: datetime | BindParameter[datetime], kind: AddressKind = AddressKind.MAILBOX
+    now: datetime | BindParameter[Any], kind: AddressKind = AddressKind.MAILBOX
 ) -> ColumnElement[bool]:
     """Return the SQL condition for active addresses of a kind that may be sent as."""
     return and_(

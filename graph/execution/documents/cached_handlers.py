@@ -20,12 +20,11 @@ def with_cached_handlers(rule: type[ASTValidationRule]) -> type[ASTValidationRul
     def handler_names(kind: str) -> tuple[str | None, str | None]:
         return first_existing(f"enter_{kind}", "enter"), first_existing(f"leave_{kind}", "leave")
 
-    class RuleWithCachedHandlers(rule):  # type: ignore[misc, valid-type]
-        def get_enter_leave_for_kind(self, kind: str) -> EnterLeaveVisitor:
-            enter, leave = handler_names(kind)
-            return EnterLeaveVisitor(
-                getattr(self, enter) if enter else None, getattr(self, leave) if leave else None
-            )
+    def get_enter_leave_for_kind(visitor: ASTValidationRule, kind: str) -> EnterLeaveVisitor:
+        enter, leave = handler_names(kind)
+        return EnterLeaveVisitor(
+            getattr(visitor, enter) if enter else None, getattr(visitor, leave) if leave else None
+        )
 
-    RuleWithCachedHandlers.__name__ = rule.__name__
-    return RuleWithCachedHandlers
+    method = {"get_enter_leave_for_kind": get_enter_leave_for_kind}
+    return type(rule.__name__, (rule,), method)
