@@ -9,7 +9,7 @@ from alembic import context
 from sqlalchemy import Connection
 from sqlmodel import SQLModel
 
-import models.addresses.forward_targets
+import models.addresses.forward_target_keys
 import models.addresses.rewrites
 import models.addresses.tables
 import models.admin.audit_log

@@ -185,11 +185,18 @@ class Context:
             return rows
         return await self.environment.database.read(statement, parameters)
 
-    async def read_prepared(self, statement: PreparedStatement, **parameters: Any) -> Sequence[Any]:
-        """Return the few rows of a prepared select; `viewer` is among its parameters."""
+    async def read_prepared(
+        self, statement: PreparedStatement, *, reads_many_rows: bool = False, **parameters: Any
+    ) -> Sequence[Any]:
+        """Return the rows of a prepared select; `viewer` is among its parameters.
+
+        Set `reads_many_rows` if the select can read more than some hundred rows.
+        """
         parameters["viewer"] = self.viewer.user_id
         if self._transaction is None or not self._transaction.is_open:
-            return await self.environment.database.read_prepared(statement, parameters)
+            return await self.environment.database.read_prepared(
+                statement, parameters, reads_many_rows=reads_many_rows
+            )
         return await self.read(statement.statement, parameters)
 
     async def run_select_steps(self, steps: SelectSteps[Outcome]) -> Outcome:

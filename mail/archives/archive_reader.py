@@ -34,6 +34,7 @@ from mail.archives.source_message import (
     mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field_or_none,
+    text_from_file_name,
 )
 from mail.archives.state_fields import with_message_and_state
 from mail.archives.zip_format import DamagedArchiveError
@@ -463,7 +464,10 @@ def _read_json_lines(archive: ArchiveFile, file: IO[bytes], start: int) -> Itera
         if record.get("kind") == "end":
             return
         source_message = SourceMessage(
-            f"{archive.path.name}, at byte {start - len(line)}", INBOX, str(start), start
+            f"{text_from_file_name(archive.path.name)}, at byte {start - len(line)}",
+            INBOX,
+            str(start),
+            start,
         )
         try:
             yield _message_checked_against_record(

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from mail.archives import archive_reader, mbox_reader
@@ -20,6 +22,7 @@ from mail.archives.source_message import (
     mailbox_path_from_maildir,
     maildir_flags,
     parse_date_field_or_none,
+    text_from_file_name,
 )
 from mail.archives.state_fields import with_message_and_state
 from mail.archives.zip_format import DamagedArchiveError
@@ -127,7 +130,9 @@ def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
         has_cr_line_ends = mbox_reader.has_cr_line_ends(file.read(HEAD_BYTES))
         file.seek(start)
         lines = io.BufferedReader(CrToLfStream(file)) if has_cr_line_ends else file
-        mbox = MboxFile(lines, source.path.name, INBOX, source.max_message_bytes)
+        mbox = MboxFile(
+            lines, text_from_file_name(source.path.name), INBOX, source.max_message_bytes
+        )
         yield from mbox_reader.read_mbox_messages_and_skips(mbox, start)
 
 
@@ -148,7 +153,7 @@ def _read_message_files(
     """Yield the message of each file, or the reason why it is skipped."""
     for number, file in enumerate(files, 1):
         path = file.path.relative_to(source.path) if file.path != source.path else file.path
-        name = _text_from_file_name(str(path))
+        name = text_from_file_name(str(path))
         source_message = SourceMessage(name, file.folder, file.sort_key, number)
         try:
             yield _read_message_of_file_or_raise(source, source_message, file)
@@ -197,22 +202,23 @@ def _is_maildir(path: Path) -> bool:
 
 def _maildir_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
     """Yield the messages of a Maildir and its folders in an order that renaming keeps."""
-    for folder, maildir in sorted(_find_maildirs(path)):
-        names: list[tuple[str, str, Path]] = []
-        for part in ("cur", "new"):
-            with os.scandir(maildir / part) as entries:
-                names += [
-                    (
-                        f"{folder}/{_text_from_file_name(entry.name).partition(':2,')[0]}",
-                        entry.name,
-                        maildir / part,
-                    )
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.is_file()
-                ]
-        for key, name, directory in sorted(names):
-            if checkpoint is None or _folder_and_name(key) > _folder_and_name(checkpoint):
-                yield _MessageFile(directory / name, folder, key)
+    maildirs = sorted(_find_maildirs(path))
+    # Maildir++ and nested folders can have the same mailbox path: their files are one list.
+    for folder, same_folder in groupby(maildirs, key=itemgetter(0)):
+        files = [file for _, maildir in same_folder for file in _find_files(folder, maildir)]
+        for file in sorted(files, key=lambda file: (file.sort_key, file.path)):
+            if checkpoint is None or _folder_and_name(file.sort_key) > _folder_and_name(checkpoint):
+                yield file
+
+
+def _find_files(folder: str, maildir: Path) -> Iterator[_MessageFile]:
+    """Yield the messages of one directory with `cur` and `new`, in any order."""
+    for part in ("cur", "new"):
+        with os.scandir(maildir / part) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.is_file():
+                    name = text_from_file_name(entry.name).partition(":2,")[0]
+                    yield _MessageFile(maildir / part / entry.name, folder, f"{folder}/{name}")
 
 
 def _find_maildirs(path: Path) -> Iterator[tuple[str, Path]]:
@@ -221,23 +227,24 @@ def _find_maildirs(path: Path) -> Iterator[tuple[str, Path]]:
         folders[:] = [folder for folder in folders if folder not in ("cur", "new", "tmp")]
         folder = Path(place)
         if _is_maildir(folder):
-            yield mailbox_path_from_maildir(_folder_names(folder, path)), folder
+            mailbox_path = mailbox_path_from_maildir(_folder_names(folder, path))
+            yield mailbox_path.replace("\0", "\N{REPLACEMENT CHARACTER}"), folder
 
 
 def _eml_and_other_files(path: Path, checkpoint: str | None) -> Iterator[_MessageFile]:
     """Yield the .eml files below a folder by path; other files get a skip reason."""
     if path.is_file():
         if checkpoint is None:
-            yield _MessageFile(path, INBOX, path.name)
+            yield _MessageFile(path, INBOX, text_from_file_name(path.name))
         return
     for place, folders, names in os.walk(path):
         folders[:] = sorted(
-            (folder for folder in folders if not folder.startswith(".")), key=_text_from_file_name
+            (folder for folder in folders if not folder.startswith(".")), key=text_from_file_name
         )
         here = Path(place)
         folder = "/".join(_folder_names(here, path))
-        for name in sorted(names, key=_text_from_file_name):
-            key = f"{folder}/{_text_from_file_name(name)}"
+        for name in sorted(names, key=text_from_file_name):
+            key = f"{folder}/{text_from_file_name(name)}"
             if name.startswith(".") or (
                 checkpoint is not None and _path_sort_key(key) <= _path_sort_key(checkpoint)
             ):
@@ -248,12 +255,7 @@ def _eml_and_other_files(path: Path, checkpoint: str | None) -> Iterator[_Messag
 
 def _folder_names(folder: Path, root: Path) -> tuple[str, ...]:
     """Return the names of the folders on the way from the root to a folder."""
-    return tuple(map(_text_from_file_name, folder.relative_to(root).parts))
-
-
-def _text_from_file_name(name: str) -> str:
-    r"""Return a file name that databases can store: bytes that aren't UTF-8 become `\xe9`."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    return tuple(map(text_from_file_name, folder.relative_to(root).parts))
 
 
 def _path_sort_key(key: str) -> tuple[list[str], str]:

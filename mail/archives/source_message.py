@@ -1,6 +1,7 @@
 """A message of a mail source, and the conventions of Maildir and header fields."""
 
 import base64
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -106,3 +107,8 @@ def maildir_flags(file_name: str) -> list[str]:
     """Return the flags of a file name in a Maildir."""
     flag_letters = file_name.rpartition(":2,")[2] if ":2," in file_name else ""
     return [flag for flag_letter, flag in _FLAGS_BY_LETTER.items() if flag_letter in flag_letters]
+
+
+def text_from_file_name(name: str) -> str:
+    r"""Return a file name that databases can store: bytes that aren't UTF-8 become `\xe9`."""
+    return os.fsencode(name).decode(errors="backslashreplace")

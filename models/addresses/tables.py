@@ -64,6 +64,8 @@ class Address(RowWithId, table=True):
             sqlite_where=text("main"),
             postgresql_where=text("main"),
         ),
+        # Servers of versions before migration 0113 read by it. The next migration without
+        # expand_only can drop it.
         Index(
             "ix_addresses_forwards",
             "id",

@@ -192,12 +192,21 @@ class Database:
         )
 
     async def read_prepared(
-        self, statement: PreparedStatement, parameters: Mapping[str, Any]
+        self,
+        statement: PreparedStatement,
+        parameters: Mapping[str, Any],
+        *,
+        reads_many_rows: bool = False,
     ) -> Sequence[Any]:
-        """Return the rows of a prepared select with these values of its parameters."""
+        """Return the rows of a prepared select with these values of its parameters.
+
+        Set `reads_many_rows` if the select can read more than some hundred rows.
+        """
         if self._current_transaction_or_none() is not None:
             return await self.read(statement.statement, parameters)
         with TimedBlock(DURATION, "database prepared query", "prepared_query"), _outage_guard:
+            if reads_many_rows:
+                return await self._readers.read_many_prepared(statement, parameters)
             return await self._readers.read_prepared(statement, parameters)
 
     async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:

@@ -47,6 +47,7 @@ SqlWithValues = tuple[
 ]  # SQL text for the driver, and the values of its parameters
 SqlStatement = Select[*tuple[Any, ...]] | UpdateBase
 
+MAX_KEYS_OF_QUICK_READ = 100  # more keys read many rows
 CACHE_SIZE = 512  # statements of one function: clients choose columns freely
 MAX_ROWS_PER_INSERT = 32  # fewer rows are a power of two, so that few texts are cached
 MAX_COMBINED_PARAMETERS = (

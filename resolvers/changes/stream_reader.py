@@ -21,7 +21,11 @@ from models.events.wakeups import FollowerWakeup
 from models.observability import metrics
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
-from models.store.prepared_statements import is_in_parameter, prepare_cached
+from models.store.prepared_statements import (
+    MAX_KEYS_OF_QUICK_READ,
+    is_in_parameter,
+    prepare_cached,
+)
 from models.validation_constraints import ValidationConstraint
 from resolvers.auth import credential_cache
 from resolvers.changes.event_folding import drop_superseded_events
@@ -45,7 +49,6 @@ LAG_METRIC = metrics.histogram(
 )
 POLL_SECONDS = 15.0  # between checks for changes whose wake-up was lost
 EventFilter = Callable[[Context, Sequence[JournalEvent]], Awaitable[Sequence[JournalEvent]]]
-MAX_STREAMS_READ_ON_THE_LOOP = 100  # more are read in a thread
 MAX_UNREPORTED_EVENTS = 1000  # invisible ones of other users, for which a position is not reported
 
 
@@ -100,11 +103,10 @@ class FollowRequest:
 async def load_stream_bounds(ctx: Context, stream_ids: Sequence[int]) -> dict[int, ColumnRow]:
     """Load the last position and the last deleted position of streams, by stream id."""
     statement = _select_stream_bounds(ctx.environment.database.dialect)
-    parameters = {"streams": list(stream_ids)}
-    rows = (
-        await ctx.read(statement.statement, parameters)
-        if len(stream_ids) > MAX_STREAMS_READ_ON_THE_LOOP
-        else await ctx.read_prepared(statement, **parameters)
+    rows = await ctx.read_prepared(
+        statement,
+        streams=list(stream_ids),
+        reads_many_rows=len(stream_ids) > MAX_KEYS_OF_QUICK_READ,
     )
     return {row.id: row for row in rows}
 

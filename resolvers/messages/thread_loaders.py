@@ -9,7 +9,6 @@ from sqlmodel import col
 
 from models.messages.tables import Message, Thread
 from models.store.columns import ColumnRow, select_columns
-from models.store.dependent_selects import single_step
 from models.store.prepared_statements import is_in_parameter, prepare_cached
 from models.store.query_hints import without_index
 from resolvers.access import (
@@ -22,29 +21,26 @@ from resolvers.context import Context
 from resolvers.messages.content_access import withhold_content_or_log_read
 from resolvers.messages.listing import THREAD_SORT_KEY, is_not_deleted_sql
 
-SelectOfThreads = Callable[[str, ColumnElement[bool]], Select[*tuple[Any, ...]]]
+ThreadSelectBuilder = Callable[[str, ColumnElement[bool]], Select[*tuple[Any, ...]]]
 
 
 async def _read_messages_of_threads(
-    ctx: Context, select_of_threads: SelectOfThreads, thread_ids: list[int]
+    ctx: Context, build_select: ThreadSelectBuilder, thread_ids: list[int]
 ) -> Sequence[Any]:
     """Return the rows of a select about the messages of these threads that the viewer can see."""
-    dialect, parameters = ctx.environment.database.dialect, {"threads": thread_ids}
+    dialect = ctx.environment.database.dialect
     if can_see_mail_of_others(ctx):
-        return await ctx.read(
-            select_of_threads(dialect, is_visible_or_managed(ctx, Message)), parameters
-        )
-    statement = _prepare_for_own_messages(select_of_threads, dialect)
-    return await ctx.run_select_steps(
-        single_step((statement, {**parameters, "viewer": ctx.viewer.user_id}))
-    )
+        statement = build_select(dialect, is_visible_or_managed(ctx, Message))
+        return await ctx.read(statement, {"threads": thread_ids})
+    prepared = _prepare_for_own_messages(build_select, dialect)
+    return await ctx.read_prepared(prepared, threads=thread_ids, reads_many_rows=True)
 
 
 @prepare_cached
 def _prepare_for_own_messages(
-    select_of_threads: SelectOfThreads, dialect: str
+    build_select: ThreadSelectBuilder, dialect: str
 ) -> Select[*tuple[Any, ...]]:
-    return select_of_threads(dialect, is_own_prepared(Message))
+    return build_select(dialect, is_own_prepared(Message))
 
 
 async def load_visible_threads_by_ids(

@@ -25,14 +25,14 @@ from sqlmodel import col
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import address_resolution
 from mail.recipients.batch_resolution import load_receiving_address_rows
-from models.addresses.forward_targets import ForwardTarget
+from models.addresses.forward_target_keys import ForwardTargetKey
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, InvalidInput, NotFound
 from models.mailboxes.shares import MailboxShare, ShareRight, has_right
 from models.store.columns import ColumnRow, UtcDateTime, select_columns
-from models.store.dependent_selects import single_step
 from models.store.prepared_statements import (
+    MAX_KEYS_OF_QUICK_READ,
     PreparedStatement,
     integer_parameter,
     is_in_parameter,
@@ -196,16 +196,21 @@ async def read_sendable_forwards(
     parameters = {"users": list(user_ids), "now": ctx.environment.now()}
     if address_ids is not None:
         parameters["addresses"] = list(address_ids)
-    return await ctx.run_select_steps(single_step((statement, parameters)))
+    return await ctx.read_prepared(
+        statement, reads_many_rows=len(user_ids) > MAX_KEYS_OF_QUICK_READ, **parameters
+    )
 
 
 @prepare_cached
 def _prepare_sendable_forwards(dialect: str, *, has_addresses: bool) -> Select[*tuple[Any, ...]]:
-    """Return the select of all forwards of the parameter `users`, or of those in `addresses`."""
+    """Select the forwards to the parameter `users`.
+
+    With `has_addresses`, only those in the parameter `addresses`.
+    """
     users: Any = _select_mailbox_addresses_of_users(dialect).cte("users_addresses")
     address_domain = aliased(Domain)
     is_target = and_(
-        col(ForwardTarget.domain) == users.c.domain, col(ForwardTarget.local) == users.c.local
+        col(ForwardTargetKey.domain) == users.c.domain, col(ForwardTargetKey.local) == users.c.local
     )
     statement = (
         select(
@@ -214,8 +219,8 @@ def _prepare_sendable_forwards(dialect: str, *, has_addresses: bool) -> Select[*
             users.c.member,
         )
         .select_from(users)
-        .join(ForwardTarget, is_target)
-        .join(Address, col(Address.id) == col(ForwardTarget.address_id))
+        .join(ForwardTargetKey, is_target)
+        .join(Address, col(Address.id) == col(ForwardTargetKey.address_id))
         .join(address_domain, col(address_domain.id) == col(Address.domain_id), isouter=True)
         .where(
             is_sendable(NOW_PARAMETER, AddressKind.FORWARD),

@@ -44,11 +44,20 @@ def test_mbox_is_resumed_after_each_message(tmp_path: Path) -> None:
 
 
 def write_maildirs(root: Path) -> None:
-    """Write a Maildir with folders whose names sort before and after a separator."""
-    maildir = mailbox.Maildir(root)
-    for folder in (maildir, maildir.add_folder("A"), maildir.add_folder("A b")):
-        for number in range(2):
-            folder.add(f"Subject: {number}\n\nx\n".encode())
+    """Write a Maildir with folders whose names sort before and after a separator.
+
+    Two of them, a Maildir++ folder and a nested one, have the mailbox path A.
+    """
+    for folder, names in (
+        (root, "ab"),
+        (root / ".A", "bd"),
+        (root / "A", "ac"),
+        (root / ".A b", "ab"),
+    ):
+        for part in ("cur", "new", "tmp"):
+            (folder / part).mkdir(parents=True)
+        for name in names:
+            (folder / "new" / name).write_bytes(f"Subject: {name}\n\nx\n".encode())
 
 
 def write_message_files(root: Path) -> None:
@@ -61,7 +70,7 @@ def write_message_files(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write_files", "count"),
-    [(write_maildirs, 6), (write_message_files, 8)],
+    [(write_maildirs, 8), (write_message_files, 8)],
     ids=["maildir", "eml"],
 )
 def test_folder_is_resumed_after_each_message(
@@ -162,6 +171,12 @@ def test_file_names_without_utf8_are_imported(ada: CommandLine, tmp_path: Path) 
     result = ada("import", tmp_path / "maildir", "--user", "ada")
     assert (result.code, result.out) == (0, "1 messages imported.\n"), result.err
     assert message_count_by_mailbox(ada) == {r"caf\xe9": 2}
+    single_file = tmp_path / f"{name}.eml"
+    single_file.write_bytes(b"Subject: c\n\nx\n")
+    write_mbox(tmp_path / f"{name}.mbox", 1)
+    for file in (single_file, tmp_path / f"{name}.mbox"):
+        result = ada("import", file, "--user", "ada")
+        assert (result.code, result.out) == (0, "1 messages imported.\n"), result.err
 
 
 def test_existing_messages_are_not_imported_again(ada: CommandLine, tmp_path: Path) -> None:

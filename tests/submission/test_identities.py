@@ -438,6 +438,6 @@ async def test_forwards_of_others_are_not_read(
             await connection.execute(text("ANALYZE"))
     with record_query_plans(environment) as recorder:
         (plan,) = await recorder.explain_statements(
-            list_identities(ada), lambda statement: "forward_targets" in statement
+            list_identities(ada), lambda statement: "forward_target_keys" in statement
         )
-    assert not re.search(r"(?i)scan (on )?(addresses|forward_targets)\b", plan), plan
+    assert not re.search(r"(?i)scan (on )?(addresses|forward_target_keys)\b", plan), plan

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
 
 from tests.support.release import distributions, release_commit, release_steps, release_texts, sbom
 from tests.support.release.errors import ReleaseError
@@ -338,3 +340,22 @@ def test_package_without_lock_is_refused() -> None:
         sbom.create_bill_of_materials(
             project_table(), "", {"merganser": ["starlette"], "starlette": []}, EPOCH
         )
+
+
+@pytest.mark.parametrize("builder", [WheelBuilder, SdistBuilder])
+def test_distributions_of_a_checkout_have_no_passwords_of_services(
+    builder: type[WheelBuilder | SdistBuilder], tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    (tmp_path / "deploy/.env").write_text("POSTGRES_PASSWORD=secret\n")
+    for name in ("schema.graphql", "docs"):
+        (tmp_path / name).mkdir()
+    files = {file.relative_path for file in builder(str(tmp_path)).recurse_included_files()}
+    assert "deploy/compose.yaml" in files
+    assert "deploy/.env" not in files
+
+
+def test_image_has_no_passwords_of_services() -> None:
+    lines = (ROOT / "deploy/Containerfile.dockerignore").read_text().splitlines()
+    assert lines.index("deploy/.env") > lines.index("!deploy")  # the last match counts

@@ -13,12 +13,14 @@ from graphql.language.visitor import EnterLeaveVisitor
 def with_cached_handlers(rule: type[ASTValidationRule]) -> type[ASTValidationRule]:
     """Return the same rule with cached names of its handlers."""
 
-    def first_existing(*names: str) -> str | None:
+    def first_existing_name(*names: str) -> str | None:
         return next((name for name in names if getattr(rule, name, None)), None)
 
     @cache
     def handler_names(kind: str) -> tuple[str | None, str | None]:
-        return first_existing(f"enter_{kind}", "enter"), first_existing(f"leave_{kind}", "leave")
+        return first_existing_name(f"enter_{kind}", "enter"), first_existing_name(
+            f"leave_{kind}", "leave"
+        )
 
     def get_enter_leave_for_kind(visitor: ASTValidationRule, kind: str) -> EnterLeaveVisitor:
         enter, leave = handler_names(kind)

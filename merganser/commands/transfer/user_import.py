@@ -21,7 +21,11 @@ from mail.archives.mail_sources import (
     inspect_mail_source,
     read_source_messages_and_skips,
 )
-from mail.archives.source_message import SourceMessage, UnusableMessageError
+from mail.archives.source_message import (
+    SourceMessage,
+    UnusableMessageError,
+    text_from_file_name,
+)
 from mail.mailboxes import paths
 from mail.recipients import address_resolution
 from mail.storage.blobs.blob_writer import BlobRowDeleted, StoredMessageBlobs
@@ -100,7 +104,7 @@ async def import_account(
     try:
         target_mailbox = paths.validate_path(order.mailbox) if order.mailbox else None
         async with _import_lock(
-            order.data_folder, f"{user.id}\0{origin.path.resolve()}\0{target_mailbox}"
+            order.data_folder, f"{user.id}\0{_path_text(origin)}\0{target_mailbox}"
         ):
             running_import, after = await _start_or_resume_import(
                 environment, origin, user.id, target_mailbox
@@ -123,7 +127,7 @@ async def import_account(
             reason = running_import.import_state.outcome.no_message_reason_or_none()
             if reason and origin.account is None:
                 await _finish_task_with_import_outcome(running_import, TaskState.FAILED)
-                raise CommandError(f"{origin.path}: {reason}")
+                raise CommandError(f"{_path_text(origin)}: {reason}")
             await _finish_task_with_import_outcome(running_import)
     except OverQuota as full:
         text = f"{full.message} Increase its quota, then run the import again."
@@ -160,6 +164,11 @@ async def _inspect_mail_source_or_fail_command(environment: Environment, path: P
         raise CommandError(f"{path}: {problem}") from problem
 
 
+def _path_text(source: MailSource) -> str:
+    """The absolute path of a source, by which an interrupted import is found again."""
+    return text_from_file_name(str(source.path.resolve()))
+
+
 @asynccontextmanager
 async def _import_lock(data_folder: Path, import_key: str) -> AsyncGenerator[None]:
     """Lock this import, since two at once would store each message twice.
@@ -191,7 +200,7 @@ async def _start_or_resume_import(
 ) -> _StartedImport:
     """Start or resume an import. Returns it with its checkpoint; None for a new import."""
     ctx = user_context(environment, user_id)
-    order = {"path": str(origin.path.resolve()), "mailbox": target_mailbox}
+    order = {"path": _path_text(origin), "mailbox": target_mailbox}
     statement = select(*select_columns(Task)).where(
         col(Task.kind) == TASK_KIND, col(Task.user_id) == user_id, col(Task.finished_at).is_(None)
     )

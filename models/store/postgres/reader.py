@@ -68,6 +68,13 @@ class PostgresReaders:
         """Return the few rows of a prepared select, which always uses the same index."""
         return await self._read_by_driver_or_checked_path(self._quick_reads, statement, parameters)
 
+    async def read_many_prepared(
+        self, statement: PreparedStatement, parameters: Mapping[str, Any]
+    ) -> Sequence[Any]:
+        """Return the rows of a prepared select, of which one user can run only some at once."""
+        async with _hold_slot(self._read_slots):
+            return await self.read_prepared(statement, parameters)
+
     async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:
         """Run dependent selects, each with a plan for its values, and return their result."""
         return await run_steps_async(steps, self._read_step)

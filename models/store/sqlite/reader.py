@@ -72,6 +72,12 @@ class SqliteReaders:
         finally:
             cursor.close()
 
+    async def read_many_prepared(
+        self, statement: PreparedStatement, parameters: Mapping[str, Any]
+    ) -> Sequence[Any]:
+        """Return the rows of a prepared select, read in a thread."""
+        return await self._threads.run(lambda read: self._read_step(read, (statement, parameters)))
+
     async def run_select_steps(self, steps: SelectSteps[Result]) -> Result:
         """Run dependent selects in one thread, and return their result."""
         return await self._threads.run(

@@ -25,7 +25,12 @@ from mail.addresses.address_syntax import NormalizedAddress, normalized_address
 from models.addresses.tables import Address, AddressKind
 from models.domains.tables import Domain
 from models.store.columns import ColumnRow, select_columns
-from models.store.prepared_statements import integer_parameter, is_in_parameter, prepare_cached
+from models.store.prepared_statements import (
+    MAX_KEYS_OF_QUICK_READ,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 from models.submission.identities import Identity
 from models.users.tables import User
 from resolvers.access import is_overseen_user
@@ -127,6 +132,7 @@ async def load_visible_identities_by_user(
         _select_sendable_main_addresses(ctx.environment.database.dialect),
         users=list(accounts),
         now=ctx.environment.now(),
+        reads_many_rows=len(accounts) > MAX_KEYS_OF_QUICK_READ,
     )
     main_address_ids = {row.user_id: row.id for row in main_address_rows}
     identities_by_user = {}
@@ -152,7 +158,7 @@ async def _load_accounts_by_id(ctx: Context, user_ids: list[int]) -> dict[int, C
 @prepare_cached
 def _select_account_of_viewer() -> Select[*tuple[Any, ...]]:
     return select(*select_columns(User, ACCOUNT_COLUMNS)).where(
-        col(User.id) == integer_parameter("viewer")
+        col(User.id) == integer_parameter("viewer"), col(User.deleted_at).is_(None)
     )
 
 

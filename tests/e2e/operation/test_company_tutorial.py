@@ -142,15 +142,18 @@ async def publish_while_command_waits(
     server: CompanyServer, name_server: NsdServer, polling: str, records: DnsRecords
 ) -> None:
     """Publish records after the polling command has reported that DNS lacks them."""
-    is_waiting = asyncio.Event()
+    waits_or_has_ended, waiting_lines = asyncio.Event(), list[str]()
 
     def notice_waiting(line: str) -> None:
         if line.startswith("Waiting for ") and f"TXT _dmarc.{server.domain}" in line:
-            is_waiting.set()
+            waiting_lines.append(line)
+            waits_or_has_ended.set()
 
     async with asyncio.timeout(HANG_SECONDS), asyncio.TaskGroup() as group:
-        group.create_task(server.run_block(polling, notice_waiting))
-        await is_waiting.wait()
+        command = group.create_task(server.run_block(polling, notice_waiting))
+        command.add_done_callback(lambda _: waits_or_has_ended.set())
+        await waits_or_has_ended.wait()
+        assert waiting_lines
         await name_server.publish(records)
 
 

@@ -53,7 +53,7 @@ class WheelInstallation:
         return {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), **settings}
 
     @contextmanager
-    def demo_server(self, **settings: str) -> Generator[str]:
+    def run_demo_server(self, **settings: str) -> Generator[str]:
         """Run `merganser serve --demo` and yield its banner.
 
         SIGTERM ends it with exit code 0 at the end of the block.
@@ -148,7 +148,7 @@ def test_wheel_with_extras_runs_demo_server_in_clean_environment(
     assert str(ROOT) not in import_folders
     http, lmtp = f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
     settings = {"MERGANSER_HTTP_LISTEN": http, "MERGANSER_LMTP_LISTEN": lmtp}
-    with clean_installation.demo_server(**settings) as banner:
+    with clean_installation.run_demo_server(**settings) as banner:
         reply = clean_installation.run("merganser", "send-test", "--subject", "Wheel", **settings)
         assert "250 2.0.0 OK: queued" in reply
         key = re.findall(r"API key +(\S+)", banner)[0]
@@ -183,7 +183,8 @@ def test_wheel_has_only_merganser_at_top_level(installation: WheelInstallation) 
     ):
         assert f"merganser/{required_file}" in names
     deploy_files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
-    assert {f"merganser/{path.relative_to(ROOT)}" for path in deploy_files} <= set(names)
+    required_files = {f"merganser/{path.relative_to(ROOT)}" for path in deploy_files}
+    assert required_files - {"merganser/deploy/.env"} <= set(names)
     assert not [
         name for name in names if re.search(r"__pycache__|(?<!send-)\btests?\b|\btest_", name)
     ]

@@ -8,7 +8,7 @@ from sqlmodel import SQLModel
 OWNER_COLUMNS = {"user_id", "owner_id", "stream_id", "mailbox_id", "message_id"}
 TABLES_BY_REASON = {
     "An administrator of each server assigns it.": (
-        *("addresses", "domain_admins", "forward_targets", "user_tags", "rate_limits"),
+        *("addresses", "domain_admins", "forward_target_keys", "user_tags", "rate_limits"),
         *("resources", "user_affinities"),
         *("scim_addresses", "scim_group_members", "scim_users"),
     ),

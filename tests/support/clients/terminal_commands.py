@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -23,9 +24,12 @@ def run_on_terminal(stdout: Path, *words: str | Path) -> CommandResult:
     master, slave = pty.openpty()
     streams = ProcessStreams(stdout, Path(os.ttyname(slave)))
     process = ForkedProcess([*map(str, words)], {**os.environ, **TERMINAL_VARIABLES}, streams)
+    terminal_output = b""
     # reading fails when the process closes the pty
     with closing(os.fdopen(master, "rb", buffering=0)), suppress(OSError):
-        terminal_output = os.read(master, 1 << 16)  # the process has opened the pty
+        # output shows that the process has opened the pty
+        while not select.select([master], [], [], 0.05)[0] and process.poll() is None:
+            pass
         os.close(slave)
         while chunk := os.read(master, 1 << 16):
             terminal_output += chunk

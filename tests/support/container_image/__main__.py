@@ -14,7 +14,7 @@ from pathlib import Path
 import typer
 
 from tests.support.container_image.engines import Engine, choose_engine
-from tests.support.container_image.run_command import ImageError, command_succeeds, run_command
+from tests.support.container_image.run_command import ImageError, is_command_successful, run_command
 from tests.support.time_limits import HANG_SECONDS
 
 MAX_SIZE = 250  # MB
@@ -37,7 +37,7 @@ class ImageCheck:
     found: str
 
 
-def image_checks(engine: Engine) -> Iterator[ImageCheck]:
+def check_image(engine: Engine) -> Iterator[ImageCheck]:
     """Check the files of the image."""
     size = engine.size()
     yield ImageCheck("size", size <= MAX_SIZE, f"{size:.0f} MB of {MAX_SIZE} MB")
@@ -54,7 +54,7 @@ def image_checks(engine: Engine) -> Iterator[ImageCheck]:
     yield ImageCheck("root is read-only", passed, found)
 
 
-def server_checks(engine: Engine) -> Iterator[ImageCheck]:
+def check_server(engine: Engine) -> Iterator[ImageCheck]:
     """Prepare a database, and check a running server."""
     for arguments in PREPARATION:
         run_command(*engine.command(*arguments))
@@ -64,14 +64,15 @@ def server_checks(engine: Engine) -> Iterator[ImageCheck]:
         try:
             started = time.monotonic()
             health_check = engine.command_beside(server, *engine.health_check())
-            while not command_succeeds(*health_check):
+            while not is_command_successful(*health_check, timeout=HANG_SECONDS):
                 if server.poll() is not None or time.monotonic() - started > HANG_SECONDS:
                     log.seek(0)
                     raise ImageError(f"The server is not ready:\n{log.read()}")
                 time.sleep(0.2)
             duration = f"{time.monotonic() - started:.1f} s after the start"
             yield ImageCheck("health check", True, duration)
-            reply = run_command(*engine.command_beside(server, *SEND_TEST)).strip()
+            send_test = engine.command_beside(server, *SEND_TEST)
+            reply = run_command(*send_test, timeout=HANG_SECONDS).strip()
             yield ImageCheck("delivery", " 250 " in reply, reply)
             server.send_signal(signal.SIGTERM)
             code = server.wait(HANG_SECONDS)
@@ -90,7 +91,7 @@ def main() -> int:
     passed = True
     try:
         engine.build()
-        for check in itertools.chain(image_checks(engine), server_checks(engine)):
+        for check in itertools.chain(check_image(engine), check_server(engine)):
             typer.echo(f"{'ok' if check.passed else 'FAILED':8}{check.name}: {check.found}")
             passed &= check.passed
     finally:

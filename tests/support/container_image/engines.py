@@ -10,13 +10,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.support.container_image.debian_base import create_debian_base
-from tests.support.container_image.run_command import ImageError, command_succeeds, run_command
+from tests.support.container_image.run_command import ImageError, is_command_successful, run_command
 
 ROOT = Path(__file__).parents[3]
 CONTAINERFILE = ROOT / "deploy/Containerfile"
@@ -75,7 +76,7 @@ class ContainerEngine:
 
     def remove(self) -> None:
         for kind in (["container", "rm"], ["volume", "rm"], ["image", "rm"]):
-            command_succeeds(self.program, *kind, "--force", NAME)
+            is_command_successful(self.program, *kind, "--force", NAME)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,13 @@ class BuildahEngine:
         return [*namespaces, str(self._root), str(self._volume), *restricted]
 
     def command_beside(self, container: subprocess.Popen[str], *arguments: str) -> list[str]:
-        """The command that runs a program in the running container."""
+        """The command that runs a program in the running container.
+
+        Waits until the container has its root: before, the command would run on this machine.
+        """
+        root = Path(f"/proc/{container.pid}/root")
+        while container.poll() is None and root.resolve() == Path("/"):
+            time.sleep(0.05)
         enter = ["nsenter", f"--target={container.pid}", "--mount", "--net", "--root"]
         return [*enter, *self._restricted(*arguments)]
 
@@ -166,7 +173,9 @@ def choose_engine() -> Engine:
     (default,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", CONTAINERFILE.read_text(), re.MULTILINE)
     image = os.environ.get("PYTHON_IMAGE", default)
     for program in filter(shutil.which, ("podman", "docker")):
-        if any(command_succeeds(program, "image", verb, image) for verb in ("inspect", "pull")):
+        if any(
+            is_command_successful(program, "image", verb, image) for verb in ("inspect", "pull")
+        ):
             return ContainerEngine(program, image)
     missing = [name for name in ("buildah", "debootstrap") if not shutil.which(name)]
     if missing or os.geteuid():

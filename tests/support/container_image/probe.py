@@ -11,7 +11,7 @@ BUILD_TOOLS = ("pip", "pip3", "gcc", "cc", "g++", "c++", "clang", "ld", "as", "m
 FOLDERS = ("/", "/etc", "/usr", "/opt/merganser", "/tmp", "/data")  # noqa: S108
 
 
-def write_error(folder: str) -> str:
+def try_to_create_file(folder: str) -> str:
     """Try to create a file. Return the name of the error, or an empty text."""
     try:
         Path(folder, "probe").touch()
@@ -25,5 +25,5 @@ if __name__ == "__main__":
     tools = [path for name in BUILD_TOOLS if (path := shutil.which(name))]
     tools += [str(path) for folder in libraries for path in folder.glob("*/*/pip*")]
     sources = [str(path) for path in libraries[0].rglob("*.py") if "migrations" not in path.parts]
-    write_errors = {folder: write_error(folder) for folder in FOLDERS}
+    write_errors = {folder: try_to_create_file(folder) for folder in FOLDERS}
     sys.stdout.write(json.dumps([os.getuid(), tools, sources, write_errors]))

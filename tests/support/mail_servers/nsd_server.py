@@ -99,7 +99,10 @@ class NsdServer:
                 raise AssertionError(self.log.read_text()) from None
 
     async def _served_serial(self, zone_name: str) -> int:
-        """Return the version of a zone. 0 if NSD loses the query, since it reads the zones."""
+        """Return the version of a zone, or 0 without a reply.
+
+        NSD loses queries while it reads the zones.
+        """
         query = dns.message.make_query(zone_name, "SOA")
         try:
             response = await dns.asyncquery.udp(query, "127.0.0.1", QUERY_TIMEOUT, self.port)
@@ -120,7 +123,7 @@ class NsdServer:
             new_file = self.folder / "new"
             new_file.write_text(ZONE_HEAD.format(serial=self._serial) + "".join(lines))
             os.utime(new_file, (self._serial, self._serial))  # NSD reads only changed files
-            new_file.replace(self.folder / f"{zone_name}.zone")  # NSD reads no half of a file
+            new_file.replace(self.folder / f"{zone_name}.zone")  # NSD never reads a part of a file
 
 
 @asynccontextmanager

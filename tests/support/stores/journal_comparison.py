@@ -89,7 +89,7 @@ UNJOURNALED_TABLES = {
     "connector_runs", "contacts", "credential_changes", "deleted_users", "queue_entries",
     "trusted_documents",
     "domain_admins", "domain_aliases", "domain_totals", "domains", "draft_files",
-    "dropped_objects", "export_parts", "exports", "file_shares", "forward_targets",
+    "dropped_objects", "export_parts", "exports", "file_shares", "forward_target_keys",
     "greylist_entries",
     "identity_links", "identity_providers", "identity_sessions", "used_identity_tokens",
     "import_archives", "training_messages", "mailbox_subscriptions",

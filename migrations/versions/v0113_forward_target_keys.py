@@ -1,4 +1,4 @@
-"""Add the table of the targets of forwards, and the triggers that keep it."""
+"""Add the table by which the forwards to an address are found, and the triggers that keep it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,25 +19,25 @@ POSITION = {"sqlite": "instr", "postgresql": "strpos"}
 ADDRESS_PARTS = (
     "SELECT DISTINCT substr(text, at + 1),"
     " replace(substr(text, 1, {position}(substr(text, 1, at - 1) || '+', '+') - 1), '.', ''), id"
-    " FROM (SELECT lower(target.value) AS text, {position}(target.value, '@') AS at,"
+    " FROM (SELECT lower(target.value) AS text, {position}(lower(target.value), '@') AS at,"
     " {row}.id AS id FROM {source} WHERE length(target.value) <= {max_length}"
     " AND {position}(target.value, '://') = 0) AS targets WHERE at > 0"
 )
-INSERT = "INSERT INTO forward_targets (domain, local, address_id) {parts}"
+INSERT = "INSERT INTO forward_target_keys (domain, local, address_id) {parts}"
 HAS_TARGETS = "{row}.forward_to <> '[]'"
-DELETE_OLD = "DELETE FROM forward_targets WHERE address_id = old.id"
+DELETE_OLD = "DELETE FROM forward_target_keys WHERE address_id = old.id"
 
 
 def upgrade() -> None:
     op.create_table(
-        "forward_targets",
+        "forward_target_keys",
         sa.Column("domain", sa.String(), nullable=False),
         sa.Column("local", sa.String(), nullable=False),
         sa.Column("address_id", BIG_INTEGER, nullable=False),
         sa.ForeignKeyConstraint(["address_id"], ["addresses.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("domain", "local", "address_id"),
     )
-    op.create_index("ix_forward_targets_address_id", "forward_targets", ["address_id"])
+    op.create_index("ix_forward_target_keys_address_id", "forward_target_keys", ["address_id"])
     connection = op.get_bind()
     dialect = connection.dialect.name
     # first the triggers: on PostgreSQL, they lock the table until the rows are inserted
@@ -63,18 +63,18 @@ def _triggers(dialect: str) -> tuple[str, ...]:
     update = "AFTER UPDATE OF forward_to ON addresses"
     if dialect == "sqlite":
         return (
-            "CREATE TRIGGER forward_targets_in AFTER INSERT ON addresses"
+            "CREATE TRIGGER forward_target_keys_in AFTER INSERT ON addresses"
             f" WHEN {has_targets} BEGIN {insert_new}; END",
-            f"CREATE TRIGGER forward_targets_changed {update} WHEN {has_changed}"
+            f"CREATE TRIGGER forward_target_keys_changed {update} WHEN {has_changed}"
             f" BEGIN {DELETE_OLD}; {insert_new}; END",
         )
-    execute = "EXECUTE FUNCTION forward_targets_follow()"
+    execute = "EXECUTE FUNCTION forward_target_keys_follow()"
     return (
-        "CREATE FUNCTION forward_targets_follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "CREATE FUNCTION forward_target_keys_follow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         f" IF TG_OP = 'UPDATE' THEN {DELETE_OLD}; END IF; {insert_new}; RETURN NULL; END $$",
-        "CREATE TRIGGER forward_targets_in AFTER INSERT ON addresses FOR EACH ROW"
+        "CREATE TRIGGER forward_target_keys_in AFTER INSERT ON addresses FOR EACH ROW"
         f" WHEN ({has_targets}) {execute}",
-        f"CREATE TRIGGER forward_targets_changed {update} FOR EACH ROW WHEN ({has_changed})"
+        f"CREATE TRIGGER forward_target_keys_changed {update} FOR EACH ROW WHEN ({has_changed})"
         f" {execute}",
     )
 
