@@ -135,8 +135,8 @@ def user_search_text_contains(dialect: str, part: str) -> ColumnElement[bool]:
     return indexed.contains(grams) & has_part
 
 
-def has_prefix(dialect: str, column: Any, prefix: str) -> ColumnElement[bool]:
-    """Return SQL that is true if a column begins with a prefix, in the same case."""
+def has_prefix(dialect: str, column: Any, prefix: Any) -> ColumnElement[bool]:
+    """Return SQL that is true if a column begins with a prefix, a text or SQL, in the same case."""
     text = collate(column, "C") if dialect == "postgresql" else column
     condition: ColumnElement[bool] = (text >= prefix) & (text < prefix + LAST_CHARACTER)
     return condition

@@ -1,9 +1,10 @@
 """Contacts: addresses that an account has exchanged mail with, and colleagues."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, null, select, union, union_all
+from sqlalchemy import Select, String, bindparam, func, null, select, union, union_all
 from sqlmodel import col
 
 from mail.recipients.contacts import contact_key_or_none
@@ -12,6 +13,7 @@ from models.domains.tables import Domain
 from models.errors import InvalidInput
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import MAX_PAGE_SIZE
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_text_contains
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
@@ -62,11 +64,7 @@ def _select_colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
 
     Selects nothing unless the domain has the global address list enabled.
     """
-    domain_statement = (
-        select(col(User.domain_id))
-        .join(Domain, col(Domain.id) == col(User.domain_id))
-        .where(col(User.id) == ctx.viewer.user_id, col(Domain.global_address_list))
-    )
+    domain_statement = _domain_with_global_address_list(ctx.viewer.user_id)
     return (
         select(
             col(Address.id).label("id"),
@@ -104,13 +102,13 @@ async def load_contacts_and_colleagues_by_search(
 ) -> list[list[ColumnRow]]:
     """Load the contacts of each search, the last used first, and then colleagues.
 
-    Colleagues are added for searches of the viewer's own account only. Runs one statement for
-    all contacts and one for all colleagues.
+    Colleagues are added for searches of the viewer's own account only. The number of statements
+    doesn't depend on that of the searches.
     """
-    contact_rows = await read_union(
-        ctx, [_select_contacts_of_search(ctx, key) for key in searches], ["last_used_at", "id"]
-    )
+    contact_rows = await _load_contacts_by_search(ctx, searches)
     own_searches = [key for key in searches if key.user_id == ctx.viewer.user_id]
+    if own_searches and not await ctx.read_prepared(_select_global_address_list_of_viewer()):
+        own_searches = []
     colleague_rows = (
         await read_union(
             ctx, [_select_colleagues_of_search(ctx, key) for key in own_searches], ["address"]
@@ -127,8 +125,50 @@ async def load_contacts_and_colleagues_by_search(
             for row in colleagues_by_search.get(search, ())
             if contact_key_or_none(row.address) not in known_keys
         ]
-        results.append([*rows[::-1], *new_colleagues][: search.limit])
+        results.append([*rows, *new_colleagues][: search.limit])
     return results
+
+
+async def _load_contacts_by_search(
+    ctx: Context, searches: list[ContactSearch]
+) -> list[Sequence[Any]]:
+    """Load the contacts of each search, the last used first."""
+    (first, *others), dialect = searches, ctx.environment.database.dialect
+    if not others and first.user_id == ctx.viewer.user_id:
+        statement = _select_contacts_of_viewer(dialect, has_query=bool(first.query))
+        prefix = first.query.casefold()
+        return [await ctx.read_prepared(statement, prefix=prefix, limit=first.limit)]
+    selects = [
+        _contacts_by_prefix(
+            dialect, key.user_id, key.query.casefold() if key.query else None, key.limit
+        ).where(is_own_or_shared(ctx, Contact))
+        for key in searches
+    ]
+    rows_of_searches = await read_union(ctx, selects, ["last_used_at", "id"])
+    return [rows[::-1] for rows in rows_of_searches]
+
+
+@prepare_cached
+def _select_contacts_of_viewer(dialect: str, *, has_query: bool) -> Select[*tuple[Any, ...]]:
+    prefix = bindparam("prefix", type_=String) if has_query else None
+    return _contacts_by_prefix(
+        dialect, integer_parameter("viewer"), prefix, integer_parameter("limit")
+    )
+
+
+@prepare_cached
+def _select_global_address_list_of_viewer() -> Select[*tuple[Any, ...]]:
+    """Select a row if the viewer's domain has the global address list enabled."""
+    return _domain_with_global_address_list(integer_parameter("viewer"))
+
+
+def _domain_with_global_address_list(user_id: Any) -> Select[*tuple[Any, ...]]:
+    """Select the id of a user's domain if it has the global address list enabled."""
+    return (
+        select(col(User.domain_id))
+        .join(Domain, col(Domain.id) == col(User.domain_id))
+        .where(col(User.id) == user_id, col(Domain.global_address_list))
+    )
 
 
 def _select_colleagues_of_search(ctx: Context, search: ContactSearch) -> Select[*tuple[Any, ...]]:
@@ -142,22 +182,27 @@ def _select_colleagues_of_search(ctx: Context, search: ContactSearch) -> Select[
     return statement.order_by(col(Address.display_address)).limit(search.limit)
 
 
-def _select_contacts_of_search(ctx: Context, search: ContactSearch) -> Select[*tuple[Any, ...]]:
-    """Select the contacts whose name or address begins with the query, the last used first."""
-    dialect, is_of_user = ctx.environment.database.dialect, col(Contact.user_id) == search.user_id
-    statement = select(*CONTACT_COLUMNS).where(is_of_user, is_own_or_shared(ctx, Contact))
-    if search.query:
+def _contacts_by_prefix(
+    dialect: str, user_id: Any, prefix: Any, limit: Any
+) -> Select[*tuple[Any, ...]]:
+    """Select a user's contacts whose name or address begins with a prefix, the last used first.
+
+    The prefix is case folded. None selects all contacts.
+    """
+    is_of_user = col(Contact.user_id) == user_id
+    statement = select(*CONTACT_COLUMNS).where(is_of_user)
+    if prefix is not None:
         # two ranges of indexes: an OR would read all of the account
         id_statement = select(col(Contact.id))
-        name_matches = has_prefix(dialect, col(Contact.folded_name), search.query.casefold())
-        address_matches = has_prefix(dialect, col(Contact.key), search.query.casefold())
         statement = statement.where(
             col(Contact.id).in_(
                 union(
-                    id_statement.where(is_of_user, name_matches),
-                    id_statement.where(is_of_user, address_matches),
+                    id_statement.where(
+                        is_of_user, has_prefix(dialect, col(Contact.folded_name), prefix)
+                    ),
+                    id_statement.where(is_of_user, has_prefix(dialect, col(Contact.key), prefix)),
                 )
             )
         )
     newest = (col(Contact.last_used_at).desc(), col(Contact.id).desc())
-    return statement.order_by(*newest).limit(search.limit)
+    return statement.order_by(*newest).limit(limit)

@@ -20,6 +20,7 @@ from models.events.event_types import EventType
 from models.events.journal import PLATFORM, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User
 from models.warning_codes import WarningCode
@@ -92,17 +93,25 @@ async def load_visible_domains_by_id(ctx: Context, ids: list[int]) -> list[Colum
 
     Visible are administered domains and those of the viewer's account and addresses.
     """
-    viewer_id = ctx.viewer.user_id
-    own_domain = select(col(User.domain_id)).where(col(User.id) == viewer_id)
-    address_domains = select(col(Address.domain_id)).where(col(Address.user_id) == viewer_id)
-    is_visible = (
-        is_administered_domain(ctx)
-        | col(Domain.id).in_(own_domain)
-        | col(Domain.id).in_(address_domains)
+    if len(ids) == 1 and not ctx.viewer.role.includes(Role.DOMAIN_ADMIN):
+        return [next(iter(await ctx.read_prepared(_select_domain_of_viewer(), id=ids[0])), None)]
+    is_visible = is_administered_domain(ctx) | _is_domain_of_user(ctx.viewer.user_id)
+    statement = select(*select_columns(Domain)).where(is_visible)
+    return await read_by_keys(ctx, statement, col(Domain.id), ids)
+
+
+@prepare_cached
+def _select_domain_of_viewer() -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Domain)).where(
+        col(Domain.id) == integer_parameter("id"), _is_domain_of_user(integer_parameter("viewer"))
     )
-    return await read_by_keys(
-        ctx, select(*select_columns(Domain)).where(is_visible), col(Domain.id), ids
-    )
+
+
+def _is_domain_of_user(user_id: Any) -> ColumnElement[bool]:
+    """Return the WHERE clause for the domains of a user's account and addresses."""
+    own_domain = select(col(User.domain_id)).where(col(User.id) == user_id)
+    address_domains = select(col(Address.domain_id)).where(col(Address.user_id) == user_id)
+    return col(Domain.id).in_(own_domain) | col(Domain.id).in_(address_domains)
 
 
 async def load_administered_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
