@@ -114,7 +114,7 @@ async def _load_pages_of_lists(
         for list_id, key in zip(ids, listings, strict=True)
         if key.user_id == ctx.viewer.user_id
     }
-    parameters = {
+    parameters: dict[str, Any] = {
         LISTS: [[list_id] for list_id in sorted(own_ids)],
         **pagination.page_parameters(request, sort_key),
     }

@@ -155,7 +155,7 @@ async def read_page_of_matches(
             await ctx.run_select_steps(single_step((planned, given))), page_request
         )
     keys = await ctx.run_select_steps(_find_page_ids(parts, search.remaining, ids, given))
-    parameters = {**given, "ids": _ids_as_json(keys)}
+    parameters: dict[str, Any] = {**given, "ids": _ids_as_json(keys)}
     if len(keys) <= MAX_IDS_IN_ONE_READ:
         rows = await ctx.read_prepared(_rows_by_id_query(parts), **parameters)
     else:

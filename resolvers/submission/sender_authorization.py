@@ -193,7 +193,7 @@ async def read_sendable_forwards(
     statement = _prepare_sendable_forwards(
         ctx.environment.database.dialect, has_addresses=address_ids is not None
     )
-    parameters = {"users": list(user_ids), "now": ctx.environment.now()}
+    parameters: dict[str, Any] = {"users": list(user_ids), "now": ctx.environment.now()}
     if address_ids is not None:
         parameters["addresses"] = list(address_ids)
     return await ctx.read_prepared(

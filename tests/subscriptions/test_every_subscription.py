@@ -58,13 +58,13 @@ class EventsBetweenReads:
         return len(self.written) == READS_WITH_EVENT
 
     def _write_before(self, read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def write_and_read(*arguments: Any) -> Any:
+        async def write_and_read(*arguments: Any, **options: Any) -> Any:
             is_allowed = not self._is_writing and not self._is_shared_by_sign_ins()
             if self._write and is_allowed and not self.is_finished:
                 self._is_writing = True
                 self.written.append(await self._write())
                 self._is_writing = False
-            return await read(*arguments)
+            return await read(*arguments, **options)
 
         return write_and_read
 

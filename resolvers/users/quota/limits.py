@@ -203,7 +203,7 @@ async def require_below_sending_limits(
     await rate_limits.require_below_sending_rates(ctx, user.id, message)
     if not (limit := _recipient_limit(ctx.environment, user.recipients_per_day)):
         return
-    parameters = {"user": user.id, "now": ctx.environment.now()}
+    parameters: dict[str, Any] = {"user": user.id, "now": ctx.environment.now()}
     row = next(iter(await ctx.read_prepared(_SELECT_RUNNING_USAGE, **parameters)), None)
     if row and row.used >= limit:
         raise _log_refusal_and_build_rate_limited(
