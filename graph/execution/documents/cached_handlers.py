@@ -18,9 +18,8 @@ def with_cached_handlers(rule: type[ASTValidationRule]) -> type[ASTValidationRul
 
     @cache
     def handler_names(kind: str) -> tuple[str | None, str | None]:
-        return first_existing_name(f"enter_{kind}", "enter"), first_existing_name(
-            f"leave_{kind}", "leave"
-        )
+        enter = first_existing_name(f"enter_{kind}", "enter")
+        return enter, first_existing_name(f"leave_{kind}", "leave")
 
     def get_enter_leave_for_kind(visitor: ASTValidationRule, kind: str) -> EnterLeaveVisitor:
         enter, leave = handler_names(kind)
