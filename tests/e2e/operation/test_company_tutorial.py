@@ -1,9 +1,9 @@
 """Tests that two companies that follow docs/tutorials/company.md exchange authenticated mail.
 
-Names, addresses, paths and pauses of the page are replaced. NSD serves the zones of both companies.
-Each server has a loopback address for its listeners. Three services differ: the fixture starts the
-server instead of systemd, Pebble issues the certificates, and it reads its challenges from the
-server without a reverse proxy.
+Names, paths and pauses of the page are replaced. NSD serves the zones of both companies. Each
+server has a network namespace, in which its listeners have the ports of the page. Three services
+differ: the fixture starts the server instead of systemd, Pebble issues the certificates, and it
+reads its challenges from the server without a reverse proxy.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dns.reversename
 import pytest
@@ -30,7 +30,12 @@ from tests.support.mail_servers.dns_zone_server import txt_rdata
 from tests.support.mail_servers.nsd_server import DnsRecords, NsdServer, run_nsd
 from tests.support.servers.acme.pebble_server import run_pebble
 from tests.support.servers.forked_program import forked_program
-from tests.support.servers.loopback_pair import connected_loopback_addresses, require_local_routes
+from tests.support.servers.host_network import (
+    Host,
+    HostNetwork,
+    connected_hosts,
+    require_networks,
+)
 from tests.support.servers.merganser_server import ROOT, HttpClient, MerganserProcess
 from tests.support.time_limits import HANG_SECONDS
 
@@ -51,10 +56,14 @@ NEWEST_MESSAGE = """{ viewer { user { mailbox(by: {specialUse: INBOX}) { message
 class CompanyServer(MerganserProcess):
     """The server of a company, with the settings file of the page."""
 
+    host: Host = field(kw_only=True)
     domain: str = ""
     other_domain: str = ""
-    address: str = ""  # of its listeners
     program_folder: Path = Path()  # has `merganser-admin`
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host.address}:{self.http_port}"
 
     @property
     def process_env(self) -> dict[str, str]:
@@ -63,6 +72,7 @@ class CompanyServer(MerganserProcess):
             del variables[f"MERGANSER_{name}"]
         return {
             **variables,
+            "MERGANSER_HTTP_LISTEN": f"{self.host.address}:{self.http_port}",
             "MERGANSER_CONFIG": str(self.folder / "merganser.toml"),
             "PATH": f"{self.program_folder}:{os.environ['PATH']}",
         }
@@ -72,17 +82,23 @@ class CompanyServer(MerganserProcess):
         replacements = {
             "example.org": self.domain,
             "example.net": self.other_domain,
-            "0.0.0.0": self.address,  # noqa: S104 - as the page prints it
+            "0.0.0.0": self.host.listen_address,  # noqa: S104 - as the page prints it
             "/var/lib/merganser": str(self.folder / "var"),
             "-o merganser ": "",
             "sleep 10": "sleep 2",
         }
         return substitute(text, replacements)
 
+    def start(self) -> Self:
+        with self.host.enter():
+            return super().start()
+
     async def run_block(self, block: str, report_line: Callable[[str], None] | None = None) -> str:
         """Run the commands of a block, which must succeed, and return their output."""
         commands = self.substitute(block)
-        return await run_shell(commands, self.folder, self.process_env, report_line)
+        return await run_shell(
+            commands, self.folder, self.process_env, report_line, self.host.command_prefix
+        )
 
     async def run_mail_program(self, *arguments: str) -> str:
         """Run the program of the page as ada, and return its output."""
@@ -95,9 +111,8 @@ class CompanyServer(MerganserProcess):
             "USERNAME": f"ada@{self.domain}",
             "PASSWORD": self.password_of_ada(),
         }
-        return await run_program(
-            sys.executable, str(program), *arguments, folder=self.folder, env=env
-        )
+        command = (*self.host.command_prefix, sys.executable, str(program), *arguments)
+        return await run_program(*command, folder=self.folder, env=env)
 
     def password_of_ada(self) -> str:
         """Return the password of ada in the file of users on the page."""
@@ -119,11 +134,11 @@ class CompanyServer(MerganserProcess):
 
 async def publish_addresses(server: CompanyServer, name_server: NsdServer) -> None:
     """Publish the records that the page lists in its table."""
-    reverse_name = dns.reversename.from_address(server.address).to_text(omit_final_dot=True)
+    reverse_name = dns.reversename.from_address(server.host.address).to_text(omit_final_dot=True)
     await name_server.publish(
         {
-            (f"mx.{server.domain}", "A"): [server.address],
-            (f"mail.{server.domain}", "A"): [server.address],
+            (f"mx.{server.domain}", "A"): [server.host.address],
+            (f"mail.{server.domain}", "A"): [server.host.address],
             (reverse_name, "PTR"): [f"mx.{server.domain}."],
         }
     )
@@ -176,25 +191,25 @@ async def set_up_company(server: CompanyServer, name_server: NsdServer) -> None:
 
 
 @pytest.fixture
-def addresses() -> Iterator[tuple[str, str]]:
-    """The addresses of both companies."""
-    require_local_routes()
-    with connected_loopback_addresses() as pair:
-        yield pair
+def network() -> Iterator[HostNetwork]:
+    """The hosts of both companies."""
+    require_networks()
+    with connected_hosts() as network:
+        yield network
 
 
 @pytest.fixture
-async def name_server(addresses: tuple[str, str], tmp_path: Path) -> AsyncIterator[NsdServer]:
+async def name_server(network: HostNetwork, tmp_path: Path) -> AsyncIterator[NsdServer]:
     """NSD with the zones of both companies, and the reverse zone of their addresses."""
-    reverse_zone = dns.reversename.from_address(addresses[0]).parent()
+    reverse_zone = dns.reversename.from_address(network.hosts[0].address).parent()
     zone_names = (*DOMAINS, reverse_zone.to_text(omit_final_dot=True))
-    async with run_nsd(tmp_path / "nsd", *zone_names) as server:
+    async with run_nsd(tmp_path / "nsd", network.service_address, *zone_names) as server:
         yield server
 
 
 @pytest.fixture
 async def companies(
-    addresses: tuple[str, str],
+    network: HostNetwork,
     name_server: NsdServer,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -202,9 +217,11 @@ async def companies(
     """The servers of both companies, set up as the page shows."""
     program_folder, validation_port = tmp_path_factory.mktemp("admin"), free_port()
     with forked_program(program_folder / "merganser-admin"):
-        async with run_pebble(tmp_path / "pebble", validation_port, name_server.port) as pebble:
+        async with run_pebble(
+            tmp_path / "pebble", validation_port, name_server.port, network.service_address
+        ) as pebble:
             common_settings = {
-                "DNS_RESOLVER": name_server.address,
+                "DNS_RESOLVER": name_server.resolver,
                 "MX_ALLOW_PRIVATE_NETWORKS": "on",
                 "QUEUE_RETRY_DELAYS": "1h",  # only `queueFlush` tries again
                 "DMARC_ON_FAILURE": "reject",  # as large mail services do
@@ -215,13 +232,14 @@ async def companies(
                 CompanyServer(
                     tmp_path / domain,
                     extra_settings={
-                        **common_settings, "ACME_HTTP_LISTEN": f"{address}:{validation_port}"
+                        **common_settings,
+                        "ACME_HTTP_LISTEN": f"{host.listen_address}:{validation_port}",
                     },
-                    domain=domain, other_domain=other_domain, address=address,
+                    host=host, domain=domain, other_domain=other_domain,
                     program_folder=program_folder,
                 )
-                for domain, other_domain, address in zip(
-                    DOMAINS, reversed(DOMAINS), addresses, strict=True
+                for domain, other_domain, host in zip(
+                    DOMAINS, reversed(DOMAINS), network.hosts, strict=True
                 )
             )  # fmt: skip
             try:

@@ -52,9 +52,13 @@ async def run_shell(
     folder: Path,
     env: Mapping[str, str],
     report_line: Callable[[str], None] | None = None,
+    command_prefix: tuple[str, ...] = (),
 ) -> str:
-    """Run commands in a folder with bash, which must all succeed. Returns their output."""
-    command = ("bash", "-euo", "pipefail", "-c", block)
+    """Run commands in a folder with bash, which must all succeed. Returns their output.
+
+    `command_prefix` is a command that runs bash, such as `ip netns exec NAME`.
+    """
+    command = (*command_prefix, "bash", "-euo", "pipefail", "-c", block)
     return await run_program(*command, folder=folder, env=env, report_line=report_line)
 
 

@@ -1,4 +1,4 @@
-"""NSD, an authoritative DNS server, on loopback."""
+"""NSD, an authoritative DNS server."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ $TTL 0
 """
 SERVER_CONFIG = """\
 server:
-  ip-address: 127.0.0.1
+  ip-address: {address}
   port: {port}
   username: ""
   database: ""
@@ -50,6 +50,7 @@ class NsdServer:
     """A running NSD, and the records of its zones."""
 
     folder: Path
+    address: str
     zone_names: Sequence[str]
     port: int = field(default_factory=free_port)
     records: dict[tuple[str, str], Sequence[str]] = field(default_factory=dict)
@@ -64,15 +65,15 @@ class NsdServer:
         return self.folder / "log"
 
     @property
-    def address(self) -> str:
-        """The address for the setting `dns_resolver`."""
-        return f"127.0.0.1:{self.port}"
+    def resolver(self) -> str:
+        """The value of the setting `dns_resolver`."""
+        return f"{self.address}:{self.port}"
 
     def write_files(self) -> None:
         """Write the configuration, and zones without records."""
         self.folder.mkdir()
         zones = "".join(ZONE_CONFIG.format(name=name) for name in self.zone_names)
-        server = SERVER_CONFIG.format(port=self.port, folder=self.folder)
+        server = SERVER_CONFIG.format(address=self.address, port=self.port, folder=self.folder)
         self.config.write_text(server + zones)
         self._write_zones()
 
@@ -105,7 +106,7 @@ class NsdServer:
         """
         query = dns.message.make_query(zone_name, "SOA")
         try:
-            response = await dns.asyncquery.udp(query, "127.0.0.1", QUERY_TIMEOUT, self.port)
+            response = await dns.asyncquery.udp(query, self.address, QUERY_TIMEOUT, self.port)
         except dns.exception.Timeout:
             return 0
         (records,) = response.answer
@@ -127,12 +128,12 @@ class NsdServer:
 
 
 @asynccontextmanager
-async def run_nsd(folder: Path, *zone_names: str) -> AsyncGenerator[NsdServer]:
-    """Run NSD with these zones until the block ends."""
+async def run_nsd(folder: Path, address: str, *zone_names: str) -> AsyncGenerator[NsdServer]:
+    """Run NSD at an address with these zones until the block ends."""
     require_program("nsd")
-    server = NsdServer(folder, zone_names)
+    server = NsdServer(folder, address, zone_names)
     server.write_files()
     command = ["nsd", "-d", "-c", str(server.config)]
-    with running_program(command, server.port, server.log):
+    with running_program(command, server.port, server.log, address=address):
         await server.wait_for_zones()
         yield server

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import ssl
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -46,14 +47,20 @@ class CertificateAuthority:
             .not_valid_after(now + ONE_DAY)
         )
 
-    def issue_certificate(self, host: str = SERVER_NAME) -> Path:
-        """Write the key and certificate of a host to a file, which replaces the last one."""
+    def issue_certificate(self, host: str = SERVER_NAME, *addresses: str) -> Path:
+        """Write the key and certificate of a host to a file, which replaces the last one.
+
+        The certificate is also valid for the IP addresses.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._certificate_builder(
             x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]), key.public_key()
         )
-        names = x509.SubjectAlternativeName([x509.DNSName(host)])
-        certificate = builder.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
+        names = [x509.DNSName(host), *(x509.IPAddress(ip_address(text)) for text in addresses)]
+        extension = x509.SubjectAlternativeName(names)
+        certificate = builder.add_extension(extension, critical=False).sign(
+            self._key, hashes.SHA256()
+        )
         encryption = serialization.NoEncryption()
         encoding = serialization.Encoding.PEM
         file = self.folder / "server.pem"

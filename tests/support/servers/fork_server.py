@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, Never
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the process gets when its parent ends
+CLONE_NEWNET = 0x40000000  # setns(2): the descriptor is of a network namespace
+OWN_NETWORK = Path("/proc/thread-self/ns/net")
 MAX_WAITING_CLIENTS = 64
 
 
@@ -39,6 +41,22 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def join_network_namespace(namespace: Path | int) -> None:
+    """Move this thread to a network namespace. Raises OSError.
+
+    Moving to the own namespace needs no permission.
+    """
+    descriptor = os.open(namespace, os.O_RDONLY) if isinstance(namespace, Path) else namespace
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        is_own = os.path.samestat(os.fstat(descriptor), OWN_NETWORK.stat())
+        if not is_own and libc.setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        if isinstance(namespace, Path):
+            os.close(descriptor)
 
 
 def _import_server() -> None:
@@ -54,6 +72,7 @@ def _run(request: dict[str, Any]) -> Never:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a failed test may not stop it
     if request["session"]:
         os.setsid()
+    join_network_namespace(Path(request["network_namespace"]))
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["folder"])

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.support.servers.fork_server import lock_folder
 
@@ -40,7 +41,6 @@ class ForkServer:
     """
 
     def __init__(self, source_folder: Path) -> None:
-        self._source_folder = source_folder
         self._connection = _connect_to_fork_server(source_folder)
         self._starting = threading.Lock()
         self._started = SimpleQueue[int]()
@@ -48,28 +48,8 @@ class ForkServer:
         self._codes: dict[int, int] = {}
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def start(
-        self,
-        arguments: Sequence[str],
-        env: Mapping[str, str],
-        streams: ProcessStreams,
-        *,
-        session: bool,
-        folder: Path | None = None,
-    ) -> int:
-        """Run a command, in a new session if `session` is true, and return its process id.
-
-        Its working folder is by default that of the source code.
-        """
-        request = {
-            "words": [*arguments],
-            "env": dict(env),
-            "folder": str(folder or self._source_folder),
-            "stdin": str(streams.stdin),
-            "stdout": str(streams.stdout),
-            "stderr": str(streams.stderr or streams.stdout),
-            "session": session,
-        }
+    def start(self, request: Mapping[str, Any]) -> int:
+        """Run a command of `ForkedProcess`, and return its process id."""
         with self._starting:
             self._connection.sendall(json.dumps(request).encode() + b"\n")
             return self._started.get(timeout=240)
@@ -117,7 +97,11 @@ def _connect_to_fork_server(source_folder: Path) -> socket.socket:
 
 
 class ForkedProcess:
-    """A command that runs in a fork, with the methods of `subprocess.Popen` that tests use."""
+    """A command that runs in a fork, with the methods of `subprocess.Popen` that tests use.
+
+    With `session` it gets a session of its own. Its folder is by default that of the source code,
+    and its network namespace that of the calling thread.
+    """
 
     def __init__(  # noqa: PLR0913 - the facts of a process
         self,
@@ -128,9 +112,22 @@ class ForkedProcess:
         session: bool = False,
         source_folder: Path = ROOT,
         folder: Path | None = None,
+        network_namespace: Path | None = None,
     ) -> None:
+        thread = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}")
         self._server = fork_server(source_folder)
-        self.pid = self._server.start(arguments, env, streams, session=session, folder=folder)
+        self.pid = self._server.start(
+            {
+                "words": [*arguments],
+                "env": dict(env),
+                "folder": str(folder or source_folder),
+                "network_namespace": str(network_namespace or thread / "ns/net"),
+                "stdin": str(streams.stdin),
+                "stdout": str(streams.stdout),
+                "stderr": str(streams.stderr or streams.stdout),
+                "session": session,
+            }
+        )
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""

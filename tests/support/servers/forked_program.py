@@ -34,6 +34,7 @@ class _CallHandler(socketserver.StreamRequestHandler):
             call["env"],
             ProcessStreams(stdout, stderr, stdin),
             folder=Path(call["folder"]),
+            network_namespace=Path(f"/proc/{call['pid']}/ns/net"),
         )
         try:
             code = process.wait(HANG_SECONDS)

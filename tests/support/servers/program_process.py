@@ -19,7 +19,12 @@ BUSY_MACHINE_SECONDS = 120.0
 
 @contextlib.contextmanager
 def running_program(
-    command: list[str], port: int, log_path: Path, env: Mapping[str, str] | None = None
+    command: list[str],
+    port: int,
+    log_path: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    address: str = "127.0.0.1",
 ) -> Iterator[None]:
     """Run a program until the end of the block; wait until it accepts connections.
 
@@ -36,7 +41,7 @@ def running_program(
     try:
         deadline = time.monotonic() + BUSY_MACHINE_SECONDS
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
+            with contextlib.suppress(OSError), socket.create_connection((address, port), 5):
                 break
             assert process.poll() is None, log_path.read_text()
             assert time.monotonic() < deadline

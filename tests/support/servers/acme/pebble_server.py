@@ -54,13 +54,13 @@ class SharedPebble:
 
 
 def _write_configuration(
-    folder: Path, port: int, validation_port: int, settings: Mapping[str, Any]
+    folder: Path, address: str, port: int, validation_port: int, settings: Mapping[str, Any]
 ) -> tuple[Path, Path, int]:
     """Write the configuration. Returns its path, the CA file, and the management port."""
     folder.mkdir()
     authority = CertificateAuthority(folder)
     server, config, ca = (
-        authority.issue_certificate("localhost"),
+        authority.issue_certificate("localhost", address),
         folder / "config.json",
         folder / "ca.pem",
     )
@@ -68,7 +68,7 @@ def _write_configuration(
     ca.write_text(ssl.DER_cert_to_PEM_cert(signer))
     management_port = free_port()
     listener_ports = {"listenAddress": port, "managementListenAddress": management_port}
-    addresses = {name: f"127.0.0.1:{number}" for name, number in listener_ports.items()}
+    addresses = {name: f"{address}:{number}" for name, number in listener_ports.items()}
     files = {"certificate": str(server), "privateKey": str(server)}
     validation_ports = {"httpPort": validation_port, "tlsPort": free_port(), "ocspResponderURL": ""}
     config.write_text(
@@ -79,23 +79,30 @@ def _write_configuration(
 
 @contextmanager
 def _run_pebble_process(
-    folder: Path, validation_port: int, dns_port: int, **settings: Any
+    folder: Path,
+    validation_port: int,
+    dns_port: int,
+    address: str = "127.0.0.1",
+    **settings: Any,
 ) -> Generator[PebbleServer]:
-    """Run Pebble, which connects to this port for challenges, and to this DNS server."""
+    """Run Pebble, which connects to this port for challenges, and to this DNS server.
+
+    Pebble and the DNS server have the same address.
+    """
     require_pebble()
     port, log = free_port(), folder / "log"
-    config, ca, manages = _write_configuration(folder, port, validation_port, settings)
+    config, ca, manages = _write_configuration(folder, address, port, validation_port, settings)
     process_environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
-    command = ["pebble", "-strict", "-config", str(config), "-dnsserver", f"127.0.0.1:{dns_port}"]
+    command = ["pebble", "-strict", "-config", str(config), "-dnsserver", f"{address}:{dns_port}"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=process_environment, stdout=out, stderr=out)
     try:
         deadline = time.monotonic() + HANG_SECONDS
-        while not _is_listening(port):
+        while not _is_listening(address, port):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield PebbleServer(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages, log)
+        yield PebbleServer(f"https://{address}:{port}/dir", ca, folder / "server.pem", manages, log)
     finally:
         process.kill()
         process.wait()
@@ -103,13 +110,17 @@ def _run_pebble_process(
 
 @asynccontextmanager
 async def run_pebble(
-    folder: Path, validation_port: int, dns_port: int, **settings: Any
+    folder: Path,
+    validation_port: int,
+    dns_port: int,
+    address: str = "127.0.0.1",
+    **settings: Any,
 ) -> AsyncGenerator[PebbleServer]:
     """Run Pebble, which connects to this port for challenges, and to this DNS server.
 
-    `settings` are added to its configuration.
+    Pebble and the DNS server have the same address. `settings` are added to Pebble's configuration.
     """
-    context = _run_pebble_process(folder, validation_port, dns_port, **settings)
+    context = _run_pebble_process(folder, validation_port, dns_port, address, **settings)
     server = await asyncio.to_thread(context.__enter__)
     try:
         yield server
@@ -137,6 +148,6 @@ def _shared_pebble(settings: str) -> SharedPebble:
     return SharedPebble(server, validation_port, dns_port)
 
 
-def _is_listening(port: int) -> bool:
+def _is_listening(address: str, port: int) -> bool:
     with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+        return connection.connect_ex((address, port)) == 0
