@@ -96,7 +96,7 @@ def test_support_script_traces_shows_and_resets(server: MerganserProcess, tmp_pa
             env=variables, capture_output=True, text=True, timeout=HANG_SECONDS, check=False,
         )  # fmt: skip
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG_SECONDS
     while "ACCEPTED" not in run("trace", "ada@example.org", "carol@example.com").stdout:
         assert time.monotonic() < deadline  # trace steps are written in batches
         time.sleep(0.5)

@@ -193,17 +193,15 @@ async def test_invalid_dns_response_is_ignored(client_with_domain: GraphQLClient
     assert checks["MX"]["found"] == []
 
 
-async def test_slow_response_within_the_timeout_is_accepted(
+async def test_slow_responses_are_awaited_concurrently(
     client_with_domain: GraphQLClient,
 ) -> None:
+    """One after the other, the responses would take longer than the timeout."""
     dns_names = LyingDnsServer(
         CORRECT_RECORDS, lies=dict.fromkeys({name for name, _ in CORRECT_RECORDS}, "late")
     )
     async with client_with_dns(client_with_domain, dns_names) as client:
-        started_at = time.monotonic()
         assert state_letters(await load_checks_by_purpose(client)) == "OOOO"
-        # the lookups run concurrently
-        assert time.monotonic() - started_at < dns_queries.OPERATION_TIMEOUT
 
 
 async def test_missing_dns_server_gives_unknown_states(client_with_domain: GraphQLClient) -> None:
