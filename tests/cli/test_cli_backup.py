@@ -251,6 +251,7 @@ def test_terminal_shows_progress_bars(full_shell: CommandLine, tmp_path: Path) -
     restore = run_on_terminal(tmp_path / "restored", "restore", target, "--keys", keys)
     assert restore.code == 0, restore.err
     assert re.search(r"\rRestoring ━+ .*\robjects ━+ 100%", restore.err, re.DOTALL), restore.err
+    assert "warning" not in restore.err  # no log line breaks the bar
     assert restore.out.startswith("Restored the backup ")
 
 

@@ -34,7 +34,7 @@ def restore_backup(
 ) -> None:
     """Restore a backup, and print what is missing. The exit code is 1 if something is damaged."""
     settings = read_settings()
-    logs.configure_logging("WARNING", settings.log_format)
+    logs.configure_logging("ERROR", settings.log_format)  # a warning would break the progress bar
     location = folder_or_url(source)
     if "://" not in location and not (Path(location) / "db").is_dir():
         raise CommandError(f"SOURCE: {location} has no backups.", exit_code=EXIT_USAGE)
