@@ -70,7 +70,7 @@ async def test_certificate_is_issued_served_and_renewed_with_its_key(
         )
         assert pem.splitlines()[3] not in caplog.text
         (account,) = await select_rows(environment, "SELECT directory, url FROM acme_accounts")
-        assert account[1].startswith("https://localhost")
+        assert account[1].startswith(platform.pebble.directory_url.removesuffix("dir"))
 
         renewal_due_at = datetime.fromisoformat(certificate["expiresAt"]) - timedelta(days=30)
         next_order_at = datetime.fromisoformat(certificate["acmeNextOrderAt"])
