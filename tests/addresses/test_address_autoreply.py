@@ -8,6 +8,7 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.operations import domain_operations
 from tests.support.operations.address_operations import (
@@ -77,34 +78,39 @@ async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -
     assert await load_autoreply(root, "ada@example.org") is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "field", "rule"),
-    [
-        ({}, None, "REQUIRED"),
-        ({"enabled": True}, "text", "REQUIRED"),
-        ({"enabled": True, "text": " "}, "text", "REQUIRED"),
-        ({"name": "x" * 129}, "name", "PATTERN"),
-        ({"subject": "a\nb"}, "subject", "PATTERN"),
-        ({"subject": "é" * 1025}, "subject", "MAX"),
-        ({"text": "x" * (128 * 1024 + 1)}, "text", "MAX"),
-        ({"name": "a\tb"}, "name", "PATTERN"),
-        ({"interval": "PT59M"}, "interval", "RANGE"),
-        ({"startsAt": "2030-02-01T00:00:00Z", "endsAt": "2030-01-01T00:00:00Z"}, "endsAt", "RANGE"),
-        ({"addresses": ["ada@example.org"]}, "addresses", "EXCLUSIVE"),
-    ],
-)
-async def test_invalid_autoreply_is_refused_by_field_and_rule(
-    root: GraphQLClient, arguments: Any, field: str | None, rule: str
-) -> None:
+# for each case: the arguments, the field of the error or none, and the broken rule
+INVALID_AUTOREPLIES: list[tuple[Any, str | None, str]] = [
+    ({}, None, "REQUIRED"),
+    ({"enabled": True}, "text", "REQUIRED"),
+    ({"enabled": True, "text": " "}, "text", "REQUIRED"),
+    ({"name": "x" * 129}, "name", "PATTERN"),
+    ({"subject": "a\nb"}, "subject", "PATTERN"),
+    ({"subject": "é" * 1025}, "subject", "MAX"),
+    ({"text": "x" * (128 * 1024 + 1)}, "text", "MAX"),
+    ({"name": "a\tb"}, "name", "PATTERN"),
+    ({"interval": "PT59M"}, "interval", "RANGE"),
+    ({"startsAt": "2030-02-01T00:00:00Z", "endsAt": "2030-01-01T00:00:00Z"}, "endsAt", "RANGE"),
+    ({"addresses": ["ada@example.org"]}, "addresses", "EXCLUSIVE"),
+]
+
+
+async def test_invalid_autoreply_is_refused_by_field_and_rule(root: GraphQLClient) -> None:
     await create_address(root, AUTOREPLY_ADDRESS, forwardTo=["dave@far.example"])
-    path = ["autoreply", *([field] if field else [])]
-    assert await change_error(root, **arguments) == ("VALIDATION", ["set", *path], None, rule)
-    _, errors = await try_create_address(
-        root, "new@example.org", forwardTo=["x@far.example"], autoreply=arguments
-    )
-    assert error_summary(errors) == ("VALIDATION", path, None, rule)
-    assert (await load_autoreply(root))["createdAt"] is None
-    assert await select_rows(root.environment, "SELECT id FROM autoreplies") == []
+    for case in each_case(INVALID_AUTOREPLIES):
+        with case as (arguments, field, rule):
+            path = ["autoreply", *([field] if field else [])]
+            assert await change_error(root, **arguments) == (
+                "VALIDATION",
+                ["set", *path],
+                None,
+                rule,
+            )
+            _, errors = await try_create_address(
+                root, "new@example.org", forwardTo=["x@far.example"], autoreply=arguments
+            )
+            assert error_summary(errors) == ("VALIDATION", path, None, rule)
+            assert (await load_autoreply(root))["createdAt"] is None
+            assert await select_rows(root.environment, "SELECT id FROM autoreplies") == []
 
 
 async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -> None:

@@ -149,38 +149,47 @@ async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> Non
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("pattern", "asked_address"),
-    [
-        ("@example.org", "any@example.org"),
-        ("*@example.org", "any@example.org"),
-        ("Pre.fix*@example.org", "prefixes@example.org"),
-        ("*-suffix@example.org", "a-suffix@example.org"),
-        ("every.where@*", "everywhere@example.org"),
-    ],
-)
-async def test_wildcard_address_receives_mail(
-    pattern: str, asked_address: str, root: GraphQLClient, ada: GraphQLClient
-) -> None:
-    address = await create_address(root, pattern, user={"username": "ada"}, allowWildcard=True)
-    assert address["wildcard"] is True
-    assert address["catchAll"] is (pattern in ("@example.org", "*@example.org"))
-    assert (
-        await address_resolution.load_recipient_below_limits(root.environment, asked_address)
-    ).user_id == ada.user.id
-    assert (await load_address(root, pattern))["id"] == address["id"]
-    assert await load_address(root, asked_address) is None
-    assert (await load_address(root, asked_address, allow_wildcard=True))["id"] == address["id"]
-    ((answer,), errors) = await try_update_addresses(root, pattern, name="Pattern")
-    assert (answer["name"], errors) == ("Pattern", [])
-    for values, path, rule in (
-        ({"main": True}, "main", "MAIN_ADDRESS"),
-        ({"address": "x@example.org"}, "address", "WILDCARD"),
-    ):
-        answer, errors = await try_update_addresses(root, pattern, **values)
-        assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", path], None, rule))
-    assert (await try_delete_addresses(root, address))[1] == []
-    assert await load_address(root, asked_address, allow_wildcard=True) is None
+# for each case: the pattern, and an address that it matches
+WILDCARD_ADDRESSES: list[tuple[str, str]] = [
+    ("@example.org", "any@example.org"),
+    ("*@example.org", "any@example.org"),
+    ("Pre.fix*@example.org", "prefixes@example.org"),
+    ("*-suffix@example.org", "a-suffix@example.org"),
+    ("every.where@*", "everywhere@example.org"),
+]
+
+
+async def test_wildcard_address_receives_mail(root: GraphQLClient, ada: GraphQLClient) -> None:
+    for case in each_case(WILDCARD_ADDRESSES):
+        with case as (pattern, asked_address):
+            address = await create_address(
+                root, pattern, user={"username": "ada"}, allowWildcard=True
+            )
+            assert address["wildcard"] is True
+            assert address["catchAll"] is (pattern in ("@example.org", "*@example.org"))
+            assert (
+                await address_resolution.load_recipient_below_limits(
+                    root.environment, asked_address
+                )
+            ).user_id == ada.user.id
+            assert (await load_address(root, pattern))["id"] == address["id"]
+            assert await load_address(root, asked_address) is None
+            assert (await load_address(root, asked_address, allow_wildcard=True))["id"] == address[
+                "id"
+            ]
+            ((answer,), errors) = await try_update_addresses(root, pattern, name="Pattern")
+            assert (answer["name"], errors) == ("Pattern", [])
+            for values, path, rule in (
+                ({"main": True}, "main", "MAIN_ADDRESS"),
+                ({"address": "x@example.org"}, "address", "WILDCARD"),
+            ):
+                answer, errors = await try_update_addresses(root, pattern, **values)
+                assert (answer, error_summary(errors)) == (
+                    [],
+                    ("VALIDATION", ["set", path], None, rule),
+                )
+            assert (await try_delete_addresses(root, address))[1] == []
+            assert await load_address(root, asked_address, allow_wildcard=True) is None
 
 
 async def test_number_of_addresses_of_a_domain_is_limited(

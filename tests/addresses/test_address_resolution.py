@@ -23,6 +23,7 @@ from models.store.database import Database
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_user
 from tests.support.accounts.address_rows import add_addresses, add_domain
+from tests.support.case_loop import each_case
 from tests.support.stores import store_fixtures
 
 ALPHABET = "ab"
@@ -37,6 +38,13 @@ async def resolved_address(environment: Environment, address: str) -> str | None
         )
     except NotFound:
         return None
+
+
+async def replace_addresses(environment: Environment, *specs: str) -> None:
+    """Delete all addresses, and add those of the specifications."""
+    async with environment.write_session() as session:
+        await session.exec(delete(Address))
+    await add_addresses(environment, *specs)
 
 
 @pytest.fixture
@@ -68,45 +76,46 @@ RESOLUTION_CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", RESOLUTION_CASES)
-async def test_best_match_is_chosen(domains_environment: Environment, case: str) -> None:
-    address_specs, expected = RESOLUTION_CASES[case]
-    await add_addresses(domains_environment, *address_specs.split())
-    assert await resolved_address(domains_environment, "S.a.l.es+news@OWN.example") == expected
+async def test_best_match_is_chosen(domains_environment: Environment) -> None:
+    for case in each_case(RESOLUTION_CASES.values()):
+        with case as (address_specs, expected):
+            await replace_addresses(domains_environment, *address_specs.split())
+            resolved = await resolved_address(domains_environment, "S.a.l.es+news@OWN.example")
+            assert resolved == expected
 
 
-@pytest.mark.parametrize(
-    ("address_spec", "address", "expected"),
-    [
-        ("sales@own.example", "sales@alias.example", "sales@own.example"),
-        ("*@own.example", "sales@alias.example", "*@own.example"),
-        ("sales@*", "sales@alias.example", "sales@*"),
-        ("sales@own.example", "sales@gone.example", None),
-        ("sales@*", "sales@gone.example", None),
-        ("sales@closed.example", "sales@closed.example", None),
-        ("sales@closed.example", "sales@close.example", None),
-        ("sales@*", "sales@elsewhere.example", None),
-    ],
-)
+# for each case: the address that exists, the recipient, and the address that it resolves to
+ALIAS_DOMAIN_CASES = [
+    ("sales@own.example", "sales@alias.example", "sales@own.example"),
+    ("*@own.example", "sales@alias.example", "*@own.example"),
+    ("sales@*", "sales@alias.example", "sales@*"),
+    ("sales@own.example", "sales@gone.example", None),
+    ("sales@*", "sales@gone.example", None),
+    ("sales@closed.example", "sales@closed.example", None),
+    ("sales@closed.example", "sales@close.example", None),
+    ("sales@*", "sales@elsewhere.example", None),
+]
+
+
 async def test_alias_domain_resolves_like_its_target_domain(
-    domains_environment: Environment, address_spec: str, address: str, expected: str | None
+    domains_environment: Environment,
 ) -> None:
-    await add_addresses(domains_environment, address_spec)
-    assert await resolved_address(domains_environment, address) == expected
+    for case in each_case(ALIAS_DOMAIN_CASES):
+        with case as (address_spec, address, expected):
+            await replace_addresses(domains_environment, address_spec)
+            assert await resolved_address(domains_environment, address) == expected
 
 
-@pytest.mark.parametrize(
-    "invalid_address",
-    ["", "@", "sales", "@own.example", "+x@own.example", "a\0@own.example", "\ud800@x"],
-)
-async def test_invalid_address_resolves_to_nothing(
-    domains_environment: Environment, invalid_address: str
-) -> None:
+async def test_invalid_address_resolves_to_nothing(domains_environment: Environment) -> None:
     await add_addresses(domains_environment, "*@own.example")
-    assert await resolved_address(domains_environment, invalid_address) is None
-    assert (
-        await address_resolution.find_sign_in_user_id(domains_environment, invalid_address) is None
-    )
+    for case in each_case(
+        ["", "@", "sales", "@own.example", "+x@own.example", "a\0@own.example", "\ud800@x"]
+    ):
+        with case as address:
+            assert await resolved_address(domains_environment, address) is None
+            assert (
+                await address_resolution.find_sign_in_user_id(domains_environment, address) is None
+            )
 
 
 @dataclass(frozen=True)
@@ -179,9 +188,7 @@ async def test_resolution_of_random_addresses_follows_the_rules(
     ) -> None:
         options = Options(addresses_subaddress_delimiters=delimiters)
         object.__setattr__(environment, "options", options)
-        async with environment.write_session() as session:
-            await session.exec(delete(Address))
-        await add_addresses(environment, *(spec.text for spec in specs))
+        await replace_addresses(environment, *(spec.text for spec in specs))
         resolved, expected = {}, {}
         for local, domain in recipients:
             expected_spec = expected_resolution(specs, local, domain, delimiters)
@@ -219,36 +226,34 @@ async def test_resolution_of_random_addresses_follows_the_rules(
     await environment.database.close()
 
 
-@pytest.mark.parametrize(
-    ("delimiters", "address_specs_text", "address", "expected"),
-    [
-        ("+", "sales@own.example", "sales+x@own.example", "sales@own.example"),
-        ("+", "sales@own.example", "sales-x@own.example", None),
-        ("-", "sales@own.example", "sales-x@own.example", "sales@own.example"),
-        ("-", "sales@own.example sales-x@own.example", "sales-x@own.example",
-         "sales-x@own.example"),
-        ("-", "sales@own.example", "sales+x@own.example", None),
-        ("-", "*@own.example", "sales+x@own.example", "*@own.example"),
-        ("+-_", "sales@own.example", "s.ales_x-y+z@own.example", "sales@own.example"),
-        ("-", "sales@own.example", "-sales@own.example", None),
-        ("-", "sales@* *@own.example", "sales-x@own.example", "*@own.example"),
-        ("-", "sales@*", "sales-x@own.example", "sales@*"),
-        ("-", "sales-*@own.example sales@own.example", "sales-x@own.example",
-         "sales@own.example"),
-        ("", "sales@own.example", "sales+x@own.example", None),
-    ],
-)  # fmt: skip
+# for each case: the delimiters, the addresses that exist, the recipient, and what it resolves to
+DELIMITER_CASES = [
+    ("+", "sales@own.example", "sales+x@own.example", "sales@own.example"),
+    ("+", "sales@own.example", "sales-x@own.example", None),
+    ("-", "sales@own.example", "sales-x@own.example", "sales@own.example"),
+    ("-", "sales@own.example sales-x@own.example", "sales-x@own.example",
+     "sales-x@own.example"),
+    ("-", "sales@own.example", "sales+x@own.example", None),
+    ("-", "*@own.example", "sales+x@own.example", "*@own.example"),
+    ("+-_", "sales@own.example", "s.ales_x-y+z@own.example", "sales@own.example"),
+    ("-", "sales@own.example", "-sales@own.example", None),
+    ("-", "sales@* *@own.example", "sales-x@own.example", "*@own.example"),
+    ("-", "sales@*", "sales-x@own.example", "sales@*"),
+    ("-", "sales-*@own.example sales@own.example", "sales-x@own.example",
+     "sales@own.example"),
+    ("", "sales@own.example", "sales+x@own.example", None),
+]  # fmt: skip
+
+
 async def test_delimiter_setting_decides_where_the_label_begins(
     domains_environment: Environment,
-    delimiters: str,
-    address_specs_text: str,
-    address: str,
-    expected: str | None,
 ) -> None:
-    options = Options(addresses_subaddress_delimiters=delimiters)
-    object.__setattr__(domains_environment, "options", options)
-    await add_addresses(domains_environment, *address_specs_text.split())
-    assert await resolved_address(domains_environment, address) == expected
+    for case in each_case(DELIMITER_CASES):
+        with case as (delimiters, address_specs, address, expected):
+            options = Options(addresses_subaddress_delimiters=delimiters)
+            object.__setattr__(domains_environment, "options", options)
+            await replace_addresses(domains_environment, *address_specs.split())
+            assert await resolved_address(domains_environment, address) == expected
 
 
 async def test_batch_resolution_needs_two_statements(

@@ -11,6 +11,7 @@ from models.runtime.options import Options
 from models.users.roles import UserPermission
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations import domain_operations
 from tests.support.operations.address_operations import (
     load_address,
@@ -61,25 +62,27 @@ async def test_temporary_address_receives_mail_until_it_expires(
     assert await load_address(ada, unlimited["address"]) is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "path"),
-    [
-        ({"validity": "PT0S"}, "VALIDATION", "validity"),
-        ({"validity": "P4000D"}, "VALIDATION", "validity"),
-        ({"forSite": "not a domain"}, "VALIDATION", "forSite"),
-        ({"comment": "x" * 1001}, "VALIDATION", "comment"),
-        ({"domain": {"name": "other.example"}}, "NOT_FOUND", "domain"),
-        ({"domain": {"name": "nowhere.example"}}, "NOT_FOUND", "domain"),
-        ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
-    ],
-)
+# for each case: the arguments, the code and the path of the error
+INVALID_TEMPORARY_ADDRESSES: list[tuple[dict[str, Any], str, str]] = [
+    ({"validity": "PT0S"}, "VALIDATION", "validity"),
+    ({"validity": "P4000D"}, "VALIDATION", "validity"),
+    ({"forSite": "not a domain"}, "VALIDATION", "forSite"),
+    ({"comment": "x" * 1001}, "VALIDATION", "comment"),
+    ({"domain": {"name": "other.example"}}, "NOT_FOUND", "domain"),
+    ({"domain": {"name": "nowhere.example"}}, "NOT_FOUND", "domain"),
+    ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
+]
+
+
 async def test_invalid_temporary_address_is_refused(
-    arguments: dict[str, Any], code: str, path: str, ada: GraphQLClient, root: GraphQLClient
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await domain_operations.create_domain(root, "other.example")
     await make_domain_user(root.environment, "bob@other.example")
-    result, errors = await try_create_temporary_address(ada, **arguments)
-    assert (result, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
+    for case in each_case(INVALID_TEMPORARY_ADDRESSES):
+        with case as (arguments, code, path):
+            result, errors = await try_create_temporary_address(ada, **arguments)
+            assert (result, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
 
 
 async def test_temporary_addresses_are_limited_and_need_permission(

@@ -32,6 +32,7 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
+from tests.support.case_loop import each_case
 from tests.support.lists.list_rows import add_rows
 
 CHOSEN_LETTERS = "qwmzrtpkvbnhjdfg"
@@ -134,40 +135,52 @@ async def test_app_password_can_be_chosen(ada: GraphQLClient) -> None:
     assert error_codes == ["CONFLICT"]
 
 
-@pytest.mark.parametrize(
-    "password",
-    ["", "short", CHOSEN_LETTERS.upper(), f"{CHOSEN_LETTERS}a", "qwmz rtpk vbnh jdfg",
-     "qwmzrtpkvbnhjdf1", "ä" * 16, "a" * 16, "abababababababab", "passwordpassword",
-     "abcdefghijklmnop", "zyxwvutsrqponmlk", "aaabbbcccdddeeea", "x" * 10_000],
-)  # fmt: skip
-async def test_invalid_or_weak_app_password_is_refused(ada: GraphQLClient, password: str) -> None:
-    payload = await run_auth_mutation(ada, "appPasswordCreate", description="x", password=password)
-    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["password"])]
+INVALID_PASSWORDS = [
+    "", "short", CHOSEN_LETTERS.upper(), f"{CHOSEN_LETTERS}a", "qwmz rtpk vbnh jdfg",
+    "qwmzrtpkvbnhjdf1", "ä" * 16, "a" * 16, "abababababababab", "passwordpassword",
+    "abcdefghijklmnop", "zyxwvutsrqponmlk", "aaabbbcccdddeeea", "x" * 10_000,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("description", ["", "  ", "x" * 256, "a\nb", "x" * 10_000])
-async def test_invalid_description_is_refused(ada: GraphQLClient, description: str) -> None:
-    payload = await run_auth_mutation(ada, "appPasswordCreate", description=description)
-    assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["description"])]
+async def test_invalid_or_weak_app_password_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_PASSWORDS):
+        with case as password:
+            payload = await run_auth_mutation(
+                ada, "appPasswordCreate", description="x", password=password
+            )
+            assert [(e["code"], e["path"]) for e in payload["errors"]] == [
+                ("VALIDATION", ["password"])
+            ]
+
+
+async def test_invalid_description_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(["", "  ", "x" * 256, "a\nb", "x" * 10_000]):
+        with case as description:
+            payload = await run_auth_mutation(ada, "appPasswordCreate", description=description)
+            assert [(e["code"], e["path"]) for e in payload["errors"]] == [
+                ("VALIDATION", ["description"])
+            ]
 
 
 SINGLE_SCOPES = ["IMAP", "POP3", "SMTP", "SIEVE", "MAIL_READ", "MAIL", "SUBMIT"]
 
 
-@pytest.mark.parametrize(
-    ("scopes", "expected"),
-    [
-        (["SMTP", "IMAP", "IMAP"], ["IMAP", "SMTP"]),
-        (["ALL"], ["ALL"]),
-        (["IMAP", "ALL"], ["ALL"]),
-        (SINGLE_SCOPES, ["ALL"]),
-        (["IMAP", "POP3", "SMTP"], ["IMAP", "POP3", "SMTP"]),  # ALL includes more scopes
-    ],
-)
-async def test_scopes_are_normalized(
-    ada: GraphQLClient, scopes: list[str], expected: list[str]
-) -> None:
-    assert (await create_app_password(ada, scopes=scopes))["appPassword"]["scopes"] == expected
+# for each case: the scopes of the input, and the scopes of the password
+SCOPES_AND_STORED_SCOPES: list[tuple[list[str], list[str]]] = [
+    (["SMTP", "IMAP", "IMAP"], ["IMAP", "SMTP"]),
+    (["ALL"], ["ALL"]),
+    (["IMAP", "ALL"], ["ALL"]),
+    (SINGLE_SCOPES, ["ALL"]),
+    (["IMAP", "POP3", "SMTP"], ["IMAP", "POP3", "SMTP"]),  # ALL includes more scopes
+]
+
+
+async def test_scopes_are_normalized(ada: GraphQLClient) -> None:
+    for case in each_case(SCOPES_AND_STORED_SCOPES):
+        with case as (scopes, expected):
+            assert (await create_app_password(ada, scopes=scopes))["appPassword"][
+                "scopes"
+            ] == expected
 
 
 async def test_empty_scopes_are_refused(ada: GraphQLClient) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
-import pytest
 from graphql import get_named_type, is_input_object_type
 
 from graph.execution.strawberry_definitions import strawberry_definition
@@ -19,6 +18,7 @@ from resolvers.auth.credential_makers import IMPERSONATION_SCOPES
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.lists.input_locations import (
     InputLocation,
     input_with_field,
@@ -153,17 +153,18 @@ async def set_granting_field(
     return errors
 
 
-@pytest.mark.parametrize("field", GRANTS.values(), ids=GRANTS)
 async def test_acting_administrator_can_not_give_access(
-    ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient, field: MutationInputField
+    ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    refusal = [("FORBIDDEN", field.error_path)]
     keeper = await make_domain_admin(environment, http, "chief", list(AdminPermission))
     admin = await make_client(environment, http, "boss", role=Role.ADMIN)
-    for administrator in (keeper, admin):
-        acting = await act_as_ada(administrator, ada)
-        assert await set_granting_field(acting, field) == refusal
-    assert await set_granting_field(ada, field) != refusal
+    acting_clients = [await act_as_ada(administrator, ada) for administrator in (keeper, admin)]
+    for case in each_case(GRANTS.values()):
+        with case as field:
+            refusal = [("FORBIDDEN", field.error_path)]
+            for acting in acting_clients:
+                assert await set_granting_field(acting, field) == refusal
+            assert await set_granting_field(ada, field) != refusal
 
 
 async def test_refused_attempt_is_in_security_log_of_the_user(
@@ -192,36 +193,33 @@ async def load_refused_grants(environment: Environment) -> list[tuple[str, int]]
     return [(json.loads(row[0])["target"], row[1]) for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("mutation", "arguments"),
-    [
-        ("appPasswordCreate", {"description": "d"}),
-        ("apiKeyCreate", {"role": "USER", "name": "k"}),
-        ("sieveScriptSet", {"name": "s", "content": "keep;"}),
-        (
-            "bccRuleCreate",
-            {"match": "ada@example.org", "bccTo": "boss@example.org", "direction": "RECIPIENT"},
-        ),
-        ("webhookCreate", {"url": "https://hooks.example/"}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+# for each case: a mutation with its arguments
+REFUSED_MUTATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("appPasswordCreate", {"description": "d"}),
+    ("apiKeyCreate", {"role": "USER", "name": "k"}),
+    ("sieveScriptSet", {"name": "s", "content": "keep;"}),
+    (
+        "bccRuleCreate",
+        {"match": "ada@example.org", "bccTo": "boss@example.org", "direction": "RECIPIENT"},
+    ),
+    ("webhookCreate", {"url": "https://hooks.example/"}),
+]
+
+
 async def test_refused_change_of_credentials_or_routing_is_in_security_log_of_the_user(
-    ada: GraphQLClient,
-    admin_client: GraphQLClient,
-    environment: Environment,
-    mutation: str,
-    arguments: dict[str, Any],
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
     acting = await act_as_ada(admin_client, ada)
-    payload = await execute_mutation(acting, mutation, "", **arguments)
-    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
-    assert await load_refused_grants(environment) == [(mutation, 1)]
-    payload = await execute_mutation(
-        acting, "domainCreate", "", name="new.example"
-    )  # gives no access
-    assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
-    assert await load_refused_grants(environment) == [(mutation, 1)]
+    for case in each_case(REFUSED_MUTATIONS):
+        with case as (mutation, arguments):
+            grants = await load_refused_grants(environment)
+            payload = await execute_mutation(acting, mutation, "", **arguments)
+            assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+            assert await load_refused_grants(environment) == [*grants, (mutation, 1)]
+            # a mutation that gives no access
+            payload = await execute_mutation(acting, "domainCreate", "", name="new.example")
+            assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
+            assert await load_refused_grants(environment) == [*grants, (mutation, 1)]
 
 
 async def test_repeated_refused_attempts_share_one_log_entry(

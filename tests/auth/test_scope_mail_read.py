@@ -1,6 +1,7 @@
 """A credential without MAIL_READ can't read stored messages by sending them."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from graph.types import global_ids
 from models.submission.tables import Submission
 from models.users.roles import Scope
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
+from tests.support.case_loop import each_case
 from tests.support.operations.message_sources import save_draft
 
 OTHER_SCOPES = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]
@@ -63,29 +65,32 @@ async def test_forwarding_a_stored_message_needs_mail_read(ada: GraphQLClient) -
     assert payload["submission"]
 
 
-@pytest.mark.parametrize("action", ["FORWARD", "REPLY", "REPLY_ALL"])
-@pytest.mark.parametrize(
-    "reference_fields", [{}, INCLUDE_MESSAGE, {"quote": "ABOVE"}, {"attachments": {"all": True}}]
-)
-async def test_reference_to_stored_message_needs_mail_read(
-    ada: GraphQLClient, action: str, reference_fields: dict[str, Any]
-) -> None:
-    reference = {
-        "message": {"id": await store_message(ada)},
-        "relation": action,
-        **reference_fields,
-    }
-    arguments = {
-        "bcc": [{"address": RECIPIENT}],
-        "to": [{"address": RECIPIENT}],
-        "original": reference,
-    }
+async def test_reference_to_stored_message_needs_mail_read(ada: GraphQLClient) -> None:
+    message_id = await store_message(ada)
     sender = await make_scoped_client(ada, Scope.SUBMIT)
-    payload = (await sender(SEND, input=arguments))["messageSend"]
-    assert payload["errors"] == FORBIDDEN_ERRORS
-    assert await count_submissions(ada) == 0
     reader = await make_scoped_client(ada, Scope.SUBMIT, Scope.MAIL_READ)
-    assert (await reader(SEND, input=arguments))["messageSend"]["errors"] == []
+    for case in each_case(
+        product(
+            [{}, INCLUDE_MESSAGE, {"quote": "ABOVE"}, {"attachments": {"all": True}}],
+            ["FORWARD", "REPLY", "REPLY_ALL"],
+        )
+    ):
+        with case as (reference_fields, action):
+            reference = {
+                "message": {"id": message_id},
+                "relation": action,
+                **reference_fields,
+            }
+            arguments = {
+                "bcc": [{"address": RECIPIENT}],
+                "to": [{"address": RECIPIENT}],
+                "original": reference,
+            }
+            submission_count = await count_submissions(ada)
+            payload = (await sender(SEND, input=arguments))["messageSend"]
+            assert payload["errors"] == FORBIDDEN_ERRORS
+            assert await count_submissions(ada) == submission_count
+            assert (await reader(SEND, input=arguments))["messageSend"]["errors"] == []
 
 
 async def test_message_without_reference_needs_only_submit(ada: GraphQLClient) -> None:

@@ -25,6 +25,7 @@ from tests.support.accounts.sign_in_environment import (
     make_admin_context,
     sign_in_by_basic_auth,
 )
+from tests.support.case_loop import each_case
 
 PATH = "/rest/x"
 
@@ -124,15 +125,14 @@ async def test_signed_url_ends_with_rights_of_acting_admin(
     assert await is_refused(sign_in_environment, query)
 
 
-@pytest.mark.parametrize(
-    "credential", ["", "t", "b", "t0", "x7", "t7", "v1", "k9223372036854775808", "é"]
-)
 async def test_signed_url_with_changed_credential_is_refused(
-    sign_in_environment: SignInEnvironment, credential: str
+    sign_in_environment: SignInEnvironment,
 ) -> None:
     query = signed_query(
         sign_in_environment,
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
     )
-    assert await is_refused(sign_in_environment, {**query, "by": credential})
+    for case in each_case(["", "t", "b", "t0", "x7", "t7", "v1", "k9223372036854775808", "é"]):
+        with case as credential:
+            assert await is_refused(sign_in_environment, {**query, "by": credential})
     await authentication.wait_for_background_tasks(sign_in_environment.environment)

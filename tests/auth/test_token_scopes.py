@@ -24,6 +24,7 @@ from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.authenticators import enable_totp, mutation_document, totp_code
 from tests.support.accounts.credential_check_process import OtherProcess, commit_statement
 from tests.support.accounts.sign_in_environment import PASSWORD, SignInEnvironment
+from tests.support.case_loop import each_case
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
 from tests.support.clients.plain_http import plain_client
 from tests.support.servers.live_server import LiveServer, wait_until
@@ -109,22 +110,24 @@ async def test_full_among_other_scopes_is_full(eve: GraphQLClient) -> None:
     assert (await load_viewer(client))["token"]["scopes"] == ["FULL"]
 
 
-@pytest.mark.parametrize(
-    ("scopes", "path"),
-    [
-        ([], ["scopes"]),
-        (["MAIL_READ"] * (len(TOKEN_SCOPES) + 1), ["scopes"]),
-        *((["MAIL_READ", scope.value], ["scopes", "1"]) for scope in sorted(SCOPES_WITHOUT_TOKENS)),
-    ],
-)
-async def test_scopes_that_no_token_can_have_are_refused(
-    eve: GraphQLClient, scopes: list[str], path: list[str]
-) -> None:
-    given = {"username": "eve", "password": PASSWORD, "scopes": scopes}
-    payload = (await post_document(eve.http, SIGN_IN, input=given))["data"]["authenticate"]
-    assert [(error["code"], error["path"]) for error in payload["errors"]] == [("VALIDATION", path)]
-    assert (payload["token"], payload["scopes"]) == (None, [])
-    assert await count_tokens(eve.environment) == 0
+# for each case: the scopes of the input, and the path of the error
+REFUSED_SCOPES: list[tuple[list[str], list[str]]] = [
+    ([], ["scopes"]),
+    (["MAIL_READ"] * (len(TOKEN_SCOPES) + 1), ["scopes"]),
+    *((["MAIL_READ", scope.value], ["scopes", "1"]) for scope in sorted(SCOPES_WITHOUT_TOKENS)),
+]
+
+
+async def test_scopes_that_no_token_can_have_are_refused(eve: GraphQLClient) -> None:
+    for case in each_case(REFUSED_SCOPES):
+        with case as (scopes, path):
+            given = {"username": "eve", "password": PASSWORD, "scopes": scopes}
+            payload = (await post_document(eve.http, SIGN_IN, input=given))["data"]["authenticate"]
+            assert [(error["code"], error["path"]) for error in payload["errors"]] == [
+                ("VALIDATION", path)
+            ]
+            assert (payload["token"], payload["scopes"]) == (None, [])
+            assert await count_tokens(eve.environment) == 0
 
 
 async def test_unknown_scope_is_refused_before_the_sign_in(eve: GraphQLClient) -> None:

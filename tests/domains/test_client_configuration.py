@@ -23,6 +23,7 @@ from mail.domains.submission_servers import (
 from models.runtime.environment import Environment
 from tests.conftest import TEST_OPTIONS, GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.clients.plain_http import plain_client
 from tests.support.operations.domain_operations import (
     ALIAS_DOMAIN_CREATE,
@@ -113,32 +114,34 @@ async def logged_client(
         yield client_with_listeners
 
 
-@pytest.mark.parametrize("path", AUTOCONFIG_PATHS)
 async def test_thunderbird_gets_both_listeners_and_no_incoming_server(
-    client_with_listeners: GraphQLClient, path: str
+    client_with_listeners: GraphQLClient,
 ) -> None:
-    response = await get_configuration(client_with_listeners, "someone@NEW.example", path)
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "text/xml; charset=utf-8"
-    assert response.headers["cache-control"] == "public, max-age=3600"
-    root_element = ElementTree.fromstring(response.content)  # noqa: S314 - of this server
-    assert (root_element.tag, root_element.attrib) == ("clientConfig", {"version": "1.1"})
-    (provider,) = root_element
-    assert provider.attrib == {"id": "new.example"}
-    assert provider.findtext("domain") == "new.example"
-    assert provider.find("incomingServer") is None
-    assert [
-        {child.tag: child.text for child in server} for server in provider.iter("outgoingServer")
-    ] == [
-        {
-            "hostname": "mx.example.org",
-            "port": port,
-            "socketType": socket_type,
-            "authentication": "password-cleartext",
-            "username": "%EMAILADDRESS%",
-        }
-        for port, socket_type in (("465", "SSL"), ("587", "STARTTLS"))
-    ]
+    for case in each_case(AUTOCONFIG_PATHS):
+        with case as path:
+            response = await get_configuration(client_with_listeners, "someone@NEW.example", path)
+            assert response.status_code == 200
+            assert response.headers["content-type"] == "text/xml; charset=utf-8"
+            assert response.headers["cache-control"] == "public, max-age=3600"
+            root_element = ElementTree.fromstring(response.content)  # noqa: S314 - of this server
+            assert (root_element.tag, root_element.attrib) == ("clientConfig", {"version": "1.1"})
+            (provider,) = root_element
+            assert provider.attrib == {"id": "new.example"}
+            assert provider.findtext("domain") == "new.example"
+            assert provider.find("incomingServer") is None
+            assert [
+                {child.tag: child.text for child in server}
+                for server in provider.iter("outgoingServer")
+            ] == [
+                {
+                    "hostname": "mx.example.org",
+                    "port": port,
+                    "socketType": socket_type,
+                    "authentication": "password-cleartext",
+                    "username": "%EMAILADDRESS%",
+                }
+                for port, socket_type in (("465", "SSL"), ("587", "STARTTLS"))
+            ]
 
 
 @pytest.mark.parametrize("path", AUTODISCOVER_PATHS)
@@ -217,31 +220,31 @@ async def test_response_does_not_tell_whether_an_account_exists(
     assert known.text.replace("ada@", "eva@") == unknown.text
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("", "The body is not well-formed XML."),
-        ("not xml", "The body is not well-formed XML."),
-        (outlook_request("a@new.example")[:-3], "The body is not well-formed XML."),
-        (b"<a>\xff</a>", "The body is not well-formed XML."),
-        ("<a>" * 4000, "The body is not well-formed XML."),
-        (outlook_request("&undefined;"), "The body is not well-formed XML."),
-        (billion_laughs(), "A document type declaration is not allowed."),
-        (EXTERNAL_ENTITY, "A document type declaration is not allowed."),
-        ("<Autodiscover/>", "The request has no EMailAddress."),
-        (outlook_request(" "), "The request has no EMailAddress."),
-        (outlook_request("nobody"), "Not an email address."),
-        (outlook_request("a@-b.example"), "Not a domain name."),
-        (outlook_request("a@new.example", "urn:other"), "AcceptableResponseSchema must be"),
-    ],
-)
-async def test_bad_request_of_outlook_is_refused(
-    client_with_listeners: GraphQLClient, body: str | bytes, message: str
-) -> None:
-    response = await post_autodiscover(client_with_listeners, body)
-    assert response.status_code == 400
-    assert response.text.startswith(message)
-    assert "root:" not in response.text
+# for each case: the body, and the beginning of the response
+BAD_REQUESTS: list[tuple[str | bytes, str]] = [
+    ("", "The body is not well-formed XML."),
+    ("not xml", "The body is not well-formed XML."),
+    (outlook_request("a@new.example")[:-3], "The body is not well-formed XML."),
+    (b"<a>\xff</a>", "The body is not well-formed XML."),
+    ("<a>" * 4000, "The body is not well-formed XML."),
+    (outlook_request("&undefined;"), "The body is not well-formed XML."),
+    (billion_laughs(), "A document type declaration is not allowed."),
+    (EXTERNAL_ENTITY, "A document type declaration is not allowed."),
+    ("<Autodiscover/>", "The request has no EMailAddress."),
+    (outlook_request(" "), "The request has no EMailAddress."),
+    (outlook_request("nobody"), "Not an email address."),
+    (outlook_request("a@-b.example"), "Not a domain name."),
+    (outlook_request("a@new.example", "urn:other"), "AcceptableResponseSchema must be"),
+]
+
+
+async def test_bad_request_of_outlook_is_refused(client_with_listeners: GraphQLClient) -> None:
+    for case in each_case(BAD_REQUESTS):
+        with case as (body, message):
+            response = await post_autodiscover(client_with_listeners, body)
+            assert response.status_code == 400
+            assert response.text.startswith(message)
+            assert "root:" not in response.text
 
 
 async def test_too_long_requests_are_refused(client_with_listeners: GraphQLClient) -> None:

@@ -9,6 +9,7 @@ from models.errors import NotFound
 from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import (
     ALIAS_DOMAIN_CREATE,
     ALIAS_DOMAIN_DELETE,
@@ -65,37 +66,37 @@ async def test_active_alias_domain_receives_mail_of_its_target(
     assert error_summary(errors)[:3] == ("NOT_FOUND", ["aliasDomains", "id"], 0)
 
 
-@pytest.mark.parametrize(
-    ("alias_input", "refusal"),
-    [
-        ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "SELF")),
-        ({"alias": "new.example"}, ("CONFLICT", ["alias"], None, None)),
-        ({"alias": "ALSO.example"}, ("CONFLICT", ["alias"], None, None)),
-        ({"domain": {"name": "also.example"}}, ("CONFLICT", ["domain"], None, None)),
-        (
-            {"domain": {"name": "nowhere.example"}},
-            ("NOT_FOUND", ["domain"], None, "nowhere.example"),
-        ),
-        ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "DOMAIN")),
-        ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "DOMAIN")),
-    ],
-)
+# for each case: the input, and code, path, index and detail of the error
+REFUSED_ALIASES: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"alias": "example.org"}, ("VALIDATION", ["alias"], None, "SELF")),
+    ({"alias": "new.example"}, ("CONFLICT", ["alias"], None, None)),
+    ({"alias": "ALSO.example"}, ("CONFLICT", ["alias"], None, None)),
+    ({"domain": {"name": "also.example"}}, ("CONFLICT", ["domain"], None, None)),
+    (
+        {"domain": {"name": "nowhere.example"}},
+        ("NOT_FOUND", ["domain"], None, "nowhere.example"),
+    ),
+    ({"alias": "a b.example"}, ("VALIDATION", ["alias"], None, "DOMAIN")),
+    ({"alias": "a" * 300}, ("VALIDATION", ["alias"], None, "DOMAIN")),
+]
+
+
 @pytest.mark.usefixtures("ada")
-async def test_alias_of_alias_or_of_existing_name_is_refused(
-    root: GraphQLClient, alias_input: dict[str, Any], refusal: tuple[Any, ...]
-) -> None:
+async def test_alias_of_alias_or_of_existing_name_is_refused(root: GraphQLClient) -> None:
     await create_domain(root, "new.example")
     await run_mutation(
         root, ALIAS_DOMAIN_CREATE, alias="also.example", domain={"name": "new.example"}
     )
-    _, errors = await run_mutation(
-        root,
-        ALIAS_DOMAIN_CREATE,
-        **{"alias": "x.example", "domain": {"name": "example.org"}, **alias_input},
-    )
-    assert error_summary(errors) == refusal
-    _, errors = await run_mutation(root, DOMAIN_CREATE, name="also.example")
-    assert error_summary(errors) == ("CONFLICT", ["name"], None, None)
+    for case in each_case(REFUSED_ALIASES):
+        with case as (alias_input, refusal):
+            _, errors = await run_mutation(
+                root,
+                ALIAS_DOMAIN_CREATE,
+                **{"alias": "x.example", "domain": {"name": "example.org"}, **alias_input},
+            )
+            assert error_summary(errors) == refusal
+            _, errors = await run_mutation(root, DOMAIN_CREATE, name="also.example")
+            assert error_summary(errors) == ("CONFLICT", ["name"], None, None)
 
 
 @pytest.mark.usefixtures("ada")

@@ -1,6 +1,7 @@
 """Creating and deleting domains, and their limits."""
 
 import asyncio
+from itertools import product
 from typing import Any
 
 import pytest
@@ -363,43 +364,41 @@ async def test_one_of_concurrent_users_gets_the_last_place(
     assert (domain["userCount"], domain["quotaAllocated"]) == (2, 2 * GIB)
 
 
-@pytest.mark.parametrize("user", [None, 0, 700])
-@pytest.mark.parametrize("domain", [None, 0, 800])
-@pytest.mark.parametrize("platform", [0, 900])
-async def test_quota_is_that_of_user_domain_or_platform(
-    root: GraphQLClient, user: int | None, domain: int | None, platform: int
-) -> None:
-    environment = Environment(
-        root.environment.database,
-        root.environment.object_store,
-        signing_secret=b"s",
-        options=Options(
-            users_default_quota=platform,
-            argon2_memory_cost=8,
-            argon2_time_cost=1,
-            auto_create_domains=True,
-        ),
-        now=root.environment.now,
-    )
-    eve = await make_domain_user(
-        environment, "eve@example.org", quota=Unlimited.UNLIMITED if user == 0 else user
-    )
-    async with environment.write_session() as session:
-        await session.exec(update(Domain).values(default_user_quota=domain))
-        await session.exec(update(User).values(used=1000))
-    expected = next(quota for quota in (user, domain, platform) if quota is not None)
-    ctx = Context(environment, Viewer(role=Role.ROOT))
-    (row,) = await user_loaders.load_visible_users_by_id(ctx, [eve.id])
-    assert row
-    assert await quota_limits.load_quota(ctx, row) == expected
-    try:
-        await address_resolution.load_recipient_below_limits(environment, "eve@example.org")
-        enforced = 0
-    except RequestError as refused:
-        enforced = vars(refused)["limit"]
-    assert enforced == expected
-    async with environment.write_session() as session:
-        await session.exec(update(User).values(used=0))
+async def test_quota_is_that_of_user_domain_or_platform(root: GraphQLClient) -> None:
+    for case in each_case(enumerate(product([0, 900], [None, 0, 800], [None, 0, 700]))):
+        with case as (number, (platform, domain, user)):
+            environment = Environment(
+                root.environment.database,
+                root.environment.object_store,
+                signing_secret=b"s",
+                options=Options(
+                    users_default_quota=platform,
+                    argon2_memory_cost=8,
+                    argon2_time_cost=1,
+                    auto_create_domains=True,
+                ),
+                now=root.environment.now,
+            )
+            address = f"eve{number}@example.org"
+            eve = await make_domain_user(
+                environment, address, quota=Unlimited.UNLIMITED if user == 0 else user
+            )
+            async with environment.write_session() as session:
+                await session.exec(update(Domain).values(default_user_quota=domain))
+                await session.exec(update(User).values(used=1000))
+            expected = next(quota for quota in (user, domain, platform) if quota is not None)
+            ctx = Context(environment, Viewer(role=Role.ROOT))
+            (row,) = await user_loaders.load_visible_users_by_id(ctx, [eve.id])
+            assert row
+            assert await quota_limits.load_quota(ctx, row) == expected
+            try:
+                await address_resolution.load_recipient_below_limits(environment, address)
+                enforced = 0
+            except RequestError as refused:
+                enforced = vars(refused)["limit"]
+            assert enforced == expected
+            async with environment.write_session() as session:
+                await session.exec(update(User).values(used=0))
 
 
 async def test_received_message_over_domain_quota_is_refused(ada: GraphQLClient) -> None:

@@ -10,6 +10,7 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.users.limit_values import Unlimited
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import (
     DOMAIN_UPDATE,
     NO_DOMAIN_LIMITS,
@@ -76,30 +77,30 @@ async def test_domain_update_is_all_or_nothing(root: GraphQLClient) -> None:
     assert (await load_domain(root, "a.example"))["active"]
 
 
-@pytest.mark.parametrize(
-    ("values", "refusal"),
-    [
-        ({"maxUsers": 1}, ("LIMIT_REACHED", ["set", "maxUsers"], 1, 2)),
-        ({"maxAddresses": 1}, ("LIMIT_REACHED", ["set", "maxAddresses"], 1, 2)),
-        ({"maxUserQuota": "2 GiB", "defaultUserQuota": "1 GiB"},
-         ("LIMIT_REACHED", ["set", "maxUserQuota"], 2 * GIB, 4 * GIB)),
-        ({"quota": "6 GiB", "maxUserQuota": "6 GiB"},
-         ("LIMIT_REACHED", ["set", "quota"], 6 * GIB, 7 * GIB)),
-        ({"defaultUserQuota": "7 GiB"},
-         ("LIMIT_REACHED", ["set", "defaultUserQuota"], 10 * GIB, 11 * GIB)),
-    ],
-)  # fmt: skip
-async def test_limit_below_current_use_is_refused(
-    root: GraphQLClient, values: dict[str, Any], refusal: tuple[Any, ...]
-) -> None:
+# for each case: the changes, and code, path, limit and use of the error
+LIMITS_BELOW_USE: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"maxUsers": 1}, ("LIMIT_REACHED", ["set", "maxUsers"], 1, 2)),
+    ({"maxAddresses": 1}, ("LIMIT_REACHED", ["set", "maxAddresses"], 1, 2)),
+    ({"maxUserQuota": "2 GiB", "defaultUserQuota": "1 GiB"},
+     ("LIMIT_REACHED", ["set", "maxUserQuota"], 2 * GIB, 4 * GIB)),
+    ({"quota": "6 GiB", "maxUserQuota": "6 GiB"},
+     ("LIMIT_REACHED", ["set", "quota"], 6 * GIB, 7 * GIB)),
+    ({"defaultUserQuota": "7 GiB"},
+     ("LIMIT_REACHED", ["set", "defaultUserQuota"], 10 * GIB, 11 * GIB)),
+]  # fmt: skip
+
+
+async def test_limit_below_current_use_is_refused(root: GraphQLClient) -> None:
     await create_domain(root, "new.example")
     await make_domain_user(root.environment, "a@new.example")
     await make_domain_user(root.environment, "b@new.example", quota=4 * GIB)
     domain_before = await load_domain(root, "new.example")
     assert domain_before["quotaAllocated"] == 7 * GIB
-    _, (error,) = await try_update_domain(root, "new.example", **values)
-    assert (error["code"], error["path"], error["limit"], error["used"]) == refusal
-    assert await load_domain(root, "new.example") == domain_before
+    for case in each_case(LIMITS_BELOW_USE):
+        with case as (values, refusal):
+            _, (error,) = await try_update_domain(root, "new.example", **values)
+            assert (error["code"], error["path"], error["limit"], error["used"]) == refusal
+            assert await load_domain(root, "new.example") == domain_before
 
 
 async def test_limit_equal_to_current_use_is_accepted(root: GraphQLClient) -> None:

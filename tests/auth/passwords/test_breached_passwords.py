@@ -13,6 +13,7 @@ import pytest
 
 from models.runtime.environment import Environment
 from resolvers.auth.passwords import breached_passwords
+from tests.support.case_loop import each_case
 
 UNLISTED_PHRASE = "Tr0ub4dor&3 of all"
 
@@ -68,16 +69,17 @@ async def test_breached_password_is_found_in_sorted_file(
             )
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\n", b"\n\n\n", b"\xff\xfe"])
 async def test_unreadable_file_contains_no_password(
-    environment: Environment, tmp_path: Path, content: bytes | None
+    environment: Environment, tmp_path: Path
 ) -> None:
     file = tmp_path / "known"
-    if content is not None:
-        file.write_bytes(content)
-    assert not await breached_passwords.is_breached(
-        environment_with_options(environment, breached_passwords_file=file), UNLISTED_PHRASE
-    )
+    for case in each_case([None, b"", b"\n", b"\n\n\n", b"\xff\xfe"]):
+        with case as content:
+            if content is not None:
+                file.write_bytes(content)
+            assert not await breached_passwords.is_breached(
+                environment_with_options(environment, breached_passwords_file=file), UNLISTED_PHRASE
+            )
 
 
 class RangeServiceHandler(BaseHTTPRequestHandler):

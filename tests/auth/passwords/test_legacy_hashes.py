@@ -15,22 +15,26 @@ from tests.support.accounts.legacy_password_hashes import (
     SHA512_CRYPT,
 )
 from tests.support.accounts.sign_in_environment import SignInEnvironment
+from tests.support.case_loop import each_case
 
 
-@pytest.mark.parametrize(("password", "stored"), LEGACY_HASHES)
 async def test_legacy_hash_accepts_only_its_password(
-    sign_in_environment: SignInEnvironment, password: str, stored: str
+    sign_in_environment: SignInEnvironment,
 ) -> None:
-    assert foreign_hashes.validate_foreign_hash(f" {stored}\n") == stored
-    assert await password_hashes.check_password(sign_in_environment.environment, stored, password)
-    assert not await password_hashes.check_password(
-        sign_in_environment.environment, stored, f"x{password}"
-    )
-    assert not await password_hashes.check_password(
-        sign_in_environment.environment, stored, f"{password[:-1]}x"
-    )
-    if not stored.startswith("$argon2id$"):
-        assert password_hashes.is_outdated(sign_in_environment.environment, stored)
+    for case in each_case(LEGACY_HASHES):
+        with case as (password, stored):
+            assert foreign_hashes.validate_foreign_hash(f" {stored}\n") == stored
+            assert await password_hashes.check_password(
+                sign_in_environment.environment, stored, password
+            )
+            assert not await password_hashes.check_password(
+                sign_in_environment.environment, stored, f"x{password}"
+            )
+            assert not await password_hashes.check_password(
+                sign_in_environment.environment, stored, f"{password[:-1]}x"
+            )
+            if not stored.startswith("$argon2id$"):
+                assert password_hashes.is_outdated(sign_in_environment.environment, stored)
 
 
 @pytest.mark.parametrize(
@@ -112,19 +116,18 @@ def test_expensive_hash_is_validated_without_hashing(stored: str) -> None:
     assert time.process_time() - before < 0.1
 
 
-@pytest.mark.parametrize(("password", "stored"), LEGACY_HASHES[1:4] + LEGACY_HASHES[7:13])
-async def test_first_sign_in_replaces_legacy_hash(
-    sign_in_environment: SignInEnvironment, password: str, stored: str
-) -> None:
-    await sign_in_environment.change_user("ada", password=stored)
-    with pytest.raises(AuthenticationFailed):
-        await sign_in_environment.sign_in("ada", f"x{password}")
-    assert (await sign_in_environment.load_user_row("ada")).password == stored
-    await sign_in_environment.sign_in("ada", password)
-    new_hash = (await sign_in_environment.load_user_row("ada")).password
-    assert new_hash.startswith("$argon2id$v=19$m=8,t=1,p=1$")
-    await sign_in_environment.sign_in("ada", password)
-    assert (await sign_in_environment.load_user_row("ada")).password == new_hash
+async def test_first_sign_in_replaces_legacy_hash(sign_in_environment: SignInEnvironment) -> None:
+    for case in each_case(LEGACY_HASHES[1:4] + LEGACY_HASHES[7:13]):
+        with case as (password, stored):
+            await sign_in_environment.change_user("ada", password=stored)
+            with pytest.raises(AuthenticationFailed):
+                await sign_in_environment.sign_in("ada", f"x{password}")
+            assert (await sign_in_environment.load_user_row("ada")).password == stored
+            await sign_in_environment.sign_in("ada", password)
+            new_hash = (await sign_in_environment.load_user_row("ada")).password
+            assert new_hash.startswith("$argon2id$v=19$m=8,t=1,p=1$")
+            await sign_in_environment.sign_in("ada", password)
+            assert (await sign_in_environment.load_user_row("ada")).password == new_hash
 
 
 async def test_sign_in_replaces_bcrypt_hash_of_first_72_bytes(

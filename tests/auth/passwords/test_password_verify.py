@@ -15,6 +15,7 @@ from resolvers.auth import authentication
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.authenticators import enable_totp, totp_code
 from tests.support.accounts.sign_in_environment import PASSWORD
+from tests.support.case_loop import each_case
 from tests.support.clients.http_requests import post_document
 
 VERIFY_MUTATION = """
@@ -58,10 +59,11 @@ async def load_sign_in_events(environment: Environment) -> list[Any]:
     return list(await environment.database.read(query.order_by(col(SecurityEvent.id))))
 
 
-@pytest.mark.parametrize("scope", ALL_SCOPES)
-async def test_right_password_is_accepted_without_a_token(eve: GraphQLClient, scope: str) -> None:
-    assert await verify(eve.http, scope) == ACCEPTED
-    assert await eve.environment.database.read(select(core_table(AccessToken))) == []
+async def test_right_password_is_accepted_without_a_token(eve: GraphQLClient) -> None:
+    for case in each_case(ALL_SCOPES):
+        with case as scope:
+            assert await verify(eve.http, scope) == ACCEPTED
+            assert await eve.environment.database.read(select(core_table(AccessToken))) == []
 
 
 async def test_wrong_password_and_unknown_user_have_equal_responses(eve: GraphQLClient) -> None:

@@ -20,6 +20,7 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
+from tests.support.case_loop import each_case
 
 
 @pytest.mark.parametrize("steps", [-2, -1, 0, 1, 2])
@@ -131,10 +132,13 @@ async def test_concurrent_totp_guesses_are_limited(ada: GraphQLClient, clock: Ma
         )
 
 
-@pytest.mark.parametrize("code", ["", "0", "x" * 10_000, "-00001", "1e5   ", "٠" * 6])
-async def test_malformed_totp_code_is_a_wrong_code(ada: GraphQLClient, code: str) -> None:
+async def test_malformed_totp_code_is_a_wrong_code(ada: GraphQLClient) -> None:
     await enable_totp(ada)
-    assert await mutation_error_codes(ada, "totpVerify", token=code) == ["AUTHENTICATION_FAILED"]
+    for case in each_case(["", "0", "x" * 10_000, "-00001", "1e5   ", "٠" * 6]):
+        with case as code:
+            assert await mutation_error_codes(ada, "totpVerify", token=code) == [
+                "AUTHENTICATION_FAILED"
+            ]
 
 
 async def test_totp_verify_refuses_idempotency_key(ada: GraphQLClient) -> None:

@@ -1,5 +1,6 @@
 """WebAuthn security keys: registration and authentication by a software authenticator."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from tests.support.accounts.two_factor_operations import (
     mutation_error_codes,
     run_auth_mutation,
 )
+from tests.support.case_loop import each_case
 from tests.support.operations.id_references import id_refs
 
 KEYS_QUERY = "{ user { webauthnKeys { id name createdAt lastUsedAt } twoFactorMethods } }"
@@ -154,43 +156,52 @@ INVALID_CLIENT_DATA: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", INVALID_CLIENT_DATA)
-async def test_invalid_registration_is_refused(ada: GraphQLClient, case: str) -> None:
-    response = await make_registration_response(
-        ada, SoftwareAuthenticator(), **INVALID_CLIENT_DATA[case]
-    )
-    assert (
-        await mutation_error_codes(ada, "webauthnRegister", name="x", response=response)
-        == FAILED_CODES
-    )
-    assert await load_all_rows(ada.environment, WebauthnKey) == []
-    assert (await load_user_row(ada.environment, ada.user.id)).second_factors == []
+async def test_invalid_registration_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_CLIENT_DATA.values()):
+        with case as client_data:
+            response = await make_registration_response(ada, SoftwareAuthenticator(), **client_data)
+            assert (
+                await mutation_error_codes(ada, "webauthnRegister", name="x", response=response)
+                == FAILED_CODES
+            )
+            assert await load_all_rows(ada.environment, WebauthnKey) == []
+            assert (await load_user_row(ada.environment, ada.user.id)).second_factors == []
 
 
-@pytest.mark.parametrize("case", [*INVALID_CLIENT_DATA, "handle"])
-async def test_invalid_assertion_is_refused(ada: GraphQLClient, case: str) -> None:
+async def count_failed_assertions(client: GraphQLClient) -> int:
+    """Count the failed assertions in the security log."""
+    return sum(
+        row.count
+        for row in await load_all_rows(client.environment, SecurityEvent)
+        if (row.action, row.result) == ("WEBAUTHN_CHECKED", "FAILURE")
+    )
+
+
+async def test_invalid_assertion_is_refused(ada: GraphQLClient) -> None:
     key = await register_security_key(ada)
-    response = await make_assertion_response(
-        ada, key, **INVALID_CLIENT_DATA.get(case, {"handle": "7"})
-    )
-    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
-    events = {
-        (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
-    }
-    assert ("WEBAUTHN_CHECKED", "FAILURE") in events
+    for case in each_case([*INVALID_CLIENT_DATA.values(), {"handle": "7"}]):
+        with case as client_data:
+            failure_count = await count_failed_assertions(ada)
+            response = await make_assertion_response(ada, key, **client_data)
+            assert (
+                await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
+            )
+            assert await count_failed_assertions(ada) == failure_count + 1
 
 
-@pytest.mark.parametrize("part", ["signature", "authenticatorData", "clientDataJSON"])
-@pytest.mark.parametrize("index", [0, 10, -1])
-async def test_assertion_with_a_changed_byte_is_refused(
-    ada: GraphQLClient, part: str, index: int
-) -> None:
+async def test_assertion_with_a_changed_byte_is_refused(ada: GraphQLClient) -> None:
     key = await register_security_key(ada)
-    response = await make_assertion_response(ada, key)
-    raw = bytearray(base64url_decode(response["response"][part]))
-    raw[index] ^= 1
-    response["response"][part] = base64url_encode(bytes(raw))
-    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
+    for case in each_case(
+        product([0, 10, -1], ["signature", "authenticatorData", "clientDataJSON"])
+    ):
+        with case as (index, part):
+            response = await make_assertion_response(ada, key)
+            raw = bytearray(base64url_decode(response["response"][part]))
+            raw[index] ^= 1
+            response["response"][part] = base64url_encode(bytes(raw))
+            assert (
+                await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
+            )
 
 
 async def test_sign_count_that_does_not_increase_is_refused(ada: GraphQLClient) -> None:
@@ -247,14 +258,19 @@ MALFORMED_RESPONSES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("response", MALFORMED_RESPONSES)
-async def test_malformed_webauthn_response_is_refused(ada: GraphQLClient, response: Any) -> None:
-    assert (
-        await mutation_error_codes(ada, "webauthnRegister", name="x", response=response)
-        == FAILED_CODES
-    )
+async def test_malformed_webauthn_response_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(MALFORMED_RESPONSES):
+        with case as response:
+            assert (
+                await mutation_error_codes(ada, "webauthnRegister", name="x", response=response)
+                == FAILED_CODES
+            )
     await register_security_key(ada)
-    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
+    for case in each_case(MALFORMED_RESPONSES):
+        with case as response:
+            assert (
+                await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
+            )
 
 
 async def test_malformed_attestation_is_refused(ada: GraphQLClient) -> None:
