@@ -125,7 +125,7 @@ def test_regex_follows_comparator() -> None:
 
 @pytest.mark.parametrize("pattern", ["^((((a*)*)*)*)*$", "^(a|a)*$", "(a?){40}a{40}b", "(.*){9}x"])
 def test_hostile_regex_ends_in_time(pattern: str) -> None:
-    raw = SAMPLE_MESSAGE.replace(b"X-Number: 7", b"X-Number: " + b"a" * 50_000)
+    raw = SAMPLE_MESSAGE.replace(b"X-Number: 7", b"X-Number: " + b"a" * 10_000)
     script = f'require "regex"; if header :regex "x-number" "{pattern}" {{ discard; }}'
     try:
         assert script_actions(script, raw)

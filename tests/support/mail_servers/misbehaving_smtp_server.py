@@ -86,8 +86,9 @@ async def _hang_up(_fault: str, _usual_reply: str, writer: asyncio.StreamWriter)
 
 
 async def _send_endless_reply(_fault: str, usual_reply: str, writer: asyncio.StreamWriter) -> None:
-    for _ in range(100_000):
-        writer.write(f"{usual_reply[:3]}-more and more\r\n".encode())
+    thousand_lines = f"{usual_reply[:3]}-more and more\r\n".encode() * 1000
+    for _ in range(100):
+        writer.write(thousand_lines)
         await writer.drain()
 
 

@@ -63,6 +63,24 @@ class AccountsOfTwoTenants:
         )
         return list(await self.environment.database.read(query))
 
+    async def names_of_object_blobs(self) -> set[str]:
+        """Return all blobs with an object, as the consistency check names them."""
+        rows = await self.load_object_blobs()
+        assert len(rows) == len(RAW_MESSAGES)
+        return {f"blobs/{row.id}" for row in rows}
+
+    async def find_damaged_objects(self) -> set[str]:
+        """Run the consistency check and return the blobs with findings that it can't repair."""
+        report = await check_consistency(self.environment)
+        names = {finding.object for finding in report.unrepaired_findings}
+        return {name for name in names if name.startswith("blobs/")}
+
+    async def deliver_all_to_ada(self) -> dict[str, int]:
+        """Deliver each of RAW_MESSAGES to ada, and return the message IDs by their names."""
+        return {
+            name: (await self.ada.deliver(raw)).message_id for name, raw in RAW_MESSAGES.items()
+        }
+
     async def damage_objects(self, damage: BlobDamage) -> None:
         """Damage all objects that rows name."""
         for row in await self.load_object_blobs():
@@ -119,58 +137,64 @@ RAW_MESSAGES = {
 }
 
 
-@pytest.mark.parametrize("raw_name", RAW_MESSAGES)
-async def test_new_delivery_stores_damaged_object_again(
-    accounts: AccountsOfTwoTenants, raw_name: str
+async def check_delivered_again(
+    accounts: AccountsOfTwoTenants, first_ids: dict[str, int], username: str
 ) -> None:
-    raw = RAW_MESSAGES[raw_name]
-    first = await accounts.ada.deliver(raw)
+    """Deliver the messages to a new user, and check that all copies and objects are intact."""
+    other = await make_stored_account(accounts.environment, accounts.domain, username)
+    second_ids = {name: (await other.deliver(RAW_MESSAGES[name])).message_id for name in first_ids}
+    for case in each_case(RAW_MESSAGES):
+        with case as name:
+            assert await accounts.read_raw_message(second_ids[name]) == RAW_MESSAGES[name]
+            assert await accounts.read_raw_message(first_ids[name]) == RAW_MESSAGES[name]
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
+
+
+async def test_new_delivery_stores_damaged_objects_again(accounts: AccountsOfTwoTenants) -> None:
+    first_ids = await accounts.deliver_all_to_ada()
     for case in each_case(BLOB_DAMAGES):
         with case as damage:
             await accounts.damage_objects(BLOB_DAMAGES[damage])
-            assert (await check_consistency(accounts.environment)).unrepaired_findings
-            other = await make_stored_account(accounts.environment, accounts.domain, damage)
-            second = await other.deliver(raw)
-            assert await accounts.read_raw_message(second.message_id) == raw
-            assert await accounts.read_raw_message(first.message_id) == raw
-            assert not (await check_consistency(accounts.environment)).unrepaired_findings
+            assert await accounts.find_damaged_objects() == await accounts.names_of_object_blobs()
+            await check_delivered_again(accounts, first_ids, damage)
 
 
-@pytest.mark.parametrize("raw_name", RAW_MESSAGES)
-async def test_new_delivery_stores_object_again_that_was_found_with_flipped_bit(
-    accounts: AccountsOfTwoTenants, raw_name: str
+async def test_new_delivery_stores_objects_again_that_were_found_with_flipped_bit(
+    accounts: AccountsOfTwoTenants,
 ) -> None:
-    raw = RAW_MESSAGES[raw_name]
-    first = await accounts.ada.deliver(raw)
+    first_ids = await accounts.deliver_all_to_ada()
     for case in each_case(["read", "check"]):
         with case as found_by:
             await accounts.damage_objects(flip_last_bit)
             if found_by == "read":
-                with pytest.raises(CorruptBlob):
-                    await accounts.read_raw_message(first.message_id)
+                await check_reads_find_damage(accounts, first_ids)
             else:
-                assert (await check_consistency(accounts.environment)).unrepaired_findings
-            other = await make_stored_account(accounts.environment, accounts.domain, found_by)
-            second = await other.deliver(raw)
-            assert await accounts.read_raw_message(second.message_id) == raw
-            assert await accounts.read_raw_message(first.message_id) == raw
+                names = await accounts.names_of_object_blobs()
+                assert await accounts.find_damaged_objects() == names
+            await check_delivered_again(accounts, first_ids, found_by)
             await wait_for_damage_marks(accounts.environment.object_store)
             assert {row.damaged_at for row in await accounts.load_object_blobs()} == {None}
-            assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
-@pytest.mark.parametrize("raw_name", RAW_MESSAGES)
-async def test_read_marks_damaged_object_for_other_processes(
-    accounts: AccountsOfTwoTenants, raw_name: str
+async def check_reads_find_damage(
+    accounts: AccountsOfTwoTenants, message_ids: dict[str, int]
 ) -> None:
-    first = await accounts.ada.deliver(RAW_MESSAGES[raw_name])
+    for case in each_case(message_ids):
+        with case as name, pytest.raises(CorruptBlob):
+            await accounts.read_raw_message(message_ids[name])
+
+
+async def test_read_marks_damaged_objects_for_other_processes(
+    accounts: AccountsOfTwoTenants,
+) -> None:
+    message_ids = await accounts.deliver_all_to_ada()
     await accounts.damage_objects(flip_last_bit)
     for _ in range(2):
-        with pytest.raises(CorruptBlob):
-            await accounts.read_raw_message(first.message_id)
+        await check_reads_find_damage(accounts, message_ids)
     await wait_for_damage_marks(accounts.environment.object_store)
-    (row,) = await accounts.load_object_blobs()
-    assert row.damaged_at
+    rows = await accounts.load_object_blobs()
+    assert len(rows) == len(RAW_MESSAGES)
+    assert all(row.damaged_at for row in rows)
 
 
 async def test_new_delivery_stores_damaged_row_again(accounts: AccountsOfTwoTenants) -> None:
