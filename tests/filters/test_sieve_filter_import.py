@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from graph.types import global_ids
 from mail.sieve import limits
 from models.events.event_types import EventType
@@ -11,6 +9,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import make_admin_of_domain
+from tests.support.case_loop import each_case
 from tests.support.operations.filter_operations import (
     add_filter,
     error_codes_and_paths,
@@ -156,22 +155,21 @@ INVALID_SCRIPTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "constraint", "message"), INVALID_SCRIPTS)
-async def test_invalid_script_imports_nothing(
-    ada: GraphQLClient, environment: Environment, text: str, constraint: str, message: str
-) -> None:
+async def test_invalid_script_imports_nothing(ada: GraphQLClient, environment: Environment) -> None:
     await add_filter(ada, {}, {"seen": True}, name="mine")
     before, last = await list_filters(ada), await load_stream_position(environment, ada.user.id)
     require_line = REQUIRE_LINE[:-3].strip() + ', "envelope", "mailbox"];'
-    script = f"{require_line}\n{text}\nif size :over 9 {{ discard; }}"
-    payload = await import_filters(ada, script, replace=True)
-    assert payload["filters"] == []
-    (error,) = payload["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["content"])
-    assert error["constraint"] == constraint
-    assert error["message"].startswith(message)
-    assert await list_filters(ada) == before
-    assert await load_stream_position(environment, ada.user.id) == last
+    for case in each_case(INVALID_SCRIPTS):
+        with case as (text, constraint, message):
+            script = f"{require_line}\n{text}\nif size :over 9 {{ discard; }}"
+            payload = await import_filters(ada, script, replace=True)
+            assert payload["filters"] == []
+            (error,) = payload["errors"]
+            assert (error["code"], error["path"]) == ("VALIDATION", ["content"])
+            assert error["constraint"] == constraint
+            assert error["message"].startswith(message)
+            assert await list_filters(ada) == before
+            assert await load_stream_position(environment, ada.user.id) == last
 
 
 async def test_import_reports_all_errors_up_to_limit(ada: GraphQLClient) -> None:

@@ -27,6 +27,7 @@ from resolvers.identity_providers.account_checks import (
 )
 from resolvers.identity_providers.provider_records import refresh_token_purpose
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.identity_providers.scripted_provider import (
     ProviderEndpoint,
     ScriptedProvider,
@@ -166,40 +167,38 @@ def id_token(provider: ScriptedProvider) -> str:
     return provider.id_token("nonce", "access token")
 
 
-@pytest.mark.parametrize(
-    "make_token",
-    [
-        lambda _: "",
-        lambda _: "a.b.c",
-        lambda _: "x" * 70_000,
-        forged,
-        id_token,
-        lambda provider: provider.logout_token({"alg": "none"}),
-        lambda provider: provider.logout_token({"alg": "HS256"}),
-        lambda provider: provider.logout_token({"typ": "at+jwt"}),
-        lambda provider: provider.logout_token(events=None),
-        lambda provider: provider.logout_token(events={}),
-        lambda provider: provider.logout_token(events=["x"]),
-        lambda provider: provider.logout_token(nonce="nonce"),
-        lambda provider: provider.logout_token(iss="https://other.example"),
-        lambda provider: provider.logout_token(aud="another"),
-        lambda provider: provider.logout_token(exp=1),
-        lambda provider: provider.logout_token(jti=None),
-        lambda provider: provider.logout_token(sub=None),
-        lambda provider: provider.logout_token(iat=int(provider.now()) - 3600),
-    ],
-)
+INVALID_LOGOUT_TOKENS: list[Callable[[ScriptedProvider], str]] = [
+    lambda _: "",
+    lambda _: "a.b.c",
+    lambda _: "x" * 70_000,
+    forged,
+    id_token,
+    lambda provider: provider.logout_token({"alg": "none"}),
+    lambda provider: provider.logout_token({"alg": "HS256"}),
+    lambda provider: provider.logout_token({"typ": "at+jwt"}),
+    lambda provider: provider.logout_token(events=None),
+    lambda provider: provider.logout_token(events={}),
+    lambda provider: provider.logout_token(events=["x"]),
+    lambda provider: provider.logout_token(nonce="nonce"),
+    lambda provider: provider.logout_token(iss="https://other.example"),
+    lambda provider: provider.logout_token(aud="another"),
+    lambda provider: provider.logout_token(exp=1),
+    lambda provider: provider.logout_token(jti=None),
+    lambda provider: provider.logout_token(sub=None),
+    lambda provider: provider.logout_token(iat=int(provider.now()) - 3600),
+]
+
+
 async def test_invalid_logout_tokens_are_refused(
-    browser: OauthBrowser,
-    webmail: TestClient,
-    provider: ScriptedProvider,
-    make_token: Callable[[ScriptedProvider], str],
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider
 ) -> None:
     tokens = await tokens_by_provider(browser, webmail, provider)
-    response = await send_logout(browser, make_token(provider))
-    assert response.status_code in (400, 413), response.text
-    assert response.json()["error"] == "invalid_request"
-    assert await browser.is_accepted(tokens["access_token"])
+    for case in each_case(INVALID_LOGOUT_TOKENS):
+        with case as make_token:
+            response = await send_logout(browser, make_token(provider))
+            assert response.status_code in (400, 413), response.text
+            assert response.json()["error"] == "invalid_request"
+            assert await browser.is_accepted(tokens["access_token"])
 
 
 @pytest.mark.parametrize("value", [False, "false", 0, "no", None])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +17,7 @@ from models.identity_providers import IdentityProvider
 from models.runtime.environment import Environment
 from resolvers.identity_providers import provider_metadata
 from tests.conftest import ManualClock
+from tests.support.case_loop import each_case
 from tests.support.identity_providers.scripted_provider import (
     ProviderEndpoint,
     ScriptedProvider,
@@ -45,6 +47,11 @@ async def _provider_of_domain(provider: ScriptedProvider, environment: Environme
     await add_provider(environment, provider.issuer)
 
 
+def forget_provider(environment: Environment, provider: ScriptedProvider) -> None:
+    """Let the server ask the provider again, also after a failure."""
+    provider_metadata.cache_of_database(environment.database).drop(provider.issuer)
+
+
 def change_id_token(**claims: Any) -> Callable[[ScriptedProvider], None]:
     return lambda provider: provider.id_token_changes.update(claims)
 
@@ -71,59 +78,65 @@ def send_other_userinfo(provider: ScriptedProvider) -> None:
     provider.userinfo_changes |= {"sub": "eve-1", "email": "ada@example.org"}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        change_header(alg="none"),
-        change_header(alg="HS256"),
-        sign_with_unpublished_key,
-        leave_out_id_token,
-        send_other_userinfo,
-        change_id_token(nonce="another"),
-        change_id_token(nonce=None),
-        change_id_token(iss=OTHER_ISSUER),
-        change_id_token(aud="another-client"),
-        change_id_token(aud=["merganser", "another-client"]),
-        change_id_token(azp="another-client"),
-        change_id_token(exp=None),
-        change_id_token(exp=1),
-        change_id_token(iat=None),
-        change_id_token(iat=1 << 40),
-        change_id_token(exp="tomorrow"),
-        change_claims(sub=None),
-        change_claims(sub=""),
-        change_claims(sub="x" * 256),
-        change_claims(sub="a\0b"),
-        change_claims(sub=7),
-    ],
-)
+WRONG_TOKENS: list[Callable[[ScriptedProvider], None]] = [
+    change_header(alg="none"),
+    change_header(alg="HS256"),
+    sign_with_unpublished_key,
+    leave_out_id_token,
+    send_other_userinfo,
+    change_id_token(nonce="another"),
+    change_id_token(nonce=None),
+    change_id_token(iss=OTHER_ISSUER),
+    change_id_token(aud="another-client"),
+    change_id_token(aud=["merganser", "another-client"]),
+    change_id_token(azp="another-client"),
+    change_id_token(exp=None),
+    change_id_token(exp=1),
+    change_id_token(iat=None),
+    change_id_token(iat=1 << 40),
+    change_id_token(exp="tomorrow"),
+    change_claims(sub=None),
+    change_claims(sub=""),
+    change_claims(sub="x" * 256),
+    change_claims(sub="a\0b"),
+    change_claims(sub=7),
+]
+
+
 async def test_wrong_tokens_are_refused(
-    browser: OauthBrowser,
-    webmail: TestClient,
-    provider: ScriptedProvider,
-    change: Callable[[ScriptedProvider], None],
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider
 ) -> None:
-    change(provider)
-    page = await sign_in_at_provider(browser, webmail, provider)
-    assert page.status_code == 502, page.text
-    assert "location" not in page.headers
+    for case in each_case(WRONG_TOKENS):
+        with case as change:
+            provider.reset()
+            change(provider)
+            page = await sign_in_at_provider(browser, webmail, provider)
+            assert page.status_code == 502, page.text
+            assert "location" not in page.headers
+    provider.reset()
+    assert (await sign_in_at_provider(browser, webmail, provider)).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("claim", "offset"),
-    [("exp", -55), ("exp", -65), ("iat", 55), ("iat", 65), ("nbf", 55), ("nbf", 65)],
-)
+# for each case: the claim, and its distance from now in seconds
+CLAIM_OFFSETS: list[tuple[str, int]] = [
+    ("exp", -55),
+    ("exp", -65),
+    ("iat", 55),
+    ("iat", 65),
+    ("nbf", 55),
+    ("nbf", 65),
+]
+
+
 async def test_clocks_can_differ_by_a_minute(
-    browser: OauthBrowser,
-    webmail: TestClient,
-    provider: ScriptedProvider,
-    claim: str,
-    offset: int,
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider
 ) -> None:
-    provider.id_token_changes[claim] = int(provider.now()) + offset
-    status = 200 if abs(offset) <= 60 else 502
-    page = await sign_in_at_provider(browser, webmail, provider)
-    assert page.status_code == status
+    for case in each_case(CLAIM_OFFSETS):
+        with case as (claim, offset):
+            provider.id_token_changes = {claim: int(provider.now()) + offset}
+            status = 200 if abs(offset) <= 60 else 502
+            page = await sign_in_at_provider(browser, webmail, provider)
+            assert page.status_code == status
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256"])
@@ -149,30 +162,28 @@ async def test_unknown_keys_do_not_cause_requests_without_limit(
     assert len(provider.requests_to(ProviderEndpoint.JWKS)) == 2
 
 
-@pytest.mark.parametrize(
-    ("parameters", "status"),
-    [
-        ({"iss": OTHER_ISSUER}, 502),
-        ({"iss": None}, 502),  # the provider says that it sends it
-        ({"code": None}, 502),
-        ({"code": None, "error": "access_denied"}, 403),
-        ({"code": None, "error": "server_error"}, 502),
-        ({"state": None}, 400),
-        ({"state": "forged"}, 400),
-    ],
-)
+# for each case: the changed parameters of the redirect, and the status of the page
+WRONG_RESPONSES: list[tuple[dict[str, str | None], int]] = [
+    ({"iss": OTHER_ISSUER}, 502),
+    ({"iss": None}, 502),  # the provider says that it sends it
+    ({"code": None}, 502),
+    ({"code": None, "error": "access_denied"}, 403),
+    ({"code": None, "error": "server_error"}, 502),
+    ({"state": None}, 400),
+    ({"state": "forged"}, 400),
+]
+
+
 async def test_wrong_responses_are_refused(
-    browser: OauthBrowser,
-    webmail: TestClient,
-    provider: ScriptedProvider,
-    parameters: dict[str, str | None],
-    status: int,
+    browser: OauthBrowser, webmail: TestClient, provider: ScriptedProvider
 ) -> None:
-    url = await open_provider(browser, webmail)
-    page = await come_back(browser, await provider.sign_in(url, "ada", **parameters))
-    assert page.status_code == status, page.text
-    assert page.headers["cache-control"] == "no-store"
-    assert not provider.requests_to(ProviderEndpoint.TOKEN)
+    for case in each_case(WRONG_RESPONSES):
+        with case as (parameters, status):
+            url = await open_provider(browser, webmail)
+            page = await come_back(browser, await provider.sign_in(url, "ada", **parameters))
+            assert page.status_code == status, page.text
+            assert page.headers["cache-control"] == "no-store"
+            assert not provider.requests_to(ProviderEndpoint.TOKEN)
 
 
 async def test_response_needs_the_cookie_of_its_browser(
@@ -250,36 +261,42 @@ async def test_mix_up_of_two_providers_is_refused(
         assert not evil.requests_to(ProviderEndpoint.TOKEN)
 
 
-@pytest.mark.parametrize("endpoint", list(ProviderEndpoint))
-@pytest.mark.parametrize(
-    "response",
-    [
-        large_response(),
-        large_response(has_content_length=False),
-        Response(status_code=500),
-        Response("<html>"),
-        Response('["no object"]'),
-        Response(status_code=302, headers={"location": "http://127.0.0.1/"}),
-        JSONResponse({"error": "invalid_client", "error_description": CLIENT_SECRET}, 401),
-    ],
-)
+FAILED_RESPONSES: list[ASGIApp] = [
+    large_response(),
+    large_response(has_content_length=False),
+    Response(status_code=500),
+    Response("<html>"),
+    Response('["no object"]'),
+    Response(status_code=302, headers={"location": "http://127.0.0.1/"}),
+    JSONResponse({"error": "invalid_client", "error_description": CLIENT_SECRET}, 401),
+]
+
+
 async def test_failures_of_the_provider_are_named_and_not_repeated(
     browser: OauthBrowser,
     webmail: TestClient,
     provider: ScriptedProvider,
-    endpoint: ProviderEndpoint,
-    response: ASGIApp,
+    environment: Environment,
 ) -> None:
-    provider.id_token_changes["email"] = None  # so that userinfo is read
-    provider.responses[endpoint] = response
-    page = await browser.open(webmail)
-    page = await browser.send(page, username="ada@example.org", choice="organization")
-    if page.status_code == 200:
-        url = page.headers["refresh"].removeprefix("0; url=")
-        page = await come_back(browser, await provider.sign_in(url))
-    assert page.status_code == 502
-    assert "organization failed" in page.text
-    assert CLIENT_SECRET not in page.text
+    for case in each_case(product(ProviderEndpoint, FAILED_RESPONSES)):
+        with case as (endpoint, response):
+            forget_provider(environment, provider)
+            provider.reset()
+            provider.requests.clear()
+            provider.id_token_changes["email"] = None  # so that userinfo is read
+            provider.responses[endpoint] = response
+            page = await browser.open(webmail)
+            page = await browser.send(page, username="ada@example.org", choice="organization")
+            if page.status_code == 200:
+                url = page.headers["refresh"].removeprefix("0; url=")
+                page = await come_back(browser, await provider.sign_in(url))
+            assert page.status_code == 502
+            assert "organization failed" in page.text
+            assert CLIENT_SECRET not in page.text
+            assert provider.requests_to(endpoint)
+    forget_provider(environment, provider)
+    provider.reset()
+    assert (await sign_in_at_provider(browser, webmail, provider)).status_code == 200
 
 
 @pytest.mark.parametrize("response", [missing_response(), slow_response(b"{}" * 5000)])
@@ -328,29 +345,34 @@ async def test_signed_in_users_stay_signed_in_if_the_provider_is_down(
     assert (await browser.refresh(webmail, tokens["refresh_token"])).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"issuer": OTHER_ISSUER},
-        {"issuer": None},
-        {"authorization_endpoint": "javascript:alert(1)"},
-        {"authorization_endpoint": None},
-        {"token_endpoint": "ftp://127.0.0.1/token"},
-        {"token_endpoint": 5},
-        {"jwks_uri": "http://[::1"},
-        {"jwks_uri": "/jwks"},
-    ],
-)
+WRONG_METADATA: list[dict[str, object]] = [
+    {"issuer": OTHER_ISSUER},
+    {"issuer": None},
+    {"authorization_endpoint": "javascript:alert(1)"},
+    {"authorization_endpoint": None},
+    {"token_endpoint": "ftp://127.0.0.1/token"},
+    {"token_endpoint": 5},
+    {"jwks_uri": "http://[::1"},
+    {"jwks_uri": "/jwks"},
+]
+
+
 async def test_wrong_metadata_is_refused(
     browser: OauthBrowser,
     webmail: TestClient,
     provider: ScriptedProvider,
-    changes: dict[str, object],
+    environment: Environment,
 ) -> None:
-    provider.discovery_changes.update(changes)
-    page = await browser.open(webmail)
-    page = await browser.send(page, username="ada@example.org", choice="organization")
-    assert (page.status_code, "javascript" in page.text) == (502, False)
+    for case in each_case(WRONG_METADATA):
+        with case as changes:
+            forget_provider(environment, provider)
+            provider.discovery_changes = changes
+            page = await browser.open(webmail)
+            page = await browser.send(page, username="ada@example.org", choice="organization")
+            assert (page.status_code, "javascript" in page.text) == (502, False)
+    forget_provider(environment, provider)
+    provider.reset()
+    assert (await sign_in_at_provider(browser, webmail, provider)).status_code == 200
 
 
 def forbid_private_networks(environment: Environment) -> None:

@@ -17,32 +17,32 @@ from tests.support.oauth.oauth_flow import (
     state_of,
 )
 
+WRONG_CLIENTS_AND_URIS: list[dict[str, str | None]] = [
+    {"client_id": None},
+    {"client_id": "unknown"},
+    {"client_id": "x" * 1000},
+    {"client_id": "client\0"},
+    {"redirect_uri": None},
+    {"redirect_uri": "https://evil.example/callback"},
+    {"redirect_uri": "https://app.example.com/callback/"},
+    {"redirect_uri": "https://app.example.com/callback#x"},
+    {"redirect_uri": "//app.example.com/callback"},
+    {"redirect_uri": "javascript:alert(1)"},
+    # the first problem decides: no error is sent to an unchecked URI
+    {"redirect_uri": "https://evil.example/", "response_type": "token"},
+]
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"client_id": None},
-        {"client_id": "unknown"},
-        {"client_id": "x" * 1000},
-        {"client_id": "client\0"},
-        {"redirect_uri": None},
-        {"redirect_uri": "https://evil.example/callback"},
-        {"redirect_uri": "https://app.example.com/callback/"},
-        {"redirect_uri": "https://app.example.com/callback#x"},
-        {"redirect_uri": "//app.example.com/callback"},
-        {"redirect_uri": "javascript:alert(1)"},
-        # the first problem decides: no error is sent to an unchecked URI
-        {"redirect_uri": "https://evil.example/", "response_type": "token"},
-    ],
-)
+
 async def test_wrong_client_or_redirect_uri_is_shown_on_a_page(
-    browser: OauthBrowser, webmail: TestClient, changes: dict[str, str | None]
+    browser: OauthBrowser, webmail: TestClient
 ) -> None:
-    response = await browser.open(webmail, **changes)
-    assert response.status_code == 400
-    assert "location" not in response.headers
-    assert "set-cookie" not in response.headers
-    assert "evil.example" not in response.text
+    for case in each_case(WRONG_CLIENTS_AND_URIS):
+        with case as changes:
+            response = await browser.open(webmail, **changes)
+            assert response.status_code == 400
+            assert "location" not in response.headers
+            assert "set-cookie" not in response.headers
+            assert "evil.example" not in response.text
 
 
 ERRORS_FOR_THE_CLIENT: list[tuple[dict[str, str | None], str]] = [
@@ -101,24 +101,24 @@ async def test_scope_that_the_client_does_not_have_is_not_granted(
     assert tokens["scope"] == "openid mail_read"
 
 
-@pytest.mark.parametrize(
-    ("query", "status"),
-    [
-        ("&scope=mail", 400),  # repeated
-        ("&x=" + "x" * 2049, 400),
-        ("&x=" + "x" * 7000, 414),
-        ("&x=%00", 400),
-        ("&x=%0d%0aLocation:%20https://evil.example", 400),
-        ("&x=%ff", 400),
-        ("".join(f"&x{n}=1" for n in range(60)), 400),
-    ],
-)
-async def test_malformed_query_is_refused(
-    browser: OauthBrowser, webmail: TestClient, query: str, status: int
-) -> None:
-    encoded = urlencode(authorization_parameters(webmail)) + query
-    response = await browser.http.get(f"/oauth/authorize?{encoded}")
-    assert response.status_code == status
+# for each case: the end of the query, and the status of the response
+MALFORMED_QUERIES: list[tuple[str, int]] = [
+    ("&scope=mail", 400),  # repeated
+    ("&x=" + "x" * 2049, 400),
+    ("&x=" + "x" * 7000, 414),
+    ("&x=%00", 400),
+    ("&x=%0d%0aLocation:%20https://evil.example", 400),
+    ("&x=%ff", 400),
+    ("".join(f"&x{n}=1" for n in range(60)), 400),
+]
+
+
+async def test_malformed_query_is_refused(browser: OauthBrowser, webmail: TestClient) -> None:
+    for case in each_case(MALFORMED_QUERIES):
+        with case as (query, status):
+            encoded = urlencode(authorization_parameters(webmail)) + query
+            response = await browser.http.get(f"/oauth/authorize?{encoded}")
+            assert response.status_code == status
 
 
 async def test_malformed_token_request_is_refused(
@@ -155,51 +155,60 @@ async def test_oauth_is_off_without_a_public_url(
         assert (await browser.http.get(path)).status_code in (401, 503)
 
 
-@pytest.mark.parametrize(
-    "credentials",
-    [
-        "Basic",
-        "Basic !",
-        "Basic =",
-        "Basic 4oKs",
-        "Basic OnM=",
-        "Basic YTo=",
-        "Bearer x",
-        "x",
-        "ü",
-        "Basic /w==",
-        "Basic éé",
-        "Basic \u00a0",
-    ],
-)
+MALFORMED_CREDENTIALS: list[str] = [
+    "Basic",
+    "Basic !",
+    "Basic =",
+    "Basic 4oKs",
+    "Basic OnM=",
+    "Basic YTo=",
+    "Bearer x",
+    "x",
+    "ü",
+    "Basic /w==",
+    "Basic éé",
+    "Basic \u00a0",
+]
+
+
 async def test_malformed_client_credentials_are_refused(
-    browser: OauthBrowser, webmail: TestClient, credentials: str
+    browser: OauthBrowser, webmail: TestClient
 ) -> None:
     del webmail
-    for path in ("/oauth/token", "/oauth/revoke", "/oauth/introspect"):
-        response = await browser.http.post(
-            path,
-            data={"grant_type": "authorization_code", "code": "x", "token": "x"},
-            headers={b"Authorization": credentials.encode()},
-        )
-        assert response.status_code in (400, 401), credentials
-        assert response.json()["error"] == "invalid_client"
+    for case in each_case(MALFORMED_CREDENTIALS):
+        with case as credentials:
+            for path in ("/oauth/token", "/oauth/revoke", "/oauth/introspect"):
+                response = await browser.http.post(
+                    path,
+                    data={"grant_type": "authorization_code", "code": "x", "token": "x"},
+                    headers={b"Authorization": credentials.encode()},
+                )
+                assert response.status_code in (400, 401), credentials
+                assert response.json()["error"] == "invalid_client"
 
 
-@pytest.mark.parametrize("text", ['"', "\\", "ü", "a b", "x" * 2000])
 async def test_unknown_values_in_a_token_request_are_refused(
-    browser: OauthBrowser, webmail: TestClient, text: str
+    browser: OauthBrowser, webmail: TestClient
 ) -> None:
-    for name in ("grant_type", "code", "refresh_token", "scope", "code_verifier", "client_id"):
-        for grant_type in ("authorization_code", "refresh_token"):
-            form = {"grant_type": grant_type, "code": "x", "refresh_token": "x", name: text}
-            response = await browser.post_as_client("/oauth/token", webmail, **form)
-            assert response.status_code == 400, (name, response.text)
-    for hint in (text, "access_token"):
-        for path in ("/oauth/revoke", "/oauth/introspect"):
-            fields = {"token": text, "token_type_hint": hint}
-            response = await browser.post_as_client(path, webmail, **fields)
-            assert response.status_code in (200, 400)
+    for case in each_case(['"', "\\", "ü", "a b", "x" * 2000]):
+        with case as text:
+            for name in (
+                "grant_type",
+                "code",
+                "refresh_token",
+                "scope",
+                "code_verifier",
+                "client_id",
+            ):
+                for grant_type in ("authorization_code", "refresh_token"):
+                    form = {"grant_type": grant_type, "code": "x", "refresh_token": "x", name: text}
+                    response = await browser.post_as_client("/oauth/token", webmail, **form)
+                    assert response.status_code == 400, (name, response.text)
+            for hint in (text, "access_token"):
+                for path in ("/oauth/revoke", "/oauth/introspect"):
+                    fields = {"token": text, "token_type_hint": hint}
+                    response = await browser.post_as_client(path, webmail, **fields)
+                    assert response.status_code in (200, 400)
 
 
 @pytest.mark.parametrize("origin", [None, "https://app.example.com", "null"])
@@ -224,16 +233,22 @@ async def test_request_by_post_has_the_effect_of_get(
     assert (await browser.request_tokens(webmail, answer["code"])).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("changes", "status"),
-    [({"x": "x" * 3000}, 400), ({"x": "\0"}, 400), ({f"x{n}": "x" * 1500 for n in range(5)}, 413)],
-)
+# for each case: the changed parameters, and the status of the response
+MALFORMED_PARAMETERS: list[tuple[dict[str, str], int]] = [
+    ({"x": "x" * 3000}, 400),
+    ({"x": "\0"}, 400),
+    ({f"x{n}": "x" * 1500 for n in range(5)}, 413),
+]
+
+
 async def test_malformed_request_by_post_is_refused(
-    browser: OauthBrowser, webmail: TestClient, changes: dict[str, str], status: int
+    browser: OauthBrowser, webmail: TestClient
 ) -> None:
-    form = authorization_parameters(webmail, **changes)
-    response = await browser.http.post("/oauth/authorize", data=form)
-    assert response.status_code == status
+    for case in each_case(MALFORMED_PARAMETERS):
+        with case as (changes, status):
+            form = authorization_parameters(webmail, **changes)
+            response = await browser.http.post("/oauth/authorize", data=form)
+            assert response.status_code == status
 
 
 async def test_request_by_post_is_no_form_of_a_page(

@@ -11,6 +11,7 @@ from models.oauth.tables import OauthClient, OauthGrant
 from models.store.columns import core_table
 from resolvers.oauth import clients
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.oauth.oauth_flow import OauthBrowser, TestClient, add_client, set_password
 
 CREATE = """mutation ($input: OauthClientCreateInput!) { oauthClientCreate(input: $input) {
@@ -65,29 +66,29 @@ async def test_public_client_has_no_secret(root: GraphQLClient) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("values", "path"),
-    [
-        ({"name": ""}, ["name"]),
-        ({"name": "x" * 101}, ["name"]),
-        ({"name": "a\u202eb"}, ["name"]),
-        ({"redirectUris": []}, ["redirectUris"]),
-        ({"redirectUris": ["https://a.example/#x"]}, ["redirectUris", "0"]),
-        ({"redirectUris": [*URIS, "http://a.example/"]}, ["redirectUris", "1"]),
-        ({"grantTypes": []}, ["grantTypes"]),
-        ({"grantTypes": ["REFRESH_TOKEN"]}, ["grantTypes"]),
-        ({"scopes": []}, ["scopes"]),
-    ],
-)
-async def test_wrong_client_is_refused(
-    root: GraphQLClient, values: dict[str, Any], path: list[str]
-) -> None:
-    payload = await create(root, **values)
-    assert payload["oauthClient"] is None
-    assert payload["clientSecret"] is None
-    assert [error["code"] for error in payload["errors"]] == ["VALIDATION"]
-    assert [str(part) for part in payload["errors"][0]["path"]][: len(path)] == path
-    assert not await root.environment.database.read(select(core_table(OauthClient)))
+# for each case: the changed values, and the path of the error
+WRONG_VALUES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"name": ""}, ["name"]),
+    ({"name": "x" * 101}, ["name"]),
+    ({"name": "a\u202eb"}, ["name"]),
+    ({"redirectUris": []}, ["redirectUris"]),
+    ({"redirectUris": ["https://a.example/#x"]}, ["redirectUris", "0"]),
+    ({"redirectUris": [*URIS, "http://a.example/"]}, ["redirectUris", "1"]),
+    ({"grantTypes": []}, ["grantTypes"]),
+    ({"grantTypes": ["REFRESH_TOKEN"]}, ["grantTypes"]),
+    ({"scopes": []}, ["scopes"]),
+]
+
+
+async def test_wrong_client_is_refused(root: GraphQLClient) -> None:
+    for case in each_case(WRONG_VALUES):
+        with case as (values, path):
+            payload = await create(root, **values)
+            assert payload["oauthClient"] is None
+            assert payload["clientSecret"] is None
+            assert [error["code"] for error in payload["errors"]] == ["VALIDATION"]
+            assert [str(part) for part in payload["errors"][0]["path"]][: len(path)] == path
+            assert not await root.environment.database.read(select(core_table(OauthClient)))
 
 
 async def test_number_of_clients_is_limited(

@@ -13,6 +13,7 @@ from models.oauth.tables import OauthClient
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.oauth.oauth_flow import (
     OauthBrowser,
     TestClient,
@@ -68,29 +69,29 @@ async def test_code_of_another_client_is_refused_and_remains_valid(
     assert (await browser.request_tokens(webmail, code)).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"code_verifier": None}, "invalid_request"),
-        ({"code_verifier": "w" * 43}, "invalid_grant"),
-        ({"code_verifier": "v" * 42}, "invalid_request"),
-        ({"redirect_uri": None}, "invalid_grant"),
-        ({"redirect_uri": "https://app.example.com/callback/"}, "invalid_grant"),
-        ({"code": "mgo_" + "x" * 43}, "invalid_grant"),
-        ({"code": None}, "invalid_request"),
-        ({"code": "x" * 2000}, "invalid_grant"),
-        ({"grant_type": "password"}, "unsupported_grant_type"),
-        ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
-        ({"grant_type": None}, "unsupported_grant_type"),
-    ],
-)
-async def test_wrong_token_request_is_refused(
-    browser: OauthBrowser, webmail: TestClient, changes: dict[str, str | None], error: str
-) -> None:
-    code = await browser.authorize(webmail)
-    values = {"code": code, **changes}
-    response = await browser.request_tokens(webmail, values.pop("code"), **values)  # type: ignore[arg-type]
-    assert error_of(response) == error
+# for each case: the changed parameters, and the error
+WRONG_TOKEN_REQUESTS: list[tuple[dict[str, str | None], str]] = [
+    ({"code_verifier": None}, "invalid_request"),
+    ({"code_verifier": "w" * 43}, "invalid_grant"),
+    ({"code_verifier": "v" * 42}, "invalid_request"),
+    ({"redirect_uri": None}, "invalid_grant"),
+    ({"redirect_uri": "https://app.example.com/callback/"}, "invalid_grant"),
+    ({"code": "mgo_" + "x" * 43}, "invalid_grant"),
+    ({"code": None}, "invalid_request"),
+    ({"code": "x" * 2000}, "invalid_grant"),
+    ({"grant_type": "password"}, "unsupported_grant_type"),
+    ({"grant_type": "client_credentials"}, "unsupported_grant_type"),
+    ({"grant_type": None}, "unsupported_grant_type"),
+]
+
+
+async def test_wrong_token_request_is_refused(browser: OauthBrowser, webmail: TestClient) -> None:
+    for case in each_case(WRONG_TOKEN_REQUESTS):
+        with case as (changes, error):
+            code = await browser.authorize(webmail)
+            values = {"code": code, **changes}
+            response = await browser.request_tokens(webmail, values.pop("code"), **values)  # type: ignore[arg-type]
+            assert error_of(response) == error
 
 
 async def test_wrong_client_authentication_is_refused(

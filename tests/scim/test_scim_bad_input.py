@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from tests.support.case_loop import each_case
 from tests.support.scim.scim_client import (
     USER_SCHEMA,
@@ -12,59 +10,60 @@ from tests.support.scim.scim_client import (
     replace_value,
 )
 
+# for each case: the attributes, and status and scimType of the response
+WRONG_ATTRIBUTES: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"userName": None}, (400, "invalidValue")),
+    ({"userName": ""}, (400, "invalidValue")),
+    ({"userName": 7}, (400, "invalidValue")),
+    ({"userName": "a b@example.org"}, (400, "invalidValue")),
+    ({"userName": "x" * 200}, (400, "invalidValue")),
+    ({"userName": "*@example.org"}, (400, "invalidValue")),
+    ({"userName": "ali\u0000ce"}, (400, "invalidValue")),
+    ({"active": "perhaps"}, (400, "invalidValue")),
+    ({"displayName": "x" * 1000}, (400, "invalidValue")),
+    ({"displayName": ["x"]}, (400, "invalidValue")),
+    ({"name": "Alice"}, (400, "invalidValue")),
+    ({"name": {"familyName": "x" * 257}}, (400, "invalidValue")),
+    ({"name": {"familyName": "a\u0000"}}, (400, "invalidValue")),
+    ({"externalId": "x" * 257}, (400, "invalidValue")),
+    ({"externalId": "\ud800"}, (400, "invalidSyntax")),
+    ({"emails": []}, (201, None)),
+    ({"emails": "alice@example.org"}, (400, "invalidValue")),
+    ({"emails": [{"value": "not an address"}]}, (400, "invalidValue")),
+    ({"emails": [{"type": "work"}]}, (400, "invalidValue")),
+    ({"emails": [{"value": "alice@nowhere.example"}]}, (400, "invalidValue")),
+    ({"emails": [{"value": "a+b@example.org"}]}, (400, "invalidValue")),
+    ({"emails": [{"value": "a@example.org", "type": "x" * 65}]}, (400, "invalidValue")),
+    (
+        {
+            "emails": [
+                {"value": "a@example.org", "primary": True},
+                {"value": "b@example.org", "primary": True},
+            ]
+        },
+        (400, "invalidValue"),
+    ),
+    (
+        {"emails": [{"value": f"a{number}@example.org"} for number in range(101)]},
+        (400, "invalidValue"),
+    ),
+    ({"preferredLanguage": "not a language"}, (400, "invalidValue")),
+    ({"password": "123"}, (400, "invalidValue")),
+]
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
-        ({"userName": None}, (400, "invalidValue")),
-        ({"userName": ""}, (400, "invalidValue")),
-        ({"userName": 7}, (400, "invalidValue")),
-        ({"userName": "a b@example.org"}, (400, "invalidValue")),
-        ({"userName": "x" * 200}, (400, "invalidValue")),
-        ({"userName": "*@example.org"}, (400, "invalidValue")),
-        ({"userName": "ali\u0000ce"}, (400, "invalidValue")),
-        ({"active": "perhaps"}, (400, "invalidValue")),
-        ({"displayName": "x" * 1000}, (400, "invalidValue")),
-        ({"displayName": ["x"]}, (400, "invalidValue")),
-        ({"name": "Alice"}, (400, "invalidValue")),
-        ({"name": {"familyName": "x" * 257}}, (400, "invalidValue")),
-        ({"name": {"familyName": "a\u0000"}}, (400, "invalidValue")),
-        ({"externalId": "x" * 257}, (400, "invalidValue")),
-        ({"externalId": "\ud800"}, (400, "invalidSyntax")),
-        ({"emails": []}, (201, None)),
-        ({"emails": "alice@example.org"}, (400, "invalidValue")),
-        ({"emails": [{"value": "not an address"}]}, (400, "invalidValue")),
-        ({"emails": [{"type": "work"}]}, (400, "invalidValue")),
-        ({"emails": [{"value": "alice@nowhere.example"}]}, (400, "invalidValue")),
-        ({"emails": [{"value": "a+b@example.org"}]}, (400, "invalidValue")),
-        ({"emails": [{"value": "a@example.org", "type": "x" * 65}]}, (400, "invalidValue")),
-        (
-            {
-                "emails": [
-                    {"value": "a@example.org", "primary": True},
-                    {"value": "b@example.org", "primary": True},
-                ]
-            },
-            (400, "invalidValue"),
-        ),
-        (
-            {"emails": [{"value": f"a{number}@example.org"} for number in range(101)]},
-            (400, "invalidValue"),
-        ),
-        ({"preferredLanguage": "not a language"}, (400, "invalidValue")),
-        ({"password": "123"}, (400, "invalidValue")),
-    ],
-)
-async def test_wrong_attribute_is_refused(
-    scim: ScimTestClient, attributes: dict[str, Any], expected: tuple[Any, ...]
-) -> None:
-    body = {"schemas": [USER_SCHEMA], "userName": "alice@example.org", **attributes}
-    response = await scim.request("POST", "/Users", body)
-    error = response.json()
-    assert (response.status_code, error.get("scimType")) == expected, error
-    total_count = (await scim.send("GET", "/Users"))["totalResults"]
-    assert total_count == (1 if expected[0] == 201 else 0)
-    assert "123" not in error.get("detail", "")
+
+async def test_wrong_attribute_is_refused(scim: ScimTestClient) -> None:
+    for case in each_case(WRONG_ATTRIBUTES):
+        with case as (attributes, expected):
+            body = {"schemas": [USER_SCHEMA], "userName": "alice@example.org", **attributes}
+            response = await scim.request("POST", "/Users", body)
+            error = response.json()
+            assert (response.status_code, error.get("scimType")) == expected, error
+            listed = await scim.send("GET", "/Users")
+            assert listed["totalResults"] == (1 if expected[0] == 201 else 0)
+            for user in listed["Resources"]:
+                await scim.request("DELETE", f"/Users/{user['id']}")
+            assert "123" not in error.get("detail", "")
 
 
 WRONG_PATCHES: list[tuple[dict[str, Any], str]] = [
@@ -139,29 +138,29 @@ async def test_standard_attributes_that_are_not_stored_are_ignored(scim: ScimTes
     assert patched == created
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"", "invalidSyntax"),
-        (b"{", "invalidSyntax"),
-        (b"[]", "invalidSyntax"),
-        (b'"text"', "invalidSyntax"),
-        (b"\xff\xfe", "invalidSyntax"),
-        (b"[" * 100_000, "invalidSyntax"),
-        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "invalidSyntax"),
-    ],
-)
-async def test_malformed_body_is_refused(
-    scim: ScimTestClient, content: bytes, expected: str
-) -> None:
-    for method, path in (("POST", "/Users"), ("POST", "/Groups"), ("POST", "/.search")):
-        response = await scim.http.request(
-            method,
-            f"/scim/v2{path}",
-            content=content,
-            headers={"Authorization": f"Bearer {scim.secret}"},
-        )
-        assert (response.status_code, response.json().get("scimType")) == (400, expected)
+# for each case: the body, and the scimType of the response
+MALFORMED_BODIES: list[tuple[bytes, str]] = [
+    (b"", "invalidSyntax"),
+    (b"{", "invalidSyntax"),
+    (b"[]", "invalidSyntax"),
+    (b'"text"', "invalidSyntax"),
+    (b"\xff\xfe", "invalidSyntax"),
+    (b"[" * 100_000, "invalidSyntax"),
+    (b'{"a":' * 5000 + b"1" + b"}" * 5000, "invalidSyntax"),
+]
+
+
+async def test_malformed_body_is_refused(scim: ScimTestClient) -> None:
+    for case in each_case(MALFORMED_BODIES):
+        with case as (content, expected):
+            for method, path in (("POST", "/Users"), ("POST", "/Groups"), ("POST", "/.search")):
+                response = await scim.http.request(
+                    method,
+                    f"/scim/v2{path}",
+                    content=content,
+                    headers={"Authorization": f"Bearer {scim.secret}"},
+                )
+                assert (response.status_code, response.json().get("scimType")) == (400, expected)
 
 
 async def test_limits_of_requests(scim: ScimTestClient) -> None:
@@ -190,25 +189,25 @@ async def test_limits_of_requests(scim: ScimTestClient) -> None:
     assert await scim.error("GET", "/Users", filter="x" * 40_000) == (414, None)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "scim_type"),
-    [
-        ({"startIndex": "x"}, "invalidValue"),
-        ({"count": "1.5"}, "invalidValue"),
-        ({"sortOrder": "sideways"}, "invalidValue"),
-        ({"count": "9" * 100}, "invalidValue"),
-        ({"sortBy": "password"}, "invalidPath"),
-        ({"sortBy": "name"}, "invalidPath"),
-        ({"sortBy": "nothing"}, "invalidPath"),
-        ({"attributes": "name", "excludedAttributes": "emails"}, "invalidValue"),
-        ({"attributes": "na me"}, "invalidPath"),
-    ],
-)
-async def test_wrong_parameter_is_refused(
-    scim: ScimTestClient, parameters: dict[str, str], scim_type: str
-) -> None:
+# for each case: the parameters, and the scimType of the response
+WRONG_PARAMETERS: list[tuple[dict[str, str], str]] = [
+    ({"startIndex": "x"}, "invalidValue"),
+    ({"count": "1.5"}, "invalidValue"),
+    ({"sortOrder": "sideways"}, "invalidValue"),
+    ({"count": "9" * 100}, "invalidValue"),
+    ({"sortBy": "password"}, "invalidPath"),
+    ({"sortBy": "name"}, "invalidPath"),
+    ({"sortBy": "nothing"}, "invalidPath"),
+    ({"attributes": "name", "excludedAttributes": "emails"}, "invalidValue"),
+    ({"attributes": "na me"}, "invalidPath"),
+]
+
+
+async def test_wrong_parameter_is_refused(scim: ScimTestClient) -> None:
     await scim.create_user("alice")
-    assert await scim.error("GET", "/Users", **parameters) == (400, scim_type)
+    for case in each_case(WRONG_PARAMETERS):
+        with case as (parameters, scim_type):
+            assert await scim.error("GET", "/Users", **parameters) == (400, scim_type)
 
 
 async def test_unknown_paths_and_methods(scim: ScimTestClient) -> None:

@@ -22,6 +22,7 @@ from models.users.roles import AdminPermission
 from resolvers.auth import authentication
 from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.clients.change_followers import (
     DOMAIN_CHANGES_SUBSCRIPTION,
     open_subscription,
@@ -119,32 +120,32 @@ async def test_other_action_changes_existing_rule(
     assert other_rule["id"] != first["id"]
 
 
-@pytest.mark.parametrize(
-    ("rule_input", "expected_error"),
-    [
-        ({"patterns": []}, ("VALIDATION", ["patterns"], None, "LENGTH")),
-        ({"patterns": ["a.b"] * 101}, ("VALIDATION", ["patterns"], None, "LENGTH")),
-        ({"patterns": ["a.b", "*"]}, ("VALIDATION", ["patterns"], 1, "PATTERN")),
-        ({"patterns": ["a b@a.b"]}, ("VALIDATION", ["patterns"], 0, "PATTERN")),
-        ({"patterns": ["*." + "a." * 10 + "b"]}, ("VALIDATION", ["patterns"], 0, "MAX")),
-        ({"comment": "x" * 501}, ("VALIDATION", ["comment"], None, "LENGTH")),
-        ({"scope": {"global": False}}, ("VALIDATION", ["scope", "global"], None, "EXCLUSIVE")),
-        ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "bob")),
-        ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "eve")),
-        (
-            {"scope": {"domain": {"name": "example.org"}}},
-            ("FORBIDDEN", ["scope", "domain"], None, "DOMAIN_ADMIN"),
-        ),
-        ({"scope": {"tag": "vip"}}, ("FORBIDDEN", ["scope", "tag"], None, "ADMIN")),
-        ({"scope": GLOBAL_SCOPE}, ("FORBIDDEN", ["scope", "global"], None, "ADMIN")),
-    ],
-)
+# for each case: the input, and code, path, index and detail of the error
+REFUSED_RULES: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    ({"patterns": []}, ("VALIDATION", ["patterns"], None, "LENGTH")),
+    ({"patterns": ["a.b"] * 101}, ("VALIDATION", ["patterns"], None, "LENGTH")),
+    ({"patterns": ["a.b", "*"]}, ("VALIDATION", ["patterns"], 1, "PATTERN")),
+    ({"patterns": ["a b@a.b"]}, ("VALIDATION", ["patterns"], 0, "PATTERN")),
+    ({"patterns": ["*." + "a." * 10 + "b"]}, ("VALIDATION", ["patterns"], 0, "MAX")),
+    ({"comment": "x" * 501}, ("VALIDATION", ["comment"], None, "LENGTH")),
+    ({"scope": {"global": False}}, ("VALIDATION", ["scope", "global"], None, "EXCLUSIVE")),
+    ({"scope": {"user": {"username": "bob"}}}, ("NOT_FOUND", ["scope", "user"], None, "bob")),
+    ({"scope": {"user": {"username": "eve"}}}, ("NOT_FOUND", ["scope", "user"], None, "eve")),
+    (
+        {"scope": {"domain": {"name": "example.org"}}},
+        ("FORBIDDEN", ["scope", "domain"], None, "DOMAIN_ADMIN"),
+    ),
+    ({"scope": {"tag": "vip"}}, ("FORBIDDEN", ["scope", "tag"], None, "ADMIN")),
+    ({"scope": GLOBAL_SCOPE}, ("FORBIDDEN", ["scope", "global"], None, "ADMIN")),
+]
+
+
 @pytest.mark.usefixtures("bob")
-async def test_invalid_or_forbidden_rule_is_refused(
-    ada: GraphQLClient, rule_input: dict[str, Any], expected_error: tuple[Any, ...]
-) -> None:
+async def test_invalid_or_forbidden_rule_is_refused(ada: GraphQLClient) -> None:
     await create_sender_rules(ada, ADA_SCOPE, "shop.example")
-    assert await rule_error(ada, **rule_input) == expected_error
+    for case in each_case(REFUSED_RULES):
+        with case as (rule_input, expected_error):
+            assert await rule_error(ada, **rule_input) == expected_error
 
 
 async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> None:

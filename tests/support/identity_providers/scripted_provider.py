@@ -100,6 +100,20 @@ class ScriptedProvider:
     now: Callable[[], float] = time.time
     nonces: dict[str, str | None] = field(default_factory=dict)  # by code
 
+    def reset(self) -> None:
+        """Undo what a test has set: answer correctly, with the first key."""
+        self.claims = dict(ADA_CLAIMS)
+        for changes in (
+            self.discovery_changes,
+            self.token_changes,
+            self.id_token_changes,
+            self.id_token_header,
+            self.userinfo_changes,
+            self.responses,
+        ):
+            changes.clear()
+        self.signing_key, self.published_keys = _first_key(), [_first_key()]
+
     def requests_to(self, endpoint: ProviderEndpoint) -> list[ProviderRequest]:
         return [request for request in self.requests if request.endpoint is endpoint]
 
