@@ -46,6 +46,7 @@ from tests.support.accounts.user_exports import (
     load_task,
 )
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations.connector_operations import update_connector_row
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.stored_secrets import encoded_forms, stored_text
@@ -256,30 +257,30 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ({"passphrase": ""}, "INVALID"),
-        ({"passphrase": "x" * 11}, "INVALID"),
-        ({"passphrase": "x" * 1025}, "INVALID"),
-        ({"passphrase": PASSPHRASE, "format": "MBOX"}, "INVALID"),
-        ({"passphrase": PASSPHRASE, "includeSettings": False}, "INVALID"),
-    ],
-)
-async def test_invalid_passphrase_is_refused(
-    ada: GraphQLClient, arguments: dict[str, Any], code: str
-) -> None:
-    payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, **arguments)
-    assert [error["path"] for error in payload["errors"]] == [["passphrase"]], code
-    if "format" not in arguments:
-        archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
-        payload = await execute_mutation(
-            ada, "userImport", TASK_FIELDS, archive=archive, **arguments
-        )
-        assert [error["path"] for error in payload["errors"]] == [["passphrase"]]
-    assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
-    assert passphrases.validate_passphrase("ä" * 12) == "ä" * 12
-    assert passphrases.validate_passphrase("x" * 1024)
+# for each case: the arguments, and the code of the error
+INVALID_PASSPHRASES: list[tuple[dict[str, Any], str]] = [
+    ({"passphrase": ""}, "INVALID"),
+    ({"passphrase": "x" * 11}, "INVALID"),
+    ({"passphrase": "x" * 1025}, "INVALID"),
+    ({"passphrase": PASSPHRASE, "format": "MBOX"}, "INVALID"),
+    ({"passphrase": PASSPHRASE, "includeSettings": False}, "INVALID"),
+]
+
+
+async def test_invalid_passphrase_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_PASSPHRASES):
+        with case as (arguments, code):
+            payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, **arguments)
+            assert [error["path"] for error in payload["errors"]] == [["passphrase"]], code
+            if "format" not in arguments:
+                archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
+                payload = await execute_mutation(
+                    ada, "userImport", TASK_FIELDS, archive=archive, **arguments
+                )
+                assert [error["path"] for error in payload["errors"]] == [["passphrase"]]
+            assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
+            assert passphrases.validate_passphrase("ä" * 12) == "ä" * 12
+            assert passphrases.validate_passphrase("x" * 1024)
 
 
 async def test_passphrase_needs_the_settings_scope(

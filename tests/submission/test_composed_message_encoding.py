@@ -3,8 +3,6 @@
 import base64
 from typing import Any
 
-import pytest
-
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.case_loop import each_case
@@ -85,24 +83,24 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient)
             assert max(map(len, raw.split("\r\n"))) <= 998
 
 
-@pytest.mark.parametrize(
-    ("address", "expected", "utf8"),
-    [
-        ("jörg@bücher.example", "jörg@bücher.example", True),
-        ("用户@例子.example", "用户@例子.example", True),
-        ("δοκιμή@παράδειγμα.example", "δοκιμή@παράδειγμα.example", True),
-        ("bob@bücher.example", "bob@xn--bcher-kva.example", False),
-        ("o'hara+x@example.com", "o'hara+x@example.com", False),
-    ],
-)
-async def test_addresses_in_every_script_are_read_back(
-    ada: GraphQLClient, address: str, expected: str, *, utf8: bool
-) -> None:
-    answer = await save_draft(ada, to=[{"address": address, "name": "Ü"}], text="x")
-    raw = await load_message_source(ada, answer["message"]["id"])
-    assert raw.isascii() is not utf8
-    (person,) = (await parse_stored_message(ada, answer))["To"].addresses
-    assert (person.addr_spec, person.display_name) == (expected, "Ü")
+# for each case: the address, the address in the message, and whether the message has UTF-8
+ADDRESSES: list[tuple[str, str, bool]] = [
+    ("jörg@bücher.example", "jörg@bücher.example", True),
+    ("用户@例子.example", "用户@例子.example", True),
+    ("δοκιμή@παράδειγμα.example", "δοκιμή@παράδειγμα.example", True),
+    ("bob@bücher.example", "bob@xn--bcher-kva.example", False),
+    ("o'hara+x@example.com", "o'hara+x@example.com", False),
+]
+
+
+async def test_addresses_in_every_script_are_read_back(ada: GraphQLClient) -> None:
+    for case in each_case(ADDRESSES):
+        with case as (address, expected, utf8):
+            answer = await save_draft(ada, to=[{"address": address, "name": "Ü"}], text="x")
+            raw = await load_message_source(ada, answer["message"]["id"])
+            assert raw.isascii() is not utf8
+            (person,) = (await parse_stored_message(ada, answer))["To"].addresses
+            assert (person.addr_spec, person.display_name) == (expected, "Ü")
 
 
 IMAGE = new_attachment("dot.gif", PIXEL, contentType="image/gif", contentId="dot@here")
@@ -137,24 +135,25 @@ STRUCTURES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "types"), STRUCTURES, ids=str)
-async def test_mime_parts_have_standard_structure(
-    ada: GraphQLClient, arguments: dict[str, Any], types: list[str]
-) -> None:
-    answer = await save_draft(ada, **arguments)
-    message = await parse_stored_message(ada, answer)
-    assert [part.get_content_type() for part in message.walk()] == types
-    html = message.get_body(("html",))
-    for part in message.walk():
-        if part.get_content_type() == "image/gif":
-            related = "multipart/related" in types
-            assert part.get_content_disposition() == ("inline" if related else "attachment")
-            assert part.get_payload(decode=True) == PIXEL
-            assert part.get_filename() in ("dot.gif", "inline.gif")
-            cid = str(part["Content-ID"]).strip("<>")
-            assert not related or (html and f"cid:{cid}" in html.get_content())
-    related_flags = [attachment["inline"] for attachment in answer["message"]["attachments"]]
-    assert sum(related_flags) == ("multipart/related" in types)
+async def test_mime_parts_have_standard_structure(ada: GraphQLClient) -> None:
+    for case in each_case(STRUCTURES):
+        with case as (arguments, types):
+            answer = await save_draft(ada, **arguments)
+            message = await parse_stored_message(ada, answer)
+            assert [part.get_content_type() for part in message.walk()] == types
+            html = message.get_body(("html",))
+            for part in message.walk():
+                if part.get_content_type() == "image/gif":
+                    related = "multipart/related" in types
+                    assert part.get_content_disposition() == ("inline" if related else "attachment")
+                    assert part.get_payload(decode=True) == PIXEL
+                    assert part.get_filename() in ("dot.gif", "inline.gif")
+                    cid = str(part["Content-ID"]).strip("<>")
+                    assert not related or (html and f"cid:{cid}" in html.get_content())
+            related_flags = [
+                attachment["inline"] for attachment in answer["message"]["attachments"]
+            ]
+            assert sum(related_flags) == ("multipart/related" in types)
 
 
 async def test_incomplete_recipient_is_dropped_only_from_to(ada: GraphQLClient) -> None:
@@ -201,39 +200,42 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["original", "message"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "constraint", "path"),
-    [
-        ({"subject": "a\r\nBcc: eve@example.net"}, "PATTERN", ["subject"]),
-        ({"subject": "ä" * 1025}, "MAX", ["subject"]),
-        ({"headers": [{"name": "Received", "value": "x"}]}, "RESERVED", ["headers", "0", "name"]),
-        (
-            {"addAttachments": [CSV, new_attachment("a\nb")]},
-            "PATTERN",
-            ["addAttachments", "1", "filename"],
-        ),
-        ({"addAttachments": [new_attachment("a")] * 251}, "MAX", ["addAttachments"]),
-        ({"subject": "x", "draft": {"id": "x"}}, "ID", ["draft"]),
-        ({"addAttachments": [{"content": "x"}]}, "ENCODING", ["addAttachments", "0", "content"]),
-        ({"addAttachments": [{}]}, "EXCLUSIVE", ["addAttachments", "0"]),
-        ({"addAttachments": [{"upload": "x"}]}, "ID", ["addAttachments", "0", "upload"]),
-        ({"addFiles": [{"id": "x"}]}, "ID", ["addFiles", "0", "id"]),
-        ({"metadata": []}, "OBJECT", ["metadata"]),
-    ],
-)
-async def test_invalid_message_fields_are_refused(
-    ada: GraphQLClient, arguments: dict[str, Any], constraint: str, path: list[str]
-) -> None:
-    path = path if path == ["draft"] else ["set", *path]
-    (error,) = (await save_draft(ada, **arguments))["errors"]
-    assert (error["constraint"], error["path"]) == (constraint, path)
-    assert (await ada.load_mailbox("Drafts")).message_count == 0
-    if path == ["draft"]:
-        return
+# for each case: the arguments, and the constraint and path of the error
+INVALID_FIELDS: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"subject": "a\r\nBcc: eve@example.net"}, "PATTERN", ["set", "subject"]),
+    ({"subject": "ä" * 1025}, "MAX", ["set", "subject"]),
+    (
+        {"headers": [{"name": "Received", "value": "x"}]},
+        "RESERVED",
+        ["set", "headers", "0", "name"],
+    ),
+    (
+        {"addAttachments": [CSV, new_attachment("a\nb")]},
+        "PATTERN",
+        ["set", "addAttachments", "1", "filename"],
+    ),
+    ({"addAttachments": [new_attachment("a")] * 251}, "MAX", ["set", "addAttachments"]),
+    ({"subject": "x", "draft": {"id": "x"}}, "ID", ["draft"]),
+    ({"addAttachments": [{"content": "x"}]}, "ENCODING", ["set", "addAttachments", "0", "content"]),
+    ({"addAttachments": [{}]}, "EXCLUSIVE", ["set", "addAttachments", "0"]),
+    ({"addAttachments": [{"upload": "x"}]}, "ID", ["set", "addAttachments", "0", "upload"]),
+    ({"addFiles": [{"id": "x"}]}, "ID", ["set", "addFiles", "0", "id"]),
+    ({"metadata": []}, "OBJECT", ["set", "metadata"]),
+]
+
+
+async def test_invalid_message_fields_are_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_FIELDS):
+        with case as (arguments, constraint, path):
+            (error,) = (await save_draft(ada, **arguments))["errors"]
+            assert (error["constraint"], error["path"]) == (constraint, path)
+            assert (await ada.load_mailbox("Drafts")).message_count == 0
     stored = await save_draft(ada, addAttachments=[CSV, IMAGE], html=HTML_WITH_IMAGE)
-    changed = {**arguments, "draft": {"id": stored["message"]["id"]}}
-    (error,) = (await save_draft(ada, **changed))["errors"]
-    assert (error["constraint"], error["path"]) == (constraint, path)
+    for case in each_case(fields for fields in INVALID_FIELDS if "draft" not in fields[0]):
+        with case as (arguments, constraint, path):
+            changed = {**arguments, "draft": {"id": stored["message"]["id"]}}
+            (error,) = (await save_draft(ada, **changed))["errors"]
+            assert (error["constraint"], error["path"]) == (constraint, path)
 
 
 async def test_attached_files_are_stored_unchanged(ada: GraphQLClient) -> None:

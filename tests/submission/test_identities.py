@@ -36,6 +36,7 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     user_global_id,
 )
+from tests.support.case_loop import each_case
 from tests.support.schema.error_paths import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 from tests.support.stores.query_plans import record_query_plans
@@ -211,36 +212,36 @@ async def test_identity_can_be_created_for_any_allowed_sender(
     assert "bob@example.org" not in await load_identities_by_address(ada)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "path", "index"),
-    [
-        ({"address": "*@own.example"}, ["address"], None),
-        ({"address": "ada"}, ["address"], None),
-        ({"name": "Ada\r\nBcc: x@example.net"}, ["name"], None),
-        ({"name": "x" * 256}, ["name"], None),
-        ({"replyTo": "a\r\nb@example.net"}, ["replyTo"], None),
-        ({"bcc": ["a@example.net", "a b@example.net"]}, ["bcc"], 1),
-        ({"bcc": [f"a{n}@example.net" for n in range(21)]}, ["bcc"], None),
-        ({"signatureText": "ä" * (32 << 10) + "x"}, ["signatureText"], None),
-        ({"signatureHtml": "x" * ((64 << 10) + 1)}, ["signatureHtml"], None),
-        ({"sentMailbox": {"path": "Nowhere"}}, ["sentMailbox"], None),
-    ],
-)
-async def test_invalid_identity_fields_are_refused(
-    ada: GraphQLClient, arguments: dict[str, Any], path: list[str], index: int | None
-) -> None:
-    fields = {name: value for name, value in arguments.items() if name != "address"}
-    identity, (error,) = await try_create_identity(
-        ada, arguments.get("address", ada.address), **fields
-    )
-    assert (identity, field_path(error), item_index(error)) == (None, path, index)
-    assert error["code"] == ("NOT_FOUND" if path == ["sentMailbox"] else "VALIDATION")
-    identity_id = (await load_identities_by_address(ada))[ada.address]["id"]
-    if fields:
-        _, (error,) = await try_update_identities(ada, identity_id, **fields)
-        assert (field_path(error), item_index(error)) == (["set", *path], index)
-    _, (error,) = await try_update_identities(ada, identity_id)
-    assert (error["code"], error["path"]) == ("VALIDATION", ["set"])
+# for each case: the arguments, and the path and index of the error
+INVALID_FIELDS: list[tuple[dict[str, Any], list[str], int | None]] = [
+    ({"address": "*@own.example"}, ["address"], None),
+    ({"address": "ada"}, ["address"], None),
+    ({"name": "Ada\r\nBcc: x@example.net"}, ["name"], None),
+    ({"name": "x" * 256}, ["name"], None),
+    ({"replyTo": "a\r\nb@example.net"}, ["replyTo"], None),
+    ({"bcc": ["a@example.net", "a b@example.net"]}, ["bcc"], 1),
+    ({"bcc": [f"a{n}@example.net" for n in range(21)]}, ["bcc"], None),
+    ({"signatureText": "ä" * (32 << 10) + "x"}, ["signatureText"], None),
+    ({"signatureHtml": "x" * ((64 << 10) + 1)}, ["signatureHtml"], None),
+    ({"sentMailbox": {"path": "Nowhere"}}, ["sentMailbox"], None),
+]
+
+
+async def test_invalid_identity_fields_are_refused(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_FIELDS):
+        with case as (arguments, path, index):
+            fields = {name: value for name, value in arguments.items() if name != "address"}
+            identity, (error,) = await try_create_identity(
+                ada, arguments.get("address", ada.address), **fields
+            )
+            assert (identity, field_path(error), item_index(error)) == (None, path, index)
+            assert error["code"] == ("NOT_FOUND" if path == ["sentMailbox"] else "VALIDATION")
+            identity_id = (await load_identities_by_address(ada))[ada.address]["id"]
+            if fields:
+                _, (error,) = await try_update_identities(ada, identity_id, **fields)
+                assert (field_path(error), item_index(error)) == (["set", *path], index)
+            _, (error,) = await try_update_identities(ada, identity_id)
+            assert (error["code"], error["path"]) == ("VALIDATION", ["set"])
 
 
 async def test_all_invalid_identity_fields_are_reported(ada: GraphQLClient) -> None:

@@ -230,41 +230,40 @@ async def test_send_at_too_far_in_future_is_refused(
     ]
 
 
-@pytest.mark.parametrize(
-    ("address", "read"),
-    [
-        ('"a b"@example.org', '"a b"@example.org'),
-        ("jürgen@bücher.example", "jürgen@bücher.example"),
-        ("bob@xn--bcher-kva.example", "bob@bücher.example"),
-        (" bob@example.org ", "bob@example.org"),
-    ],
-)
-async def test_address_variable_of_the_address_scalar_is_accepted(
-    ada: GraphQLClient, address: str, read: str
-) -> None:
-    document = """mutation ($address: EmailAddress!) { messageSend(input: {
-      to: [{address: $address, name: "Bob, Bücher"}], text: "Yo", undoWindow: "PT1H"
-    }) { messages { to { address name } } errors { message } } }"""
-    payload = (await ada(document, address=address))["messageSend"]
-    message = {"to": [{"address": read, "name": "Bob, Bücher"}]}
-    assert payload == {"messages": [message], "errors": []}
+# for each case: the variable, and the address that is read
+ADDRESS_VARIABLES: list[tuple[str, str]] = [
+    ('"a b"@example.org', '"a b"@example.org'),
+    ("jürgen@bücher.example", "jürgen@bücher.example"),
+    ("bob@xn--bcher-kva.example", "bob@bücher.example"),
+    (" bob@example.org ", "bob@example.org"),
+]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "path"),
-    [
-        ("to", [{"address": "bob@example.org"}, {"address": "Bob <b@example.org>"}], ["to", "1"]),
-        ("cc", [{"address": "b@example.org, c@example.org"}], ["cc", "0"]),
-        ("bcc", [{"address": ""}], ["bcc", "0"]),
-        ("replyTo", [{"address": "bob"}], ["replyTo", "0"]),
-        ("from", {"address": "a@b@c"}, ["from"]),
-    ],
-)
-async def test_invalid_address_is_an_error_with_the_path_to_it(
-    ada: GraphQLClient, field: str, value: Any, path: list[str]
-) -> None:
-    document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-      errors { code message path } } }"""
-    input_ = {"to": [{"address": "bob@example.org"}], "text": "Yo"} | {field: value}
-    (error,) = (await ada(document, input=input_))["messageSend"]["errors"]
-    assert error == {"code": "VALIDATION", "message": "Not an email address.", "path": path}
+async def test_address_variable_of_the_address_scalar_is_accepted(ada: GraphQLClient) -> None:
+    for case in each_case(ADDRESS_VARIABLES):
+        with case as (address, read):
+            document = """mutation ($address: EmailAddress!) { messageSend(input: {
+              to: [{address: $address, name: "Bob, Bücher"}], text: "Yo", undoWindow: "PT1H"
+            }) { messages { to { address name } } errors { message } } }"""
+            payload = (await ada(document, address=address))["messageSend"]
+            message = {"to": [{"address": read, "name": "Bob, Bücher"}]}
+            assert payload == {"messages": [message], "errors": []}
+
+
+INVALID_ADDRESSES: list[tuple[str, Any, list[str]]] = [
+    ("to", [{"address": "bob@example.org"}, {"address": "Bob <b@example.org>"}], ["to", "1"]),
+    ("cc", [{"address": "b@example.org, c@example.org"}], ["cc", "0"]),
+    ("bcc", [{"address": ""}], ["bcc", "0"]),
+    ("replyTo", [{"address": "bob"}], ["replyTo", "0"]),
+    ("from", {"address": "a@b@c"}, ["from"]),
+]
+
+
+async def test_invalid_address_is_an_error_with_the_path_to_it(ada: GraphQLClient) -> None:
+    for case in each_case(INVALID_ADDRESSES):
+        with case as (field, value, path):
+            document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
+              errors { code message path } } }"""
+            input_ = {"to": [{"address": "bob@example.org"}], "text": "Yo"} | {field: value}
+            (error,) = (await ada(document, input=input_))["messageSend"]["errors"]
+            assert error == {"code": "VALIDATION", "message": "Not an email address.", "path": path}

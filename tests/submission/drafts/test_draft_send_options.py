@@ -238,25 +238,26 @@ async def test_draft_is_encrypted_and_undo_restores_its_text(
     assert restored["text"].strip() == "A secret."
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"template": {"name": "x"}},
-        {"mailMerge": [TO_CAROL]},
-        {"envelope": TO_CAROL},
-        {"requestDsn": True},
-        {"encrypt": True},
-    ],
-)
+SEND_OPTIONS: list[Any] = [
+    {"template": {"name": "x"}},
+    {"mailMerge": [TO_CAROL]},
+    {"envelope": TO_CAROL},
+    {"requestDsn": True},
+    {"encrypt": True},
+]
+
+
 async def test_other_user_sends_and_changes_nothing(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, arguments: Any
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     draft = await create_draft(ada)
     before = await read_message(ada, draft)
-    answer = await send_draft(bob, draft, **arguments)
-    assert error_codes_and_paths(answer) == [("NOT_FOUND", ["message"])]
-    assert await read_message(ada, draft) == before
-    assert await load_queued_messages(environment) == []
+    for case in each_case(SEND_OPTIONS):
+        with case as arguments:
+            answer = await send_draft(bob, draft, **arguments)
+            assert error_codes_and_paths(answer) == [("NOT_FOUND", ["message"])]
+            assert await read_message(ada, draft) == before
+            assert await load_queued_messages(environment) == []
 
 
 BOB = {"to": [{"address": "bob@example.org"}]}
@@ -309,20 +310,26 @@ async def test_draft_send_refuses_what_message_send_refuses(
             assert await load_queued_messages(environment) == []
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{}, {"template": {}}, {"mailMerge": [TO_CAROL]}, {"template": {}, "envelope": TO_CAROL}],
-)
+OPTIONS_OF_MALFORMED_DRAFT: list[Any] = [
+    {},
+    {"template": {}},
+    {"mailMerge": [TO_CAROL]},
+    {"template": {}, "envelope": TO_CAROL},
+]
+
+
 async def test_draft_with_malformed_address_is_never_sent(
-    ada: GraphQLClient, environment: Environment, arguments: Any
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     raw = "From: ada@example.org\nTo: carol@example.net, half@\n\nHi.\n"
     draft = {"id": (await import_message(ada, raw=raw, draft=True))["message"]["id"]}
-    assert error_codes_and_paths(await send_draft(ada, draft, **arguments)) == [
-        ("VALIDATION", ["message"])
-    ]
-    assert (await read_message(ada, draft))["draft"] is True
-    assert await load_queued_messages(environment) == []
+    for case in each_case(OPTIONS_OF_MALFORMED_DRAFT):
+        with case as arguments:
+            assert error_codes_and_paths(await send_draft(ada, draft, **arguments)) == [
+                ("VALIDATION", ["message"])
+            ]
+            assert (await read_message(ada, draft))["draft"] is True
+            assert await load_queued_messages(environment) == []
 
 
 async def test_mail_merge_keeps_metadata_and_source_of_draft(ada: GraphQLClient) -> None:
