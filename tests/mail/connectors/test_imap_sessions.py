@@ -396,7 +396,7 @@ async def test_endless_response_fails_with_bounded_memory(
 
     tracemalloc.start()
     try:
-        await catch_remote_failure(remote, use_all_commands)
+        await catch_remote_failure(remote, use_all_commands, max_message_size=1 << 14)
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
         tracemalloc.stop()

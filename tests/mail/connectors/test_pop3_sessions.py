@@ -381,14 +381,14 @@ ENDLESS_RESPONSES = {
 async def test_endless_response_fails_with_bounded_memory(
     step: str, response_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pop3_client, "MAX_LINE_SIZE", 1 << 17)
-    monkeypatch.setattr(pop3_client, "MAX_MESSAGES", 10_000)
+    monkeypatch.setattr(pop3_client, "MAX_LINE_SIZE", 1 << 14)
+    monkeypatch.setattr(pop3_client, "MAX_MESSAGES", 1_000)
     remote = make_two_message_server(
         faults={step: RemoteFault(b"+OK " + ENDLESS_RESPONSES[response_kind], repeats_forever=True)}
     )
     tracemalloc.start()
     try:
-        await catch_pop3_failure(remote)
+        await catch_pop3_failure(remote, max_message_size=1 << 14)
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
         tracemalloc.stop()
