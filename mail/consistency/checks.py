@@ -13,6 +13,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     FromClause,
+    Integer,
     Row,
     Select,
     SQLColumnExpression,
@@ -120,13 +121,15 @@ async def iterate_key_ranges_with_progress(
     conditions: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
     """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key."""
-    key, low, done_count, row_count = id_column(table), -1, 0, 0
+    statement, low, done_count, row_count = _key_range_statement(table), -1, 0, 0
+    if conditions:
+        statement = statement.where(*conditions)
     if check_run.progress:
         counting = select(func.count()).select_from(table).where(*conditions)
         row_count = int((await check_run.environment.database.read(counting))[0][0])
     while True:
-        statement = select(key).where(key > low, *conditions).order_by(key).limit(keys_per_range)
-        rows = await check_run.environment.database.read(statement)
+        parameters = {"low": low, "count": keys_per_range}
+        rows = await check_run.environment.database.read(statement, parameters)
         if not rows:
             break
         yield rows[0][0] - 1 if conditions else low, rows[-1][0]
@@ -135,6 +138,13 @@ async def iterate_key_ranges_with_progress(
         if len(rows) < keys_per_range:
             break
     check_run.checked_counts[str(table.__tablename__)] = done_count
+
+
+@cache
+def _key_range_statement(table: type[SQLModel]) -> Select[Any]:
+    """The SELECT of the next keys of a table."""
+    key = id_column(table)
+    return select(key).where(key > LOW_KEY).order_by(key).limit(bindparam("count", type_=Integer))
 
 
 @cache
@@ -160,7 +170,9 @@ async def find_broken_rows(
 
     `conditions` select some of the rows.
     """
-    statement, broken_rows = broken_rows_statement(check).where(*conditions), list[BrokenRow]()
+    statement, broken_rows = broken_rows_statement(check), list[BrokenRow]()
+    if conditions:  # a copy of the statement costs more than its execution on a small database
+        statement = statement.where(*conditions)
     async for low, high in iterate_key_ranges_with_progress(
         check_run,
         check.subject,
@@ -168,10 +180,11 @@ async def find_broken_rows(
         keys_per_statement or check.keys_per_statement,
         conditions,
     ):
-        rows = await check_run.environment.database.read(statement.params(low=low, high=high))
-        rows = sorted(rows, key=lambda row: row.key)
+        parameters = {"low": low, "high": high}
+        rows = await check_run.environment.database.read(statement, parameters)
         broken_rows += [
-            BrokenRow(check, row.key, row.stream, _findings_of_row(check, row)) for row in rows
+            BrokenRow(check, row.key, row.stream, _findings_of_row(check, row))
+            for row in sorted(rows, key=lambda row: row.key)
         ]
     return broken_rows
 

@@ -1,5 +1,6 @@
 """Checks of the stored counters, counted again by SQL."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import text
@@ -82,40 +83,47 @@ async def select_rows(
 
 async def assert_counters_match(environment: Environment) -> None:
     """Check that all counters equal the numbers of rows; and the keywords and sort keys."""
-    for _, total, unseen, size, *counted, uids, modseqs in await select_rows(
-        environment, MAILBOX_COUNTS
-    ):
-        assert [total, unseen, size] == [int(number) for number in counted]
-        assert (uids, modseqs) == (True, True)
-    length = BYTE_LENGTH[environment.database.dialect]
+    dialect = environment.database.dialect
+    length = BYTE_LENGTH[dialect]
     user_counts = USER_COUNTS.format(
         **{
             name: " + ".join(map(length.format, columns))
             for name, columns in CUSTOM_DATA_COLUMNS.items()
         }
     )
-    for _, used, message_count, *counted in await select_rows(environment, user_counts):
-        assert [used, message_count] == [int(number) for number in counted]
-    for _, users, addresses, *counted in await select_rows(environment, DOMAIN_COUNTS):
-        assert [users, addresses] == counted
-    keywords_sql = KEYWORDS_OF_MESSAGES[environment.database.dialect]
-    keyword_rows = await select_rows(environment, KEYWORD_ROWS)
-    assert sorted(keyword_rows) == sorted(await select_rows(environment, keywords_sql))
-    sort_key_rows = await select_rows(environment, SORT_KEY_ROWS)
-    assert sort_key_rows == await select_rows(environment, SORT_KEYS_OF_MESSAGES)
-    await assert_forward_target_keys_match(environment)
+    async with environment.database.engine.connect() as connection:
+
+        async def select_tuples(sql: str) -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in await connection.execute(text(sql))]
+
+        for _, total, unseen, size, *counted, uids, modseqs in await select_tuples(MAILBOX_COUNTS):
+            assert [total, unseen, size] == [int(number) for number in counted]
+            assert (uids, modseqs) == (True, True)
+        for _, used, message_count, *counted in await select_tuples(user_counts):
+            assert [used, message_count] == [int(number) for number in counted]
+        for _, users, addresses, *counted in await select_tuples(DOMAIN_COUNTS):
+            assert [users, addresses] == counted
+        keyword_rows = await select_tuples(KEYWORD_ROWS)
+        assert sorted(keyword_rows) == sorted(await select_tuples(KEYWORDS_OF_MESSAGES[dialect]))
+        assert await select_tuples(SORT_KEY_ROWS) == await select_tuples(SORT_KEYS_OF_MESSAGES)
+        targets = forward_target_keys(await select_tuples(FORWARDS[dialect]))
+        assert set(await select_tuples(TARGET_ROWS)) == targets
+
+
+def forward_target_keys(targets: Iterable[tuple[int, str]]) -> set[tuple[str, str, int]]:
+    """Return the row of each normal form of a target."""
+    keys = set()
+    for address_id, target in targets:
+        local, at, domain = target.lower().partition("@")
+        if at and len(target) <= MAX_TARGET_LENGTH and "://" not in target:
+            keys.add((domain, local.partition("+")[0].replace(".", ""), address_id))
+    return keys
 
 
 async def assert_forward_target_keys_match(environment: Environment) -> None:
     """Check that the table has one row for each normal form of a target."""
-    targets = set()
-    for address_id, target in await select_rows(
-        environment, FORWARDS[environment.database.dialect]
-    ):
-        local, at, domain = target.lower().partition("@")
-        if at and len(target) <= MAX_TARGET_LENGTH and "://" not in target:
-            targets.add((domain, local.partition("+")[0].replace(".", ""), address_id))
-    assert set(await select_rows(environment, TARGET_ROWS)) == targets
+    targets = await select_rows(environment, FORWARDS[environment.database.dialect])
+    assert set(await select_rows(environment, TARGET_ROWS)) == forward_target_keys(targets)
 
 
 async def assert_store_consistent(environment: Environment) -> None:
