@@ -145,16 +145,16 @@ INCREMENTS: list[tuple[str | None, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("before", "delta", "after"), INCREMENTS)
-async def test_increment_adds_to_the_number(
-    ada: GraphQLClient, before: str | None, delta: Any, after: str
-) -> None:
-    if before is not None:
-        await set_value(ada, "n", before)
-    arguments = {"key": "n", "delta": delta, "createMissing": True}
-    payload = await run_key_value_mutation(ada, "keyValueIncrement", **arguments)
-    assert (payload["errors"], payload["keyValueEntry"]["value"]) == ([], after)
-    assert await load_value(ada, "n") == after
+async def test_increment_adds_to_the_number(ada: GraphQLClient) -> None:
+    for case in each_case(enumerate(INCREMENTS)):
+        with case as (number, (before, delta, after)):
+            key = f"n{number}"
+            if before is not None:
+                await set_value(ada, key, before)
+            arguments = {"key": key, "delta": delta, "createMissing": True}
+            payload = await run_key_value_mutation(ada, "keyValueIncrement", **arguments)
+            assert (payload["errors"], payload["keyValueEntry"]["value"]) == ([], after)
+            assert await load_value(ada, key) == after
 
 
 INVALID_INCREMENTS: list[tuple[str | None, int, tuple[str, list[str], str | None]]] = [
@@ -173,14 +173,14 @@ INVALID_INCREMENTS: list[tuple[str | None, int, tuple[str, list[str], str | None
 ]
 
 
-@pytest.mark.parametrize(("before", "delta", "expected"), INVALID_INCREMENTS)
-async def test_invalid_increment_is_refused(
-    ada: GraphQLClient, before: str | None, delta: int, expected: Any
-) -> None:
-    if before is not None:
-        await set_value(ada, "n", before)
-    error = await run_failing_mutation(ada, "keyValueIncrement", key="n", delta=delta)
-    assert (error["code"], error["path"], error.get("constraint")) == expected
+async def test_invalid_increment_is_refused(ada: GraphQLClient) -> None:
+    for case in each_case(enumerate(INVALID_INCREMENTS)):
+        with case as (number, (before, delta, expected)):
+            key = f"n{number}"
+            if before is not None:
+                await set_value(ada, key, before)
+            error = await run_failing_mutation(ada, "keyValueIncrement", key=key, delta=delta)
+            assert (error["code"], error["path"], error.get("constraint")) == expected
 
 
 async def test_concurrent_increments_of_two_processes_are_all_counted(
@@ -380,9 +380,8 @@ async def test_invalid_query_is_refused_with_a_code(ada: GraphQLClient) -> None:
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT", arguments
 
 
-@pytest.mark.parametrize(
-    ("arguments", "path", "message"),
-    [
+async def test_invalid_list_condition_is_named_in_the_error(ada: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], list[str], str]] = [
         ({"prefix": "a" * 2000}, ["filter", "prefix"], "A prefix has at most 1024 bytes."),
         ({"prefix": "a\nb"}, ["filter", "prefix"], "A prefix can't contain control characters."),
         ({"exactKey": "a" * 2000}, ["filter", "exactKey"], "A key has at most 1024 bytes."),
@@ -393,20 +392,20 @@ async def test_invalid_query_is_refused_with_a_code(ada: GraphQLClient) -> None:
             ["filter", "store"],
             "There is no key-value store with this name.",
         ),
-    ],
-)
-async def test_invalid_list_condition_is_named_in_the_error(
-    ada: GraphQLClient, arguments: dict[str, Any], path: list[str], message: str
-) -> None:
-    (error,) = (await ada.execute(KEY_VALUES_QUERY, **arguments))["errors"]
-    assert error["message"] == message
-    namespace = KeyValueNamespace(ada.user.id, arguments.get("store", "default"))
-    text = arguments.get("prefix", arguments.get("exactKey", ""))
-    conditions = KeyValueListConditions(namespace, text, is_exact="exactKey" in arguments)
-    ctx = Context(ada.environment, Viewer(ada.user.id, Role.USER))
-    with pytest.raises(InvalidInput) as refusal:  # the path is not part of the response
-        await key_values.read_visible_key_value_page(ctx, conditions, PageRequest("x"), set())
-    assert (refusal.value.message, refusal.value.path) == (message, path)
+    ]
+    for case in each_case(cases):
+        with case as (arguments, path, message):
+            (error,) = (await ada.execute(KEY_VALUES_QUERY, **arguments))["errors"]
+            assert error["message"] == message
+            namespace = KeyValueNamespace(ada.user.id, arguments.get("store", "default"))
+            text = arguments.get("prefix", arguments.get("exactKey", ""))
+            conditions = KeyValueListConditions(namespace, text, is_exact="exactKey" in arguments)
+            ctx = Context(ada.environment, Viewer(ada.user.id, Role.USER))
+            with pytest.raises(InvalidInput) as refusal:  # the path is not part of the response
+                await key_values.read_visible_key_value_page(
+                    ctx, conditions, PageRequest("x"), set()
+                )
+            assert (refusal.value.message, refusal.value.path) == (message, path)
 
 
 async def test_number_of_entries_and_bytes_is_limited(

@@ -21,6 +21,7 @@ from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.operations.id_references import id_refs
 from tests.support.operations.message_sources import save_draft
@@ -379,9 +380,11 @@ async def test_export_is_an_mbox_file(
     assert (await admin_client.http.get(legal_hold["exportUrl"])).status_code == 401
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "path"),
-    [
+async def test_invalid_legal_hold_is_refused(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    await make_client(admin_client.environment, admin_client.http, "chiefest", role=Role.ROOT)
+    cases: list[tuple[dict[str, Any], str, list[str]]] = [
         ({"expiresAt": "2029-01-01T00:00:00Z"}, "VALIDATION", ["expiresAt"]),
         ({"expiresAt": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expiresAt"]),
         ({"startsAt": LEGAL_HOLD_EXPIRES, "endsAt": LEGAL_HOLD_EXPIRES}, "VALIDATION", ["endsAt"]),
@@ -389,28 +392,21 @@ async def test_export_is_an_mbox_file(
         ({"user": {"id": global_ids.encode("User", 7)}}, "NOT_FOUND", ["user"]),
         ({"user": {"username": "over"}}, "FORBIDDEN_OPERATION", ["user"]),
         ({"user": {"username": "chiefest"}}, "FORBIDDEN", ["user"]),
-    ],
-)
-async def test_invalid_legal_hold_is_refused(
-    ada: GraphQLClient,
-    admin_client: GraphQLClient,
-    arguments: dict[str, Any],
-    code: str,
-    path: list[str],
-) -> None:
-    await make_client(admin_client.environment, admin_client.http, "chiefest", role=Role.ROOT)
-    legal_hold_input = {
-        "user": {"id": user_global_id(ada)},
-        "expiresAt": LEGAL_HOLD_EXPIRES,
-        **arguments,
-    }
-    (error,) = (
-        await execute_mutation(
-            admin_client, "legalHoldCreate", LEGAL_HOLD_PAYLOAD, **legal_hold_input
-        )
-    )["errors"]
-    assert (error["code"], error["path"]) == (code, path)
-    assert await select_rows(admin_client.environment, "SELECT id FROM legal_holds") == []
+    ]
+    for case in each_case(cases):
+        with case as (arguments, code, path):
+            legal_hold_input = {
+                "user": {"id": user_global_id(ada)},
+                "expiresAt": LEGAL_HOLD_EXPIRES,
+                **arguments,
+            }
+            (error,) = (
+                await execute_mutation(
+                    admin_client, "legalHoldCreate", LEGAL_HOLD_PAYLOAD, **legal_hold_input
+                )
+            )["errors"]
+            assert (error["code"], error["path"]) == (code, path)
+            assert await select_rows(admin_client.environment, "SELECT id FROM legal_holds") == []
 
 
 async def read_all_answers(

@@ -7,6 +7,7 @@ import pytest
 
 from graph.schema import schema
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.lists.large_inputs import LONG_LISTS, large_requests, request_with_value
 
 MAX_CPU_SECONDS = 1.0  # a refusal takes some ms; without it each request takes several seconds
@@ -27,26 +28,32 @@ async def refuse_within_cpu_limit(
     return [(error["extensions"]["code"], error["message"]) for error in response["errors"]]
 
 
-@pytest.mark.parametrize(
-    "field", ["messages(filter: $filter) { totalCount }", "searchParse(filter: $filter) { text }"]
-)
-async def test_large_filter_in_many_fields_is_refused_by_cost(
-    ada: GraphQLClient, field: str
-) -> None:
-    document = f"query ($filter: MessageFilter) {{ {aliased_fields(field)} }}"
-    ((code, message),) = await refuse_within_cpu_limit(ada, document, filter=FILTER_OF_1000_PARTS)
-    assert code == "QUERY_TOO_COMPLEX"
-    assert message.endswith(" points. At most 10000 are allowed.")
+async def test_large_filter_in_many_fields_is_refused_by_cost(ada: GraphQLClient) -> None:
+    cases: list[str] = [
+        "messages(filter: $filter) { totalCount }",
+        "searchParse(filter: $filter) { text }",
+    ]
+    for case in each_case(cases):
+        with case as field:
+            document = f"query ($filter: MessageFilter) {{ {aliased_fields(field)} }}"
+            ((code, message),) = await refuse_within_cpu_limit(
+                ada, document, filter=FILTER_OF_1000_PARTS
+            )
+            assert code == "QUERY_TOO_COMPLEX"
+            assert message.endswith(" points. At most 10000 are allowed.")
 
 
-@pytest.mark.parametrize(
-    "field", ["messages(filter: $filter) { totalCount }", "searchParse(filter: $filter) { text }"]
-)
-async def test_filter_with_too_many_parts_is_refused(ada: GraphQLClient, field: str) -> None:
-    document = f"query ($filter: MessageFilter) {{ {field} }}"
-    too_many_parts = {"or": [{"seen": True}] * 250}
-    errors = await refuse_within_cpu_limit(ada, document, filter=too_many_parts)
-    assert errors == [("BAD_USER_INPUT", "A filter has at most 250 parts.")]
+async def test_filter_with_too_many_parts_is_refused(ada: GraphQLClient) -> None:
+    cases: list[str] = [
+        "messages(filter: $filter) { totalCount }",
+        "searchParse(filter: $filter) { text }",
+    ]
+    for case in each_case(cases):
+        with case as field:
+            document = f"query ($filter: MessageFilter) {{ {field} }}"
+            too_many_parts = {"or": [{"seen": True}] * 250}
+            errors = await refuse_within_cpu_limit(ada, document, filter=too_many_parts)
+            assert errors == [("BAD_USER_INPUT", "A filter has at most 250 parts.")]
 
 
 async def test_selection_with_too_many_parts_is_refused(ada: GraphQLClient) -> None:
@@ -153,21 +160,23 @@ def test_arguments_cost_as_often_as_their_field_is_resolved() -> None:
 INVALID_VALUE = {"unknownMember": [[0] * 100] * 1_100}  # 11,000 points
 
 
-@pytest.mark.parametrize("root_type", ["Query", "User", "Mutation"])
-async def test_too_large_arguments_are_refused_before_they_are_coerced(
-    ada: GraphQLClient, root_type: str
-) -> None:
+async def test_too_large_arguments_are_refused_before_they_are_coerced(ada: GraphQLClient) -> None:
     """Coercion would report the invalid value, and a resolver its own error."""
-    for request in large_requests(root_type, LONG_LISTS):
-        field, argument = request.name.partition(".")[2].split(":")
-        invalid = request_with_value(root_type, field, argument, INVALID_VALUE, alias_count=1)
-        response = await ada.execute(invalid.document, **invalid.variables)
-        codes = [error["extensions"]["code"] for error in response["errors"]]
-        assert (request.name, codes, response.get("data")) == (
-            request.name,
-            ["QUERY_TOO_COMPLEX"],
-            None,
-        )
+    cases: list[str] = ["Query", "User", "Mutation"]
+    for case in each_case(cases):
+        with case as root_type:
+            for request in large_requests(root_type, LONG_LISTS):
+                field, argument = request.name.partition(".")[2].split(":")
+                invalid = request_with_value(
+                    root_type, field, argument, INVALID_VALUE, alias_count=1
+                )
+                response = await ada.execute(invalid.document, **invalid.variables)
+                codes = [error["extensions"]["code"] for error in response["errors"]]
+                assert (request.name, codes, response.get("data")) == (
+                    request.name,
+                    ["QUERY_TOO_COMPLEX"],
+                    None,
+                )
 
 
 async def test_nul_in_too_large_arguments_is_not_searched(ada: GraphQLClient) -> None:

@@ -14,6 +14,7 @@ from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.context import Context
 from resolvers.viewer import Viewer
+from tests.support.case_loop import each_case
 from tests.support.servers.small_schema_server import make_environment, make_schema
 
 SCHEMA = make_schema()
@@ -229,19 +230,17 @@ async def execute(environment: Environment, viewer: Viewer, query: str, **variab
 ITEMS_QUERY = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
 
 
-@pytest.mark.parametrize(
-    ("viewer", "maximum"), [(Viewer(), 10_000), (USER, 10_000), (ADMIN, 100_000)]
-)
-async def test_cost_limit_depends_on_the_role(
-    environment: Environment, viewer: Viewer, maximum: int
-) -> None:
-    result = await execute(environment, viewer, ITEMS_QUERY, n=maximum - 1)
-    assert result.errors is None
-    assert result.extensions == {"cost": {"requested": maximum, "maximum": maximum}}
-    result = await execute(environment, viewer, ITEMS_QUERY, n=maximum)
-    assert result.data is None
-    assert [error.extensions for error in result.errors] == [{"code": "QUERY_TOO_COMPLEX"}]
-    assert result.extensions == {"cost": {"requested": maximum + 1, "maximum": maximum}}
+async def test_cost_limit_depends_on_the_role(environment: Environment) -> None:
+    cases: list[tuple[Viewer, int]] = [(Viewer(), 10_000), (USER, 10_000), (ADMIN, 100_000)]
+    for case in each_case(cases):
+        with case as (viewer, maximum):
+            result = await execute(environment, viewer, ITEMS_QUERY, n=maximum - 1)
+            assert result.errors is None
+            assert result.extensions == {"cost": {"requested": maximum, "maximum": maximum}}
+            result = await execute(environment, viewer, ITEMS_QUERY, n=maximum)
+            assert result.data is None
+            assert [error.extensions for error in result.errors] == [{"code": "QUERY_TOO_COMPLEX"}]
+            assert result.extensions == {"cost": {"requested": maximum + 1, "maximum": maximum}}
 
 
 def test_cost_directive_is_printed_once_in_valid_schema() -> None:

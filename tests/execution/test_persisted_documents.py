@@ -21,6 +21,7 @@ from models.store.database import Database
 from resolvers.admin import trusted_documents as documents
 from resolvers.admin.trusted_documents import NewTrustedDocument
 from tests.conftest import ManualClock
+from tests.support.case_loop import each_case
 from tests.support.clients.document_requests import (
     BAD_INPUT,
     ECHO_QUERY,
@@ -262,26 +263,23 @@ async def test_wrong_credential_is_refused_before_the_document(
         assert await client(members, Authorization="Bearer wrong") == "UNAUTHENTICATED"
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
+async def test_frame_without_document_closes_the_websocket(start_server: StartServer) -> None:
+    client = await start_server()
+    cases: list[dict[str, Any]] = [
         {},
         {"documentId": None},
         {"documentId": 1, "query": "{ hello }"},
         {"documentId": ""},
         {"extensions": {}},
         {"extensions": {"persistedQuery": None}},
-    ],
-)
-async def test_frame_without_document_closes_the_websocket(
-    start_server: StartServer, frame: dict[str, Any]
-) -> None:
-    client = await start_server()
-    async with client.server.connect() as ws:
-        await init_connection(ws)
-        await send_frame(ws, "subscribe", id="1", payload=frame)
-        await ws.wait_closed()
-        assert ws.close_code == 4400
+    ]
+    for case in each_case(cases):
+        with case as frame:
+            async with client.server.connect() as ws:
+                await init_connection(ws)
+                await send_frame(ws, "subscribe", id="1", payload=frame)
+                await ws.wait_closed()
+                assert ws.close_code == 4400
 
 
 async def test_unknown_document_ends_only_its_operation(

@@ -8,6 +8,7 @@ from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.mailboxes import annotations
 from tests.conftest import GraphQLClient, deliver_to
+from tests.support.case_loop import each_case
 from tests.support.operations.mailbox_operations import (
     create_mailboxes,
     delete_mailboxes,
@@ -68,20 +69,19 @@ async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: Graph
     assert (await ada(ANNOTATIONS_QUERY))["mailbox"]["annotation"] is None
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
+async def test_invalid_annotation_key_is_refused(ada: GraphQLClient) -> None:
+    cases: list[str] = [
         "", "comment", "/comment", "/private", "/private/", "/private//x", "/shared/x/",
         "/public/x", "/private/a*", "/private/a%b", "/private/é", "/private/a\tb",
         "/private/" + "x" * 250,
-    ],
-)  # fmt: skip
-async def test_invalid_annotation_key_is_refused(ada: GraphQLClient, key: str) -> None:
-    for answer in (await set_annotation(ada, key, "x"), await delete_annotation(ada, key)):
-        (error,) = answer["errors"]
-        assert (error["code"], error["path"]) == ("VALIDATION", ["key"])
-    answer = await ada.execute(ANNOTATIONS_QUERY, key=key)
-    assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as key:
+            for answer in (await set_annotation(ada, key, "x"), await delete_annotation(ada, key)):
+                (error,) = answer["errors"]
+                assert (error["code"], error["path"]) == ("VALIDATION", ["key"])
+            answer = await ada.execute(ANNOTATIONS_QUERY, key=key)
+            assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_annotation_size_and_count_are_limited(
@@ -134,9 +134,8 @@ async def test_mailbox_state_numbers_only_increase(
     await assert_store_consistent(environment)
 
 
-@pytest.mark.parametrize(
-    ("state", "code", "path"),
-    [
+async def test_invalid_mailbox_state_is_refused(ada: GraphQLClient, root: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str, list[str]]] = [
         ({"uidValidity": 1}, "VALIDATION", ["uidValidity"]),
         ({"uidValidity": 2**32}, "VALIDATION", ["uidValidity"]),
         ({"uidValidity": 0}, "VALIDATION", ["uidValidity"]),
@@ -146,15 +145,13 @@ async def test_mailbox_state_numbers_only_increase(
         ({"objectId": "A" * 32}, "VALIDATION", ["objectId"]),
         ({}, "VALIDATION", []),
         ({"path": "Nowhere", "minNextUid": 7}, "NOT_FOUND", ["mailbox"]),
-    ],
-)
-async def test_invalid_mailbox_state_is_refused(
-    ada: GraphQLClient, root: GraphQLClient, state: dict[str, Any], code: str, path: list[str]
-) -> None:
-    before = await ada.load_mailbox()
-    (error,) = (await set_state(root, **state))["errors"]
-    assert (error["code"], error["path"]) == (code, path)
-    assert await ada.load_mailbox() == before
+    ]
+    for case in each_case(cases):
+        with case as (state, code, path):
+            before = await ada.load_mailbox()
+            (error,) = (await set_state(root, **state))["errors"]
+            assert (error["code"], error["path"]) == (code, path)
+            assert await ada.load_mailbox() == before
 
 
 async def test_duplicate_uid_validity_or_guid_is_refused(

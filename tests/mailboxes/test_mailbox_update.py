@@ -21,6 +21,7 @@ from resolvers.mailboxes.rename import MailboxRename
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import try_update_users
+from tests.support.case_loop import each_case
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
     append_unread_messages,
@@ -219,22 +220,19 @@ async def test_subscription_by_id_role_and_object_id(
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
 
 
-@pytest.mark.parametrize(
-    ("paths", "path"),
-    [
+async def test_invalid_path_is_not_subscribed(ada: GraphQLClient) -> None:
+    cases: list[tuple[list[str], list[str]]] = [
         ([], ["mailboxes"]),
         (["A//B"], ["mailboxes", "0", "path"]),
         (["x" * 513], ["mailboxes", "0", "path"]),
         (["A", "Tr\N{CYRILLIC SMALL LETTER A}sh"], ["mailboxes", "1", "path"]),
-    ],
-)
-async def test_invalid_path_is_not_subscribed(
-    ada: GraphQLClient, paths: list[str], path: list[str]
-) -> None:
-    payload = await run_mailbox_mutation(ada, "mailboxSubscribe", mailboxes=refs(*paths))
-    (error,) = payload["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", path)
-    assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
+    ]
+    for case in each_case(cases):
+        with case as (paths, path):
+            payload = await run_mailbox_mutation(ada, "mailboxSubscribe", mailboxes=refs(*paths))
+            (error,) = payload["errors"]
+            assert (error["code"], error["path"]) == ("VALIDATION", path)
+            assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
 
 
 async def test_subscriptions_over_limit_are_refused(ada: GraphQLClient) -> None:
@@ -281,9 +279,9 @@ async def test_special_use_moves_to_another_mailbox(ada: GraphQLClient) -> None:
     assert id_counts == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("paths", "patch", "code", "path"),
-    [
+async def test_forbidden_mailbox_update_is_refused(ada: GraphQLClient) -> None:
+    await create_mailboxes(ada, "A")
+    cases: list[tuple[list[str], dict[str, Any], str, list[str]]] = [
         (["INBOX"], {"hidden": True}, "FORBIDDEN_OPERATION", ["set", "hidden"]),
         (["INBOX"], {"specialUse": "ARCHIVE"}, "FORBIDDEN_OPERATION", ["set", "specialUse"]),
         (["A"], {"specialUse": "INBOX"}, "FORBIDDEN_OPERATION", ["set", "specialUse"]),
@@ -294,16 +292,15 @@ async def test_special_use_moves_to_another_mailbox(ada: GraphQLClient) -> None:
         (["A"], {"apply": True, "hidden": True}, "VALIDATION", ["set", "retention"]),
         (["A"], {}, "VALIDATION", ["set"]),
         ([], {"hidden": True}, "VALIDATION", ["mailboxes"]),
-    ],
-)  # fmt: skip
-async def test_forbidden_mailbox_update_is_refused(
-    ada: GraphQLClient, paths: list[str], patch: dict[str, Any], code: str, path: list[str]
-) -> None:
-    await create_mailboxes(ada, "A")
-    before = await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id")
-    (error,) = (await update_by_path(ada, *paths, **patch))["errors"]
-    assert (error["code"], error["path"]) == (code, path)
-    assert await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id") == before
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as (paths, patch, code, path):
+            before = await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id")
+            (error,) = (await update_by_path(ada, *paths, **patch))["errors"]
+            assert (error["code"], error["path"]) == (code, path)
+            assert (
+                await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id") == before
+            )
 
 
 async def test_many_messages_are_archived_with_deleted_mailbox(

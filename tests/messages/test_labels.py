@@ -6,6 +6,7 @@ import pytest
 
 from models.events.event_types import EventType
 from tests.conftest import GraphQLClient, deliver_to
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
@@ -107,9 +108,8 @@ async def test_messages_show_labels_and_labels_have_counts(ada_with_mail: GraphQ
     assert (await ada_with_mail(query))["messages"]["totalCount"] == 1  # the keyword remains
 
 
-@pytest.mark.parametrize(
-    ("arguments", "path", "constraint"),
-    [
+async def test_invalid_label_is_refused(ada: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], list[str], str]] = [
         ({"keyword": ""}, ["keyword"], "PATTERN"),
         ({"keyword": "two words"}, ["keyword"], "PATTERN"),
         ({"keyword": "\\Seen"}, ["keyword"], "PATTERN"),
@@ -118,14 +118,12 @@ async def test_messages_show_labels_and_labels_have_counts(ada_with_mail: GraphQ
         ({"name": "n" * 129}, ["name"], "LENGTH"),
         ({"color": "red"}, ["color"], "PATTERN"),
         ({"color": "#12345"}, ["color"], "PATTERN"),
-    ],
-)
-async def test_invalid_label_is_refused(
-    ada: GraphQLClient, arguments: dict[str, Any], path: list[str], constraint: str
-) -> None:
-    answer = await create_label(ada, **{"keyword": "work", **arguments})
-    assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
-    assert await load_labels(ada) == []
+    ]
+    for case in each_case(cases):
+        with case as (arguments, path, constraint):
+            answer = await create_label(ada, **{"keyword": "work", **arguments})
+            assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
+            assert await load_labels(ada) == []
 
 
 async def test_label_over_limit_is_refused(

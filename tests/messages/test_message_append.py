@@ -14,6 +14,7 @@ from models.users.tables import User
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import message_import
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import list_message_ids, run_message_mutation
 from tests.support.stores.counter_check import select_rows
 
@@ -59,9 +60,8 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
     assert (await ada_with_mail.load_mailbox()).unseen_count == 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "path"),
-    [
+async def test_invalid_message_upload_is_refused(ada_with_mail: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str, list[str] | None]] = [
         ({}, "VALIDATION", ["raw"]),
         ({"raw": "a: b", "rawUpload": "x"}, "VALIDATION", ["rawUpload"]),
         ({"rawUpload": global_ids.encode("Upload", 7)}, "NOT_FOUND", None),
@@ -69,18 +69,16 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
         ({"raw": " \n"}, "VALIDATION", ["raw"]),
         ({"raw": "a: b", "mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
         ({"raw": "a: b", "metadata": []}, "VALIDATION", ["metadata"]),
-    ],
-)
-async def test_invalid_message_upload_is_refused(
-    ada_with_mail: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str] | None
-) -> None:
-    answer = await run_message_mutation(
-        ada_with_mail, "messageImport", **{"mailbox": {"path": "INBOX"}, **arguments}
-    )
-    (error,) = answer["errors"]
-    assert error["code"] == code
-    assert path is None or error["path"] == path
-    assert len(await list_message_ids(ada_with_mail)) == 3
+    ]
+    for case in each_case(cases):
+        with case as (arguments, code, path):
+            answer = await run_message_mutation(
+                ada_with_mail, "messageImport", **{"mailbox": {"path": "INBOX"}, **arguments}
+            )
+            (error,) = answer["errors"]
+            assert error["code"] == code
+            assert path is None or error["path"] == path
+            assert len(await list_message_ids(ada_with_mail)) == 3
 
 
 async def test_message_over_size_limit_or_quota_is_refused(

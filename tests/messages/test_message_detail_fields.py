@@ -17,6 +17,7 @@ from models.queue.tables import DeliveryState
 from models.users.roles import Role
 from tests.conftest import GraphQLClient, deliver_to, make_client, raw_message
 from tests.support.accounts.key_value_operations import change_options
+from tests.support.case_loop import each_case
 from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import MULTIPART_MESSAGE
 from tests.support.operations.message_sources import import_message, save_draft
@@ -67,9 +68,8 @@ async def test_message_has_imap_and_pop3_fields(ada: GraphQLClient) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
+async def test_imap_size_counts_crlf_for_every_line(ada: GraphQLClient) -> None:
+    cases: list[bytes] = [
         MULTIPART_MESSAGE,
         MULTIPART_MESSAGE.replace(b"\r\n", b"\n"),
         b"Subject: x\n\na\r\nb\nc\r",
@@ -78,11 +78,13 @@ async def test_message_has_imap_and_pop3_fields(ada: GraphQLClient) -> None:
             [multipart_message.AttachmentPart("Content-Type: a/b", b"x\n" * 70_000, b"")]
         ),
         b"Subject: x\r\n\r\n" + b"\n" * 70_000,
-    ],
-)
-async def test_imap_size_counts_crlf_for_every_line(ada: GraphQLClient, raw: bytes) -> None:
-    message = await load_fields(ada, (await deliver_to(ada, raw)).message_id, "imap { size }")
-    assert message["imap"]["size"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
+    ]
+    for case in each_case(cases):
+        with case as raw:
+            message = await load_fields(
+                ada, (await deliver_to(ada, raw)).message_id, "imap { size }"
+            )
+            assert message["imap"]["size"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
 
 
 async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> None:
@@ -392,27 +394,26 @@ async def test_verification_is_read_from_configured_authserv_id(ada: GraphQLClie
     }
 
 
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
+async def test_spf_results_are_told_apart(ada: GraphQLClient) -> None:
+    change_options(ada.environment, authserv_ids=("mx.example.org",))
+    cases: list[tuple[bytes, tuple[str, str | None] | None]] = [
         (b"spf=fail (not permitted) smtp.mailfrom=a@b.example", ("FAIL", "b.example")),
         (b"spf=softfail smtp.mailfrom=b.example", ("SOFTFAIL", "b.example")),
         (b"spf=none smtp.helo=mx.b.example", ("NONE", "mx.b.example")),
         (b"spf=temperror", ("TEMPERROR", None)),
         (b"spf=unheard smtp.mailfrom=b.example", None),
         (b"dmarc=fail", None),
-    ],
-)
-async def test_spf_results_are_told_apart(
-    ada: GraphQLClient, statement: bytes, expected: tuple[str, str | None] | None
-) -> None:
-    change_options(ada.environment, authserv_ids=("mx.example.org",))
-    header = b"Authentication-Results: mx.example.org; " + statement + b"\r\n"
-    header += TRUSTED_HEADER[TRUSTED_HEADER.index(b"Received") :]
-    message_id = await deliver_message(ada, header + raw_message("Results"))
-    authentication = (await ada(VERIFICATION_QUERY, id=message_id))["message"]["authentication"]
-    spf = authentication["spf"]
-    assert (spf and (spf["result"], spf["domain"])) == expected
+    ]
+    for case in each_case(cases):
+        with case as (statement, expected):
+            header = b"Authentication-Results: mx.example.org; " + statement + b"\r\n"
+            header += TRUSTED_HEADER[TRUSTED_HEADER.index(b"Received") :]
+            message_id = await deliver_message(ada, header + raw_message("Results"))
+            authentication = (await ada(VERIFICATION_QUERY, id=message_id))["message"][
+                "authentication"
+            ]
+            spf = authentication["spf"]
+            assert (spf and (spf["result"], spf["domain"])) == expected
 
 
 async def test_body_parts_have_every_alternative(ada: GraphQLClient) -> None:
@@ -459,16 +460,17 @@ CONTENT_FIELDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("field", CONTENT_FIELDS)
 async def test_content_field_of_foreign_message_is_refused(
-    ada: GraphQLClient, bob: GraphQLClient, field: str
+    ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     message_id = global_ids.encode("Message", (await deliver_to(ada, MULTIPART_MESSAGE)).message_id)
-    document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
-    assert (await bob(document, id=message_id))["message"] is None
     admin = await make_client(ada.environment, ada.http, "over", role=Role.ADMIN)
-    answer = await admin.execute(document, id=message_id)
-    assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
+    for case in each_case(CONTENT_FIELDS):
+        with case as field:
+            document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
+            assert (await bob(document, id=message_id))["message"] is None
+            answer = await admin.execute(document, id=message_id)
+            assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
 
 
 async def test_attachments_url_expires(ada: GraphQLClient, clock: Any) -> None:

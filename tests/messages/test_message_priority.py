@@ -6,6 +6,7 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.support.case_loop import each_case
 from tests.support.operations.message_sources import save_draft
 
 QUERY = "query ($id: ID!) { message(by: {id: $id}) { priority } }"
@@ -16,9 +17,8 @@ async def read_priority(client: GraphQLClient, message_id: str) -> Any:
     return (await client(QUERY, id=message_id))["message"]["priority"]
 
 
-@pytest.mark.parametrize(
-    ("headers", "priority"),
-    [
+async def test_priority_is_read_from_header(ada: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, str], str]] = [
         ({}, "NORMAL"),
         ({"X_Priority": "1 (Highest)"}, "HIGH"),
         ({"X_Priority": "2"}, "HIGH"),
@@ -27,24 +27,24 @@ async def read_priority(client: GraphQLClient, message_id: str) -> Any:
         ({"X_Priority": "x", "Importance": "Low"}, "LOW"),
         ({"Importance": "High"}, "HIGH"),
         ({"Importance": "urgent"}, "NORMAL"),
-    ],
-)
-async def test_priority_is_read_from_header(
-    ada: GraphQLClient, headers: dict[str, str], priority: str
-) -> None:
-    inserted = await deliver_to(ada, raw_message(**headers))
-    message_id = global_ids.encode("Message", inserted.message_id)
-    assert await read_priority(ada, message_id) == priority
+    ]
+    for case in each_case(cases):
+        with case as (headers, priority):
+            inserted = await deliver_to(ada, raw_message(**headers))
+            message_id = global_ids.encode("Message", inserted.message_id)
+            assert await read_priority(ada, message_id) == priority
 
 
-@pytest.mark.parametrize("priority", ["HIGH", "NORMAL", "LOW"])
-async def test_priority_of_draft_is_the_saved_one(ada: GraphQLClient, priority: str) -> None:
-    saved = await save_draft(ada, subject="x", priority=priority)
-    assert saved["errors"] == []
-    assert await read_priority(ada, saved["message"]["id"]) == priority
-    again = await save_draft(ada, draft={"id": saved["message"]["id"]}, subject="y")
-    assert again["errors"] == []
-    assert await read_priority(ada, saved["message"]["id"]) == priority
+async def test_priority_of_draft_is_the_saved_one(ada: GraphQLClient) -> None:
+    cases: list[str] = ["HIGH", "NORMAL", "LOW"]
+    for case in each_case(cases):
+        with case as priority:
+            saved = await save_draft(ada, subject="x", priority=priority)
+            assert saved["errors"] == []
+            assert await read_priority(ada, saved["message"]["id"]) == priority
+            again = await save_draft(ada, draft={"id": saved["message"]["id"]}, subject="y")
+            assert again["errors"] == []
+            assert await read_priority(ada, saved["message"]["id"]) == priority
 
 
 async def test_priority_of_foreign_message_is_not_readable(

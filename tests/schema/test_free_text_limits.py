@@ -7,6 +7,7 @@ from graphql import is_input_object_type
 
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.lists.input_locations import schema
 
 FREE_TEXT_FIELDS = (
@@ -44,14 +45,11 @@ def test_description_of_each_free_text_names_its_limit() -> None:
     assert undescribed == []
 
 
-@pytest.mark.parametrize(
-    ("mutation", "arguments", "name"),
-    STORED_TEXTS,
-    ids=[f"{mutation}.{name}" for mutation, _, name in STORED_TEXTS],
-)
 @pytest.mark.usefixtures("ada")
-async def test_too_long_text_is_refused(
-    root: GraphQLClient, mutation: str, arguments: dict[str, Any], name: str
-) -> None:
-    payload = await execute_mutation(root, mutation, "", **arguments, **{name: TOO_LONG})
-    assert ("VALIDATION", [name]) in [(error["code"], error["path"]) for error in payload["errors"]]
+async def test_too_long_text_is_refused(root: GraphQLClient) -> None:
+    for case in each_case(STORED_TEXTS):
+        with case as (mutation, arguments, name):
+            payload = await execute_mutation(root, mutation, "", **arguments, **{name: TOO_LONG})
+            assert ("VALIDATION", [name]) in [
+                (error["code"], error["path"]) for error in payload["errors"]
+            ]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from graphql import get_named_type, is_input_object_type, is_required_argument
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.reference.errors.documented_errors import assert_errors_are_documented
 from tests.support.schema.printed_schema import SDL
 from tests.support.schema.sample_inputs import sample_input, sample_selection
@@ -56,17 +56,20 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "input_", "ref"), CALLS)
 async def test_not_found_error_contains_reference_of_client(
-    root: GraphQLClient, ada: GraphQLClient, name: str, input_: dict[str, Any], ref: str
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    document = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
+    for case in each_case(CALLS):
+        with case as (name, input_, ref):
+            document = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
       {name}(input: $input) {{ errors {{ code message ... on NotFoundError {{ ref }} }} }} }}"""
-    client = root if USER in str(input_) else ada
-    data = await client(document, input=input_)
-    (error,) = assert_errors_are_documented(document, {"data": data})["data"][name]["errors"]
-    assert (error["code"], error["ref"]) == ("NOT_FOUND", ref)
-    assert str(UNKNOWN_KEY) not in str(error)
+            client = root if USER in str(input_) else ada
+            data = await client(document, input=input_)
+            (error,) = assert_errors_are_documented(document, {"data": data})["data"][name][
+                "errors"
+            ]
+            assert (error["code"], error["ref"]) == ("NOT_FOUND", ref)
+            assert str(UNKNOWN_KEY) not in str(error)
 
 
 def calls_with_references() -> Iterator[tuple[str, dict[str, Any]]]:

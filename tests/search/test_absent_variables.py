@@ -8,6 +8,7 @@ from graphql import GraphQLInputObjectType, GraphQLObjectType
 from graph.schema import schema
 from graph.types.input_conditions import ConditionsInput, optional_condition_arguments
 from tests.conftest import GraphQLClient, deliver_to
+from tests.support.case_loop import each_case
 
 MESSAGES_QUERY = """query ($seen: Boolean, $subject: String, $ids: [ID!]) {
   messages(%s) { nodes { subject } } }"""
@@ -31,9 +32,8 @@ async def find_subjects(client: GraphQLClient, arguments: str, **variables: Any)
     return sorted(node["subject"] for node in nodes)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "variables", "subjects"),
-    [
+async def test_absent_variable_is_an_absent_condition(ada_with_messages: GraphQLClient) -> None:
+    cases: list[tuple[str, dict[str, Any], list[str]]] = [
         ("filter: {seen: $seen}", {}, ["Bill", "Duck"]),
         ("filter: {seen: $seen}", {"seen": True}, []),
         ("filter: {seen: $seen, subject: $subject}", {}, ["Bill", "Duck"]),
@@ -43,40 +43,34 @@ async def find_subjects(client: GraphQLClient, arguments: str, **variables: Any)
         ("filter: {and: [{seen: $seen}, {subject: $subject}]}", {"subject": "bill"}, ["Bill"]),
         ("filter: {attachment: {filename: $subject}}", {}, ["Bill", "Duck"]),
         ("users: {ids: $ids}", {}, ["Bill", "Duck"]),
-    ],
-)
-async def test_absent_variable_is_an_absent_condition(
+    ]
+    for case in each_case(cases):
+        with case as (arguments, variables, subjects):
+            for _ in range(3):  # the plain executor, and the compiled one
+                assert await find_subjects(ada_with_messages, arguments, **variables) == subjects
+
+
+async def test_absent_condition_that_would_select_everything_is_refused(
     ada_with_messages: GraphQLClient,
-    arguments: str,
-    variables: dict[str, Any],
-    subjects: list[str],
 ) -> None:
-    for _ in range(3):  # the plain executor, and the compiled one
-        assert await find_subjects(ada_with_messages, arguments, **variables) == subjects
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
+    cases: list[str] = [
         "filter: {not: {seen: $seen}}",
         "filter: {or: [{seen: $seen}, {subject: $subject}]}",
         "filter: {and: [{not: {seen: $seen}}]}",
-    ],
-)
-async def test_absent_condition_that_would_select_everything_is_refused(
-    ada_with_messages: GraphQLClient, arguments: str
-) -> None:
-    document = MESSAGES_QUERY.replace("%s", arguments).replace(", $ids: [ID!]", "")
-    if "$subject" not in arguments:
-        document = document.replace(", $subject: String", "")
-    response = await ada_with_messages.execute(document)
-    ((code, message),) = [
-        (error["extensions"]["code"], error["message"]) for error in response["errors"]
     ]
-    assert (code, message.partition(". ")[0]) == (
-        "BAD_USER_INPUT",
-        "At least one condition is required",
-    )
+    for case in each_case(cases):
+        with case as arguments:
+            document = MESSAGES_QUERY.replace("%s", arguments).replace(", $ids: [ID!]", "")
+            if "$subject" not in arguments:
+                document = document.replace(", $subject: String", "")
+            response = await ada_with_messages.execute(document)
+            ((code, message),) = [
+                (error["extensions"]["code"], error["message"]) for error in response["errors"]
+            ]
+            assert (code, message.partition(". ")[0]) == (
+                "BAD_USER_INPUT",
+                "At least one condition is required",
+            )
 
 
 async def test_mutation_refuses_a_selection_of_absent_variables(

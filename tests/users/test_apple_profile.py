@@ -23,6 +23,7 @@ from resolvers.auth.app_password_validation import AppPasswordScope, NewAppPassw
 from resolvers.context import Context
 from tests.conftest import TEST_OPTIONS, GraphQLClient, client_context
 from tests.support.accounts.two_factor_operations import run_auth_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations.quarantine_operations import set_options
 
 SERVERS = {
@@ -85,33 +86,30 @@ async def test_mobileconfig_is_base64(ada: GraphQLClient) -> None:
     assert plain_payload["mobileconfig"] is None
 
 
-@pytest.mark.parametrize(
-    ("scopes", "account_type", "port"),
-    [
+async def test_imap_is_preferred_to_pop3(ada: GraphQLClient) -> None:
+    cases: list[tuple[list[AppPasswordScope], str, int]] = [
         ([ALL], "EmailTypeIMAP", 993),
         ([IMAP, POP3, SMTP], "EmailTypeIMAP", 993),
         ([IMAP, SMTP], "EmailTypeIMAP", 993),
         ([POP3, SMTP], "EmailTypePOP", 995),
-    ],
-)
-async def test_imap_is_preferred_to_pop3(
-    ada: GraphQLClient, scopes: list[AppPasswordScope], account_type: str, port: int
-) -> None:
-    raw, _ = await create_profile(ada, scopes=scopes)
-    (account,) = plistlib.loads(raw)["PayloadContent"]
-    assert (account["EmailAccountType"], account["IncomingMailServerPortNumber"]) == (
-        account_type,
-        port,
-    )
+    ]
+    for case in each_case(cases):
+        with case as (scopes, account_type, port):
+            raw, _ = await create_profile(ada, scopes=scopes)
+            (account,) = plistlib.loads(raw)["PayloadContent"]
+            assert (account["EmailAccountType"], account["IncomingMailServerPortNumber"]) == (
+                account_type,
+                port,
+            )
 
 
-@pytest.mark.parametrize("scopes", [[IMAP], [SMTP], [IMAP, POP3], [AppPasswordScope.MAIL]])
-async def test_scopes_without_reading_or_sending_are_refused(
-    ada: GraphQLClient, scopes: list[AppPasswordScope]
-) -> None:
-    with pytest.raises(InvalidInput) as refusal:
-        await create_profile(ada, scopes=scopes)
-    assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "SCOPE")
+async def test_scopes_without_reading_or_sending_are_refused(ada: GraphQLClient) -> None:
+    cases: list[list[AppPasswordScope]] = [[IMAP], [SMTP], [IMAP, POP3], [AppPasswordScope.MAIL]]
+    for case in each_case(cases):
+        with case as scopes:
+            with pytest.raises(InvalidInput) as refusal:
+                await create_profile(ada, scopes=scopes)
+            assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "SCOPE")
 
 
 async def test_profile_without_configured_server_is_refused(ada: GraphQLClient) -> None:

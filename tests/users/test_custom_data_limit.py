@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import pytest
-
 from models.runtime.options import Options
 from tests.conftest import GraphQLClient
 from tests.support.accounts.key_value_operations import change_options
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.lists.input_locations import (
     InputLocation,
     input_locations,
@@ -42,18 +41,19 @@ async def store_metadata(
     return errors
 
 
-@pytest.mark.parametrize("location", LOCATIONS.values(), ids=LOCATIONS)
 async def test_metadata_above_limit_is_refused_with_its_path(
-    ada: GraphQLClient, root: GraphQLClient, location: InputLocation
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    limit = Options().metadata_max_size
-    assert limit == 64 << 10
-    input_type: Any = schema.type_map[location.input]
-    for name in METADATA_FIELDS:
-        if name in input_type.fields:
-            refusal = ("VALIDATION", [*location.path[1:], name])
-            assert await store_metadata([ada, root], location, name, limit + 1) == [refusal]
-            assert refusal not in await store_metadata([ada, root], location, name, limit)
+    for case in each_case(LOCATIONS.values()):
+        with case as location:
+            limit = Options().metadata_max_size
+            assert limit == 64 << 10
+            input_type: Any = schema.type_map[location.input]
+            for name in METADATA_FIELDS:
+                if name in input_type.fields:
+                    refusal = ("VALIDATION", [*location.path[1:], name])
+                    assert await store_metadata([ada, root], location, name, limit + 1) == [refusal]
+                    assert refusal not in await store_metadata([ada, root], location, name, limit)
 
 
 async def test_limit_of_metadata_and_annotations_is_a_setting(ada: GraphQLClient) -> None:

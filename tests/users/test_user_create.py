@@ -165,20 +165,22 @@ async def test_invalid_user_input_names_field_and_rule(root: GraphQLClient) -> N
             assert await count_user_table_rows(root.environment) == counts_before
 
 
-@pytest.mark.parametrize("quota", [-1, 2**63, "-1", 2**53, 1.5, "much"])
-async def test_invalid_quota_is_refused_by_name(root: GraphQLClient, quota: Any) -> None:
-    response = await root.execute(
-        CREATE_USER_MUTATION, input={"address": "eve@example.org", "quota": quota}
-    )
-    (error,) = response["errors"]
-    assert error["extensions"]["code"] == "BAD_USER_INPUT"
-    assert "quota" in error["message"]
-    ctx = await domain_admin_context(root, administers=())
-    for number in (-1, 2**53, 2**63):
-        new_user = NewUser(address="eve@example.org", password_disabled=True, quota=number)
-        with pytest.raises(InvalidInput) as error_info:
-            await creation_create.create_user(ctx, new_user)
-        assert (error_info.value.path, error_info.value.constraint) == (["quota"], "RANGE")
+async def test_invalid_quota_is_refused_by_name(root: GraphQLClient) -> None:
+    cases: list[Any] = [-1, 2**63, "-1", 2**53, 1.5, "much"]
+    for case in each_case(cases):
+        with case as quota:
+            response = await root.execute(
+                CREATE_USER_MUTATION, input={"address": "eve@example.org", "quota": quota}
+            )
+            (error,) = response["errors"]
+            assert error["extensions"]["code"] == "BAD_USER_INPUT"
+            assert "quota" in error["message"]
+            ctx = await domain_admin_context(root, administers=())
+            for number in (-1, 2**53, 2**63):
+                new_user = NewUser(address="eve@example.org", password_disabled=True, quota=number)
+                with pytest.raises(InvalidInput) as error_info:
+                    await creation_create.create_user(ctx, new_user)
+                assert (error_info.value.path, error_info.value.constraint) == (["quota"], "RANGE")
 
 
 async def test_imported_hash_signs_in_and_is_replaced(root: GraphQLClient) -> None:

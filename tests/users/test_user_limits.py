@@ -20,6 +20,7 @@ from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest, ResyncReason
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.user_operations import count_statements_by_user_count
+from tests.support.case_loop import each_case
 from tests.support.clients.change_followers import wait_for_followers
 from tests.support.stores.counter_check import select_rows
 from tests.support.time_limits import HANG_SECONDS
@@ -204,29 +205,26 @@ async def test_temporary_addresses_are_those_with_an_expiry(
 MAX_NEW_QUOTA_QUERY = "query ($by: UserRef) { user(by: $by) { maxNewQuota } }"
 
 
-@pytest.mark.parametrize(
-    ("domain_limits", "expected"),
-    [
+@pytest.mark.usefixtures("bob")
+async def test_max_new_quota_respects_the_domain_limits(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
+) -> None:
+    cases: list[tuple[dict[str, int], int | None]] = [
         ({}, None),
         ({"max_user_quota": 7}, 7),
         ({"quota": 3 << 30}, 2 << 30),
         ({"quota": 3 << 30, "max_user_quota": 5 << 30}, 2 << 30),
         ({"quota": 1}, 0),
-    ],
-)
-@pytest.mark.usefixtures("bob")
-async def test_max_new_quota_respects_the_domain_limits(
-    root: GraphQLClient,
-    ada: GraphQLClient,
-    environment: Environment,
-    domain_limits: dict[str, int],
-    expected: int | None,
-) -> None:
-    await update_rows(environment, Domain, **{"quota": 0, **domain_limits})
-    response = await root(MAX_NEW_QUOTA_QUERY, by={"username": "ada"})
-    assert response["user"]["maxNewQuota"] == expected
-    refused_response = await ada.execute(MAX_NEW_QUOTA_QUERY)
-    assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
+    ]
+    for case in each_case(cases):
+        with case as (domain_limits, expected):
+            await update_rows(
+                environment, Domain, **{"quota": 0, "max_user_quota": 0, **domain_limits}
+            )
+            response = await root(MAX_NEW_QUOTA_QUERY, by={"username": "ada"})
+            assert response["user"]["maxNewQuota"] == expected
+            refused_response = await ada.execute(MAX_NEW_QUOTA_QUERY)
+            assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
 SERVICE_SETTINGS_QUERY = """
@@ -267,21 +265,18 @@ async def test_service_settings_have_values_for_services(
     assert expanded == {"user": "ada", "expand": "/mail/example.org/ada/ada/100%"}
 
 
-@pytest.mark.parametrize(
-    "invalid_arguments",
-    [
+@pytest.mark.usefixtures("ada")
+async def test_unknown_service_and_invalid_template_are_refused(root: GraphQLClient) -> None:
+    cases: list[dict[str, str]] = [
         {"service": "telnet"}, {"expand": "%{password}"}, {"expand": "%"}, {"expand": "%u"},
         {"expand": "%{user"}, {"expand": "x" * 1001}, {"expand": "%{}"}, {"expand": "%{%{user}}"},
-    ],
-)  # fmt: skip
-@pytest.mark.usefixtures("ada")
-async def test_unknown_service_and_invalid_template_are_refused(
-    root: GraphQLClient, invalid_arguments: dict[str, str]
-) -> None:
-    response = await root.execute(
-        SERVICE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments
-    )
-    assert response["errors"][0]["extensions"]["code"] != "INTERNAL_SERVER_ERROR"
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as invalid_arguments:
+            response = await root.execute(
+                SERVICE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments
+            )
+            assert response["errors"][0]["extensions"]["code"] != "INTERNAL_SERVER_ERROR"
 
 
 async def test_service_settings_need_an_admin(ada: GraphQLClient) -> None:

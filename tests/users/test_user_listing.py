@@ -139,20 +139,8 @@ async def test_pages_have_no_gaps_in_both_directions(client_with_users: GraphQLC
     ) == ["anna"]
 
 
-@pytest.mark.parametrize(
-    ("order", "expected"),
-    [
-        ("CREATED_AT_ASC", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
-        ("CREATED_AT_DESC", ["eve@new.example", "carl", "ann", "zoe", "bert", "d.an"]),
-        ("STORAGE_USED_ASC", ["d.an", "zoe", "ann", "eve@new.example", "bert", "carl"]),
-        ("STORAGE_USED_DESC", ["carl", "bert", "eve@new.example", "ann", "zoe", "d.an"]),
-        ("LAST_LOGIN_AT_ASC", ["d.an", "bert", "carl", "eve@new.example", "ann", "zoe"]),
-        ("LAST_LOGIN_AT_DESC", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
-        ("USERNAME_DESC", ["zoe", "eve@new.example", "d.an", "carl", "bert", "ann"]),
-    ],
-)
 async def test_each_order_has_pages_without_gaps_in_both_directions(
-    client_with_users: GraphQLClient, order: str, expected: list[str]
+    client_with_users: GraphQLClient,
 ) -> None:
     async with client_with_users.environment.write_session() as session:
         connection = await session.connection()
@@ -169,27 +157,38 @@ async def test_each_order_has_pages_without_gaps_in_both_directions(
             if name == "zoe":
                 values["last_login_at"] = client_with_users.environment.now() + timedelta(seconds=1)
             await connection.execute(update(User).where(col(User.username) == name).values(values))
-    for size in (1, 2, 4, 6):
-        forward_names, page_info = [], {"hasNextPage": True, "endCursor": None}
-        while page_info["hasNextPage"]:
-            page = await load_user_page(
-                client_with_users, first=size, after=page_info["endCursor"], orderBy=order
+    cases: list[tuple[str, list[str]]] = [
+        ("CREATED_AT_ASC", ["d.an", "bert", "zoe", "ann", "carl", "eve@new.example"]),
+        ("CREATED_AT_DESC", ["eve@new.example", "carl", "ann", "zoe", "bert", "d.an"]),
+        ("STORAGE_USED_ASC", ["d.an", "zoe", "ann", "eve@new.example", "bert", "carl"]),
+        ("STORAGE_USED_DESC", ["carl", "bert", "eve@new.example", "ann", "zoe", "d.an"]),
+        ("LAST_LOGIN_AT_ASC", ["d.an", "bert", "carl", "eve@new.example", "ann", "zoe"]),
+        ("LAST_LOGIN_AT_DESC", ["zoe", "ann", "eve@new.example", "carl", "bert", "d.an"]),
+        ("USERNAME_DESC", ["zoe", "eve@new.example", "d.an", "carl", "bert", "ann"]),
+    ]
+    for case in each_case(cases):
+        with case as (order, expected):
+            for size in (1, 2, 4, 6):
+                forward_names, page_info = [], {"hasNextPage": True, "endCursor": None}
+                while page_info["hasNextPage"]:
+                    page = await load_user_page(
+                        client_with_users, first=size, after=page_info["endCursor"], orderBy=order
+                    )
+                    forward_names += usernames_of_page(page)
+                    page_info = page["pageInfo"]
+                backward_names: list[str] = []
+                page_info = {"hasPreviousPage": True, "startCursor": None}
+                while page_info["hasPreviousPage"]:
+                    page = await load_user_page(
+                        client_with_users, last=size, before=page_info["startCursor"], orderBy=order
+                    )
+                    backward_names = usernames_of_page(page) + backward_names
+                    page_info = page["pageInfo"]
+                assert (forward_names, backward_names) == (expected, expected)
+            other_response = await client_with_users.execute(
+                USERS_QUERY, first=1, after=page["pageInfo"]["startCursor"]
             )
-            forward_names += usernames_of_page(page)
-            page_info = page["pageInfo"]
-        backward_names: list[str] = []
-        page_info = {"hasPreviousPage": True, "startCursor": None}
-        while page_info["hasPreviousPage"]:
-            page = await load_user_page(
-                client_with_users, last=size, before=page_info["startCursor"], orderBy=order
-            )
-            backward_names = usernames_of_page(page) + backward_names
-            page_info = page["pageInfo"]
-        assert (forward_names, backward_names) == (expected, expected)
-    other_response = await client_with_users.execute(
-        USERS_QUERY, first=1, after=page["pageInfo"]["startCursor"]
-    )
-    assert other_response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
+            assert other_response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     async with client_with_users.environment.write_session() as session:
         await (await session.connection()).execute(update(User).values(used=0))
 
@@ -209,9 +208,8 @@ async def test_forged_cursor_and_large_filter_are_refused(client_with_users: Gra
         assert response["errors"], condition
 
 
-@pytest.mark.parametrize(
-    ("page_arguments", "code"),
-    [
+async def test_invalid_page_arguments_have_an_error_code(root: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"first": 251}, "BAD_PAGINATION"),
         ({"first": -1}, "BAD_PAGINATION"),
         ({"last": 251}, "BAD_PAGINATION"),
@@ -219,13 +217,11 @@ async def test_forged_cursor_and_large_filter_are_refused(client_with_users: Gra
         ({"after": "", "first": 1}, "BAD_CURSOR"),
         ({"after": "x", "first": 1}, "BAD_CURSOR"),
         ({"before": "x", "first": 1}, "BAD_PAGINATION"),
-    ],
-)
-async def test_invalid_page_arguments_have_an_error_code(
-    root: GraphQLClient, page_arguments: dict[str, Any], code: str
-) -> None:
-    response = await root.execute(USERS_QUERY, **page_arguments)
-    assert response["errors"][0]["extensions"] == {"code": code}
+    ]
+    for case in each_case(cases):
+        with case as (page_arguments, code):
+            response = await root.execute(USERS_QUERY, **page_arguments)
+            assert response["errors"][0]["extensions"] == {"code": code}
 
 
 async def test_cursor_of_other_filter_is_refused(client_with_users: GraphQLClient) -> None:
@@ -258,31 +254,32 @@ async def test_user_list_runs_constant_statements(
 USER_QUERY = """query ($by: UserRef) { user(by: $by) { username } }"""
 
 
-@pytest.mark.parametrize(
-    "user_ref",
-    [
+async def test_user_is_found_by_any_name_only_by_owner_and_admins(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    cases: list[dict[str, str]] = [
         {"username": "Bob"}, {"username": "b.o.b"}, {"username": "bob@example.org"},
         {"address": "B.ob+x@example.org"},
-    ],
-)  # fmt: skip
-async def test_user_is_found_by_any_name_only_by_owner_and_admins(
-    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, user_ref: dict[str, str]
-) -> None:
-    for client, is_visible in ((root, True), (bob, True), (ada, False)):
-        assert await client(USER_QUERY, by=user_ref) == {
-            "user": {"username": "bob"} if is_visible else None
-        }
-    by_id = {"id": global_ids.encode("User", bob.user.id)}
-    for client, is_visible in ((root, True), (bob, True), (ada, False)):
-        assert await client(USER_QUERY, by=by_id) == {
-            "user": {"username": "bob"} if is_visible else None
-        }
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as user_ref:
+            for client, is_visible in ((root, True), (bob, True), (ada, False)):
+                assert await client(USER_QUERY, by=user_ref) == {
+                    "user": {"username": "bob"} if is_visible else None
+                }
+            by_id = {"id": global_ids.encode("User", bob.user.id)}
+            for client, is_visible in ((root, True), (bob, True), (ada, False)):
+                assert await client(USER_QUERY, by=by_id) == {
+                    "user": {"username": "bob"} if is_visible else None
+                }
 
 
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("unknown_name", ["", "nobody", "*@example.org", "@", "é@example.org"])
-async def test_unknown_username_returns_null(root: GraphQLClient, unknown_name: str) -> None:
-    assert await root(USER_QUERY, by={"username": unknown_name}) == {"user": None}
+async def test_unknown_username_returns_null(root: GraphQLClient) -> None:
+    cases: list[str] = ["", "nobody", "*@example.org", "@", "é@example.org"]
+    for case in each_case(cases):
+        with case as unknown_name:
+            assert await root(USER_QUERY, by={"username": unknown_name}) == {"user": None}
 
 
 async def test_user_without_argument_is_the_viewer(root: GraphQLClient, ada: GraphQLClient) -> None:

@@ -15,6 +15,7 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
+from tests.support.case_loop import each_case
 from tests.support.stores.counter_check import select_rows
 
 ROLE_FIELDS = "users { username role adminPermissions administers { nodes { name } } }"
@@ -78,9 +79,9 @@ async def test_new_role_applies_at_once(root: GraphQLClient, ada: GraphQLClient)
     assert error["code"] == "NOT_FOUND"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "path"),
-    [
+async def test_invalid_role_change_is_refused(root: GraphQLClient, ada: GraphQLClient) -> None:
+    admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)
+    cases: list[tuple[dict[str, Any], str, list[str]]] = [
         ({}, "VALIDATION", ["role"]),
         ({"role": "PUBLIC"}, "VALIDATION", ["role"]),
         ({"role": "USER", "adminPermissions": ["IMPERSONATE"]}, "VALIDATION", ["adminPermissions"]),
@@ -88,16 +89,13 @@ async def test_new_role_applies_at_once(root: GraphQLClient, ada: GraphQLClient)
         ({"role": "DOMAIN_ADMIN", "administers": [{"name": "none.example"}]}, "NOT_FOUND",
          ["administers", "0"]),
         ({"role": "ROOT"}, "FORBIDDEN", ["role"]),
-    ],
-)  # fmt: skip
-async def test_invalid_role_change_is_refused(
-    root: GraphQLClient, ada: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
-) -> None:
-    admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)
-    row_before = await load_user_row(root.environment, ada)
-    users, (error,) = await set_role(admin, ada, **arguments)
-    assert (users, error["code"], error["path"]) == ([], code, path)
-    assert await load_user_row(root.environment, ada) == row_before
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as (arguments, code, path):
+            row_before = await load_user_row(root.environment, ada)
+            users, (error,) = await set_role(admin, ada, **arguments)
+            assert (users, error["code"], error["path"]) == ([], code, path)
+            assert await load_user_row(root.environment, ada) == row_before
 
 
 async def test_role_above_the_own_role_is_refused(root: GraphQLClient, ada: GraphQLClient) -> None:

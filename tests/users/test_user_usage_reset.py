@@ -28,6 +28,7 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
+from tests.support.case_loop import each_case
 from tests.support.stores.counter_check import (
     assert_store_consistent,
     load_stream_position,
@@ -214,22 +215,24 @@ async def test_reset_of_many_users_runs_constant_statements(
     assert received_rows == [(0,)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "path"),
-    [
+async def test_invalid_user_usage_reset_is_refused(
+    busy: GraphQLClient, root: GraphQLClient
+) -> None:
+    cases: list[tuple[dict[str, Any], str, list[str]]] = [
         ({"kinds": []}, "VALIDATION", ["kinds"]),
         ({"users": {"ids": [global_ids.encode("User", 7)]}}, "NOT_FOUND", ["users", "ids", "0"]),
         ({"users": {"usernames": ["ada", "nobody"]}}, "NOT_FOUND", ["users", "usernames", "1"]),
         ({"users": {}}, "VALIDATION", ["users"]),
-    ],
-)
-async def test_invalid_user_usage_reset_is_refused(
-    busy: GraphQLClient, root: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
-) -> None:
-    counters_before = await load_counters(busy.environment)
-    users, errors = await reset_usage(root, busy, **arguments)
-    assert (users, [(error["code"], error["path"]) for error in errors]) == ([], [(code, path)])
-    assert await load_counters(busy.environment) == counters_before
+    ]
+    for case in each_case(cases):
+        with case as (arguments, code, path):
+            counters_before = await load_counters(busy.environment)
+            users, errors = await reset_usage(root, busy, **arguments)
+            assert (users, [(error["code"], error["path"]) for error in errors]) == (
+                [],
+                [(code, path)],
+            )
+            assert await load_counters(busy.environment) == counters_before
 
 
 async def test_user_usage_reset_needs_domain_admin_with_permission(

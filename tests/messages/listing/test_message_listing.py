@@ -23,6 +23,7 @@ from tests.conftest import (
     make_client,
     raw_message,
 )
+from tests.support.case_loop import each_case
 from tests.support.mail import multipart_message
 from tests.support.operations.message_pages import (
     MESSAGE_PAGE_QUERY,
@@ -76,27 +77,27 @@ async def test_pages_are_complete_in_both_directions_while_mail_arrives(
     assert (await load_message_page(ada, first=0))["nodes"] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
+async def test_invalid_page_arguments_return_error_code(ada: GraphQLClient) -> None:
+    await deliver_to(ada)
+    own_cursor = (await load_message_page(ada))["pageInfo"]["endCursor"]
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"first": 251}, "BAD_PAGINATION"),
         ({"first": 1, "last": 1}, "BAD_PAGINATION"),
         ({"last": 1, "after": "x"}, "BAD_PAGINATION"),
         ({"first": 1, "after": "bm9uc2Vuc2U"}, "BAD_CURSOR"),
         ({"first": 1, "after": "mine", "filter": {"seen": True}}, "BAD_CURSOR"),
         ({"first": 1, "after": "mine", "orderBy": "RECEIVED_AT_ASC"}, "BAD_CURSOR"),
-    ],
-)
-async def test_invalid_page_arguments_return_error_code(
-    ada: GraphQLClient, arguments: dict[str, Any], code: str
-) -> None:
-    await deliver_to(ada)
-    own_cursor = (await load_message_page(ada))["pageInfo"]["endCursor"]
-    answer = await ada.execute(
-        MESSAGE_PAGE_QUERY,
-        **{name: own_cursor if value == "mine" else value for name, value in arguments.items()},
-    )
-    assert answer["errors"][0]["extensions"] == {"code": code}
+    ]
+    for case in each_case(cases):
+        with case as (arguments, code):
+            answer = await ada.execute(
+                MESSAGE_PAGE_QUERY,
+                **{
+                    name: own_cursor if value == "mine" else value
+                    for name, value in arguments.items()
+                },
+            )
+            assert answer["errors"][0]["extensions"] == {"code": code}
 
 
 async def test_cursor_stays_valid_with_relative_date_filter(
@@ -216,31 +217,28 @@ async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLC
         assert foreign == {"message": None, "node": None, "thread": None}
 
 
-@pytest.mark.parametrize(
-    "ref",
-    [
+async def test_missing_message_is_null(ada: GraphQLClient) -> None:
+    cases: list[dict[str, Any]] = [
         {"emailId": "0" * 31 + "7"},
         {"emailId": "f" * 32},
         {"uid": {"mailbox": {"path": "INBOX"}, "uid": 99}},
         {"uid": {"mailbox": {"path": "INBOX"}, "uid": -1}},
         {"uid": {"mailbox": {"path": "Nowhere"}, "uid": 1}},
-    ],
-)
-async def test_missing_message_is_null(ada: GraphQLClient, ref: dict[str, Any]) -> None:
-    document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
-    assert await ada(document, ref=ref) == {"message": None}
+    ]
+    for case in each_case(cases):
+        with case as ref:
+            document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
+            assert await ada(document, ref=ref) == {"message": None}
 
 
-@pytest.mark.parametrize(
-    "reference", [{"emailId": "x"}, {"emailId": "g" * 32}, {"id": "msg_nonsense"}]
-)
-async def test_malformed_message_reference_is_refused(
-    ada: GraphQLClient, reference: dict[str, Any]
-) -> None:
-    answer = await ada.execute(
-        "query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=reference
-    )
-    assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
+async def test_malformed_message_reference_is_refused(ada: GraphQLClient) -> None:
+    cases: list[dict[str, Any]] = [{"emailId": "x"}, {"emailId": "g" * 32}, {"id": "msg_nonsense"}]
+    for case in each_case(cases):
+        with case as reference:
+            answer = await ada.execute(
+                "query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=reference
+            )
+            assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
 
 
 async def test_nodes_are_returned_in_requested_order(

@@ -9,6 +9,7 @@ from strawberry.utils.str_converters import to_camel_case
 from graph.types.input_conditions import RestrictionsInput
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.differential.random_values import strawberry_definition
 from tests.support.lists.input_locations import schema
 from tests.support.operations.id_references import id_refs
@@ -42,14 +43,15 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "input_", "path"), CASES)
 @pytest.mark.usefixtures("ada")
-async def test_empty_restriction_is_refused(
-    admin_client: GraphQLClient, name: str, input_: dict[str, Any], path: list[str]
-) -> None:
-    document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{"
-    data = await admin_client(f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=input_)
-    assert data[name]["errors"] == [{"code": "VALIDATION", "path": path}]
+async def test_empty_restriction_is_refused(admin_client: GraphQLClient) -> None:
+    for case in each_case(CASES):
+        with case as (name, input_, path):
+            document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{"
+            data = await admin_client(
+                f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=input_
+            )
+            assert data[name]["errors"] == [{"code": "VALIDATION", "path": path}]
 
 
 def test_every_restriction_field_has_a_case() -> None:
