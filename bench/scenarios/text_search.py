@@ -96,7 +96,7 @@ async def insert_indexed_messages(environment: Environment, message_count: int) 
             connection = await session.connection()
             await connection.execute(insert(Message), rows)
             await connection.execute(insert(MessageSortKey), list(map(sort_key_columns, rows)))
-            await connection.execute(text_index.insert_statement(dialect), index_words)
+            await connection.run_sync(text_index.insert_messages, index_words)
     async with environment.database.engine.begin() as connection:
         await connection.execute(text("UPDATE messages SET indexed = true"))
         await connection.execute(text("ANALYZE") if dialect != "sqlite" else text("SELECT 1"))

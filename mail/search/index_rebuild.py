@@ -26,7 +26,7 @@ async def reindex_unchanged_messages(
     rows = [entry.words for entry in entries if entry.id in unchanged_ids]
     if rows:
         await connection.execute(text_index.delete_statement("postgresql"), rows)
-        await connection.execute(text_index.insert_statement("postgresql"), rows)
+        await connection.run_sync(text_index.insert_messages, rows)
         mark_statement = update(Message).where(
             col(Message.id).in_(unchanged_ids), ~col(Message.indexed)
         )
@@ -42,13 +42,10 @@ async def create_new_index(connection: AsyncConnection) -> None:
 
 async def add_to_new_index(connection: AsyncConnection, entries: Sequence[IndexEntry]) -> int:
     """Insert messages into the new index, and return their number."""
-    dialect = connection.dialect.name
     unchanged_ids = await _lock_unchanged(connection, entries)
     rows = [entry.words for entry in entries if entry.id in unchanged_ids]
     if rows:
-        await connection.execute(
-            text_index.insert_statement(dialect, text_index.NEXT_TABLE_NAME), rows
-        )
+        await connection.run_sync(text_index.insert_messages, rows, text_index.NEXT_TABLE_NAME)
     return len(rows)
 
 

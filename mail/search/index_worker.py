@@ -79,7 +79,7 @@ class IndexEntry(NamedTuple):
 
     id: int
     blob_id: int
-    words: dict[str, Any]  # parameters of text_index.insert
+    words: dict[str, Any]  # a row of text_index.insert_messages
     contact_updates: MessageContacts = NO_CONTACTS  # stored when the message is indexed
 
 
@@ -130,7 +130,7 @@ def insert_unindexed_and_record_contacts(
     new_ids = set(marked.scalars())  # without those that another process indexed
     rows = [entry.words for entry in entries if entry.id in new_ids]
     if rows:
-        connection.execute(text_index.insert_statement(connection.dialect.name), rows)
+        text_index.insert_messages(connection, rows)
         contacts.record_contacts_and_last_received(
             connection, (entry.contact_updates for entry in entries if entry.id in new_ids)
         )

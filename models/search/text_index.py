@@ -5,7 +5,7 @@ finds only messages of that user. Rows of deleted messages stay, and joins exclu
 replaced drafts are deleted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -27,7 +27,12 @@ from models.store.columns import BIG_INTEGER
 TABLE_NAME = "search_words"
 NEXT_TABLE_NAME = "search_words_next"  # an index that is being rebuilt, beside the one in use
 USER_WORD_END = "\u2022"  # occurs in no word: neither a letter nor a digit
+MAX_PENDING_LENGTH = 300_000  # characters of words in the pending list of PostgreSQL's index
 ENGINE_NAMES = {"sqlite": "SQLite FTS5", "postgresql": "PostgreSQL tsvector, GIN"}
+
+
+def _word_index_name(table_name: str) -> str:
+    return f"ix_{table_name}_words"  # on PostgreSQL
 
 
 def _create_index_sql_by_dialect(table_name: str) -> dict[str, tuple[str, ...]]:
@@ -39,8 +44,7 @@ def _create_index_sql_by_dialect(table_name: str) -> dict[str, tuple[str, ...]]:
         ),
         "postgresql": (
             f"CREATE TABLE {table_name} (rowid bigint PRIMARY KEY, words tsvector NOT NULL)",
-            f"CREATE INDEX ix_{table_name}_words ON {table_name} USING gin (words) WITH "
-            "(fastupdate = off)",
+            f"CREATE INDEX {_word_index_name(table_name)} ON {table_name} USING gin (words)",
         ),
     }
 
@@ -56,7 +60,7 @@ RENAME_NEXT_TABLE = {
     "postgresql": (
         f"ALTER TABLE {NEXT_TABLE_NAME} RENAME TO {TABLE_NAME}",
         f"ALTER INDEX {NEXT_TABLE_NAME}_pkey RENAME TO {TABLE_NAME}_pkey",
-        f"ALTER INDEX ix_{NEXT_TABLE_NAME}_words RENAME TO ix_{TABLE_NAME}_words",
+        f"ALTER INDEX {_word_index_name(NEXT_TABLE_NAME)} RENAME TO {_word_index_name(TABLE_NAME)}",
     ),
 }
 # Messages that a rebuilt index lacks. Only ids are compared, since rows of messages are wide.
@@ -70,6 +74,7 @@ _INSERT = {
     "postgresql": "INSERT INTO search_words (rowid, words)"
     " VALUES (:id, cast(:words AS text)::tsvector) ON CONFLICT (rowid) DO NOTHING",
 }
+_MERGE_PENDING_LIST = text("SELECT gin_clean_pending_list(cast(:index_name AS regclass))")
 _DELETE = {
     "sqlite": "INSERT INTO search_words (search_words, rowid, owner, words)"
     " VALUES ('delete', :id, :owner, :words)",
@@ -109,9 +114,33 @@ def index_exists_statement(dialect: str, table_name: str) -> TextClause:
     return text(statement).bindparams(name=table_name)
 
 
-def insert_statement(dialect: str, table_name: str = TABLE_NAME) -> TextClause:
-    """Return the insert of a message: `id`, `owner`, and `words` of mail/search/tokenizer.py."""
-    return text(_INSERT[dialect].replace(TABLE_NAME, table_name))
+def insert_messages(
+    connection: Connection, rows: Sequence[Mapping[str, Any]], table_name: str = TABLE_NAME
+) -> None:
+    """Insert messages: `id`, `owner`, and `words` of mail/search/tokenizer.py.
+
+    PostgreSQL first adds the words to the pending list of its index. To merge the words of several
+    messages takes a quarter of the CPU time and a tenth of the write-ahead log of single messages.
+    Searches read the whole list, so it is kept short, and is empty after this.
+    """
+    dialect = connection.dialect.name
+    statement = text(_INSERT[dialect].replace(TABLE_NAME, table_name))
+    if dialect == "sqlite":
+        connection.execute(statement, rows)
+        return
+    for batch in _short_batches(rows):
+        connection.execute(statement, batch)
+        connection.execute(_MERGE_PENDING_LIST, {"index_name": _word_index_name(table_name)})
+
+
+def _short_batches(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Yield the rows in batches whose words have about MAX_PENDING_LENGTH characters."""
+    start = length = 0
+    for end, row in enumerate(rows, 1):
+        length += len(row["words"])
+        if length >= MAX_PENDING_LENGTH or end == len(rows):
+            yield rows[start:end]
+            start, length = end, 0
 
 
 def delete_statement(dialect: str, table_name: str = TABLE_NAME) -> TextClause:

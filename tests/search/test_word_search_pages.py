@@ -81,7 +81,7 @@ async def messages(ada: GraphQLClient, clock: ManualClock) -> list[ListedMessage
         archive_update = update(Message).values(deleted_at=start, mailbox_id=None, indexed=True)
         await connection.execute(archive_update)
         await connection.execute(insert(Message), rows)
-        await connection.execute(text_index.insert_statement(dialect), words)
+        await connection.run_sync(text_index.insert_messages, words)
     return sorted(listed)
 
 

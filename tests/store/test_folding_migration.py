@@ -40,7 +40,7 @@ def store_as_before(connection: Connection, user: Any) -> None:
     words = OLD_WORDS if dialect == "sqlite" else f"'{owner}' {OLD_WORDS}"
     message_id = connection.execute(select(col(Message.id))).scalar_one()
     parameters = {"id": message_id, "owner": owner, "words": words}
-    connection.execute(text_index.insert_statement(dialect), parameters)
+    text_index.insert_messages(connection, [parameters])
     is_user = col(User.id) == user.id
     connection.execute(update(User).where(is_user).values(name="Bjørn", words="ada\nbjørn"))
     if dialect == "postgresql":
