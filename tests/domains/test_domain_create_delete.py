@@ -313,18 +313,25 @@ async def test_address_creates_no_domain_unless_allowed(
     assert await load_domain(root, "typo.example") is None
 
 
-@pytest.mark.parametrize("options", [{}, {"validateOnly": True}])
-@pytest.mark.parametrize(("mutation", "path"), ERROR_PATHS)
 async def test_domain_created_by_an_address_gives_a_warning(
-    root: GraphQLClient, ada: GraphQLClient, mutation: str, path: list[str], options: dict[str, Any]
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    payload = await add_address_in_domain(root, ada, mutation, "example.org", validateOnly=True)
-    assert (payload["errors"], payload["warnings"]) == ([], [])
-    payload = await add_address_in_domain(root, ada, mutation, "new.example", **options)
-    (warning,) = payload["warnings"]
-    assert (payload["errors"], warning["code"], warning["path"]) == ([], "DOMAIN_CREATED", path)
-    assert "new.example" in warning["message"]
-    assert (await load_domain(root, "new.example") is None) == bool(options)
+    for case in each_case(product(ERROR_PATHS, [{"validateOnly": True}, {}])):
+        with case as ((mutation, path), options):
+            payload = await add_address_in_domain(
+                root, ada, mutation, "example.org", validateOnly=True
+            )
+            assert (payload["errors"], payload["warnings"]) == ([], [])
+            name = f"{mutation}.example".lower()
+            payload = await add_address_in_domain(root, ada, mutation, name, **options)
+            (warning,) = payload["warnings"]
+            assert (payload["errors"], warning["code"], warning["path"]) == (
+                [],
+                "DOMAIN_CREATED",
+                path,
+            )
+            assert name in warning["message"]
+            assert (await load_domain(root, name) is None) == bool(options)
 
 
 @pytest.mark.parametrize(

@@ -171,27 +171,27 @@ async def test_wrong_metadata_are_refused(browser: OauthBrowser, environment: En
             assert await client_rows(environment) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "content_type", "status"),
-    [
-        (b"", "application/json", 400),
-        (b"[]", "application/json", 400),
-        (b"{", "application/json", 400),
-        (b"\xff", "application/json", 400),
-        (b"[" * 10_000, "application/json", 400),
-        (b"9" * 10_000, "application/json", 400),
-        (b"{}", "text/plain", 415),
-        (b"{}", "", 415),
-        (b'{"x": "' + b"x" * MAX_METADATA_BYTES + b'"}', "application/json", 413),
-    ],
-)
-async def test_malformed_body_is_refused(
-    browser: OauthBrowser, content: bytes, content_type: str, status: int
-) -> None:
-    headers = {"Content-Type": content_type}
-    response = await browser.http.post("/oauth/register", content=content, headers=headers)
-    assert response.status_code == status
-    assert response.json()["error"] == "invalid_client_metadata"
+# for each case: the body, its type, and the status of the response
+MALFORMED_BODIES: list[tuple[bytes, str, int]] = [
+    (b"", "application/json", 400),
+    (b"[]", "application/json", 400),
+    (b"{", "application/json", 400),
+    (b"\xff", "application/json", 400),
+    (b"[" * 10_000, "application/json", 400),
+    (b"9" * 10_000, "application/json", 400),
+    (b"{}", "text/plain", 415),
+    (b"{}", "", 415),
+    (b'{"x": "' + b"x" * MAX_METADATA_BYTES + b'"}', "application/json", 413),
+]
+
+
+async def test_malformed_body_is_refused(browser: OauthBrowser) -> None:
+    for case in each_case(MALFORMED_BODIES):
+        with case as (content, content_type, status):
+            headers = {"Content-Type": content_type}
+            response = await browser.http.post("/oauth/register", content=content, headers=headers)
+            assert response.status_code == status
+            assert response.json()["error"] == "invalid_client_metadata"
 
 
 async def test_rate_of_registrations_of_an_address_is_limited(browser: OauthBrowser) -> None:

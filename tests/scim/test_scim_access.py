@@ -9,6 +9,7 @@ import pytest
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from tests.conftest import GraphQLClient, make_api_key, make_client
+from tests.support.case_loop import each_case
 from tests.support.scim.scim_client import (
     USER_SCHEMA,
     ScimTestClient,
@@ -48,28 +49,37 @@ async def test_credential_is_required(scim: ScimTestClient) -> None:
             assert response.json()["status"] == "401"
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"scopes": [Scope.READ, Scope.SETTINGS, Scope.MAIL]},
-        {"domains": []},
-        {"domains": [], "role": Role.ROOT, "scopes": [Scope.FULL]},
-        {"role": Role.USER},
-        {"operations": ["users"]},
-        {"active": False},
-    ],
-)
+OTHER_KEYS: list[Any] = [
+    {"scopes": [Scope.READ, Scope.SETTINGS, Scope.MAIL]},
+    {"domains": []},
+    {"domains": [], "role": Role.ROOT, "scopes": [Scope.FULL]},
+    {"role": Role.USER},
+    {"operations": ["users"]},
+    {"active": False},
+]
+
+
 async def test_other_keys_are_refused(
-    http: httpx.AsyncClient, environment: Environment, scim: ScimTestClient, columns: Any
+    http: httpx.AsyncClient, environment: Environment, scim: ScimTestClient
 ) -> None:
-    values = {"role": Role.ADMIN, "scopes": [Scope.SCIM], "domains": scim.domain_ids, **columns}
-    secret = await make_api_key(environment, "other", **values)
-    client = ScimTestClient(http, environment, secret, [])
-    # a key for domains with the role USER administers none of them, so it is not valid
-    is_invalid = columns in ({"active": False}, {"role": Role.USER})
-    status = 401 if is_invalid else 403
-    for method, path in PATHS:
-        assert await client.error(method, path, {} if method != "GET" else None) == (status, None)
+    for case in each_case(enumerate(OTHER_KEYS)):
+        with case as (number, columns):
+            values = {
+                "role": Role.ADMIN,
+                "scopes": [Scope.SCIM],
+                "domains": scim.domain_ids,
+                **columns,
+            }
+            secret = await make_api_key(environment, f"other{number}", **values)
+            client = ScimTestClient(http, environment, secret, [])
+            # a key for domains with the role USER administers none of them, so it is not valid
+            is_invalid = columns in ({"active": False}, {"role": Role.USER})
+            status = 401 if is_invalid else 403
+            for method, path in PATHS:
+                assert await client.error(method, path, {} if method != "GET" else None) == (
+                    status,
+                    None,
+                )
 
 
 async def test_users_of_every_role_are_refused(

@@ -8,8 +8,7 @@ Okta: https://developer.okta.com/docs/api/openapi/okta-scim/guides/scim-20
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
+from tests.support.case_loop import each_case
 from tests.support.scim.scim_client import (
     GROUP_SCHEMA,
     PATCH_SCHEMA,
@@ -81,27 +80,29 @@ async def test_entra_creates_a_user_and_finds_it(scim: ScimTestClient) -> None:
     assert await scim.error("POST", "/Users", body) == (409, "uniqueness")
 
 
-@pytest.mark.parametrize(
-    ("operation", "is_active"),
-    [
-        ({"op": "Replace", "path": "active", "value": "False"}, False),
-        ({"op": "Replace", "path": "active", "value": False}, False),
-        ({"op": "replace", "path": "active", "value": False}, False),
-        ({"op": "Replace", "path": "active", "value": "True"}, True),
-        ({"op": "Add", "path": "active", "value": "True"}, True),
-    ],
-)
-async def test_entra_disables_and_restores_a_user(
-    scim: ScimTestClient, operation: dict[str, Any], *, is_active: bool
-) -> None:
-    created = await scim.send(
-        "POST", "/Users", entra_user("ada") | {"active": not is_active}, status=201
-    )
-    path = f"/Users/{created['id']}"
-    changed = await scim.send("PATCH", path, patch_of(operation))
-    assert changed["active"] is is_active
-    found = await scim.send("GET", "/Users", filter='userName eq "ada@example.org"')
-    assert found["Resources"] == [changed]  # also while it is disabled
+# for each case: the operation, and whether the user is active afterwards
+ENTRA_OPERATIONS: list[tuple[dict[str, Any], bool]] = [
+    ({"op": "Replace", "path": "active", "value": "False"}, False),
+    ({"op": "Replace", "path": "active", "value": False}, False),
+    ({"op": "replace", "path": "active", "value": False}, False),
+    ({"op": "Replace", "path": "active", "value": "True"}, True),
+    ({"op": "Add", "path": "active", "value": "True"}, True),
+]
+
+
+async def test_entra_disables_and_restores_a_user(scim: ScimTestClient) -> None:
+    for case in each_case(enumerate(ENTRA_OPERATIONS)):
+        with case as (number, (operation, is_active)):
+            created = await scim.send(
+                "POST", "/Users", entra_user(f"ada{number}") | {"active": not is_active}, status=201
+            )
+            path = f"/Users/{created['id']}"
+            changed = await scim.send("PATCH", path, patch_of(operation))
+            assert changed["active"] is is_active
+            found = await scim.send(
+                "GET", "/Users", filter=f'userName eq "ada{number}@example.org"'
+            )
+            assert found["Resources"] == [changed]  # also while it is disabled
 
 
 async def test_entra_changes_several_attributes(scim: ScimTestClient) -> None:

@@ -281,14 +281,14 @@ def test_symbolic_link_in_zip_is_refused() -> None:
 
 
 def test_zip_bomb_is_refused() -> None:
-    large_file_zip = zip_bytes(("a.eml", bytes(50 << 20)))
+    large_file_zip = zip_bytes(("a.eml", bytes(20 << 20)))
     assert [message.reason for message in read_archive(large_file_zip)] == [
         "The message is larger than MERGANSER_MESSAGE_MAX_SIZE."
     ]
     many_files_zip = zip_bytes(
-        *((f"{n}.eml", b"Subject: x\n\n" + bytes(1 << 20)) for n in range(300))
+        *((f"{n}.eml", b"Subject: x\n\n" + bytes(1 << 20)) for n in range(100))
     )
-    assert len(many_files_zip) * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE < 300 << 20
+    assert len(many_files_zip) * MAX_COMPRESSION_RATIO + RATIO_ALLOWANCE < 100 << 20
     with pytest.raises(DamagedArchiveError, match="100 times its size"):
         read_archive(many_files_zip, max_message_size=2 << 20)
 

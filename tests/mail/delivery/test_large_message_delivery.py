@@ -49,7 +49,7 @@ LARGE_MESSAGES = {
         b"Subject: Parts\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
         + b"--b\r\n\r\nx\r\n" * (MAX_PARTS + 1) + b"--b--\r\n" + FILE_BASE64
     ),
-    "with dots": b"Subject: Dots\r\n\r\n" + b".\r\n..a\r\nb.\r\n" * 150_000,
+    "with dots": b"Subject: Dots\r\n\r\n" + (b".\r\n.." + b"a" * 60 + b"\r\nb.\r\n") * 25_000,
 }  # fmt: skip
 
 

@@ -246,12 +246,12 @@ async def test_undeliverable_bounce_is_not_bounced(
 async def test_large_message_with_dots_arrives_unchanged(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    text = "".join(f"{'.' * (n % 5)}{n}\n.\n" for n in range(40_000))[: 1 << 18]
+    text = "".join(f"{'.' * (n % 5)}{n}\n.\n" for n in range(20_000))[: 1 << 17]
     async with (
         run_smtp_server(FakeSmtpServer()) as server,
         run_queue_worker(environment, relay_settings(server)),
     ):
-        file = OutgoingFile(environment.random_bytes(3 << 20))
+        file = OutgoingFile(environment.random_bytes(1 << 20))
         request = SendRequest(to=REMOTE_RECIPIENTS, text=text, attachments=[file])
         payload = await submission_create.compose_and_queue_message(client_context(ada), request)
         assert payload.submission is not None
