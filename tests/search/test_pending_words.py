@@ -20,11 +20,8 @@ MERGE = "SELECT gin_clean_pending_list"
 
 @pytest.fixture
 async def database(postgres: str) -> AsyncIterator[Database]:
-    url = store_fixtures.add_long_connect_timeout(postgres)
-    database = store_fixtures.share_compiled_statements(Database(url))
-    await store_fixtures.empty_database(database)
-    yield database
-    await database.close()
+    async with store_fixtures.open_empty_postgres(postgres) as database:
+        yield database
 
 
 def make_rows(count: int) -> list[dict[str, Any]]:

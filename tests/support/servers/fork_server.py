@@ -43,20 +43,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def join_network_namespace(namespace: Path | int) -> None:
-    """Move this thread to a network namespace. Raises OSError.
+def join_network_namespace(namespace: int) -> None:
+    """Move this thread to the network namespace of a descriptor. Raises OSError.
 
     Moving to the own namespace needs no permission.
     """
-    descriptor = os.open(namespace, os.O_RDONLY) if isinstance(namespace, Path) else namespace
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        is_own = os.path.samestat(os.fstat(descriptor), OWN_NETWORK.stat())
-        if not is_own and libc.setns(descriptor, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
-        if isinstance(namespace, Path):
-            os.close(descriptor)
+    is_own = os.path.samestat(os.fstat(namespace), OWN_NETWORK.stat())
+    if not is_own and ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _import_server() -> None:
@@ -72,7 +66,7 @@ def _run(request: dict[str, Any]) -> Never:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a failed test may not stop it
     if request["session"]:
         os.setsid()
-    join_network_namespace(Path(request["network_namespace"]))
+    join_network_namespace(os.open(request["network_namespace"], os.O_RDONLY))
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["folder"])

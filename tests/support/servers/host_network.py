@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,9 @@ class Host:
         """The command that runs another one on this host."""
         return (program_path("ip"), "netns", "exec", self.namespace) if self.namespace else ()
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self) -> AbstractContextManager[None]:
         """Start processes and open sockets of this thread on the host until the block ends."""
-        with _entered_namespace(self.namespace) if self.namespace else ExitStack():
-            yield
+        return _entered_namespace(self.namespace) if self.namespace else nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def connected_hosts() -> Iterator[HostNetwork]:
     the hosts are two loopback addresses.
     """
     services, *hosts = (f"merganser-{free_port()}-{name}" for name in ("services", "one", "two"))
-    fork_server(ROOT)  # only this namespace of the machine has the name of its socket
+    fork_server(ROOT)  # the other namespaces can't connect to its abstract socket
     with ExitStack() as resources:
         try:
             for name in (services, *hosts):
@@ -101,13 +99,16 @@ def _connect_namespaces(services: str, hosts: list[str]) -> None:
 @contextmanager
 def _entered_namespace(name: str) -> Iterator[None]:
     """Move this thread to a network namespace until the block ends."""
-    own_namespace = os.open(OWN_NETWORK, os.O_RDONLY)
+    descriptors = own, other = [
+        os.open(path, os.O_RDONLY) for path in (OWN_NETWORK, NAMESPACE_FOLDER / name)
+    ]
     try:
-        join_network_namespace(NAMESPACE_FOLDER / name)
+        join_network_namespace(other)
         yield
     finally:
-        join_network_namespace(own_namespace)
-        os.close(own_namespace)
+        join_network_namespace(own)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 @contextmanager

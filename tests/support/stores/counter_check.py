@@ -1,9 +1,11 @@
 """Checks of the stored counters, counted again by SQL."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mail.consistency import check_consistency
 from models.events.event_types import EventType
@@ -78,7 +80,13 @@ async def select_rows(
 ) -> list[tuple[Any, ...]]:
     """Select rows by SQL, without code of the product."""
     async with environment.database.engine.connect() as connection:
-        return [tuple(row) for row in await connection.execute(text(sql), parameters)]
+        return await _select_tuples(connection, sql, parameters)
+
+
+async def _select_tuples(
+    connection: AsyncConnection, sql: str, parameters: Mapping[str, Any] | None = None
+) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await connection.execute(text(sql), parameters)]
 
 
 async def assert_counters_match(environment: Environment) -> None:
@@ -92,10 +100,7 @@ async def assert_counters_match(environment: Environment) -> None:
         }
     )
     async with environment.database.engine.connect() as connection:
-
-        async def select_tuples(sql: str) -> list[tuple[Any, ...]]:
-            return [tuple(row) for row in await connection.execute(text(sql))]
-
+        select_tuples = partial(_select_tuples, connection)
         for _, total, unseen, size, *counted, uids, modseqs in await select_tuples(MAILBOX_COUNTS):
             assert [total, unseen, size] == [int(number) for number in counted]
             assert (uids, modseqs) == (True, True)

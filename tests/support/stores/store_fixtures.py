@@ -4,8 +4,9 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,6 +159,15 @@ async def empty_database(database: Database, prepared: str = "") -> None:
     """Delete all rows of a PostgreSQL database, and insert those of a prepared schema."""
     async with database.engine.begin() as connection:
         await connection.execute(text("SELECT emptied(:prepared)"), {"prepared": prepared})
+
+
+@asynccontextmanager
+async def open_empty_postgres(url: str) -> AsyncGenerator[Database]:
+    """Open the migrated database of the test process without rows."""
+    database = share_compiled_statements(Database(add_long_connect_timeout(url)))
+    await empty_database(database)
+    yield database
+    await database.close()
 
 
 async def copy_rows_to_schema(url: str, schema: str) -> None:
