@@ -14,6 +14,7 @@ from models.runtime.environment import Environment
 from models.users.tables import Usage
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.mail.queued_deliveries import queued_reply_recipients
 from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.mail_servers.queue_worker import load_inbox_rows
@@ -62,29 +63,29 @@ async def test_default_interval_is_a_setting(
     assert len(await queued_reply_recipients(environment)) == 2
 
 
-@pytest.mark.parametrize("arguments", [
-    {"text": "Away still."},
-    {"subject": "Away"},
-    {"html": "<p>x"},
-    {"internalText": "x"},
-    {"endsAt": "2031-01-01T00:00:00Z"},
-    {"startsAt": "2029-12-31T00:00:00Z"},
-])  # fmt: skip
 async def test_changed_text_or_time_replies_again(
-    ada: GraphQLClient,
-    environment: Environment,
-    lmtp_client: SmtpTestClient,
-    arguments: dict[str, Any],
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
     await send_unique_message(lmtp_client)
     await set_autoreply(ada, name="Ada", interval="P9D")
     await send_unique_message(lmtp_client)
     assert len(await queued_reply_recipients(environment)) == 1
-    await set_autoreply(ada, **arguments)
-    await send_unique_message(lmtp_client)
-    await send_unique_message(lmtp_client)
-    assert len(await queued_reply_recipients(environment)) == 2
+    cases: list[dict[str, Any]] = [
+        {"subject": "Away"},
+        {"html": "<p>x"},
+        {"internalText": "x"},
+        {"endsAt": "2031-01-01T00:00:00Z"},
+        {"startsAt": "2029-12-31T00:00:00Z"},
+        {"text": "Away still."},  # the last case, since the other cases set the first text
+    ]
+    for case in each_case(cases):
+        with case as arguments:
+            count = len(await queued_reply_recipients(environment))
+            await set_autoreply(ada, **arguments)
+            await send_unique_message(lmtp_client)
+            await send_unique_message(lmtp_client)
+            assert len(await queued_reply_recipients(environment)) == count + 1
 
 
 async def test_reenabled_autoreply_replies_again(

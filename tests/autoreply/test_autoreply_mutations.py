@@ -289,21 +289,26 @@ async def test_preview_shows_reply(ada: GraphQLClient, environment: Environment)
         assert await select_rows(environment, f"SELECT 1 FROM {table}") == []  # noqa: S608 - constant names
 
 
-@pytest.mark.parametrize(("arguments", "sender", "suppressed_because"), [
-    ({"text": "x"}, "carol@example.com", "OFF"),
-    ({"text": "x", "enabled": True, "startsAt": "2031-01-01T00:00:00Z"}, "c@d.example", "NOT_NOW"),
-    ({"internalText": "x", "enabled": True}, "carol@example.com", "EMPTY"),
-    ({"text": "x", "enabled": True}, "no-reply@example.com", "AUTOMATIC_SENDER"),
-    ({"text": "x", "enabled": True}, "a.da@example.org", "OWN"),
-    ({"text": "x", "enabled": True}, "carol@example.com", None),
-])  # fmt: skip
-async def test_preview_shows_reason_of_suppressed_reply(
-    ada: GraphQLClient, arguments: dict[str, Any], sender: str, suppressed_because: str | None
-) -> None:
-    await set_autoreply(ada, **arguments)
-    preview = await preview_reply(ada, sender=sender)
-    assert preview["suppressedBecause"] == suppressed_because
-    assert preview["text"] == ("x" if suppressed_because != "EMPTY" else None)
+async def test_preview_shows_reason_of_suppressed_reply(ada: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str, str | None]] = [
+        ({"text": "x"}, "carol@example.com", "OFF"),
+        (
+            {"text": "x", "enabled": True, "startsAt": "2031-01-01T00:00:00Z"},
+            "c@d.example",
+            "NOT_NOW",
+        ),
+        ({"internalText": "x", "enabled": True}, "carol@example.com", "EMPTY"),
+        ({"text": "x", "enabled": True}, "no-reply@example.com", "AUTOMATIC_SENDER"),
+        ({"text": "x", "enabled": True}, "a.da@example.org", "OWN"),
+        ({"text": "x", "enabled": True}, "carol@example.com", None),
+    ]
+    for case in each_case(cases):
+        with case as (arguments, sender, suppressed_because):
+            await delete_autoreplies(ada)
+            await set_autoreply(ada, **arguments)
+            preview = await preview_reply(ada, sender=sender)
+            assert preview["suppressedBecause"] == suppressed_because
+            assert preview["text"] == ("x" if suppressed_because != "EMPTY" else None)
 
 
 async def test_preview_of_received_message_shows_reply_or_reason(ada: GraphQLClient) -> None:
@@ -318,17 +323,17 @@ async def test_preview_of_received_message_shows_reply_or_reason(ada: GraphQLCli
     assert (await preview_reply(ada, message=references[1]))["suppressedBecause"] == "LIST_MAIL"
 
 
-@pytest.mark.parametrize(("arguments", "code"), [
-    ({}, "BAD_USER_INPUT"),
-    ({"sender": "carol@example.com", "to": "bob@example.org"}, "NOT_FOUND"),
-    ({"message": {"emailId": "0" * 32}}, "NOT_FOUND"),
-])  # fmt: skip
 @pytest.mark.usefixtures("bob")
-async def test_invalid_preview_is_refused(
-    ada: GraphQLClient, arguments: dict[str, Any], code: str
-) -> None:
-    answer = await ada.execute(PREVIEW_QUERY, **arguments)
-    assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
+async def test_invalid_preview_is_refused(ada: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "BAD_USER_INPUT"),
+        ({"sender": "carol@example.com", "to": "bob@example.org"}, "NOT_FOUND"),
+        ({"message": {"emailId": "0" * 32}}, "NOT_FOUND"),
+    ]
+    for case in each_case(cases):
+        with case as (arguments, code):
+            answer = await ada.execute(PREVIEW_QUERY, **arguments)
+            assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
 
 
 async def test_autoreply_survives_export_and_import(ada: GraphQLClient, bob: GraphQLClient) -> None:

@@ -23,6 +23,7 @@ from resolvers.blobs import deletion
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.security_events import load_security_events
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.blob_operations import (
     BLOB_FIELDS,
     TEXT_QUERY,
@@ -120,17 +121,16 @@ async def test_put_of_another_users_upload_is_not_found(
     assert error_codes(payload) == [("NOT_FOUND", None, ["content"])]
 
 
-@pytest.mark.parametrize("path", WRONG_TARGETS)
-async def test_objects_outside_admin_are_not_written(
-    root: GraphQLClient, tmp_path: Path, path: str
-) -> None:
+async def test_objects_outside_admin_are_not_written(root: GraphQLClient, tmp_path: Path) -> None:
     await put_blob(root, "admin/source")
-    payload = await put_blob(root, path)
-    assert error_codes(payload) == [("VALIDATION", WRONG_TARGETS[path], ["path"])]
-    fields = {"from": "admin/source", "to": path}
-    payload = await execute_mutation(root, "blobCopy", BLOB_FIELDS, **fields)
-    assert error_codes(payload) == [("VALIDATION", WRONG_TARGETS[path], ["to"])]
-    assert object_paths(tmp_path / "blobs") == ["admin/source"]
+    for case in each_case(WRONG_TARGETS):
+        with case as path:
+            payload = await put_blob(root, path)
+            assert error_codes(payload) == [("VALIDATION", WRONG_TARGETS[path], ["path"])]
+            fields = {"from": "admin/source", "to": path}
+            payload = await execute_mutation(root, "blobCopy", BLOB_FIELDS, **fields)
+            assert error_codes(payload) == [("VALIDATION", WRONG_TARGETS[path], ["to"])]
+            assert object_paths(tmp_path / "blobs") == ["admin/source"]
 
 
 async def test_wrong_content_is_not_stored(root: GraphQLClient, tmp_path: Path) -> None:

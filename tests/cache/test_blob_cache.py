@@ -24,6 +24,7 @@ from mail.storage.blob_cache.cached_store import (
 )
 from mail.storage.blobs.object_stores import BucketStore
 from mail.storage.blobs.tiered_store import TieredStore, browsable_stores_by_name
+from tests.support.case_loop import each_case
 from tests.support.stores.blob_caches import MIB, STORE_ID, CachedBucket, content_with_name
 from tests.support.stores.small_disk import mount_small_disk
 
@@ -180,18 +181,17 @@ async def test_wrong_bytes_of_store_can_be_forgotten(cached: CachedBucket) -> No
     assert not await forget_object_if_store_has_cache(cached.bucket, name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../../../etc/passwd", "ab/../../x", "ab/x\0", "/etc/passwd", "ab//x", "", "ab/" + "x" * 300],
-)
-async def test_names_are_digests(cached: CachedBucket, name: str) -> None:
-    for call in (cached.store.get(name), cached.store.get_range(name, 0, 1)):
-        with pytest.raises(ValueError, match="is not an object name"):
-            await call
-    with pytest.raises(ValueError, match="is not the name"):
-        cached.store.cache.folder.open_file_or_none(STORE_ID, name)
-    with pytest.raises(ValueError, match="is not the name"):
-        cached.store.cache.folder.open_file_or_none("../x", content_with_name(1)[0])
+async def test_names_are_digests(cached: CachedBucket) -> None:
+    names = ("../../../x", "ab/../../x", "ab/x\0", "/etc/passwd", "ab//x", "", "ab/" + "x" * 300)
+    for case in each_case(names):
+        with case as name:
+            for call in (cached.store.get(name), cached.store.get_range(name, 0, 1)):
+                with pytest.raises(ValueError, match="is not an object name"):
+                    await call
+            with pytest.raises(ValueError, match="is not the name"):
+                cached.store.cache.folder.open_file_or_none(STORE_ID, name)
+            with pytest.raises(ValueError, match="is not the name"):
+                cached.store.cache.folder.open_file_or_none("../x", content_with_name(1)[0])
 
 
 async def test_objects_that_can_change_are_not_kept(cached: CachedBucket) -> None:

@@ -15,6 +15,7 @@ from models.users.roles import Role
 from resolvers.cache import bundles
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client
 from tests.support.accounts.user_exports import export_account, fill_account
+from tests.support.case_loop import each_case
 from tests.support.operations.message_sources import upload_bytes
 from tests.support.operations.platform.blob_operations import load_audit_entries, object_paths
 from tests.support.operations.platform.cache_operations import unpack_bundle
@@ -164,13 +165,14 @@ BAD_ARCHIVES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_ARCHIVES)
 async def test_bad_archive_has_a_typed_error_and_stores_nothing(
-    root: GraphQLClient, tmp_path: Path, name: str
+    root: GraphQLClient, tmp_path: Path
 ) -> None:
-    (error,) = (await unpack_bundle(root, **in_base64(BAD_ARCHIVES[name])))["errors"]
-    assert (error["constraint"], error["path"]) == ("ARCHIVE", ["bundle"])
-    assert object_paths(tmp_path / "blobs") == []
+    for case in each_case(BAD_ARCHIVES):
+        with case as name:
+            (error,) = (await unpack_bundle(root, **in_base64(BAD_ARCHIVES[name])))["errors"]
+            assert (error["constraint"], error["path"]) == ("ARCHIVE", ["bundle"])
+            assert object_paths(tmp_path / "blobs") == []
 
 
 async def test_zip_bomb_is_refused(root: GraphQLClient, tmp_path: Path) -> None:
@@ -179,19 +181,18 @@ async def test_zip_bomb_is_refused(root: GraphQLClient, tmp_path: Path) -> None:
     assert object_paths(tmp_path / "blobs") == []
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_FILES", 3), ("MAX_BYTES", 100)])
 async def test_large_bundle_is_refused(
-    root: GraphQLClient,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: str,
-    value: int,
+    root: GraphQLClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, limit, value)
     archive = make_zip({f"{number}.eml": MESSAGE for number in range(5)})
-    (error,) = (await unpack_bundle(root, **in_base64(archive)))["errors"]
-    assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["bundle"])
-    assert object_paths(tmp_path / "blobs") == []
+    cases: list[tuple[str, int]] = [("MAX_FILES", 3), ("MAX_BYTES", 100)]
+    for case in each_case(cases):
+        with case as (limit, value):
+            with monkeypatch.context() as patched:
+                patched.setattr(bundles, limit, value)
+                (error,) = (await unpack_bundle(root, **in_base64(archive)))["errors"]
+            assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["bundle"])
+            assert object_paths(tmp_path / "blobs") == []
 
 
 BAD_TARGETS: dict[str, tuple[dict[str, Any], str]] = {
@@ -210,13 +211,14 @@ BAD_TARGETS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_TARGETS)
-async def test_bad_target_has_a_typed_error(root: GraphQLClient, tmp_path: Path, name: str) -> None:
-    fields, path = BAD_TARGETS[name]
+async def test_bad_target_has_a_typed_error(root: GraphQLClient, tmp_path: Path) -> None:
     archive = in_base64(make_zip({"a.eml": MESSAGE}))
-    (error,) = (await unpack_bundle(root, **{**archive, **fields}))["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", [path])
-    assert object_paths(tmp_path / "blobs") == []
+    for case in each_case(BAD_TARGETS):
+        with case as name:
+            fields, path = BAD_TARGETS[name]
+            (error,) = (await unpack_bundle(root, **{**archive, **fields}))["errors"]
+            assert (error["code"], error["path"]) == ("VALIDATION", [path])
+            assert object_paths(tmp_path / "blobs") == []
 
 
 async def test_failed_write_leaves_no_object(

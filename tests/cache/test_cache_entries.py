@@ -25,6 +25,7 @@ from resolvers.auth.security_event_rows import NewSecurityEvent
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import PASSWORD
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.blob_operations import deliver_large_message
 from tests.support.operations.platform.cache_operations import (
     CACHE_ENTRIES,
@@ -197,8 +198,7 @@ async def test_pending_writes_are_dirty(root: GraphQLClient, ada: GraphQLClient)
     assert await listed_names(root, kinds=["SECURITY_EVENT"]) == []
 
 
-@pytest.mark.parametrize("order", [f"{key}_{way}" for key in ALL_ORDERS for way in ("ASC", "DESC")])
-async def test_pages_have_each_entry_once_in_order(root: GraphQLClient, order: str) -> None:
+async def test_pages_have_each_entry_once_in_order(root: GraphQLClient) -> None:
     cache = cached_resolver("127.0.0.1:1", trusts_dnssec=False).cache
     assert isinstance(cache, DnsAnswerCache)
     rng = random.Random(5)  # noqa: S311 - reproducible
@@ -206,26 +206,30 @@ async def test_pages_have_each_entry_once_in_order(root: GraphQLClient, order: s
         cache.put(dns_question(f"{rng.randrange(10**6)}.example"), FakeAnswer())
         cache.put(dns_question(f"x{number % 3}.example"), FakeAnswer())
     entry_filter = {"kinds": ["DNS_ANSWER"]}
-    whole = await list_entries(root, filter=entry_filter, orderBy=order, first=250)
-    assert whole["totalCount"] == len(whole["nodes"]) == 26
-    column = {"LAST_USED_AT": "lastUsedAt", "NAME": "name", "SIZE": "size"}[
-        order.rpartition("_")[0]
-    ]
-    values = [node[column] for node in whole["nodes"]]
-    assert values == sorted(values, reverse=order.endswith("DESC"))
-    for forward, backward in (("first", "after"), ("last", "before")):
-        nodes: list[Any] = []
-        cursor = None
-        while True:
-            page = await list_entries(
-                root, filter=entry_filter, orderBy=order, **{forward: 7, backward: cursor}
-            )
-            info = page["pageInfo"]
-            nodes = [*nodes, *page["nodes"]] if forward == "first" else [*page["nodes"], *nodes]
-            cursor = info["endCursor" if forward == "first" else "startCursor"]
-            if not info["hasNextPage" if forward == "first" else "hasPreviousPage"]:
-                break
-        assert nodes == whole["nodes"]
+    for case in each_case([f"{key}_{way}" for key in ALL_ORDERS for way in ("ASC", "DESC")]):
+        with case as order:
+            whole = await list_entries(root, filter=entry_filter, orderBy=order, first=250)
+            assert whole["totalCount"] == len(whole["nodes"]) == 26
+            column = {"LAST_USED_AT": "lastUsedAt", "NAME": "name", "SIZE": "size"}[
+                order.rpartition("_")[0]
+            ]
+            values = [node[column] for node in whole["nodes"]]
+            assert values == sorted(values, reverse=order.endswith("DESC"))
+            for forward, backward in (("first", "after"), ("last", "before")):
+                nodes: list[Any] = []
+                cursor = None
+                while True:
+                    page = await list_entries(
+                        root, filter=entry_filter, orderBy=order, **{forward: 7, backward: cursor}
+                    )
+                    info = page["pageInfo"]
+                    nodes = (
+                        [*nodes, *page["nodes"]] if forward == "first" else [*page["nodes"], *nodes]
+                    )
+                    cursor = info["endCursor" if forward == "first" else "startCursor"]
+                    if not info["hasNextPage" if forward == "first" else "hasPreviousPage"]:
+                        break
+                assert nodes == whole["nodes"]
 
 
 async def test_number_of_statements_does_not_depend_on_entries(
@@ -249,16 +253,18 @@ async def test_number_of_statements_does_not_depend_on_entries(
     assert counts[0][1] == counts[1][1], statements
 
 
-@pytest.mark.parametrize("role", [Role.USER, Role.DOMAIN_ADMIN])
-async def test_others_see_nothing(root: GraphQLClient, role: Role) -> None:
-    client = (
-        await make_domain_admin(root.environment, root.http, "eve")
-        if role is Role.DOMAIN_ADMIN
-        else await make_client(root.environment, root.http, "eve", role=role)
-    )
-    response = await client.execute(CACHE_ENTRIES)
-    assert response["data"] == {"cacheEntries": None}
-    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+async def test_others_see_nothing(root: GraphQLClient) -> None:
+    cases: list[Role] = [Role.USER, Role.DOMAIN_ADMIN]
+    for case in each_case(cases):
+        with case as role:
+            client = (
+                await make_domain_admin(root.environment, root.http, "dora")
+                if role is Role.DOMAIN_ADMIN
+                else await make_client(root.environment, root.http, "eve", role=role)
+            )
+            response = await client.execute(CACHE_ENTRIES)
+            assert response["data"] == {"cacheEntries": None}
+            assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 BAD_FILTERS: dict[str, Any] = {
@@ -268,11 +274,12 @@ BAD_FILTERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILTERS)
-async def test_bad_filter_has_a_typed_error(root: GraphQLClient, name: str) -> None:
-    response = await root.execute(CACHE_ENTRIES, filter=BAD_FILTERS[name])
-    code = response["errors"][0]["extensions"]["code"]
-    assert code in {"BAD_USER_INPUT", "NOT_FOUND", "BAD_ID"}
+async def test_bad_filter_has_a_typed_error(root: GraphQLClient) -> None:
+    for case in each_case(BAD_FILTERS):
+        with case as name:
+            response = await root.execute(CACHE_ENTRIES, filter=BAD_FILTERS[name])
+            code = response["errors"][0]["extensions"]["code"]
+            assert code in {"BAD_USER_INPUT", "NOT_FOUND", "BAD_ID"}
 
 
 async def test_cursor_of_another_list_is_refused(root: GraphQLClient, ada: GraphQLClient) -> None:

@@ -22,6 +22,7 @@ from resolvers.auth.security_event_rows import NewSecurityEvent
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client, raw_message
 from tests.support.accounts.security_events import load_security_events
 from tests.support.accounts.user_operations import PASSWORD, execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.blob_operations import (
     deliver_large_message,
     load_audit_entries,
@@ -304,17 +305,18 @@ BAD_INPUTS: dict[str, tuple[str, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_INPUTS)
 async def test_bad_input_has_a_typed_error_and_no_effect(
-    root: GraphQLClient, ada: GraphQLClient, name: str
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    mutation, fields, path = BAD_INPUTS[name]
-    await ada("{ viewer { role } }")
-    count = len(cache_of_database(root.environment.database).credentials)
-    (error,) = (await execute_mutation(root, mutation, "entryCount", **fields))["errors"]
-    assert error["path"][0] == path
-    assert len(cache_of_database(root.environment.database).credentials) >= count
-    assert await load_audit_entries(root, mutation) == []
+    for case in each_case(BAD_INPUTS):
+        with case as name:
+            mutation, fields, path = BAD_INPUTS[name]
+            await ada("{ viewer { role } }")
+            count = len(cache_of_database(root.environment.database).credentials)
+            (error,) = (await execute_mutation(root, mutation, "entryCount", **fields))["errors"]
+            assert error["path"][0] == path
+            assert len(cache_of_database(root.environment.database).credentials) >= count
+            assert await load_audit_entries(root, mutation) == []
 
 
 MUTATIONS: dict[str, Any] = {
@@ -326,15 +328,16 @@ MUTATIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
-async def test_administrators_change_nothing(root: GraphQLClient, mutation: str) -> None:
+async def test_administrators_change_nothing(root: GraphQLClient) -> None:
     admin = await make_client(root.environment, root.http, "boss", role=Role.ADMIN)
-    type_name = mutation[0].upper() + mutation[1:]
-    selection = f"{mutation}(input: $input) {{ errors {{ code }} }}"
-    document = f"mutation ($input: {type_name}Input!) {{ {selection} }}"
-    data = await admin(document, input=MUTATIONS[mutation])
-    assert data == {mutation: {"errors": [{"code": "FORBIDDEN"}]}}
-    assert await load_audit_entries(root, mutation) == []
+    for case in each_case(MUTATIONS):
+        with case as mutation:
+            type_name = mutation[0].upper() + mutation[1:]
+            selection = f"{mutation}(input: $input) {{ errors {{ code }} }}"
+            document = f"mutation ($input: {type_name}Input!) {{ {selection} }}"
+            data = await admin(document, input=MUTATIONS[mutation])
+            assert data == {mutation: {"errors": [{"code": "FORBIDDEN"}]}}
+            assert await load_audit_entries(root, mutation) == []
 
 
 async def test_idempotency_key_is_refused(root: GraphQLClient) -> None:

@@ -23,6 +23,7 @@ from resolvers.certificates import (
     stored_certificates,
 )
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_DELETE,
@@ -283,35 +284,38 @@ async def test_unreachable_acme_server_is_reported(
     assert "The ACME server does not respond: " in failed["acmeError"]
 
 
-@pytest.mark.parametrize(
-    ("records", "allowed"),
-    [
+async def test_caa_records_are_checked_before_the_order(environment: Environment) -> None:
+    cases: list[tuple[Mapping[Any, list[str]], bool]] = [
         ({}, True),
         ({("example.org", "CAA"): ['0 issue "ours.example"']}, True),
         ({("example.org", "CAA"): ['0 issue "x.example"', '0 issue "ours.example; a=b"']}, True),
         ({("example.org", "CAA"): ['0 issue "other.example"']}, False),
         ({("example.org", "CAA"): ['0 issue ";"']}, False),
         ({("example.org", "CAA"): ['0 iodef "mailto:a@b.example"']}, True),
-        ({(SERVER_NAME, "CAA"): ['0 issue "ours.example"'],
-          ("example.org", "CAA"): ['0 issue "other.example"']}, True),
-    ],
-)  # fmt: skip
-async def test_caa_records_are_checked_before_the_order(
-    environment: Environment, records: Mapping[Any, list[str]], allowed: bool
-) -> None:
-    async with run_dns_server(FakeDnsServer(dict(RECORDS) | dict(records))) as dns:
-        acme_environment = configure_unreachable_authority(environment, dns.port)
-        if allowed:
-            await acme_dns_checks.require_caa_allows(
-                acme_environment, SERVER_NAME, ("ours.example",)
-            )  # pebble has none
-        else:
-            with pytest.raises(
-                acme_client.AcmeError, match=r"The CAA record of example\.org does not allow"
-            ):
-                await acme_dns_checks.require_caa_allows(
-                    acme_environment, SERVER_NAME, ("ours.example",)
-                )
+        (
+            {
+                (SERVER_NAME, "CAA"): ['0 issue "ours.example"'],
+                ("example.org", "CAA"): ['0 issue "other.example"'],
+            },
+            True,
+        ),
+    ]
+    for case in each_case(cases):
+        with case as (records, allowed):
+            async with run_dns_server(FakeDnsServer(dict(RECORDS) | dict(records))) as dns:
+                acme_environment = configure_unreachable_authority(environment, dns.port)
+                if allowed:
+                    await acme_dns_checks.require_caa_allows(
+                        acme_environment, SERVER_NAME, ("ours.example",)
+                    )  # pebble has none
+                else:
+                    with pytest.raises(
+                        acme_client.AcmeError,
+                        match=r"The CAA record of example\.org does not allow",
+                    ):
+                        await acme_dns_checks.require_caa_allows(
+                            acme_environment, SERVER_NAME, ("ours.example",)
+                        )
 
 
 async def test_only_valid_challenge_tokens_are_answered_without_sign_in(

@@ -12,6 +12,7 @@ from models.certificates import AcmeChallenge
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.certificate_operations import set_certificate
 from tests.support.stores.counter_check import select_rows
 from tests.support.time_limits import HANG_SECONDS
@@ -62,9 +63,8 @@ async def test_challenge_is_answered(listener: AcmeHttpListener) -> None:
     assert answer.endswith(b"Connection: close\r\n\r\n")
 
 
-@pytest.mark.parametrize(
-    "raw_request",
-    [
+async def test_other_request_is_answered_with_404(listener: AcmeHttpListener) -> None:
+    cases: list[bytes] = [
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST " + PATH + b" HTTP/1.1\r\n\r\n",
         b"GET " + PATH + b"x HTTP/1.1\r\n\r\n",
@@ -72,12 +72,12 @@ async def test_challenge_is_answered(listener: AcmeHttpListener) -> None:
         b"GET " + PATH + b"%00 HTTP/1.1\r\n\r\n",
         b"GET /graphql HTTP/1.1\r\n\r\n",
         b"\xff\x00 \r\n\r\n",
-    ],
-)
-async def test_other_request_is_answered_with_404(
-    listener: AcmeHttpListener, raw_request: bytes
-) -> None:
-    assert (await send_request(listener, raw_request)).startswith(b"HTTP/1.1 404 Not Found\r\n")
+    ]
+    for case in each_case(cases):
+        with case as raw_request:
+            assert (await send_request(listener, raw_request)).startswith(
+                b"HTTP/1.1 404 Not Found\r\n"
+            )
 
 
 async def test_long_slow_or_excess_request_is_disconnected(

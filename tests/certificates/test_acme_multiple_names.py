@@ -11,6 +11,7 @@ from mail.tls.acme_client import AcmeError
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_dns_checks, acme_worker, certificate_reload
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_BEGIN,
@@ -219,26 +220,35 @@ async def test_invalid_acme_names_are_refused(
     )
 
 
-@pytest.mark.parametrize(
-    ("certificate_names", "is_pending"),
-    [
+async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
+    root: GraphQLClient,
+) -> None:
+    cases: list[tuple[list[str], bool]] = [
         ([SERVER_NAME, "a.example.org"], False),
         (["*.example.org"], False),
         ([SERVER_NAME], True),
         (["a.example.org"], True),
-    ],
-)
-async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
-    root: GraphQLClient, certificate_names: list[str], is_pending: bool
-) -> None:
-    cert, key = CertificateSigner().issue_certificate(certificate_names, begin=CERTIFICATE_BEGIN)
-    certificate_input = {"serverName": SERVER_NAME, "cert": cert, "privateKey": key, "acme": True}
-    certificate = (await set_certificate(root, **certificate_input, acmeNames=["a.example.org"]))[
-        "certificate"
     ]
-    assert (certificate["acmeState"] == "TERMS_NOT_AGREED") is is_pending
-    answer = await set_certificate(root, serverName=SERVER_NAME, acme=False)
-    assert (answer["certificate"]["acme"], answer["certificate"]["acmeNames"]) == (False, [])
+    for case in each_case(cases):
+        with case as (certificate_names, is_pending):
+            cert, key = CertificateSigner().issue_certificate(
+                certificate_names, begin=CERTIFICATE_BEGIN
+            )
+            certificate_input = {
+                "serverName": SERVER_NAME,
+                "cert": cert,
+                "privateKey": key,
+                "acme": True,
+            }
+            certificate = (
+                await set_certificate(root, **certificate_input, acmeNames=["a.example.org"])
+            )["certificate"]
+            assert (certificate["acmeState"] == "TERMS_NOT_AGREED") is is_pending
+            answer = await set_certificate(root, serverName=SERVER_NAME, acme=False)
+            assert (answer["certificate"]["acme"], answer["certificate"]["acmeNames"]) == (
+                False,
+                [],
+            )
 
 
 async def test_change_of_names_cancels_the_running_order(

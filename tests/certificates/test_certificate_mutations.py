@@ -21,6 +21,7 @@ from resolvers.admin import secret_rotation
 from resolvers.certificates import acme_accounts, stored_certificates
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.certificate_operations import (
     CERTIFICATE_BEGIN,
     CERTIFICATE_DELETE,
@@ -142,23 +143,20 @@ async def test_certificate_bundle_is_split_and_sorted(
     assert chain == cert + lower.pem + middle.pem
 
 
-@pytest.mark.parametrize(
-    ("issue_arguments", "code", "path"),
-    [
+async def test_unusual_certificate_is_stored_with_warning(root: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str, str]] = [
         ({"names": ["other.example"]}, "NAME_NOT_IN_CERTIFICATE", "serverName"),
         ({"names": ["*.org"]}, "NAME_NOT_IN_CERTIFICATE", "serverName"),
         ({"begin": CERTIFICATE_BEGIN - 100 * ONE_DAY}, "CERTIFICATE_EXPIRED", "cert"),
         ({"begin": CERTIFICATE_BEGIN + 50 * ONE_DAY}, "CERTIFICATE_NOT_YET_VALID", "cert"),
         ({"for_clients": True}, "NOT_FOR_SERVERS", "cert"),
-    ],
-)
-async def test_unusual_certificate_is_stored_with_warning(
-    root: GraphQLClient, issue_arguments: dict[str, Any], code: str, path: str
-) -> None:
-    cert, key = CertificateSigner().issue_certificate(**issue_arguments)
-    answer = await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key)
-    assert answer["errors"] == []
-    assert answer["warnings"] == [{"code": code, "path": [path]}]
+    ]
+    for case in each_case(cases):
+        with case as (issue_arguments, code, path):
+            cert, key = CertificateSigner().issue_certificate(**issue_arguments)
+            answer = await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key)
+            assert answer["errors"] == []
+            assert answer["warnings"] == [{"code": code, "path": [path]}]
 
 
 async def test_common_name_is_used_without_alternative_names(root: GraphQLClient) -> None:
