@@ -15,6 +15,7 @@ from resolvers.admin import tasks
 from resolvers.files import shares
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.user_operations import PASSWORD, execute_mutation, user_global_id
+from tests.support.case_loop import each_case
 from tests.support.operations.file_operations import (
     SHARE_FIELDS,
     delete_by_ids,
@@ -50,43 +51,42 @@ async def test_share_serves_file_and_counts_accesses(
     assert (await housekeeping.run_housekeeping_round(ada.environment)).shares == 1
 
 
-@pytest.mark.parametrize(
-    ("fields", "path"),
-    [
+async def test_invalid_share_input_is_refused(ada: GraphQLClient) -> None:
+    file = await store_file(ada)
+    cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"mode": "ATTACH"}, ["mode"]),
         ({"expiresAt": {"at": "2029-01-01T00:00:00Z"}}, ["expiresAt"]),
         ({"expiresAt": {"fromNow": "PT0S"}}, ["expiresAt"]),
         ({"expiresAt": {"fromNow": "P50000D"}}, ["expiresAt"]),
         ({"password": "short"}, ["password"]),
         ({"file": {"id": global_ids.encode("File", 7)}}, ["file"]),
-    ],
-)
-async def test_invalid_share_input_is_refused(
-    ada: GraphQLClient, fields: dict[str, Any], path: list[str]
-) -> None:
-    file = await store_file(ada)
-    payload = await execute_mutation(
-        ada, "fileShareCreate", SHARE_FIELDS, **{"file": {"id": file["id"]}, **fields}
-    )
-    assert [error["path"] for error in payload["errors"]] == [path]
-    assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
+    ]
+    for case in each_case(cases):
+        with case as (fields, path):
+            payload = await execute_mutation(
+                ada, "fileShareCreate", SHARE_FIELDS, **{"file": {"id": file["id"]}, **fields}
+            )
+            assert [error["path"] for error in payload["errors"]] == [path]
+            assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
-@pytest.mark.parametrize("mode", ["LINK", "READ_ONLY_LINK", "WRITABLE_LINK"])
-async def test_only_writable_share_accepts_put(ada: GraphQLClient, mode: str) -> None:
-    file = await store_file(ada)
-    share, writable_share = (
-        await share_file(ada, file, mode=mode),
-        await share_file(ada, file, mode="WRITABLE_LINK"),
-    )
-    response = await ada.http.put(share["url"], content=b"Geese.")
-    assert response.status_code == (204 if mode == "WRITABLE_LINK" else 403)
-    assert (await ada.http.put(writable_share["url"], content=b"Swans!")).status_code == 204
-    download = await ada.http.get(share["url"])
-    assert download.text == ("Ducks." if mode == "READ_ONLY_LINK" else "Swans!")
-    assert (await ada.http.get(writable_share["url"])).text == "Swans!"
-    await collect_garbage(ada.environment, ada.environment.object_store)
-    assert (await ada.http.get(share["url"])).text == download.text
+async def test_only_writable_share_accepts_put(ada: GraphQLClient) -> None:
+    cases: list[str] = ["LINK", "READ_ONLY_LINK", "WRITABLE_LINK"]
+    for case in each_case(cases):
+        with case as mode:
+            file = await store_file(ada)
+            share, writable_share = (
+                await share_file(ada, file, mode=mode),
+                await share_file(ada, file, mode="WRITABLE_LINK"),
+            )
+            response = await ada.http.put(share["url"], content=b"Geese.")
+            assert response.status_code == (204 if mode == "WRITABLE_LINK" else 403)
+            assert (await ada.http.put(writable_share["url"], content=b"Swans!")).status_code == 204
+            download = await ada.http.get(share["url"])
+            assert download.text == ("Ducks." if mode == "READ_ONLY_LINK" else "Swans!")
+            assert (await ada.http.get(writable_share["url"])).text == "Swans!"
+            await collect_garbage(ada.environment, ada.environment.object_store)
+            assert (await ada.http.get(share["url"])).text == download.text
 
 
 async def test_put_to_share_checks_if_match_and_size(

@@ -17,6 +17,7 @@ from models.users.roles import AdminPermission, Role
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
+from tests.support.case_loop import each_case
 from tests.support.operations.file_operations import (
     FILE_FIELDS,
     FILES_QUERY,
@@ -50,9 +51,8 @@ async def post_content(
     )
 
 
-@pytest.mark.parametrize(
-    ("fields", "name", "content_type", "content"),
-    [
+async def test_text_is_stored_as_file(ada: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str | None, str, bytes]] = [
         ({"text": "Grüße", "filename": "a.txt"}, "a.txt", "text/plain", "Grüße".encode()),
         ({"text": "R3J1\nZQ==", "encoding": "BASE64"}, None, "application/octet-stream",
          b"Grue"),
@@ -61,87 +61,86 @@ async def post_content(
         ({"text": ""}, None, "text/plain", b""),
         ({"text": "x", "filename": "..\\..\\etc/passwd"}, "passwd", "text/plain", b"x"),
         ({"text": "x", "contentType": "text/x-odd; q=1"}, None, "text/x-odd", b"x"),
-    ],
-)  # fmt: skip
-async def test_text_is_stored_as_file(
-    ada: GraphQLClient, fields: dict[str, Any], name: str | None, content_type: str, content: bytes
-) -> None:
-    last_position = await load_stream_position(ada.environment, ada.user.id)
-    options = {file_id: value for file_id, value in fields.items() if file_id != "text"}
-    payload = await upload_file(ada, fields["text"], **options)
-    assert payload["errors"] == []
-    file = payload["file"]
-    assert (file["contentType"], file["size"]) == (content_type, len(content))
-    assert name == file["filename"] or file["filename"].startswith("upload-2030-01-01")
-    assert file["sha256"] == hashlib.sha256(content).hexdigest()
-    download = await ada.http.get(file["url"])
-    assert (download.status_code, download.content) == (200, content)
-    assert download.headers["content-disposition"].startswith("attachment;")
-    assert download.headers["x-content-type-options"] == "nosniff"
-    assert download.headers["etag"] == f'"{file["sha256"]}"'
-    file_id = global_ids.decode("File", file["id"])
-    assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
-        (EventType.FILE_CREATED, [file_id])
-    ]
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as (fields, name, content_type, content):
+            last_position = await load_stream_position(ada.environment, ada.user.id)
+            options = {file_id: value for file_id, value in fields.items() if file_id != "text"}
+            payload = await upload_file(ada, fields["text"], **options)
+            assert payload["errors"] == []
+            file = payload["file"]
+            assert (file["contentType"], file["size"]) == (content_type, len(content))
+            assert name == file["filename"] or file["filename"].startswith("upload-2030-01-01")
+            assert file["sha256"] == hashlib.sha256(content).hexdigest()
+            download = await ada.http.get(file["url"])
+            assert (download.status_code, download.content) == (200, content)
+            assert download.headers["content-disposition"].startswith("attachment;")
+            assert download.headers["x-content-type-options"] == "nosniff"
+            assert download.headers["etag"] == f'"{file["sha256"]}"'
+            file_id = global_ids.decode("File", file["id"])
+            assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
+                (EventType.FILE_CREATED, [file_id])
+            ]
 
 
-@pytest.mark.parametrize(
-    ("fields", "path"),
-    [
+async def test_invalid_file_input_is_refused(ada: GraphQLClient) -> None:
+    document = (
+        "mutation ($input: FileUploadInput!) { fileUpload(input: $input) { errors { path } } }"
+    )
+    cases: list[tuple[dict[str, Any], list[str] | None]] = [
         ({"content": {"text": "x", "upload": "y"}}, None),
         ({"content": {"upload": global_ids.encode("Upload", 7)}}, ["content"]),
         ({"content": {"text": "?"}, "encoding": "BASE64"}, ["content"]),
         ({"content": {"text": "0"}, "encoding": "HEX"}, ["content"]),
         ({"content": {"text": "x"}, "filename": "a\nb"}, ["filename"]),
         ({"content": {"text": "x"}, "contentType": "no type"}, ["contentType"]),
-    ],
-)
-async def test_invalid_file_input_is_refused(
-    ada: GraphQLClient, fields: dict[str, Any], path: list[str] | None
-) -> None:
-    document = (
-        "mutation ($input: FileUploadInput!) { fileUpload(input: $input) { errors { path } } }"
-    )
-    response = await ada.execute(document, input=fields)
-    if path is None:
-        assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
-    else:
-        assert response["data"]["fileUpload"]["errors"] == [{"path": path}]
-    assert (await list_files(ada))["totalCount"] == 0
-
-
-@pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
-async def test_upload_is_stored_as_file(ada: GraphQLClient, content: bytes) -> None:
-    upload = await post_content(ada, "/rest/uploads", content, content_type="image/png",
-                      content_disposition='attachment; filename="pond.png"')  # fmt: skip
-    fields = {"content": {"upload": upload.json()["id"]}}
-    for _ in range(2):
-        dry_run = await execute_mutation(
-            ada, "fileUpload", FILE_FIELDS, **fields, options={"validateOnly": True}
-        )
-        assert dry_run["errors"] == []
-    file = (await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields))["file"]
-    assert (file["filename"], file["contentType"]) == ("pond.png", "image/png")
-    assert (await ada.http.get(file["url"])).content == content
-    assert codes_and_paths(await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields)) == [
-        ("NOT_FOUND", ["content"])
     ]
-    assert await select_rows(ada.environment, "SELECT id FROM uploads") == []
+    for case in each_case(cases):
+        with case as (fields, path):
+            response = await ada.execute(document, input=fields)
+            if path is None:
+                assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
+            else:
+                assert response["data"]["fileUpload"]["errors"] == [{"path": path}]
+            assert (await list_files(ada))["totalCount"] == 0
 
 
-@pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
-async def test_file_is_stored_by_one_request(ada: GraphQLClient, content: bytes) -> None:
-    response = await post_content(ada, "/rest/files/my%20pond.pdf", content)
-    stored = response.json()
-    assert (response.status_code, stored["filename"]) == (201, "my pond.pdf")
-    assert stored["contentType"] == "application/pdf"
-    path = response.headers["location"]
-    download = await ada.http.get(path, headers=ada.headers)
-    assert download.content == content
-    partial = await ada.http.get(path, headers={**ada.headers, "Range": "bytes=1-3"})
-    assert (partial.status_code, partial.content) == (206, content[1:4])
-    conditional_headers = {**ada.headers, "If-None-Match": download.headers["etag"]}
-    assert (await ada.http.get(path, headers=conditional_headers)).status_code == 304
+async def test_upload_is_stored_as_file(ada: GraphQLClient) -> None:
+    cases: list[bytes] = [b"small", LARGE_CONTENT]
+    for case in each_case(cases):
+        with case as content:
+            upload = await post_content(ada, "/rest/uploads", content, content_type="image/png",
+                              content_disposition='attachment; filename="pond.png"')  # fmt: skip
+            fields = {"content": {"upload": upload.json()["id"]}}
+            for _ in range(2):
+                dry_run = await execute_mutation(
+                    ada, "fileUpload", FILE_FIELDS, **fields, options={"validateOnly": True}
+                )
+                assert dry_run["errors"] == []
+            file = (await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields))["file"]
+            assert (file["filename"], file["contentType"]) == ("pond.png", "image/png")
+            assert (await ada.http.get(file["url"])).content == content
+            assert codes_and_paths(
+                await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields)
+            ) == [("NOT_FOUND", ["content"])]
+            assert await select_rows(ada.environment, "SELECT id FROM uploads") == []
+
+
+async def test_file_is_stored_by_one_request(ada: GraphQLClient) -> None:
+    cases: list[bytes] = [b"small", LARGE_CONTENT]
+    for case in each_case(cases):
+        with case as content:
+            response = await post_content(ada, "/rest/files/my%20pond.pdf", content)
+            stored = response.json()
+            assert (response.status_code, stored["filename"]) == (201, "my pond.pdf")
+            assert stored["contentType"] == "application/pdf"
+            path = response.headers["location"]
+            download = await ada.http.get(path, headers=ada.headers)
+            assert download.content == content
+            partial = await ada.http.get(path, headers={**ada.headers, "Range": "bytes=1-3"})
+            assert (partial.status_code, partial.content) == (206, content[1:4])
+            conditional_headers = {**ada.headers, "If-None-Match": download.headers["etag"]}
+            assert (await ada.http.get(path, headers=conditional_headers)).status_code == 304
 
 
 async def test_invalid_unauthorized_or_too_large_bodies_are_refused(

@@ -25,6 +25,7 @@ from models.users.roles import Role, Scope
 from resolvers.files import uploads
 from resolvers.files.uploads import ReceivedFile
 from tests.conftest import GraphQLClient, ManualClock, client_context, make_api_key
+from tests.support.case_loop import each_case
 from tests.support.clients.upload_client import (
     MIB,
     assert_nothing_left,
@@ -91,35 +92,41 @@ def received_file(content: bytes = b"x", **fields: Any) -> ReceivedFile:
     return ReceivedFile(content, len(content), hashlib.sha256(content).hexdigest(), **fields)
 
 
-@pytest.mark.parametrize("size", [0, 1, 100_000, 2 * MIB, MAX_UPLOAD_BYTES])
 async def test_upload_is_stored_for_a_day(
-    carol: GraphQLClient, tmp_path: Path, clock: ManualClock, size: int
+    carol: GraphQLClient, tmp_path: Path, clock: ManualClock
 ) -> None:
-    content = pseudo_random_bytes(size)
-    response = await post_upload(
-        carol,
-        content,
-        content_type="Image/PNG; x=y",
-        content_disposition="attachment; filename*=UTF-8''..%2Fn%C3%BC.png",
-    )
-    assert response.status_code == 201
-    body = response.json()
-    upload_id = global_ids.decode("Upload", body.pop("id"))
-    digest = hashlib.sha256(content).hexdigest()
-    assert body == {"size": size, "sha256": digest, "expiresAt": "2030-01-02T00:00:00Z"}
-    (row,) = await uploads.load_own_complete_uploads_by_id(client_context(carol), [upload_id])
-    assert row
-    assert (row.content_type, row.filename) == ("image/png", "nü.png")
-    assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == content
-    assert file_names(tmp_path / "spool") == []
+    upload_ids = list[int]()
+    cases: list[int] = [0, 1, 100_000, 2 * MIB, MAX_UPLOAD_BYTES]
+    for case in each_case(cases):
+        with case as size:
+            content = pseudo_random_bytes(size)
+            response = await post_upload(
+                carol,
+                content,
+                content_type="Image/PNG; x=y",
+                content_disposition="attachment; filename*=UTF-8''..%2Fn%C3%BC.png",
+            )
+            assert response.status_code == 201
+            body = response.json()
+            upload_id = global_ids.decode("Upload", body.pop("id"))
+            upload_ids.append(upload_id)
+            digest = hashlib.sha256(content).hexdigest()
+            assert body == {"size": size, "sha256": digest, "expiresAt": "2030-01-02T00:00:00Z"}
+            (row,) = await uploads.load_own_complete_uploads_by_id(
+                client_context(carol), [upload_id]
+            )
+            assert row
+            assert (row.content_type, row.filename) == ("image/png", "nü.png")
+            assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == content
+            assert file_names(tmp_path / "spool") == []
     clock.tick(hours=24)
-    with pytest.raises(NotFound):
-        await uploads.read_and_verify_upload(client_context(carol), upload_id)
+    for upload_id in upload_ids:
+        with pytest.raises(NotFound):
+            await uploads.read_and_verify_upload(client_context(carol), upload_id)
 
 
-@pytest.mark.parametrize(
-    ("headers", "content_type", "filename"),
-    [
+def test_content_type_and_filename_are_read_from_headers() -> None:
+    cases: list[tuple[dict[str, str], str | None, str | None]] = [
         ({}, "application/octet-stream", None),
         ({"content-type": "nonsense"}, "application/octet-stream", None),
         ({"content-type": "text/html, x"}, "application/octet-stream", None),
@@ -127,13 +134,11 @@ async def test_upload_is_stored_for_a_day(
         ({"content-disposition": 'attachment; filename="C:\\\\x\\\\b.txt"'}, None, "b.txt"),
         ({"content-disposition": "attachment; filename=/"}, None, None),
         ({"content-disposition": f"attachment; filename={'n' * 999}"}, None, "n" * 255),
-    ],
-)
-def test_content_type_and_filename_are_read_from_headers(
-    headers: dict[str, str], content_type: str | None, filename: str | None
-) -> None:
-    result = uploads.type_and_name_from_headers(headers)
-    assert result == (content_type or "application/octet-stream", filename)
+    ]
+    for case in each_case(cases):
+        with case as (headers, content_type, filename):
+            result = uploads.type_and_name_from_headers(headers)
+            assert result == (content_type or "application/octet-stream", filename)
 
 
 async def test_upload_is_visible_only_to_its_sender(
@@ -149,26 +154,25 @@ async def test_upload_is_visible_only_to_its_sender(
     assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == b"mine"
 
 
-@pytest.mark.parametrize(
-    ("key_options", "status"),
-    [
+async def test_upload_needs_scope_to_write_or_send_mail(
+    limited_environment: Environment, connect: HttpClientFactory
+) -> None:
+    cases: list[tuple[dict[str, Any], int]] = [
         ({"scopes": [Scope.MAIL]}, 201),
         ({"scopes": [Scope.SUBMIT]}, 201),
         ({"scopes": [Scope.MAIL_READ]}, 403),
         ({"scopes": [Scope.SETTINGS]}, 403),
         ({"read_only": True}, 403),
-    ],
-)
-async def test_upload_needs_scope_to_write_or_send_mail(
-    limited_environment: Environment,
-    connect: HttpClientFactory,
-    key_options: dict[str, Any],
-    status: int,
-) -> None:
-    client = await make_upload_client(limited_environment, connect(), "carol", **key_options)
-    response = await post_upload(client, b"hello")
-    assert response.status_code == status
-    assert len(await load_upload_rows(limited_environment)) == (status == 201)
+    ]
+    http = connect()
+    for number, case in enumerate(each_case(cases)):
+        with case as (key_options, status):
+            client = await make_upload_client(
+                limited_environment, http, f"user{number}", **key_options
+            )
+            count = len(await load_upload_rows(limited_environment))
+            assert (await post_upload(client, b"hello")).status_code == status
+            assert len(await load_upload_rows(limited_environment)) - count == (status == 201)
 
 
 async def test_upload_needs_signed_in_user(

@@ -39,6 +39,7 @@ from resolvers.health.request_kinds import HEALTH_REQUEST_KINDS
 from resolvers.health.update import apply_component_holds
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.component_operations import COMPONENTS, list_components
 from tests.support.stores.recorded_statements import record_sql
 
@@ -173,9 +174,8 @@ async def test_simultaneous_stops_and_starts_end_as_stored(
     assert components[2].state is expected
 
 
-@pytest.mark.parametrize(
-    ("components_and_node", "path", "code"),
-    [
+async def test_bad_input_is_refused(root: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], list[str], str]] = [
         ({"components": ["http"]}, ["components", "0"], "VALIDATION"),
         ({"components": ["tasks", "database"]}, ["components", "1"], "VALIDATION"),
         ({"components": ["x" * 100_000]}, ["components", "0"], "VALIDATION"),
@@ -183,17 +183,17 @@ async def test_simultaneous_stops_and_starts_end_as_stored(
         ({"components": ["tasks"] * 101}, ["components"], "VALIDATION"),
         ({"components": ["tasks"], "node": "elsewhere"}, ["node"], "NOT_FOUND"),
         ({"components": ["tasks"], "node": "x" * 5000}, ["node"], "NOT_FOUND"),
-    ],
-)
-async def test_bad_input_is_refused(
-    root: GraphQLClient, components_and_node: dict[str, Any], path: list[str], code: str
-) -> None:
-    (error,) = (await root(STOP, input=components_and_node))["componentStop"]["errors"]
-    assert (error["path"], error["code"]) == (path, code)
-    if components_and_node["components"] == ["http"]:
-        assert error["message"] == "Only serverStop stops HTTP."
-        assert error["allowedValues"] == sorted(HOLDABLE_NAMES)
-    assert (await root("{ auditLog(first: 1) { nodes { mutation } } }"))["auditLog"]["nodes"] == []
+    ]
+    for case in each_case(cases):
+        with case as (components_and_node, path, code):
+            (error,) = (await root(STOP, input=components_and_node))["componentStop"]["errors"]
+            assert (error["path"], error["code"]) == (path, code)
+            if components_and_node["components"] == ["http"]:
+                assert error["message"] == "Only serverStop stops HTTP."
+                assert error["allowedValues"] == sorted(HOLDABLE_NAMES)
+            assert (await root("{ auditLog(first: 1) { nodes { mutation } } }"))["auditLog"][
+                "nodes"
+            ] == []
 
 
 async def test_names_of_components_are_known() -> None:

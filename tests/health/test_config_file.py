@@ -22,6 +22,7 @@ from models.runtime.options import NO_NAME_SERVER
 from models.runtime.server_control import InvalidConfig
 from resolvers.auth.passwords.breached_passwords import is_breached
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.smtp_client import (
     CertificateAuthority,
     connect_with_implicit_tls,
@@ -58,9 +59,8 @@ def test_environment_precedes_the_file(config_file: Path, monkeypatch: pytest.Mo
     assert settings.metrics_key.get_secret_value() == "a # b = c 0123456"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_error_names_the_line_and_no_value(config_file: Path) -> None:
+    cases: list[tuple[bytes, str]] = [
         (b"MERGANSER_HOSTNAM=x", "line 1: MERGANSER_HOSTNAM is not a setting. Did you mean"),
         (b"\n\nHOSTNAME=x", "line 3: HOSTNAME is not a setting."),
         (b"MERGANSER_LOG_LEVEL=LOUD", "line 1: MERGANSER_LOG_LEVEL is wrong"),
@@ -72,15 +72,15 @@ def test_environment_precedes_the_file(config_file: Path, monkeypatch: pytest.Mo
         (b"MERGANSER_HOSTNAME=\xff\xfe", "line 1: the text is not UTF-8."),
         (b"MERGANSER_HOSTNAME=a\0b", "line 1: the value has a control character."),
         (b"MERGANSER_CONFIG=/etc/other", "line 1: MERGANSER_CONFIG must be a variable"),
-    ],
-)
-def test_error_names_the_line_and_no_value(config_file: Path, text: bytes, expected: str) -> None:
-    config_file.write_bytes(text)
-    with pytest.raises(CommandError) as error:
-        read_settings()
-    assert f"{config_file}, {expected}" in error.value.message
-    assert "short" not in error.value.message
-    assert "LOUD" not in error.value.message
+    ]
+    for case in each_case(cases):
+        with case as (text, expected):
+            config_file.write_bytes(text)
+            with pytest.raises(CommandError) as error:
+                read_settings()
+            assert f"{config_file}, {expected}" in error.value.message
+            assert "short" not in error.value.message
+            assert "LOUD" not in error.value.message
 
 
 def test_file_that_cannot_be_read_is_refused(config_file: Path) -> None:

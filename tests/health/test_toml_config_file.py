@@ -8,6 +8,7 @@ import pytest
 
 from merganser.errors import CommandError
 from merganser.settings.settings import read_settings
+from tests.support.case_loop import each_case
 
 
 @pytest.fixture
@@ -56,9 +57,8 @@ def test_environment_precedes_toml(toml_file: Path, monkeypatch: pytest.MonkeyPa
     assert (settings.hostname, settings.log_level) == ("mx2.example.org", "WARNING")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_error_names_the_line_and_no_value(toml_file: Path) -> None:
+    cases: list[tuple[bytes, str]] = [
         (b'hostnam = "x"', "line 1: MERGANSER_HOSTNAM is not a setting. Did you mean"),
         (b'\n\nlog_level = "LOUD"', "line 3: MERGANSER_LOG_LEVEL is wrong"),
         (b'metrics_key = "short"', "line 1: MERGANSER_METRICS_KEY is wrong"),
@@ -81,12 +81,12 @@ def test_environment_precedes_toml(toml_file: Path, monkeypatch: pytest.MonkeyPa
         (b"bulk_max_items = " + b"9" * 5000, "line 1: a number has too many digits."),
         (b"cors_origins = " + b"[" * 9000, "line 1: lists or tables are nested too deeply."),
         (b'config = "/etc/other"', "line 1: MERGANSER_CONFIG must be a variable"),
-    ],
-)
-def test_error_names_the_line_and_no_value(toml_file: Path, text: bytes, expected: str) -> None:
-    toml_file.write_bytes(text)
-    with pytest.raises(CommandError) as error:
-        read_settings()
-    assert f"{toml_file}, {expected}" in error.value.message
-    assert "short" not in error.value.message
-    assert "LOUD" not in error.value.message
+    ]
+    for case in each_case(cases):
+        with case as (text, expected):
+            toml_file.write_bytes(text)
+            with pytest.raises(CommandError) as error:
+                read_settings()
+            assert f"{toml_file}, {expected}" in error.value.message
+            assert "short" not in error.value.message
+            assert "LOUD" not in error.value.message

@@ -10,6 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from graph.http.pages.documentation import DocumentationPages, heading_anchor
+from tests.support.case_loop import each_case
 
 DOCS = Path(__file__).parents[2] / "docs"
 LINK = re.compile(r'<a href="([^"]+)"')
@@ -92,19 +93,24 @@ async def test_llms_txt_lists_all_pages(http: httpx.AsyncClient) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/llms.txt", "/docs/", "/docs/api/errors", "/docs/api/errors.md", "/docs/search?q=dkim"],
-)
-async def test_unchanged_text_is_not_sent_again(http: httpx.AsyncClient, path: str) -> None:
-    first = await http.get(path)
-    headers = {"If-None-Match": first.headers["etag"]}
-    again = await http.get(path, headers=headers)
-    assert (again.status_code, again.text) == (304, "")
-    for name in ("etag", "cache-control", "content-security-policy"):
-        assert again.headers[name] == first.headers[name]
-    assert (await http.get(path, headers={"If-None-Match": '"other"'})).text == first.text
-    assert (await http.head(path)).headers["etag"] == first.headers["etag"]
+async def test_unchanged_text_is_not_sent_again(http: httpx.AsyncClient) -> None:
+    cases: list[str] = [
+        "/llms.txt",
+        "/docs/",
+        "/docs/api/errors",
+        "/docs/api/errors.md",
+        "/docs/search?q=dkim",
+    ]
+    for case in each_case(cases):
+        with case as path:
+            first = await http.get(path)
+            headers = {"If-None-Match": first.headers["etag"]}
+            again = await http.get(path, headers=headers)
+            assert (again.status_code, again.text) == (304, "")
+            for name in ("etag", "cache-control", "content-security-policy"):
+                assert again.headers[name] == first.headers[name]
+            assert (await http.get(path, headers={"If-None-Match": '"other"'})).text == first.text
+            assert (await http.head(path)).headers["etag"] == first.headers["etag"]
 
 
 def test_markdown_twin_keeps_code_and_drops_links_to_other_folders(tmp_path: Path) -> None:
@@ -162,12 +168,21 @@ def test_search_shows_text_without_markup(tmp_path: Path) -> None:
     assert result.excerpt == text
 
 
-@pytest.mark.parametrize(
-    "query", ["", "  ", '"', "'; DROP TABLE sections --", "AND OR NOT", "path:x", "*", "NEAR(a b)"]
-)
-async def test_search_takes_any_characters_as_text(http: httpx.AsyncClient, query: str) -> None:
-    response = await http.get("/docs/search", params={"q": query})
-    assert response.status_code == 200
+async def test_search_takes_any_characters_as_text(http: httpx.AsyncClient) -> None:
+    cases: list[str] = [
+        "",
+        "  ",
+        '"',
+        "'; DROP TABLE sections --",
+        "AND OR NOT",
+        "path:x",
+        "*",
+        "NEAR(a b)",
+    ]
+    for case in each_case(cases):
+        with case as query:
+            response = await http.get("/docs/search", params={"q": query})
+            assert response.status_code == 200
 
 
 async def test_search_result_has_no_markup_of_the_query(http: httpx.AsyncClient) -> None:
@@ -179,12 +194,18 @@ async def test_too_long_search_is_refused(http: httpx.AsyncClient) -> None:
     assert (await http.get("/docs/search", params={"q": "a" * 201})).status_code == 400
 
 
-@pytest.mark.parametrize(
-    "path", ["../README.md", "%2e%2e/README.md", "api/../../README.md", "nothing.md", "%00"]
-)
-async def test_files_outside_the_folder_are_not_found(http: httpx.AsyncClient, path: str) -> None:
-    response = await http.get(httpx.URL(f"http://docs/docs/{path}"))
-    assert response.status_code == 404
+async def test_files_outside_the_folder_are_not_found(http: httpx.AsyncClient) -> None:
+    cases: list[str] = [
+        "../README.md",
+        "%2e%2e/README.md",
+        "api/../../README.md",
+        "nothing.md",
+        "%00",
+    ]
+    for case in each_case(cases):
+        with case as path:
+            response = await http.get(httpx.URL(f"http://docs/docs/{path}"))
+            assert response.status_code == 404
 
 
 async def test_pages_allow_no_script(http: httpx.AsyncClient) -> None:

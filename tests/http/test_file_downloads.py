@@ -26,6 +26,7 @@ from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from resolvers.messages.attachments import MAX_ATTACHMENTS
 from tests.conftest import GraphQLClient, deliver_to, make_api_key
+from tests.support.case_loop import each_case
 from tests.support.clients.download_requests import download_paths, error_code, message
 from tests.support.clients.http_requests import get_path
 from tests.support.mail import multipart_message
@@ -55,12 +56,13 @@ async def test_message_source_is_sent_unchanged_as_attachment(
     assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("index", range(len(ATTACHMENTS)))
-async def test_attachment_is_sent_decoded(ada: GraphQLClient, message: int, index: int) -> None:
-    response = await get_path(ada, download_urls.attachment_download_path(message, index))
-    assert response.status_code == 200
-    assert response.content == ATTACHMENTS[index].content
-    assert response.headers["content-length"] == str(len(ATTACHMENTS[index].content))
+async def test_attachment_is_sent_decoded(ada: GraphQLClient, message: int) -> None:
+    for case in each_case(range(len(ATTACHMENTS))):
+        with case as index:
+            response = await get_path(ada, download_urls.attachment_download_path(message, index))
+            assert response.status_code == 200
+            assert response.content == ATTACHMENTS[index].content
+            assert response.headers["content-length"] == str(len(ATTACHMENTS[index].content))
 
 
 async def test_only_safe_media_types_are_sent_inline(ada: GraphQLClient) -> None:
@@ -144,9 +146,8 @@ async def test_range_returns_exactly_its_bytes(
         assert response.headers["content-length"] == str(end - first)
 
 
-@pytest.mark.parametrize(
-    ("header", "span"),
-    [
+def test_single_range_is_parsed_and_other_values_are_ignored() -> None:
+    cases: list[tuple[str, tuple[int, int] | None]] = [
         ("bytes=-4", (6, 10)),
         ("bytes=-40", (0, 10)),
         ("bytes=9-9", (9, 10)),
@@ -158,20 +159,20 @@ async def test_range_returns_exactly_its_bytes(
         ("bytes=a-b", None),
         ("lines=1-2", None),
         ("", None),
-    ],
-)
-def test_single_range_is_parsed_and_other_values_are_ignored(
-    header: str, span: tuple[int, int] | None
-) -> None:
-    assert byte_responses.parse_range_or_none(header, 10) == span
+    ]
+    for case in each_case(cases):
+        with case as (header, span):
+            assert byte_responses.parse_range_or_none(header, 10) == span
 
 
-@pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12", "bytes=-0"])
-def test_empty_range_is_refused(header: str) -> None:
-    with pytest.raises(RequestRejected) as error:
-        byte_responses.parse_range_or_none(header, 10)
-    assert error.value.status == 416
-    assert error.value.headers == {"Content-Range": "bytes */10"}
+def test_empty_range_is_refused() -> None:
+    cases: list[str] = ["bytes=10-", "bytes=10-12", "bytes=-0"]
+    for case in each_case(cases):
+        with case as header:
+            with pytest.raises(RequestRejected) as error:
+                byte_responses.parse_range_or_none(header, 10)
+            assert error.value.status == 416
+            assert error.value.headers == {"Content-Range": "bytes */10"}
 
 
 async def test_head_returns_same_headers_without_body(ada: GraphQLClient, message: int) -> None:
@@ -266,14 +267,16 @@ async def test_attachment_of_other_user_is_not_reachable_by_own_message(
     assert (await get_path(ada, missing_path)).status_code == 404
 
 
-@pytest.mark.parametrize("invalid_id", ["msg_", "x", "usr_AAAAAAAAAAE", "msg_%00", "%ff", "msg_é"])
-async def test_invalid_id_is_not_found(ada: GraphQLClient, invalid_id: str) -> None:
-    for path in (
-        f"/rest/messages/{invalid_id}/message.eml",
-        f"/rest/messages/{global_ids.encode('Message', 5)}/attachments/{invalid_id}",
-    ):
-        response = await get_path(ada, path)
-        assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
+async def test_invalid_id_is_not_found(ada: GraphQLClient) -> None:
+    cases: list[str] = ["msg_", "x", "usr_AAAAAAAAAAE", "msg_%00", "%ff", "msg_é"]
+    for case in each_case(cases):
+        with case as invalid_id:
+            for path in (
+                f"/rest/messages/{invalid_id}/message.eml",
+                f"/rest/messages/{global_ids.encode('Message', 5)}/attachments/{invalid_id}",
+            ):
+                response = await get_path(ada, path)
+                assert (response.status_code, error_code(response)) == (404, "NOT_FOUND")
 
 
 async def test_missing_or_invalid_credential_is_unauthenticated(

@@ -45,22 +45,24 @@ async def test_get_and_post_are_answered(http: httpx.AsyncClient) -> None:
     assert response.json()["data"] == {"echo": "x"}
 
 
-@pytest.mark.parametrize(
-    "accept", ["application/json", RESPONSE_MEDIA_TYPE, "text/event-stream", "text/html"]
-)
-async def test_mutation_by_get_is_not_allowed(http: httpx.AsyncClient, accept: str) -> None:
-    request_body = {"query": 'mutation { change(text: "x") }'}
-    response = await http.get("/graphql", params=request_body, headers={"Accept": accept})
-    assert response.status_code == 405
-    assert response.headers["allow"] == "POST"
-    assert error_code(response) == BAD_INPUT
+async def test_mutation_by_get_is_not_allowed(http: httpx.AsyncClient) -> None:
+    cases: list[str] = ["application/json", RESPONSE_MEDIA_TYPE, "text/event-stream", "text/html"]
+    for case in each_case(cases):
+        with case as accept:
+            request_body = {"query": 'mutation { change(text: "x") }'}
+            response = await http.get("/graphql", params=request_body, headers={"Accept": accept})
+            assert response.status_code == 405
+            assert response.headers["allow"] == "POST"
+            assert error_code(response) == BAD_INPUT
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_other_methods_are_not_allowed(http: httpx.AsyncClient, method: str) -> None:
-    response = await http.request(method, "/graphql")
-    assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
-    assert error_code(response) == BAD_INPUT
+async def test_other_methods_are_not_allowed(http: httpx.AsyncClient) -> None:
+    cases: list[str] = ["PUT", "DELETE", "PATCH", "OPTIONS"]
+    for case in each_case(cases):
+        with case as method:
+            response = await http.request(method, "/graphql")
+            assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
+            assert error_code(response) == BAD_INPUT
 
 
 REQUESTS: dict[str, tuple[dict[str, Any], str | None, int]] = {
@@ -121,14 +123,12 @@ async def test_every_response_has_security_headers(http: httpx.AsyncClient) -> N
         assert len(response.headers["x-request-id"]) == 24
 
 
-@pytest.mark.parametrize(
-    ("request_id", "is_kept"), [("a-1_B.c", True), ("a b", False), ("a" * 65, False)]
-)
-async def test_valid_request_id_is_kept(
-    http: httpx.AsyncClient, request_id: str, is_kept: bool
-) -> None:
-    response = await post_query(http, "{ hello }", headers={"X-Request-Id": request_id})
-    assert (response.headers["x-request-id"] == request_id) == is_kept
+async def test_valid_request_id_is_kept(http: httpx.AsyncClient) -> None:
+    cases: list[tuple[str, bool]] = [("a-1_B.c", True), ("a b", False), ("a" * 65, False)]
+    for case in each_case(cases):
+        with case as (request_id, is_kept):
+            response = await post_query(http, "{ hello }", headers={"X-Request-Id": request_id})
+            assert (response.headers["x-request-id"] == request_id) == is_kept
 
 
 async def test_only_browser_request_gets_graphiql_page(http: httpx.AsyncClient) -> None:
@@ -139,14 +139,14 @@ async def test_only_browser_request_gets_graphiql_page(http: httpx.AsyncClient) 
     assert response.json()["data"] == {"hello": "world"}
 
 
-@pytest.mark.parametrize("credential", ["Bearer wrong", "Basic dXNlcjp4", "user"])
-async def test_invalid_credential_refuses_whole_request(
-    http: httpx.AsyncClient, credential: str
-) -> None:
-    response = await post_query(http, "{ hello }", headers={"Authorization": credential})
-    assert (response.status_code, error_code(response)) == (401, "UNAUTHENTICATED")
-    assert response.headers["www-authenticate"] == "Bearer"
-    assert "data" not in response.json()
+async def test_invalid_credential_refuses_whole_request(http: httpx.AsyncClient) -> None:
+    cases: list[str] = ["Bearer wrong", "Basic dXNlcjp4", "user"]
+    for case in each_case(cases):
+        with case as credential:
+            response = await post_query(http, "{ hello }", headers={"Authorization": credential})
+            assert (response.status_code, error_code(response)) == (401, "UNAUTHENTICATED")
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert "data" not in response.json()
 
 
 async def test_viewer_with_and_without_credential(http: httpx.AsyncClient) -> None:
@@ -168,22 +168,25 @@ async def test_client_ip_header_needs_platform_key(http: httpx.AsyncClient) -> N
     assert response.json()["data"] == {"whoami": "ADMIN 0 127.0.0.1"}
 
 
-@pytest.mark.parametrize(("accept", "status"), [("*/*", 200), (RESPONSE_MEDIA_TYPE, 403)])
-async def test_read_only_key_can_not_run_mutation(
-    http: httpx.AsyncClient, accept: str, status: int
+async def test_read_only_key_can_not_run_mutation(http: httpx.AsyncClient) -> None:
+    cases: list[tuple[str, int]] = [("*/*", 200), (RESPONSE_MEDIA_TYPE, 403)]
+    for case in each_case(cases):
+        with case as (accept, status):
+            reader_headers = {"Authorization": "Bearer reader", "Accept": accept}
+            response = await post_query(
+                http, 'mutation { change(text: "x") }', headers=reader_headers
+            )
+            assert (response.status_code, error_code(response)) == (status, "FORBIDDEN")
+            assert "data" not in response.json()
+            assert (await post_query(http, "{ hello }", headers=reader_headers)).json()["data"] == {
+                "hello": "world"
+            }
+
+
+async def test_field_error_has_code_path_and_location(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reader_headers = {"Authorization": "Bearer reader", "Accept": accept}
-    response = await post_query(http, 'mutation { change(text: "x") }', headers=reader_headers)
-    assert (response.status_code, error_code(response)) == (status, "FORBIDDEN")
-    assert "data" not in response.json()
-    assert (await post_query(http, "{ hello }", headers=reader_headers)).json()["data"] == {
-        "hello": "world"
-    }
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
+    cases: list[tuple[str, str]] = [
         ("unauthenticated", "UNAUTHENTICATED"),
         ("forbidden", "FORBIDDEN"),
         ("missing", "NOT_FOUND"),
@@ -193,17 +196,15 @@ async def test_read_only_key_can_not_run_mutation(
         ("pattern", "BAD_USER_INPUT"),
         ("conflict", "CONFLICT"),
         ("limited", "RATE_LIMITED"),
-    ],
-)
-async def test_field_error_has_code_path_and_location(
-    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, kind: str, expected: str
-) -> None:
-    response = await post_query(http, f'{{ hello refused(kind: "{kind}") }}')
-    assert error_code(response) == expected
-    assert response.json()["data"] == {"hello": "world", "refused": None}
-    assert response.json()["errors"][0]["path"] == ["refused"]
-    assert response.json()["errors"][0]["locations"] == [{"line": 1, "column": 9}]
-    assert not caplog.records
+    ]
+    for case in each_case(cases):
+        with case as (kind, expected):
+            response = await post_query(http, f'{{ hello refused(kind: "{kind}") }}')
+            assert error_code(response) == expected
+            assert response.json()["data"] == {"hello": "world", "refused": None}
+            assert response.json()["errors"][0]["path"] == ["refused"]
+            assert response.json()["errors"][0]["locations"] == [{"line": 1, "column": 9}]
+            assert not caplog.records
 
 
 async def test_rate_limited_error_has_retry_time(http: httpx.AsyncClient) -> None:
@@ -211,19 +212,22 @@ async def test_rate_limited_error_has_retry_time(http: httpx.AsyncClient) -> Non
     assert response.json()["errors"][0]["extensions"]["retryAfterSeconds"] == 7
 
 
-@pytest.mark.parametrize("query", ["{ broken }", "{ huge }", "{ a: broken b: broken c: broken }"])
 async def test_internal_error_is_masked_and_logged_once(
-    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, query: str
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    response = await post_query(http, query, headers={"X-Request-Id": "r1"})
-    for error in response.json()["errors"]:
-        assert error["message"] == "Internal error."
-        assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR", "requestId": "r1"}
-    assert "hunter2" not in response.text
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert record.exc_info
-    assert vars(record)["request_id"] == "r1"
-    assert query not in caplog.text
+    cases: list[str] = ["{ broken }", "{ huge }", "{ a: broken b: broken c: broken }"]
+    for case in each_case(cases):
+        with case as query:
+            caplog.clear()
+            response = await post_query(http, query, headers={"X-Request-Id": "r1"})
+            for error in response.json()["errors"]:
+                assert error["message"] == "Internal error."
+                assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR", "requestId": "r1"}
+            assert "hunter2" not in response.text
+            (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+            assert record.exc_info
+            assert vars(record)["request_id"] == "r1"
+            assert query not in caplog.text
 
 
 async def test_internal_error_outside_fields_is_masked(
@@ -238,20 +242,19 @@ async def test_internal_error_outside_fields_is_masked(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize(
-    ("query", "variables"),
-    [
+async def test_value_refused_by_type_is_bad_input(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases: list[tuple[str, object]] = [
         ("query ($e: Even!) { even(value: $e) }", {"e": 3}),
         ("query ($n: Int) { echo(number: $n) }", {"n": None}),
         ("query ($n: Int!) { echo(number: $n) }", {}),
         ("query ($y: Boolean!) { hello @include(if: $y) }", {"y": 3}),
-    ],
-)
-async def test_value_refused_by_type_is_bad_input(
-    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, query: str, variables: object
-) -> None:
-    assert error_code(await post_query(http, query, variables=variables)) == BAD_INPUT
-    assert not caplog.records
+    ]
+    for case in each_case(cases):
+        with case as (query, variables):
+            assert error_code(await post_query(http, query, variables=variables)) == BAD_INPUT
+            assert not caplog.records
 
 
 async def test_suggestions_are_only_for_signed_in_users(http: httpx.AsyncClient) -> None:

@@ -15,6 +15,7 @@ from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from tests.conftest import GraphQLClient, make_api_key, raw_message
+from tests.support.case_loop import each_case
 from tests.support.clients.upload_client import (
     MIB,
     error_code,
@@ -92,22 +93,22 @@ async def test_posted_message_is_stored_unchanged(ada: GraphQLClient) -> None:
     assert event_count == 4
 
 
-@pytest.mark.parametrize(
-    ("query", "flags"),
-    [
+async def test_query_parameters_set_flags(ada: GraphQLClient) -> None:
+    cases: list[tuple[str, tuple[bool, ...]]] = [
         ("", (True, False, False)),
         ("?seen=false", (False, False, False)),
         ("?seen=1&flagged=1&draft=yes", (True, True, True)),
         ("?flagged=TRUE&seen=yes", (True, True, False)),
-    ],
-)
-async def test_query_parameters_set_flags(
-    ada: GraphQLClient, query: str, flags: tuple[bool, ...]
-) -> None:
-    response = await post_message(ada, await inbox_id(ada), raw_message(), query)
-    assert response.status_code == 201
-    (row,) = await select_rows(ada.environment, "SELECT seen, flagged, draft FROM messages")
-    assert tuple(map(bool, row)) == flags
+    ]
+    for case in each_case(cases):
+        with case as (query, flags):
+            response = await post_message(ada, await inbox_id(ada), raw_message(), query)
+            assert response.status_code == 201
+            rows = await select_rows(
+                ada.environment, "SELECT seen, flagged, draft FROM messages ORDER BY uid"
+            )
+            assert tuple(map(bool, rows[-1])) == flags
+    assert len(rows) == len(cases)
 
 
 async def test_invalid_message_post_is_refused(ada: GraphQLClient) -> None:

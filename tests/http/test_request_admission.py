@@ -29,6 +29,7 @@ from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.viewer import Viewer
+from tests.support.case_loop import each_case
 from tests.support.loop_clock import LoopClock
 from tests.support.servers.live_server import wait_until
 from tests.support.servers.small_schema_server import (
@@ -93,49 +94,58 @@ def test_smallest_budget_covers_most_expensive_operation() -> None:
         assert limits.max_cost_of_role(role) + document_reading_points("x" * 10**6) < smallest
 
 
-@pytest.mark.parametrize("process_count", [2, 3, 8])
-def test_limits_are_divided_between_processes(process_count: int) -> None:
-    total_settings = Operators(cost_budget_admin=0, concurrent_operations_per_client=2)
-    process_settings = settings_with_process_share_of_limits(total_settings, process_count)
-    for name in (
-        "http_connections",
-        "http_connections_per_client",
-        "subscriptions_per_user",
-        "concurrent_operations",
-    ):
-        assert (
-            0 < getattr(process_settings, name) * process_count <= getattr(total_settings, name)
-        ), name
-    for name in ("cost_budget_anonymous", "cost_budget_user"):
-        assert (
-            0 < getattr(process_settings, name) * process_count <= getattr(total_settings, name)
-        ), name
-    assert (
-        process_settings.password_hashing_memory
-        == total_settings.password_hashing_memory // process_count
-    )
-    assert process_settings.cost_budget_admin == 0  # unlimited
-    assert (
-        process_settings.concurrent_operations_per_client == 2
-    )  # connections of one client can all reach the same process
-    assert (
-        http_server.upload_limits_of_process(total_settings, process_count).memory_budget
-        == Uploads().memory_budget // process_count
-    )
-    assert (
-        http_server.upload_limits_of_process(total_settings, 100).memory_budget
-        == total_settings.upload_max_size
-    )
-    admission_control = http_server.graphql_endpoint_settings(process_settings).guards
-    assert (
-        admission_control.operation_limiter.limit
-        == total_settings.concurrent_operations // process_count
-    )
-    assert admission_control.budgets.rates.users == total_settings.cost_budget_user // process_count
-    assert (
-        http_server.create_connection_tracker(process_settings).limiter.limit
-        == total_settings.http_connections // process_count
-    )
+def test_limits_are_divided_between_processes() -> None:
+    cases: list[int] = [2, 3, 8]
+    for case in each_case(cases):
+        with case as process_count:
+            total_settings = Operators(cost_budget_admin=0, concurrent_operations_per_client=2)
+            process_settings = settings_with_process_share_of_limits(total_settings, process_count)
+            for name in (
+                "http_connections",
+                "http_connections_per_client",
+                "subscriptions_per_user",
+                "concurrent_operations",
+            ):
+                assert (
+                    0
+                    < getattr(process_settings, name) * process_count
+                    <= getattr(total_settings, name)
+                ), name
+            for name in ("cost_budget_anonymous", "cost_budget_user"):
+                assert (
+                    0
+                    < getattr(process_settings, name) * process_count
+                    <= getattr(total_settings, name)
+                ), name
+            assert (
+                process_settings.password_hashing_memory
+                == total_settings.password_hashing_memory // process_count
+            )
+            assert process_settings.cost_budget_admin == 0  # unlimited
+            assert (
+                process_settings.concurrent_operations_per_client == 2
+            )  # connections of one client can all reach the same process
+            assert (
+                http_server.upload_limits_of_process(total_settings, process_count).memory_budget
+                == Uploads().memory_budget // process_count
+            )
+            assert (
+                http_server.upload_limits_of_process(total_settings, 100).memory_budget
+                == total_settings.upload_max_size
+            )
+            admission_control = http_server.graphql_endpoint_settings(process_settings).guards
+            assert (
+                admission_control.operation_limiter.limit
+                == total_settings.concurrent_operations // process_count
+            )
+            assert (
+                admission_control.budgets.rates.users
+                == total_settings.cost_budget_user // process_count
+            )
+            assert (
+                http_server.create_connection_tracker(process_settings).limiter.limit
+                == total_settings.http_connections // process_count
+            )
 
 
 def test_number_of_budgets_is_limited_by_least_recent_use() -> None:
@@ -147,17 +157,16 @@ def test_number_of_budgets_is_limited_by_least_recent_use() -> None:
     assert budgets.take_points_if_enough("b", 1, 0) == (MIN_CAPACITY, 0)
 
 
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
+def test_addresses_of_one_network_share_a_budget() -> None:
+    cases: list[tuple[str | None, str]] = [
         ("192.0.2.1", "192.0.2.1"),
         ("2001:db8::1", "2001:db8::/64"),
         ("2001:db8::ffff:1", "2001:db8::/64"),
         (None, ""),
-    ],
-)
-def test_addresses_of_one_network_share_a_budget(address: str | None, network: str) -> None:
-    assert network_key(address) == network
+    ]
+    for case in each_case(cases):
+        with case as (address, network):
+            assert network_key(address) == network
 
 
 def test_rate_depends_on_role() -> None:
