@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import scim2_models  # noqa: F401 - first: for each class, it searches all modules imported so far
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request

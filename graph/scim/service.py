@@ -20,6 +20,7 @@ from graph.scim.errors import (
     response_of_expected_error,
     response_of_rejection,
 )
+from graph.scim.routes import PREFIX, ScimEndpoint
 from models.errors import Forbidden, RateLimited
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
@@ -38,7 +39,6 @@ ACCOUNTS_PER_SCAN_POINT = 10  # accounts that are compared with a filter, or sor
 ACCOUNTS_PER_INDEX_POINT = 100  # accounts that are compared in an index, without their rows
 QUERY_SECONDS = 10.0
 RETRY_AFTER = timedelta(seconds=1)
-PREFIX = "/scim/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ async def _authenticate_charge_and_handle(
 
 def scim_endpoint(
     service: ScimService, handlers: Mapping[str, ScimHandler], *, reads_by_post: bool = False
-) -> Callable[[Request], Awaitable[Response]]:
+) -> ScimEndpoint:
     """Return the endpoint of a route with a handler for each HTTP method.
 
     `reads_by_post` is true for a search, which is no change although its method is POST.
