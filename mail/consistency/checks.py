@@ -82,12 +82,23 @@ class BrokenRow:
     findings: Sequence[Finding]
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """The keys above `low` up to `last` that one statement checks."""
+
+    low: int
+    last: int
+    row_count: int
+
+
 @dataclass(slots=True)
 class CheckRun:
     """A run of the consistency check with its environment and progress."""
 
     environment: Environment
     progress: ReportProgress | None
+    # by table and number of keys per range
+    key_ranges: dict[tuple[type[SQLModel], int], list[KeyRange]] = field(default_factory=dict)
     checked_counts: Counter[str] = field(default_factory=Counter)
 
     def report_progress(self, subject: str, checked_count: int, total: int | None = None) -> None:
@@ -120,23 +131,41 @@ async def iterate_key_ranges_with_progress(
     keys_per_range: int = KEYS_PER_STATEMENT,
     conditions: Sequence[Condition] = (),
 ) -> AsyncIterator[tuple[int, int]]:
-    """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key."""
+    """Yield key ranges of at most `keys_per_range` rows each, as lower bound and last key.
+
+    Without conditions, all checks of a run use the ranges that the first one has read.
+    """
+    key_ranges = None if conditions else check_run.key_ranges.get((table, keys_per_range))
+    if key_ranges is None:
+        key_ranges = await _read_key_ranges(check_run, table, keys_per_range, conditions)
+        if not conditions:
+            check_run.key_ranges[table, keys_per_range] = key_ranges
+    row_count, done_count = sum(key_range.row_count for key_range in key_ranges), 0
+    for key_range in key_ranges:
+        yield key_range.low, key_range.last
+        done_count += key_range.row_count
+        check_run.report_progress(subject, done_count, row_count)
+    check_run.checked_counts[str(table.__tablename__)] = row_count
+
+
+async def _read_key_ranges(
+    check_run: CheckRun,
+    table: type[SQLModel],
+    keys_per_range: int,
+    conditions: Sequence[Condition],
+) -> list[KeyRange]:
     statement = _with_conditions(_key_range_statement(table), conditions)
-    low, done_count, row_count = -1, 0, 0
-    if check_run.progress:
-        counting = select(func.count()).select_from(table).where(*conditions)
-        row_count = int((await check_run.environment.database.read(counting))[0][0])
+    key_ranges: list[KeyRange] = []
+    low = -1
     while True:
         parameters = {"low": low, "count": keys_per_range}
         rows = await check_run.environment.database.read(statement, parameters)
-        if not rows:
-            break
-        yield rows[0][0] - 1 if conditions else low, rows[-1][0]
-        low, done_count = rows[-1][0], done_count + len(rows)
-        check_run.report_progress(subject, done_count, max(row_count, done_count))
+        if rows:
+            first_low = rows[0][0] - 1 if conditions else low
+            key_ranges.append(KeyRange(first_low, rows[-1][0], len(rows)))
+            low = rows[-1][0]
         if len(rows) < keys_per_range:
-            break
-    check_run.checked_counts[str(table.__tablename__)] = done_count
+            return key_ranges
 
 
 def _with_conditions(
