@@ -139,7 +139,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(deselected))
         items[:] = [item for item in items if item not in deselected]
     items.sort(key=item_selection.run_order)
-    gc.collect()
     gc.freeze()  # a scan of the modules and tests takes a tenth of the whole run time
     gc.set_threshold(20_000, 20, 50)
 

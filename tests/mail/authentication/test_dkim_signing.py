@@ -13,6 +13,7 @@ from mail.authentication.dkim import AuthResult, SignedMessage, verify_signature
 from mail.authentication.dkim_signature import make_signature_fields_or_empty
 from mail.authentication.dns_queries import MessageDns
 from mail.authentication.private_keys import Algorithm, DkimPrivateKey, DkimSigner, UnusableKey
+from tests.support.case_loop import each_case
 from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 
@@ -186,13 +187,13 @@ def unsupported_keys() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "a" * 44, "-----BEGIN PRIVATE KEY-----", "A" * 20_000, *unsupported_keys()]
-)
-def test_unsupported_key_is_refused_without_its_text(text: str) -> None:
-    with pytest.raises(UnusableKey) as error:
-        private_keys.parse_dkim_private_key(text)
-    assert not text.strip() or text not in str(error.value)
+def test_unsupported_key_is_refused_without_its_text() -> None:
+    texts = ["", "x", "a" * 44, "-----BEGIN PRIVATE KEY-----", "A" * 20_000, *unsupported_keys()]
+    for case in each_case(texts):
+        with case as text:
+            with pytest.raises(UnusableKey) as error:
+                private_keys.parse_dkim_private_key(text)
+            assert not text.strip() or text not in str(error.value)
 
 
 def test_rsa_key_has_algorithm_tag_and_dns_record() -> None:

@@ -9,6 +9,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 from tests.support.mail.hostile_headers import (
     address_messages,
@@ -331,6 +332,7 @@ FAMILIES: dict[str, Callable[[], NamedMessages]] = {
 }
 
 
+@cache
 def hostile_messages() -> dict[str, bytes]:
     """All messages, by family and name."""
     return {

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Any
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -156,6 +154,10 @@ def create_bill_of_materials(
 
 def require_valid_bill(bill: str) -> None:
     """Raise ReleaseError unless the bill conforms to the schema of CycloneDX 1.6."""
+    # slow to import, and only the tests of a release need it
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill):
         raise ReleaseError(f"The bill of materials is invalid: {problem.data.message}.")
 
