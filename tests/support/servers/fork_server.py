@@ -9,17 +9,21 @@ ends, the line {"pid": …, "code": …} follows; the code is negative if a sign
 are killed when their client ends.
 """
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +34,12 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal that the process gets when its pare
 CLONE_NEWNET = 0x40000000  # setns(2): the descriptor is of a network namespace
 OWN_NETWORK = Path("/proc/thread-self/ns/net")
 MAX_WAITING_CLIENTS = 64
+IMPORTED_WHEN_USED = (  # by the server, or by libraries
+    "alembic.command",
+    "asyncpg",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+)
 
 
 @contextmanager
@@ -54,9 +64,15 @@ def join_network_namespace(namespace: int) -> None:
 
 
 def _import_server() -> None:
+    """Import the server, and what commands and database drivers import when they are used."""
     import graph.schema  # noqa: F401 - only in the fork server
     import merganser.__main__
-    import merganser.server.lifecycle  # noqa: F401
+    import merganser.commands
+    import merganser.server.lifecycle
+
+    commands = pkgutil.walk_packages(merganser.commands.__path__, "merganser.commands.")
+    for name in (*IMPORTED_WHEN_USED, *(module.name for module in commands)):
+        importlib.import_module(name)
 
 
 def _run(request: dict[str, Any]) -> Never:
@@ -77,7 +93,17 @@ def _run(request: dict[str, Any]) -> Never:
     sys.argv = ["merganser", *request["words"]]
     from merganser.__main__ import main
 
-    sys.exit(main())
+    _end_process(main())
+
+
+def _end_process(code: int) -> Never:
+    """End as Python does, but do not delete the modules: that takes 0.2 s of CPU."""
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - waits for threads
+    atexit._run_exitfuncs()  # noqa: SLF001
+    gc.collect()  # objects report there that their results were never used
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @dataclass(eq=False)
