@@ -3,6 +3,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
+from functools import cache
 from hashlib import sha256
 from time import process_time
 from unicodedata import name
@@ -15,16 +16,29 @@ NOW = datetime(2025, 7, 1, 12, 0, tzinfo=UTC)
 MAILBOXES = {"INBOX", "Sent", "Drafts", "Junk", "Projects/Kingfisher", "Lists/Python-users"}
 
 
-@pytest.fixture(scope="module")
+@cache
+def messages_of_seed(seed: int) -> list[DemoMessage]:
+    return list(generate_messages(seed, now=NOW))
+
+
+def well_formed_messages_of_seed(seed: int) -> list[DemoMessage]:
+    return [message for message in messages_of_seed(seed) if not message.is_malformed]
+
+
+@cache
+def parsed_messages_of_seed(seed: int) -> list[EmailMessage]:
+    """The well-formed messages, parsed. Tests must not change them."""
+    return [parse_message(demo_message) for demo_message in well_formed_messages_of_seed(seed)]
+
+
+@pytest.fixture
 def messages() -> list[DemoMessage]:
-    return list(generate_messages(now=NOW))
+    return messages_of_seed(1)
 
 
-@pytest.fixture(scope="module")
-def parsed_messages(messages: list[DemoMessage]) -> list[EmailMessage]:
-    return [
-        parse_message(demo_message) for demo_message in messages if not demo_message.is_malformed
-    ]
+@pytest.fixture
+def parsed_messages() -> list[EmailMessage]:
+    return parsed_messages_of_seed(1)
 
 
 def parse_message(demo_message: DemoMessage) -> EmailMessage:
@@ -59,7 +73,7 @@ def test_same_seed_gives_same_messages(messages: list[DemoMessage]) -> None:
 
 def test_other_seed_gives_other_messages(messages: list[DemoMessage]) -> None:
     first = {demo_message.raw for demo_message in messages if not demo_message.is_malformed}
-    assert not first & {demo_message.raw for demo_message in generate_messages(2, now=NOW)}
+    assert not first & {demo_message.raw for demo_message in messages_of_seed(2)}
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 100, 700])
@@ -112,11 +126,7 @@ def test_messages_have_more_than_sixty_structures(
 def test_no_two_messages_share_subject_and_structure(seed: int) -> None:
     result = Counter(
         (str(message["subject"]), describe_sizes(message))
-        for message in (
-            parse_message(demo_message)
-            for demo_message in generate_messages(seed, now=NOW)
-            if not demo_message.is_malformed
-        )
+        for message in parsed_messages_of_seed(seed)
     )
     assert [key for key, count in result.items() if count > 1] == []
 
@@ -202,12 +212,11 @@ def test_same_attachments_occur_repeatedly(parsed_messages: list[EmailMessage]) 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_well_formed_messages_have_no_defects(seed: int) -> None:
-    for demo_message in generate_messages(seed, now=NOW):
-        if demo_message.is_malformed:
-            continue
+    for demo_message, message in zip(
+        well_formed_messages_of_seed(seed), parsed_messages_of_seed(seed), strict=True
+    ):
         assert b"\n" not in demo_message.raw.replace(b"\r\n", b"")
         assert max(map(len, demo_message.raw.split(b"\r\n"))) <= 998
-        message = parse_message(demo_message)
         for part in message.walk():
             if not part.is_multipart():
                 part.get_payload(decode=True)
@@ -284,14 +293,14 @@ def test_messages_contain_only_reserved_domains(messages: list[DemoMessage]) -> 
 
 
 def test_invitations_are_dated_with_message_and_before_event(
-    messages: list[DemoMessage],
+    parsed_messages: list[EmailMessage],
 ) -> None:
     invitation_count = 0
-    for demo_message in messages:
+    for demo_message, message in zip(well_formed_messages_of_seed(1), parsed_messages, strict=True):
         text = b"".join(
             bytes(part.get_payload(decode=True))
-            for part in leaf_parts(parse_message(demo_message))
-            if not demo_message.is_malformed and part.get_content_type() == "text/calendar"
+            for part in leaf_parts(message)
+            if part.get_content_type() == "text/calendar"
         ).decode()
         if text:
             invitation_count += 1
