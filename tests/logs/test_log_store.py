@@ -31,6 +31,7 @@ from models.logs.sqlite_store import SqliteLogStore
 from models.logs.store import LogLimits, LogPageKey, LogStore, LogStoreFull
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.operations.platform.setting_operations import SETTING_SET
 from tests.support.stores.log_stores import list_logs, log_messages, new_entry, new_log_store
 
@@ -373,27 +374,28 @@ def test_full_disk_loses_entries_and_the_store_recovers(tmp_path: Path) -> None:
     assert "Log entries are lost" in done.stderr
 
 
-@pytest.mark.parametrize("text", UNSAFE_TEXTS)
 async def test_unsafe_text_is_stored_as_visible_escapes(
-    log_environment: Environment, root: GraphQLClient, text: str
+    log_environment: Environment, root: GraphQLClient
 ) -> None:
-    entry = new_entry(
-        log_environment,
-        f"unsafe {text}",
-        program=f"p{text}",
-        queue_id=f"q{text}",
-        message_id=f"<{text}>",
-        correlation_id=text,
-        fields={f"name{text}": [text, {"inner": text}], "number": 1 << 70, "bytes": b"\xff",
-                "float": float("nan")},
-    )  # fmt: skip
-    log_environment.logs.enqueue_or_drop_entry(entry)
-    (node,) = await list_logs(root, filter={"query": "unsafe"})
-    stored = json.dumps(node, ensure_ascii=False)
-    assert stored.isprintable()
-    assert "\x1b" not in stored
-    assert text not in stored
-    assert node["fields"]["number"] == hex(1 << 70)
+    for number, case in enumerate(each_case(UNSAFE_TEXTS)):
+        with case as text:
+            entry = new_entry(
+                log_environment,
+                f"unsafe{number} {text}",
+                program=f"p{text}",
+                queue_id=f"q{text}",
+                message_id=f"<{text}>",
+                correlation_id=text,
+                fields={f"name{text}": [text, {"inner": text}], "number": 1 << 70, "bytes": b"\xff",
+                        "float": float("nan")},
+            )  # fmt: skip
+            log_environment.logs.enqueue_or_drop_entry(entry)
+            (node,) = await list_logs(root, filter={"query": f"unsafe{number}"})
+            stored = json.dumps(node, ensure_ascii=False)
+            assert stored.isprintable()
+            assert "\x1b" not in stored
+            assert text not in stored
+            assert node["fields"]["number"] == hex(1 << 70)
 
 
 def test_entries_have_bounded_size() -> None:

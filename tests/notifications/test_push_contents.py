@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
 from tests.support.operations.bulk_operations import run_message_mutation
 from tests.support.operations.push_receivers import (
@@ -153,21 +154,25 @@ async def test_sender_filters_select_messages(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "priority_header",
-    [{"X-Priority": "1 (Highest)"}, {"Importance": "High"}, {"Priority": "urgent"}],
-)
 async def test_priority_filter_pushes_only_urgent_messages(
-    ada: GraphQLClient, receiver: WebhookReceiver, priority_header: dict[str, str]
+    ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     await create_push_channel(ada, key="k", token="t", highPriorityOnly=True, passPriority=True)  # noqa: S106
-    await deliver_to_mailbox(ada, "Later", **{"X-Priority": "3"})
-    await deliver_to_mailbox(ada, "Now", **priority_header)
-    await push_until_idle(make_push_worker(ada.environment))
-    assert [
-        (decode_form(request)["message"], decode_form(request)["priority"])
-        for request in receiver.requests
-    ] == [("Now", "1")]
+    cases: list[dict[str, str]] = [
+        {"X-Priority": "1 (Highest)"},
+        {"Importance": "High"},
+        {"Priority": "urgent"},
+    ]
+    for case in each_case(cases):
+        with case as priority_header:
+            receiver.requests.clear()
+            await deliver_to_mailbox(ada, "Later", **{"X-Priority": "3"})
+            await deliver_to_mailbox(ada, "Now", **priority_header)
+            await push_until_idle(make_push_worker(ada.environment))
+            assert [
+                (decode_form(request)["message"], decode_form(request)["priority"])
+                for request in receiver.requests
+            ] == [("Now", "1")]
 
 
 async def test_only_unread_messages_in_selected_mailboxes_are_pushed(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from graph.types import global_ids
@@ -13,7 +14,8 @@ from mail.network.outbound_http import NetworkPolicy
 from models.runtime.environment import Environment
 from resolvers.notifications import push_events, push_worker
 from resolvers.notifications.push_worker import MAX_PUSHES_PER_WINDOW
-from tests.conftest import GraphQLClient, ManualClock
+from tests.conftest import GraphQLClient, ManualClock, make_client
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
 from tests.support.operations.push_receivers import (
@@ -92,41 +94,42 @@ async def test_message_older_than_a_day_is_not_pushed(
     assert received_texts(receiver) == ["Old", "New"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "status", "active"),
-    [
+async def test_status_decides_whether_channel_is_deactivated(
+    environment: Environment, http: httpx.AsyncClient, receiver: WebhookReceiver
+) -> None:
+    cases: list[tuple[str, int, bool]] = [
         ("WEB_PUSH", 404, False), ("WEB_PUSH", 410, False), ("WEB_PUSH", 403, True),
         ("HTTP", 410, False), ("HTTP", 404, True), ("PUSHOVER", 400, False),
         ("PUSHOVER", 429, True),
-    ],
-)  # fmt: skip
-async def test_status_decides_whether_channel_is_deactivated(
-    ada: GraphQLClient, receiver: WebhookReceiver, kind: str, status: int, active: bool
-) -> None:
-    async with run_webhook_receiver(server_tls_context()) as web_push_receiver:
-        receiver.response = web_push_receiver.response = ERROR_RESPONSE % status
-        fields = {
-            "WEB_PUSH": {"endpoint": PushSubscriber(web_push_receiver.port).subscription},
-            "HTTP": http_channel_input(receiver),
-            "PUSHOVER": {"key": "k", "token": "t"},
-        }[kind]
-        await create_push_channel(ada, **{"kind": kind, **fields})
-        start = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
-        await deliver_to_mailbox(ada)
-        await push_until_idle(
-            make_push_worker(ada.environment, trusted_context=trusting_tls_context())
-        )
-        assert len(receiver.requests) + len(web_push_receiver.requests) == 1
-    shown_channel = await load_push_channel(ada)
-    assert (shown_channel["active"], shown_channel["lastError"]) == (
-        active,
-        f"Unexpected status {status}.",
-    )
+    ]  # fmt: skip
     changes_query = (
         "query ($c: Cursor!) { changes(after: $c, types: [USER_UPDATED]) { events { type } } }"
     )
-    events = (await ada(changes_query, c=start))["changes"]["events"]
-    assert len(events) == (not active)
+    for number, case in enumerate(each_case(cases)):
+        with case as (kind, status, active):
+            client = await make_client(environment, http, f"user{number}")
+            receiver.requests.clear()
+            async with run_webhook_receiver(server_tls_context()) as web_push_receiver:
+                receiver.response = web_push_receiver.response = ERROR_RESPONSE % status
+                fields = {
+                    "WEB_PUSH": {"endpoint": PushSubscriber(web_push_receiver.port).subscription},
+                    "HTTP": http_channel_input(receiver),
+                    "PUSHOVER": {"key": "k", "token": "t"},
+                }[kind]
+                await create_push_channel(client, **{"kind": kind, **fields})
+                user = (await client("{ viewer { user { cursor } } }"))["viewer"]["user"]
+                await deliver_to_mailbox(client)
+                await push_until_idle(
+                    make_push_worker(environment, trusted_context=trusting_tls_context())
+                )
+                assert len(receiver.requests) + len(web_push_receiver.requests) == 1
+            shown_channel = await load_push_channel(client)
+            assert (shown_channel["active"], shown_channel["lastError"]) == (
+                active,
+                f"Unexpected status {status}.",
+            )
+            events = (await client(changes_query, c=user["cursor"]))["changes"]["events"]
+            assert len(events) == (not active)
 
 
 async def test_slow_service_does_not_delay_other_users(

@@ -17,6 +17,7 @@ from tests.support.accounts.lost_rights import (
     lose_rights,
 )
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.case_loop import each_case
 from tests.support.servers.webhook_receiver import create_webhook
 from tests.support.stores.counter_check import select_rows
 
@@ -91,18 +92,22 @@ async def test_webhook_made_with_key_for_domains_ends_with_role_of_its_user(
     assert await load_urls(environment) == []
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != PERMISSION_LOSS])
+@pytest.mark.usefixtures("ada")
 async def test_webhooks_end_when_their_maker_loses_access(
-    ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, loss: str
+    root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    environment = ada.environment
-    keeper = await make_domain_admin(environment, http, "keeper")
-    await create_webhook(keeper, "https://hooks.example/user", user={"username": "ada"})
-    await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
     await create_webhook(root, "https://hooks.example/root", domain=DOMAIN)
-    await lose_rights(root, keeper, loss)
-    assert await load_urls(environment) == ["https://hooks.example/root"]
-    assert await load_security_actions(environment, ada) == ["WEBHOOK_CREATED", "WEBHOOK_DELETED"]
+    for case in each_case(loss for loss in LOSSES if loss != PERMISSION_LOSS):
+        with case as loss:
+            user = await make_client(environment, http, f"user-{loss}")
+            keeper = await make_domain_admin(environment, http, f"keeper-{loss}")
+            user_ref = {"username": user.user.username}
+            await create_webhook(keeper, "https://hooks.example/user", user=user_ref)
+            await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
+            await lose_rights(root, keeper, loss)
+            assert await load_urls(environment) == ["https://hooks.example/root"]
+            actions = await load_security_actions(environment, user)
+            assert actions == ["WEBHOOK_CREATED", "WEBHOOK_DELETED"]
 
 
 async def test_webhook_for_account_is_reported_to_the_user(

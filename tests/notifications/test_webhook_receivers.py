@@ -18,6 +18,7 @@ from mail.network.outbound_http import (
 )
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock, deliver_to
+from tests.support.case_loop import each_case
 from tests.support.loop_clock import LoopClock
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
 from tests.support.servers.webhook_receiver import (
@@ -229,9 +230,8 @@ async def test_certificate_is_verified_for_host_name() -> None:
             await post_and_return_status(target, {}, b"{}", replace(policy, allows_private=False))
 
 
-@pytest.mark.parametrize(
-    ("address", "is_private"),
-    [
+def test_private_addresses_are_detected() -> None:
+    cases: list[tuple[str, bool]] = [
         ("127.0.0.1", True), ("10.0.0.1", True), ("172.31.255.255", True),
         ("0.0.0.0", True),  # noqa: S104 - not an address to listen on
         ("192.168.1.1", True), ("169.254.169.254", True), ("100.64.0.1", True),
@@ -241,7 +241,7 @@ async def test_certificate_is_verified_for_host_name() -> None:
         ("64:ff9b::10.0.0.1", True), ("64:ff9b::8.8.8.8", False), ("2002:7f00:1::", True),
         ("64:ff9b:1::1", True), ("2001:db8::1", True), ("2001:0:7f00:1::", True),
         ("8.8.8.8", False), ("2606:4700::1111", False),
-    ],
-)  # fmt: skip
-def test_private_addresses_are_detected(address: str, is_private: bool) -> None:
-    assert is_private_address(address) is is_private
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as (address, is_private):
+            assert is_private_address(address) is is_private

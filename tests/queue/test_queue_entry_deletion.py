@@ -17,6 +17,7 @@ from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import (
     WORKER_LIMITS,
     load_inbox_rows,
@@ -123,20 +124,17 @@ async def test_empty_filter_deletes_nothing(
     assert await load_submission_state(ada.environment, submission_id) == "QUEUED"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+async def test_exactly_one_selection_is_required(admin_client: GraphQLClient) -> None:
+    cases: list[Any] = [
         {},
         {"all": True, "queueEntries": [{"queueId": "x"}]},
         {"filter": MATCH_ALL_FILTER, "all": True},
-    ],
-)
-async def test_exactly_one_selection_is_required(
-    admin_client: GraphQLClient, arguments: Any
-) -> None:
-    for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):
-        refused = await run_mailbox_mutation(admin_client, name, count, **arguments)
-        assert [e["path"] for e in refused["errors"]] == [["queueEntries"]]
+    ]
+    for case in each_case(cases):
+        with case as arguments:
+            for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):
+                refused = await run_mailbox_mutation(admin_client, name, count, **arguments)
+                assert [e["path"] for e in refused["errors"]] == [["queueEntries"]]
 
 
 async def test_active_entry_is_not_deleted(

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import insert
 
@@ -24,9 +25,17 @@ from models.users.roles import Scope
 from models.users.tables import User
 from resolvers.auth.authentication import wait_for_background_tasks
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, make_user
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    deliver_to,
+    make_api_key,
+    make_client,
+    make_user,
+)
 from tests.support.accounts.quota_accounts import load_limit_events, try_send_message
 from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.smtp_client import CertificateAuthority, connect_smtp, start_tls
 from tests.support.mail_servers.submission_client import (
@@ -114,21 +123,22 @@ async def test_user_rate_counts_messages_not_recipients(
     await wait_for_background_tasks(environment)
 
 
-@pytest.mark.parametrize("frame", RatePeriod)
 async def test_window_has_the_length_of_its_frame(
-    ada: GraphQLClient, clock: ManualClock, frame: RatePeriod
+    environment: Environment, http: httpx.AsyncClient, clock: ManualClock
 ) -> None:
-    await set_rate_limit(ada.environment, ada.user.id, Rate(1, frame))
-    assert await try_send_message(ada, "a@example.net") == []
-    assert (await send_refused_message(ada))["retryAfter"] == {
-        "SECOND": "PT1S", "MINUTE": "PT60S", "HOUR": "PT3600S", "DAY": "P1D"
-    }[frame]  # fmt: skip
-    await wait_for_background_tasks(ada.environment)
-    clock.tick(seconds=frame.seconds - 0.001)
-    assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
-    clock.tick(seconds=0.001)
-    assert await try_send_message(ada, "a@example.net") == []
-    await wait_for_background_tasks(ada.environment)
+    waits = {"SECOND": "PT1S", "MINUTE": "PT60S", "HOUR": "PT3600S", "DAY": "P1D"}
+    for case in each_case(RatePeriod):
+        with case as frame:
+            client = await make_client(environment, http, frame.lower())
+            await set_rate_limit(environment, client.user.id, Rate(1, frame))
+            assert await try_send_message(client, "a@example.net") == []
+            assert (await send_refused_message(client))["retryAfter"] == waits[frame]
+            await wait_for_background_tasks(environment)
+            clock.tick(seconds=frame.seconds - 0.001)
+            assert await try_send_message(client, "a@example.net") == ["RATE_LIMITED"]
+            clock.tick(seconds=0.001)
+            assert await try_send_message(client, "a@example.net") == []
+            await wait_for_background_tasks(environment)
 
 
 async def test_user_domain_and_platform_limits_all_apply(

@@ -19,6 +19,7 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     try_create_user,
 )
+from tests.support.case_loop import each_case
 from tests.support.operations.domain_operations import (
     DOMAIN_CREATE,
     DOMAIN_UPDATE,
@@ -277,9 +278,9 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "path"),
-    [
+@pytest.mark.usefixtures("ada")
+async def test_invalid_rate_limit_is_refused_and_changes_nothing(root: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str, list[str]]] = [
         ({"rateLimit": FIVE_PER_HOUR}, "VALIDATION", ["users"]),
         ({"users": {"usernames": ["ada"]}}, "VALIDATION", ["rateLimit"]),
         (
@@ -324,15 +325,14 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
             "NOT_FOUND",
             ["domains", "0"],
         ),
-    ],
-)
-@pytest.mark.usefixtures("ada")
-async def test_invalid_rate_limit_is_refused_and_changes_nothing(
-    root: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
-) -> None:
-    answer = await execute_mutation(root, "rateLimitSet", "rateLimits { messages }", **arguments)
-    assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
-    assert await select_rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
+    ]
+    for case in each_case(cases):
+        with case as (arguments, code, path):
+            answer = await execute_mutation(
+                root, "rateLimitSet", "rateLimits { messages }", **arguments
+            )
+            assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
+            assert await select_rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
 
 
 async def test_missing_owner_is_refused_with_the_possible_fields(root: GraphQLClient) -> None:
