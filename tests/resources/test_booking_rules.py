@@ -10,6 +10,7 @@ from mail.maintenance import housekeeping
 from mail.resources import bookings
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.mail.invitations import (
     CalendarEvent,
     Invitation,
@@ -93,16 +94,18 @@ async def test_limit_counts_overlapping_bookings(
         assert await book(environment, meeting(address, times, uid=f"u{number}")) == result, times
 
 
-@pytest.mark.parametrize("policy", ["ALWAYS_FREE", "UNLIMITED_SHOW_BUSY"])
 async def test_unlimited_resource_accepts_all(
-    environment: Environment, root: GraphQLClient, policy: str
+    environment: Environment, root: GraphQLClient
 ) -> None:
     trust_front_server(environment)
-    address = (await create_resource(root, bookingPolicy=policy))["address"]
-    for number in range(3):
-        assert await book(environment, meeting(address, uid=f"u{number}")) == "ACCEPTED"
-    shown_count = 0 if policy == "ALWAYS_FREE" else 3
-    assert len(await list_busy_times(root, address)) == shown_count
+    cases: list[str] = ["ALWAYS_FREE", "UNLIMITED_SHOW_BUSY"]
+    for case in each_case(cases):
+        with case as policy:
+            address = (await create_resource(root, bookingPolicy=policy))["address"]
+            for number in range(3):
+                assert await book(environment, meeting(address, uid=f"u{number}")) == "ACCEPTED"
+            shown_count = 0 if policy == "ALWAYS_FREE" else 3
+            assert len(await list_busy_times(root, address)) == shown_count
 
 
 async def test_series_is_booked_whole_or_not_at_all(

@@ -17,6 +17,7 @@ from models.errors import ServiceUnavailable
 from models.runtime.environment import Environment
 from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import GraphQLClient, make_client, raw_message
+from tests.support.case_loop import each_case
 from tests.support.mail.inbound_authentication import use_dns_zone
 from tests.support.mail.invitation_samples import SAMPLE_NAMES, invitation_sample
 from tests.support.mail.invitations import (
@@ -144,56 +145,54 @@ async def test_second_invitation_is_declined_by_mail(
     assert "COMMENT:The resource is not free at this time." in texts[1]
 
 
-@pytest.mark.parametrize(
-    ("domain", "sender", "signed", "is_booked"),
-    [
+async def test_only_an_authenticated_organizer_can_book(
+    root: GraphQLClient, room: str, mx: SmtpTestClient
+) -> None:
+    cases: list[tuple[str, str, bool, bool]] = [
         ("far.example", "carol@far.example", False, True),  # SPF and DMARC
         ("far.example", "eve@lax.example", False, False),  # DMARC fails
         ("lax.example", "bounces@lax.example", False, True),  # SPF without a DMARC policy
         ("lax.example", "eve@far.example", False, False),  # SPF of another domain
         ("plain.example", "eve@far.example", True, True),  # DKIM without a DMARC policy
         ("plain.example", "eve@far.example", False, False),
-    ],
-)
-async def test_only_an_authenticated_organizer_can_book(  # noqa: PLR0913 - the cases
-    root: GraphQLClient,
-    room: str,
-    mx: SmtpTestClient,
-    domain: str,
-    sender: str,
-    *,
-    signed: bool,
-    is_booked: bool,
+    ]
+    for case in each_case(cases):
+        with case as (domain, sender, signed, is_booked):
+            room = (await create_resource(root, bookingLimit=1))["address"]
+            count = len(await load_queued_messages(root.environment))
+            raw = from_domain(meeting(room), domain).to_bytes()
+            reply = await send(
+                mx, sign_message(raw, domain) if signed else raw, room, sender=sender
+            )
+            if is_booked:
+                assert reply.startswith("250 2.")
+            else:
+                assert reply == refusal(NOT_AUTHENTICATED_TEXT)
+            assert len(await list_busy_times(root, room)) == is_booked
+            assert len(await load_queued_messages(root.environment)) - count == is_booked
+
+
+async def test_each_passed_domain_in_ascii_or_unicode_authenticates(
+    environment: Environment, root: GraphQLClient, room: str
 ) -> None:
-    raw = from_domain(meeting(room), domain).to_bytes()
-    reply = await send(mx, sign_message(raw, domain) if signed else raw, room, sender=sender)
-    if is_booked:
-        assert reply.startswith("250 2.")
-    else:
-        assert reply == refusal(NOT_AUTHENTICATED_TEXT)
-    assert len(await list_busy_times(root, room)) == is_booked
-    assert len(await load_queued_messages(root.environment)) == is_booked
-
-
-@pytest.mark.parametrize(
-    "results",
-    [
+    trust_front_server(environment)
+    cases: list[str] = [
         "spf=pass smtp.mailfrom=xn--bcher-kva.example",
         "dkim=pass header.d=list.example; dkim=pass header.d=mail.xn--bcher-kva.example",
         "dkim=pass header.d=mail.bücher.example; dkim=pass header.d=list.example",
-    ],
-)
-async def test_each_passed_domain_in_ascii_or_unicode_authenticates(
-    environment: Environment, root: GraphQLClient, room: str, results: str
-) -> None:
-    trust_front_server(environment)
-    raw = authenticated(from_domain(meeting(room), "bücher.example").to_bytes(), "list.example")
-    raw = raw.replace(
-        b"spf=pass smtp.mailfrom=list.example;\r\n dmarc=pass header.from=list.example",
-        results.encode(),
-    )
-    assert await deliver_to_resource(environment, raw, room) == "ACCEPTED"
-    assert len(await list_busy_times(root, room)) == 1
+    ]
+    for case in each_case(cases):
+        with case as results:
+            room = (await create_resource(root, bookingLimit=1))["address"]
+            raw = authenticated(
+                from_domain(meeting(room), "bücher.example").to_bytes(), "list.example"
+            )
+            raw = raw.replace(
+                b"spf=pass smtp.mailfrom=list.example;\r\n dmarc=pass header.from=list.example",
+                results.encode(),
+            )
+            assert await deliver_to_resource(environment, raw, room) == "ACCEPTED"
+            assert len(await list_busy_times(root, room)) == 1
 
 
 async def test_author_who_is_not_the_organizer_can_neither_book_nor_cancel(
@@ -208,9 +207,10 @@ async def test_author_who_is_not_the_organizer_can_neither_book_nor_cancel(
     assert len(await list_busy_times(root, room)) == 1
 
 
-@pytest.mark.parametrize(
-    ("raw", "reason"),
-    [
+async def test_other_mail_is_refused_with_the_reason(
+    root: GraphQLClient, room: str, mx: SmtpTestClient
+) -> None:
+    cases: list[tuple[bytes, str]] = [
         (raw_message("Hello", From="carol@far.example"), ONLY_INVITATIONS_TEXT),
         (replace(meeting(ROOM), method="REPLY").to_bytes(), ONLY_INVITATIONS_TEXT),
         (replace(meeting(ROOM), method="PUBLISH").to_bytes(), ONLY_INVITATIONS_TEXT),
@@ -236,14 +236,12 @@ async def test_author_who_is_not_the_organizer_can_neither_book_nor_cancel(
             .to_bytes(),
             "The invitation must be for one event with a UID.",
         ),
-    ],
-)  # fmt: skip
-async def test_other_mail_is_refused_with_the_reason(
-    root: GraphQLClient, room: str, mx: SmtpTestClient, raw: bytes, reason: str
-) -> None:
-    assert await send(mx, raw, room, sender="carol@far.example") == refusal(reason)
-    assert await list_busy_times(root, room) == []
-    assert await load_queued_messages(root.environment) == []
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as (raw, reason):
+            assert await send(mx, raw, room, sender="carol@far.example") == refusal(reason)
+            assert await list_busy_times(root, room) == []
+            assert await load_queued_messages(root.environment) == []
 
 
 async def test_null_sender_is_refused_at_rcpt(room: str, mx: SmtpTestClient) -> None:

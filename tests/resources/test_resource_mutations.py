@@ -11,6 +11,7 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.clients.change_followers import (
     DOMAIN_CHANGES_SUBSCRIPTION,
     open_subscription,
@@ -98,9 +99,8 @@ async def test_resource_is_created_updated_listed_and_deleted(
     ) == [("resourceCreate",), ("resourceUpdate",), ("resourceDelete",)]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "local_part"),
-    [
+async def test_address_is_made_from_the_name(root: GraphQLClient) -> None:
+    cases: list[tuple[str, str, str]] = [
         ("Besprechungsraum Größe 7", "LOCATION", "besprechungsraum-grosse-7"),
         ("Łódź / Ærø", "LOCATION", "lodz-aero"),
         ("Переговорная", "LOCATION", "peregovornaya"),
@@ -109,13 +109,14 @@ async def test_resource_is_created_updated_listed_and_deleted(
         ("postmaster", "GROUP", "postmaster-2"),
         ("Ada", "GROUP", "ada-2"),
         ("R&D: " + "x" * 120, "GROUP", "r-d-" + "x" * 44),
-    ],
-)
-async def test_address_is_made_from_the_name(
-    root: GraphQLClient, name: str, kind: str, local_part: str
-) -> None:
-    resource = await create_resource(root, name, kind=kind)
-    assert (resource["localPart"], resource["address"]) == (local_part, f"{local_part}@example.org")
+    ]
+    for case in each_case(cases):
+        with case as (name, kind, local_part):
+            resource = await create_resource(root, name, kind=kind)
+            assert (resource["localPart"], resource["address"]) == (
+                local_part,
+                f"{local_part}@example.org",
+            )
 
 
 async def test_second_resource_of_a_name_gets_a_number(root: GraphQLClient) -> None:
@@ -157,9 +158,8 @@ async def test_address_of_a_resource_is_taken_for_others(root: GraphQLClient) ->
     ]
 
 
-@pytest.mark.parametrize(
-    ("fields", "path", "constraint"),
-    [
+async def test_invalid_input_is_refused(root: GraphQLClient) -> None:
+    cases: list[tuple[dict[str, Any], str, str]] = [
         ({"name": " "}, "name", "REQUIRED"),
         ({"name": "x" * 129}, "name", "LENGTH"),
         ({"name": "a\nb"}, "name", "PATTERN"),
@@ -169,16 +169,14 @@ async def test_address_of_a_resource_is_taken_for_others(root: GraphQLClient) ->
         ({"bookingPolicy": "LIMITED", "bookingLimit": -1}, "bookingLimit", "MIN"),
         ({"bookingPolicy": "LIMITED", "bookingLimit": 1001}, "bookingLimit", "MAX"),
         ({"bookingPolicy": "ALWAYS_FREE", "bookingLimit": 1}, "bookingLimit", "EXCLUSIVE"),
-    ],
-)
-async def test_invalid_input_is_refused(
-    root: GraphQLClient, fields: dict[str, Any], path: str, constraint: str
-) -> None:
-    _, errors = await run_mutation(root, RESOURCE_CREATE, **{**new_resource(), **fields})
-    assert [(error["code"], error["path"][-1], error["constraint"]) for error in errors] == [
-        ("VALIDATION", path, constraint)
     ]
-    assert await list_resource_names(root) == []
+    for case in each_case(cases):
+        with case as (fields, path, constraint):
+            _, errors = await run_mutation(root, RESOURCE_CREATE, **{**new_resource(), **fields})
+            assert [
+                (error["code"], error["path"][-1], error["constraint"]) for error in errors
+            ] == [("VALIDATION", path, constraint)]
+            assert await list_resource_names(root) == []
 
 
 async def test_update_changes_all_or_none(root: GraphQLClient) -> None:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from graphql import GraphQLInputObjectType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from graph.schema import schema
 from resolvers.search.query_parser import MAX_QUERY_LENGTH, parse_search_query
 from resolvers.search.query_printer import query_from_fields
+from tests.support.case_loop import each_case
 
 NOW = datetime(2030, 1, 31, 12, 30, tzinfo=UTC)
 
@@ -168,10 +168,11 @@ PROBLEM_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "problem"), PROBLEM_CASES)
-def test_invalid_query_reports_problem_with_position(text: str, problem: str) -> None:
-    parsed = parse_search_query(text, NOW)
-    assert problem in str(parsed.problems[0])
+def test_invalid_query_reports_problem_with_position() -> None:
+    for case in each_case(PROBLEM_CASES):
+        with case as (text, problem):
+            parsed = parse_search_query(text, NOW)
+            assert problem in str(parsed.problems[0])
 
 
 @settings(max_examples=300)

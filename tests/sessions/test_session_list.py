@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-import pytest
-
 from models.runtime.environment import Environment
 from models.store.keyset_pages import Cursor
 from models.users.roles import Role
 from resolvers.sessions.listing import SessionOrder, SessionSummaryOrder
 from tests.conftest import GraphQLClient, ManualClock, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.submission_client import PASSWORD
 from tests.support.servers.live_server import (
     CHANGES_SUBSCRIPTION,
@@ -171,22 +170,19 @@ async def test_filters_of_sessions(
         await follower.unsubscribe()
 
 
-@pytest.mark.parametrize(
-    ("session_filter", "code"),
-    [
+async def test_invalid_filter_is_a_typed_error(root: GraphQLClient) -> None:
+    cases: list[tuple[Any, str]] = [
         ({"network": "192.0.2.0/99"}, "BAD_USER_INPUT"),
         ({"users": {"usernames": ["nobody"]}}, "NOT_FOUND"),
         ({"users": {"usernames": ["ada"] * 5000}}, "LIMIT_REACHED"),
         ({"users": {"patterns": ["x" * 5000]}}, "BAD_USER_INPUT"),
         ({"users": {"ids": ["usr_0"]}}, "BAD_ID"),
-    ],
-)
-async def test_invalid_filter_is_a_typed_error(
-    root: GraphQLClient, session_filter: Any, code: str
-) -> None:
-    for document in (SESSIONS, SESSION_SUMMARIES):
-        (error,) = (await root.execute(document, filter=session_filter))["errors"]
-        assert error["extensions"]["code"] == code
+    ]
+    for case in each_case(cases):
+        with case as (session_filter, code):
+            for document in (SESSIONS, SESSION_SUMMARIES):
+                (error,) = (await root.execute(document, filter=session_filter))["errors"]
+                assert error["extensions"]["code"] == code
 
 
 async def test_pages_of_sessions_in_both_orders(

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
@@ -18,6 +17,7 @@ from resolvers.auth.credential_cache import cache_of_database
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
+from tests.support.case_loop import each_case
 from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, wait_until
 
 SESSION_TERMINATE = """
@@ -147,10 +147,12 @@ async def test_kick_without_connections_is_an_error(
     assert row.sessions_ended_at is None
 
 
-@pytest.mark.parametrize("reason", ["x" * 121, "x" * 10_000, "a\nb"])
-async def test_invalid_kick_reason_is_refused(ada: GraphQLClient, reason: str) -> None:
-    (error,) = (await kick_sessions(ada, reason=reason))["errors"]
-    assert error["path"] == ["reason"]
+async def test_invalid_kick_reason_is_refused(ada: GraphQLClient) -> None:
+    cases: list[str] = ["x" * 121, "x" * 10_000, "a\nb"]
+    for case in each_case(cases):
+        with case as reason:
+            (error,) = (await kick_sessions(ada, reason=reason))["errors"]
+            assert error["path"] == ["reason"]
 
 
 async def test_kick_revokes_tokens_if_requested(ada: GraphQLClient, bob: GraphQLClient) -> None:

@@ -7,6 +7,7 @@ from email.policy import default
 from string import Formatter
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import delete
 from sqlmodel import col
@@ -19,12 +20,13 @@ from models.spam.quarantine import QuarantineItem
 from resolvers.admin import tasks
 from resolvers.spam.quarantine_digest import MAX_LISTED_MESSAGES
 from resolvers.spam.quarantine_digest_texts import TEXTS_BY_LANGUAGE, DigestTexts
-from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
 from tests.support.accounts.quota_accounts import (
     receive_messages_of_sizes,
     set_user_limits,
     update_user_columns,
 )
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import MESSAGE_DELETE
 from tests.support.operations.quarantine_operations import (
     load_quarantine_rows,
@@ -129,24 +131,28 @@ async def test_each_message_is_listed_in_one_digest_only(
     assert ("\na\n" in digest_text(second), "\nb\n" in digest_text(second)) == (False, True)
 
 
-@pytest.mark.parametrize(
-    ("frequency", "wait"),
-    [("HOURLY", timedelta(hours=1)), ("WEEKLY", timedelta(days=7)), ("NEVER", None)],
-)
 async def test_digest_is_sent_at_the_chosen_frequency(
-    frequency: str, wait: timedelta | None, ada: GraphQLClient, clock: ManualClock
+    environment: Environment, http: httpx.AsyncClient, clock: ManualClock
 ) -> None:
-    await set_frequency(ada, frequency)
-    await quarantine_message(ada, "a")
-    if wait:
-        clock.tick(seconds=wait.total_seconds() - 1)
-        assert await run_due_tasks(ada.environment) == 0
-        clock.tick(seconds=1)
-        assert await run_due_tasks(ada.environment) == 1
-    else:
-        clock.tick(days=29)
-        assert await run_due_tasks(ada.environment) == 0
-        assert await digest_messages(ada) == []
+    cases: list[tuple[str, timedelta | None]] = [
+        ("HOURLY", timedelta(hours=1)),
+        ("WEEKLY", timedelta(days=7)),
+        ("NEVER", None),
+    ]
+    for case in each_case(cases):
+        with case as (frequency, wait):
+            client = await make_client(environment, http, frequency.lower())
+            await set_frequency(client, frequency)
+            await quarantine_message(client, "a")
+            if wait:
+                clock.tick(seconds=wait.total_seconds() - 1)
+                assert await run_due_tasks(environment) == 0
+                clock.tick(seconds=1)
+                assert await run_due_tasks(environment) == 1
+            else:
+                clock.tick(days=29)
+                assert await run_due_tasks(environment) == 0
+            assert len(await digest_messages(client)) == bool(wait)
 
 
 async def test_digest_is_sent_before_messages_expire(
@@ -227,23 +233,24 @@ async def test_digest_is_stored_over_quota_but_not_for_disabled_account(
     assert await quarantine.insert_due_notification_tasks(environment) == 0
 
 
-@pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
 async def test_digest_is_written_in_the_language_of_the_user(
-    language: str, ada: GraphQLClient, clock: ManualClock
+    environment: Environment, http: httpx.AsyncClient, clock: ManualClock
 ) -> None:
-    await update_user_columns(ada.environment, ada, language=language)
-    await quarantine_message(ada, "a", QuarantineReason(1.0, (), "Eicar"))
-    clock.tick(days=1)
-    await run_due_tasks(ada.environment)
-    (digest,) = await digest_messages(ada)
-    texts = TEXTS_BY_LANGUAGE[language]
-    assert digest["Subject"] == texts.subject.format(many=1)
-    assert texts.virus in digest_text(digest)
-    assert texts.advice in digest_text(digest)
+    for case in each_case(TEXTS_BY_LANGUAGE):
+        with case as language:
+            client = await make_client(environment, http, f"user-{language.lower()}")
+            await update_user_columns(environment, client, language=language)
+            await quarantine_message(client, "a", QuarantineReason(1.0, (), "Eicar"))
+            clock.tick(days=1)
+            await run_due_tasks(environment)
+            (digest,) = await digest_messages(client)
+            texts = TEXTS_BY_LANGUAGE[language]
+            assert digest["Subject"] == texts.subject.format(many=1)
+            assert texts.virus in digest_text(digest)
+            assert texts.advice in digest_text(digest)
 
 
-@pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
-def test_digest_texts_of_all_languages_have_the_same_placeholders(language: str) -> None:
+def test_digest_texts_of_all_languages_have_the_same_placeholders() -> None:
     def placeholders(language_texts: DigestTexts) -> list[set[str | None]]:
         texts = (getattr(language_texts, name) for name in language_texts.__dataclass_fields__)
         return [
@@ -251,7 +258,9 @@ def test_digest_texts_of_all_languages_have_the_same_placeholders(language: str)
             for sentence in texts
         ]
 
-    assert placeholders(TEXTS_BY_LANGUAGE[language]) == placeholders(TEXTS_BY_LANGUAGE["en"])
+    english_placeholders = placeholders(TEXTS_BY_LANGUAGE["en"])
+    for language, language_texts in TEXTS_BY_LANGUAGE.items():
+        assert placeholders(language_texts) == english_placeholders, language
 
 
 async def test_deleted_digest_is_not_sent_again(ada: GraphQLClient, clock: ManualClock) -> None:

@@ -13,6 +13,7 @@ from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import make_admin_of_domain, try_update_users
+from tests.support.case_loop import each_case
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.operations.domain_operations import run_mutation
@@ -101,15 +102,17 @@ async def test_script_files_released_message_but_sends_no_replies(
     )
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["discard;", 'require "reject"; reject "No.";', 'require "fileinto"; fileinto "Nowhere";'],
-)
-async def test_released_message_is_stored_if_script_discards_or_rejects(
-    ada: GraphQLClient, script: str
-) -> None:
-    await put_sieve_script(ada, script)
-    assert await release_and_get_mailboxes(ada, await quarantine_message(ada, "Bill")) == ["INBOX"]
+async def test_released_message_is_stored_if_script_discards_or_rejects(ada: GraphQLClient) -> None:
+    cases: list[str] = [
+        "discard;",
+        'require "reject"; reject "No.";',
+        'require "fileinto"; fileinto "Nowhere";',
+    ]
+    for number, case in enumerate(each_case(cases)):
+        with case as script:
+            await put_sieve_script(ada, script)
+            item_id = await quarantine_message(ada, f"Bill {number}")
+            assert await release_and_get_mailboxes(ada, item_id) == ["INBOX"]
 
 
 async def test_released_message_is_stored_if_filters_delete_or_junk_it(ada: GraphQLClient) -> None:
