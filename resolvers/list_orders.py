@@ -11,13 +11,15 @@ from sqlmodel import SQLModel, col
 
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import Cursor, Page, PageRequest, SortValue
+from models.store.prepared_statements import prepare_cached
 from resolvers import pagination
 from resolvers.context import Context
-from resolvers.pagination import PageScan
+from resolvers.pagination import PageForm, PageScan
 
 Order = TypeVar("Order", bound=StrEnum)
 PageSelect = Select[*tuple[Any, ...]]
 SelectOfOwner = Callable[[Context, int, Collection[str]], PageSelect]
+SelectOfViewer = Callable[[Collection[str]], PageSelect]
 
 
 class SortColumn(NamedTuple):
@@ -157,3 +159,38 @@ async def read_list_pages(
             PageScan(statement, key.page_request, sort_key, is_descending=key.order.is_descending)
         )
     return await pagination.read_pages(ctx, scans)
+
+
+async def read_whole_own_list(
+    ctx: Context,
+    table: type[SQLModel],
+    page_keys: Sequence[OwnerPageKey],
+    select_own_rows: SelectOfViewer,
+    **parameters: Any,
+) -> list[Page[ColumnRow]]:
+    """Read the page of a list of all rows of the viewer by a prepared statement.
+
+    Returns an empty list if there are several pages, or the key has another owner or conditions.
+    `select_own_rows` gets the columns to read, and returns the select of the list. Its named
+    parameters are those of `Context.read_prepared`. Raises InvalidInput for a cursor of another
+    order.
+    """
+    (key, *others), user_id = page_keys, ctx.viewer.user_id
+    if others or key != type(key)(user_id, key.page_request, key.order, key.columns):
+        return []
+    key.order.require_fitting_cursor(key.page_request)
+    columns = key.columns | {"id", key.order.column}
+    page_form = PageForm.of_page(key.page_request, columns, is_descending=key.order.is_descending)
+    sort_key = key.order.sort_key(table)
+    query = _own_page_query(select_own_rows, page_form, sort_key)
+    parameters |= pagination.page_parameters(key.page_request, sort_key)
+    return [
+        pagination.page_from_rows(await ctx.read_prepared(query, **parameters), key.page_request)
+    ]
+
+
+@prepare_cached
+def _own_page_query(
+    select_own_rows: SelectOfViewer, page_form: PageForm, sort_key: tuple[Any, Any]
+) -> PageSelect:
+    return pagination.page_select(select_own_rows(page_form.columns), page_form, sort_key)

@@ -17,6 +17,7 @@ from models.domains.tables import Domain, DomainAlias
 from models.errors import InvalidInput, NotFound, check_count_from_one_to_limit
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import integer_parameter
 from models.users.roles import Role
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
@@ -30,6 +31,7 @@ from resolvers.list_orders import (
     list_orders,
     read_list_pages,
     read_ordered_page,
+    read_whole_own_list,
 )
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql, equals_ignoring_case_sql
 
@@ -299,7 +301,16 @@ async def load_visible_address_pages_by_user(
     ctx: Context, page_keys: list[AddressPageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of users' addresses. Raises InvalidInput for a cursor of another order."""
-    return await read_list_pages(ctx, Address, page_keys, _select_of_page)
+    own_pages = await read_whole_own_list(
+        ctx, Address, page_keys, _select_own_addresses, reads_many_rows=True
+    )
+    return own_pages or await read_list_pages(ctx, Address, page_keys, _select_of_page)
+
+
+def _select_own_addresses(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Address, columns)).where(
+        col(Address.user_id) == integer_parameter("viewer")
+    )
 
 
 async def count_visible_addresses_by_user(

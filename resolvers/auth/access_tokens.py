@@ -6,26 +6,32 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, delete, or_, select
+from sqlalchemy import ColumnElement, Select, bindparam, delete, or_, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.auth.credentials import SECOND_FACTOR_TIMEOUT, AccessToken
 from models.auth.security_log import AuthProtocol, SecurityEventAction
 from models.errors import require_all_found
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
 from models.store.keyset_pages import Page
+from models.store.prepared_statements import integer_parameter
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.access import is_own_or_shared
+from resolvers.access import is_own_or_shared, is_own_prepared
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.credential_status import TOKEN_PREFIX, generate_secret, secret_digest
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.auth.security_log import log_event_and_queue_notice
 from resolvers.auth.token_scopes import names_in_order, scopes_of_token
 from resolvers.context import Context
-from resolvers.list_orders import OwnerPageKey, list_orders, read_owner_pages
+from resolvers.list_orders import (
+    OwnerPageKey,
+    list_orders,
+    read_owner_pages,
+    read_whole_own_list,
+)
 from resolvers.oauth.refresh_token_end import (
     delete_refresh_tokens_of_grants,
     delete_refresh_tokens_of_users,
@@ -163,7 +169,25 @@ async def load_own_token_pages(
 
     A viewer sees only the viewer's own tokens.
     """
-    return await read_owner_pages(ctx, AccessToken, page_keys, _select_of_user)
+    now = ctx.environment.now()
+    own_pages = await read_whole_own_list(
+        ctx,
+        AccessToken,
+        page_keys,
+        _select_own_tokens,
+        current=ctx.viewer.token_id or 0,
+        now=now,
+        pending_since=now - SECOND_FACTOR_TIMEOUT,
+    )
+    return own_pages or await read_owner_pages(ctx, AccessToken, page_keys, _select_of_user)
+
+
+def _select_own_tokens(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    now, pending_since = (bindparam(name, type_=UtcDateTime) for name in ("now", "pending_since"))
+    is_current = col(AccessToken.id) == integer_parameter("current")
+    return _select_valid_tokens(columns, is_current, now, pending_since).where(
+        is_own_prepared(AccessToken)
+    )
 
 
 async def count_own_tokens(ctx: Context, page_keys: list[OwnerPageKey]) -> list[int]:
@@ -191,13 +215,25 @@ def _select_valid_tokens_marking_current(
     ctx: Context, names: Collection[str] = VISIBLE_COLUMNS
 ) -> Select[*tuple[Any, ...]]:
     """SQL: the valid tokens of the viewer with these columns and the column `current`."""
-    columns = select_columns(AccessToken, VISIBLE_COLUMNS.intersection(names))
     now, is_current = ctx.environment.now(), col(AccessToken.id) == (ctx.viewer.token_id or 0)
-    conditions = (
-        col(AccessToken.expires_at) > now,
-        col(AccessToken.auth_version) == col(User.auth_version),
-        or_(~col(AccessToken.pending), col(AccessToken.created_at) > now - SECOND_FACTOR_TIMEOUT),
+    return _select_valid_tokens(names, is_current, now, now - SECOND_FACTOR_TIMEOUT).where(
+        or_(is_own_or_shared(ctx, AccessToken), is_current)
     )
-    statement = select(*columns, is_current.label("current"))
-    statement = statement.join(User, col(User.id) == col(AccessToken.user_id))
-    return statement.where(or_(is_own_or_shared(ctx, AccessToken), is_current), *conditions)
+
+
+def _select_valid_tokens(
+    names: Collection[str], is_current: ColumnElement[bool], now: Any, pending_since: Any
+) -> Select[*tuple[Any, ...]]:
+    """SQL: the tokens of all users that are valid at a time, with the column `current`."""
+    return (
+        select(
+            *select_columns(AccessToken, VISIBLE_COLUMNS.intersection(names)),
+            is_current.label("current"),
+        )
+        .join(User, col(User.id) == col(AccessToken.user_id))
+        .where(
+            col(AccessToken.expires_at) > now,
+            col(AccessToken.auth_version) == col(User.auth_version),
+            or_(~col(AccessToken.pending), col(AccessToken.created_at) > pending_since),
+        )
+    )

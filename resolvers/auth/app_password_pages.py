@@ -5,16 +5,26 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import Select, bindparam, select
 from sqlmodel import col
 
 from models.auth.application_passwords import ApplicationPassword
-from models.store.columns import ColumnRow
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
 from models.store.keyset_pages import Page
 from resolvers import pagination
-from resolvers.auth.app_passwords import select_visible_app_passwords
+from resolvers.access import is_own_prepared
+from resolvers.auth.app_passwords import (
+    VISIBLE_COLUMNS,
+    is_not_expired_sql,
+    select_visible_app_passwords,
+)
 from resolvers.context import Context
-from resolvers.list_orders import OwnerPageKey, list_orders, read_list_pages
+from resolvers.list_orders import (
+    OwnerPageKey,
+    list_orders,
+    read_list_pages,
+    read_whole_own_list,
+)
 
 
 class AppPasswordOrder(StrEnum):
@@ -42,7 +52,18 @@ async def load_visible_app_password_pages(
 
     Raises InvalidInput for a cursor of another order.
     """
-    return await read_list_pages(ctx, ApplicationPassword, page_keys, _select_of_page)
+    own_pages = await read_whole_own_list(
+        ctx, ApplicationPassword, page_keys, _select_own_passwords, now=ctx.environment.now()
+    )
+    return own_pages or await read_list_pages(ctx, ApplicationPassword, page_keys, _select_of_page)
+
+
+def _select_own_passwords(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    names = VISIBLE_COLUMNS.intersection(columns)
+    return select(*select_columns(ApplicationPassword, names)).where(
+        is_own_prepared(ApplicationPassword),
+        is_not_expired_sql(bindparam("now", type_=UtcDateTime)),
+    )
 
 
 async def count_app_passwords(ctx: Context, page_keys: list[AppPasswordPageKey]) -> list[int]:

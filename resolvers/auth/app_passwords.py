@@ -133,10 +133,10 @@ def has_ended_with_maker(app_password_row: ColumnRow) -> bool:
 
 def _is_valid_sql(environment: Environment) -> ColumnElement[bool]:
     """SQL: the password is active and has not expired."""
-    return and_(col(ApplicationPassword.active), _is_not_expired_sql(environment.now()))
+    return and_(col(ApplicationPassword.active), is_not_expired_sql(environment.now()))
 
 
-def _is_not_expired_sql(now: datetime) -> ColumnElement[bool]:
+def is_not_expired_sql(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     """SQL: the password has no end, or a later one."""
     return or_(
         col(ApplicationPassword.expires_at).is_(None), col(ApplicationPassword.expires_at) > now
@@ -340,7 +340,7 @@ async def _delete_expired_and_require_below_limit(
     """Delete the user's expired passwords. Raises LimitReached if there are too many others."""
     connection, is_of_user = await session.connection(), col(ApplicationPassword.user_id) == user_id
     await connection.execute(
-        delete(ApplicationPassword).where(is_of_user, ~_is_not_expired_sql(ctx.environment.now()))
+        delete(ApplicationPassword).where(is_of_user, ~is_not_expired_sql(ctx.environment.now()))
     )
     used_count = len(
         (await connection.execute(select(col(ApplicationPassword.id)).where(is_of_user))).all()
@@ -474,7 +474,7 @@ async def _require_managed_rows_in_transaction(
 
 def _is_visible_and_unexpired_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for passwords that the viewer may manage and that have not expired."""
-    is_not_expired = _is_not_expired_sql(ctx.environment.now())
+    is_not_expired = is_not_expired_sql(ctx.environment.now())
     return (
         managed_objects.is_visible_sql(ctx, ApplicationPassword, AdminPermission.APP_PASSWORDS)
         & is_not_expired
