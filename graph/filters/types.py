@@ -228,8 +228,8 @@ async def load_filter_page(
     page_key = FilterListing(
         user_id,
         requested_page,
+        list_order,
         selected_columns(info, Filter),
-        order,
         conditions or FilterListConditions(),
     )
     return await connection_of_page(

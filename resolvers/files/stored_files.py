@@ -36,16 +36,26 @@ from models.files.blobs import Blob, Upload
 from models.files.tables import File, FileShare
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest
+from models.store.keyset_pages import Page
 from models.users.roles import Scope
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
-from resolvers.access import is_own_or_shared, is_visible_or_managed, require_user_id
+from resolvers.access import (
+    is_own_or_shared,
+    is_own_prepared,
+    is_visible_or_managed,
+    require_user_id,
+)
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.files.uploads import DEFAULT_MEDIA_TYPE, ReceivedFile
-from resolvers.list_orders import ListOrder, list_orders, read_list_pages
+from resolvers.list_orders import (
+    OwnerPageKey,
+    list_orders,
+    read_list_pages,
+    read_whole_own_list,
+)
 from resolvers.messages.content_access import withhold_content_or_log_read
 from resolvers.pagination import read_own_rows_by_id
 from resolvers.sql_text import contains_text_sql
@@ -81,13 +91,9 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
-class FilePageKey:
+class FilePageKey(OwnerPageKey):
     """A page of a user's files, with the requested columns."""
 
-    user_id: int
-    page_request: PageRequest
-    order: ListOrder
-    columns: frozenset[str]
     query: str | None = None  # part of the file name, case-insensitive
 
 
@@ -116,11 +122,17 @@ async def load_visible_file_pages_or_withhold_content(
     ctx: Context, page_keys: list[FilePageKey]
 ) -> list[Page[ColumnRow]]:
     """Load pages of files. Raises InvalidInput for a cursor of another order."""
+    if own_pages := await read_whole_own_list(ctx, File, page_keys, _select_own_files):
+        return own_pages
     loaded_pages = await read_list_pages(ctx, File, page_keys, _select_visible_files)
     return [
         replace(page, rows=await withhold_content_or_log_read(ctx, page.rows, WITHHELD_COLUMNS))
         for page in loaded_pages
     ]
+
+
+def _select_own_files(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(File, columns)).where(is_own_prepared(File))
 
 
 def _select_visible_files(
@@ -142,7 +154,7 @@ async def count_files_of_lists(ctx: Context, page_keys: list[FilePageKey]) -> li
 
 
 def _list_conditions(ctx: Context, page_key: FilePageKey) -> list[ColumnElement[bool]]:
-    terms = [col(File.user_id) == page_key.user_id, is_visible_or_managed(ctx, File)]
+    terms = [col(File.user_id) == page_key.owner_id, is_visible_or_managed(ctx, File)]
     return (
         [*terms, contains_text_sql(col(File.filename), page_key.query)] if page_key.query else terms
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlmodel import col
 
 from mail import sieve
@@ -23,13 +23,19 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
-from resolvers import pagination
-from resolvers.access import is_overseen_user
+from resolvers.access import is_overseen_user, is_own_prepared
 from resolvers.context import Context
 from resolvers.filters import descriptions
 from resolvers.filters.descriptions import ENGLISH_TERMS, TERMS_BY_LANGUAGE, LabelAndValue
-from resolvers.list_orders import SortColumn, list_orders, read_ordered_page
-from resolvers.pagination import PageScan, read_by_keys, read_union
+from resolvers.list_orders import (
+    OwnerPageKey,
+    SortColumn,
+    list_orders,
+    read_list_pages,
+    read_ordered_page,
+    read_whole_own_list,
+)
+from resolvers.pagination import count_rows, read_by_keys
 from resolvers.sql_text import any_item_fits_sql, contains_text_sql
 
 RUN_SORT_KEY = (col(Filter.position), col(Filter.id))
@@ -63,13 +69,9 @@ class FilterListConditions:
 
 
 @dataclass(frozen=True, slots=True)
-class FilterListing:
+class FilterListing(OwnerPageKey):
     """A page of the filters of a user that meet the conditions."""
 
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
-    order: FilterOrder = FilterOrder.POSITION_ASC
     conditions: FilterListConditions = FilterListConditions()
 
 
@@ -105,39 +107,31 @@ async def load_visible_filter_pages(
     ctx: Context, listings: list[FilterListing]
 ) -> list[Page[ColumnRow]]:
     """Load the pages of these listings. Raises InvalidInput for a cursor of another order."""
-    orders = [LIST_ORDERS[key.order] for key in listings]
-    names = VISIBLE_COLUMNS.intersection(
-        {"id"}.union(*(key.columns for key in listings), (order.column for order in orders))
+    own_pages = await read_whole_own_list(ctx, Filter, listings, _select_own_filters)
+    return own_pages or await read_list_pages(ctx, Filter, listings, _select_of_listing)
+
+
+def _select_own_filters(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return _select_visible_columns(columns).where(is_own_prepared(Filter))
+
+
+def _select_of_listing(
+    ctx: Context, listing: FilterListing, columns: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    return _select_visible_columns(columns).where(
+        col(Filter.user_id) == listing.owner_id, *_list_conditions(ctx, listing.conditions)
     )
-    statement = select(*select_columns(Filter, names)).where(is_visible_filter_sql(ctx))
-    scans = []
-    for key, order in zip(listings, orders, strict=True):
-        order.require_fitting_cursor(key.page_request)
-        of_user = statement.where(
-            col(Filter.user_id) == key.user_id, *_condition_clauses(ctx, key.conditions)
-        )
-        scans.append(
-            PageScan(
-                of_user, key.page_request, order.sort_key(Filter), is_descending=order.is_descending
-            )
-        )
-    return await pagination.read_pages(ctx, scans)
+
+
+def _select_visible_columns(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Filter, VISIBLE_COLUMNS.intersection(columns)))
 
 
 async def count_visible_filters_of_listings(
     ctx: Context, listings: list[FilterListing]
 ) -> list[int]:
     """Count the filters of these listings."""
-    statement = (
-        select(func.count().label("many")).select_from(Filter).where(is_visible_filter_sql(ctx))
-    )
-    scans = [
-        statement.where(
-            col(Filter.user_id) == key.user_id, *_condition_clauses(ctx, key.conditions)
-        )
-        for key in listings
-    ]
-    return [row.many for (row,) in await read_union(ctx, scans)]
+    return await count_rows(ctx, [_select_of_listing(ctx, key, {"id"}) for key in listings])
 
 
 def _list_conditions(ctx: Context, conditions: FilterListConditions) -> list[ColumnElement[bool]]:

@@ -9,7 +9,7 @@ from models.store.keyset_pages import PageRequest
 from models.users.roles import Role, Scope
 from resolvers.context import Context
 from resolvers.filters import loaders as filter_loaders
-from resolvers.filters.loaders import FilterListConditions, FilterListing
+from resolvers.filters.loaders import FilterListConditions, FilterListing, FilterOrder
 from resolvers.mailboxes import shares
 from resolvers.mailboxes.shares import SharedMailboxConditions, SharedMailboxListing
 from resolvers.viewer import Viewer
@@ -138,8 +138,9 @@ async def test_filtered_lists_of_a_user_read_its_index(ada: GraphQLClient) -> No
     filter_listing = FilterListing(
         ada.user.id,
         PageRequest("x"),
+        filter_loaders.LIST_ORDERS[FilterOrder.POSITION_ASC],
         frozenset({"name"}),
-        conditions=FilterListConditions(name_part="a", active=True),
+        FilterListConditions(name_part="a", active=True),
     )
     shared_listing = SharedMailboxListing(
         ada.user.id, PageRequest("x"), frozenset({"path"}), SharedMailboxConditions(owner_id=1)
