@@ -40,9 +40,10 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL
 from models.errors import InvalidInput
-from models.store.keyset_pages import Cursor, ordering_name
+from models.store.keyset_pages import ordering_name
 from models.users.roles import AdminPermission, Scope
 from models.validation_constraints import ValidationConstraint
+from resolvers.list_orders import SortColumn, list_orders
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.messages import deleted_messages, thread_loaders
 from resolvers.messages import loaders as message_loaders
@@ -154,6 +155,9 @@ class DeletedMessageOrder(StrEnum):
     DELETED_AT_ASC = "DELETED_AT_ASC"
 
 
+LIST_ORDERS = list_orders(DeletedMessageOrder, {"DELETED_AT": SortColumn("deleted_at", datetime)})
+
+
 async def load_deleted_message_page(
     info: Info,
     user_id: int,
@@ -163,13 +167,15 @@ async def load_deleted_message_page(
 ) -> Connection[DeletedMessage]:
     """Load a page of the deleted messages of a user."""
     conditions = filter.to_validated_conditions(info) if filter else ALL_MESSAGES
+    list_order = LIST_ORDERS[order]
     list_ordering = ordering_name(
-        NEWEST_FIRST if order is DeletedMessageOrder.DELETED_AT_DESC else OLDEST_FIRST,
+        NEWEST_FIRST if list_order.is_descending else OLDEST_FIRST,
         None if conditions.is_empty else conditions,
     )
     page_key = DeletedMessageListing(
         user_id,
         page_request(list_ordering, *page_arguments),
+        list_order,
         selected_columns(info, DeletedMessage),
         conditions,
     )
@@ -177,7 +183,7 @@ async def load_deleted_message_page(
         info,
         DeletedMessage,
         await info.context.load(deleted_messages.load_visible_deleted_message_pages, page_key),
-        lambda row: Cursor(list_ordering, row.deleted_at, row.id),
+        lambda row: list_order.cursor_of_row(row, list_ordering),
         lambda: info.context.load(deleted_messages.count_visible_deleted_messages, page_key),
     )
 

@@ -1,12 +1,12 @@
 """Deleted messages that can be restored: listing, single messages, and restoring by time."""
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -16,16 +16,22 @@ from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.event_types import EventType
 from models.mailboxes.tables import SpecialUse
 from models.messages.tables import Message
-from models.store.columns import ColumnRow, select_columns
-from models.store.keyset_pages import Page, PageRequest
+from models.store.columns import ColumnRow, UtcDateTime, select_columns
+from models.store.keyset_pages import Page
 from models.users.roles import AdminPermission, Role
 from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
-from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
+from resolvers.access import (
+    can_see_managed_mail_records,
+    is_own_prepared,
+    is_visible_or_managed,
+    require_user_id,
+)
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks_and_wake_workers
 from resolvers.context import Context
+from resolvers.list_orders import OwnerPageKey, read_whole_own_list
 from resolvers.mailboxes import create as mailbox_create
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.create import NewMailboxes
@@ -50,18 +56,10 @@ ORIGIN_COLUMNS = frozenset({"deleted_from", "deleted_mailbox_id"})
 
 
 @dataclass(frozen=True, slots=True)
-class DeletedMessageListing:
+class DeletedMessageListing(OwnerPageKey):
     """A page of a user's deleted messages, with the columns that are read."""
 
-    user_id: int
-    page_request: PageRequest
-    columns: frozenset[str]
     conditions: MessageConditions = ALL_MESSAGES
-
-    @property
-    def is_newest_first(self) -> bool:
-        """True if the last deleted message comes first."""
-        return self.page_request.ordering.startswith(NEWEST_FIRST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +72,14 @@ class DeletionPeriod:
     into_new_mailbox: bool = False  # named "Restored (date)" in the user's language
 
 
-def restorable_conditions_without_access(ctx: Context) -> list[ColumnElement[bool]]:
+def restorable_conditions_without_access(
+    now: datetime | ColumnElement[datetime],
+) -> list[ColumnElement[bool]]:
     """Build the conditions that a deleted message can be restored. Drafts can't, except by undo."""
     return [
         col(Message.deleted_at).is_not(None),
         ~col(Message.draft),
-        col(Message.purge_at) > ctx.environment.now(),
+        col(Message.purge_at) > now,
     ]
 
 
@@ -87,6 +87,16 @@ async def load_visible_deleted_message_pages(
     ctx: Context, listings: list[DeletedMessageListing]
 ) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
+    own_pages = await read_whole_own_list(
+        ctx,
+        Message,
+        listings,
+        _select_own_messages,
+        now=ctx.environment.now(),
+        reads_many_rows=True,
+    )
+    if own_pages:
+        return own_pages
     names = frozenset({"deleted_at", "id", "user_id"}).union(*(key.columns for key in listings))
     scans = []
     for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
@@ -101,7 +111,7 @@ async def load_visible_deleted_message_pages(
                 select(*select_columns(Message, names)).where(*conditions),
                 key.page_request,
                 SORT_KEY,
-                is_descending=key.is_newest_first,
+                is_descending=key.order.is_descending,
                 tested_conditions=() if has_few_rows else filter_sql.conditions,
             )
         )
@@ -117,6 +127,13 @@ async def load_visible_deleted_message_pages(
     ]
 
 
+def _select_own_messages(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Message, columns)).where(
+        is_own_prepared(Message),
+        *restorable_conditions_without_access(bindparam("now", type_=UtcDateTime)),
+    )
+
+
 async def count_visible_deleted_messages(
     ctx: Context, listings: list[DeletedMessageListing]
 ) -> list[int]:
@@ -130,15 +147,17 @@ async def count_visible_deleted_messages(
 
 
 async def _load_filters(ctx: Context, listings: Sequence[DeletedMessageListing]) -> list[FilterSql]:
-    scopes = [ScopedMessageFilter(key.conditions, key.user_id, is_deleted=True) for key in listings]
+    scopes = [
+        ScopedMessageFilter(key.conditions, key.owner_id, is_deleted=True) for key in listings
+    ]
     return await ctx.load_many(load_filter_sql, scopes)
 
 
 def _scope_conditions(ctx: Context, listing: DeletedMessageListing) -> list[ColumnElement[bool]]:
     return [
         is_visible_or_managed(ctx, Message),
-        col(Message.user_id) == listing.user_id,
-        *restorable_conditions_without_access(ctx),
+        col(Message.user_id) == listing.owner_id,
+        *restorable_conditions_without_access(ctx.environment.now()),
     ]
 
 
@@ -155,7 +174,7 @@ async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[Colu
     """
     statement = select(*select_columns(Message)).where(
         is_visible_or_managed(ctx, Message),
-        *restorable_conditions_without_access(ctx),
+        *restorable_conditions_without_access(ctx.environment.now()),
         col(Message.id).in_(message_ids),
     )
     rows_by_id = {
@@ -175,7 +194,7 @@ async def restore_deleted_messages(
     """
     conditions = (
         is_visible_or_managed(ctx, Message),
-        *restorable_conditions_without_access(ctx),
+        *restorable_conditions_without_access(ctx.environment.now()),
         col(Message.id).in_(message_ids),
     )
     message_rows = await ctx.read(
@@ -303,7 +322,7 @@ def _deleted_in_period_sql(
     since, before = (datetime.fromisoformat(task_order[name]) for name in ("since", "before"))
     return [
         col(Message.user_id) == user_id,
-        *restorable_conditions_without_access(ctx),
+        *restorable_conditions_without_access(ctx.environment.now()),
         at >= since,
         at < before,
     ]
