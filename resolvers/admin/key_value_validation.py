@@ -18,6 +18,17 @@ _CONTROL_CHARACTERS = re.compile(
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # not supported by every database
 
 
+def require_known_store(ctx: Context, store: str, *, path: Sequence[str] = ("store",)) -> None:
+    """Raise InvalidInput if there is no key-value store with this name."""
+    if store not in ctx.environment.options.key_value_stores:
+        raise InvalidInput(
+            "There is no key-value store with this name.",
+            constraint=ValidationConstraint.UNKNOWN,
+            path=path,
+            allowed_values=ctx.environment.options.key_value_stores,
+        )
+
+
 def validate_key_value_key(key: str) -> str:
     """Return the key. Keys are compared character by character.
 

@@ -8,7 +8,19 @@ from enum import StrEnum
 from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, UpdateBase, cast, delete, func, null, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    UpdateBase,
+    bindparam,
+    cast,
+    delete,
+    func,
+    null,
+    select,
+    true,
+)
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -18,8 +30,9 @@ from models.admin.key_values import KeyValueEntry
 from models.errors import InvalidInput, LimitReached, NotFound, StaleObject
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM
-from models.store.columns import ColumnRow, insert_with_conflict, select_columns
+from models.store.columns import ColumnRow, UtcDateTime, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
+from models.store.prepared_statements import integer_parameter, prepare_cached
 from models.users.roles import Role, Scope, expand_scopes
 from models.users.search_index import has_prefix
 from models.users.tables import User
@@ -30,6 +43,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.key_value_validation import (
     parse_whole_number,
     require_key_within_limits,
+    require_known_store,
     require_plain_text_within_limit,
     require_storable_value,
     validate_key_value_key,
@@ -105,7 +119,7 @@ class NewKeyValue:
 
 async def find_entry(ctx: Context, namespace: KeyValueNamespace, key: str) -> ColumnRow | None:
     """Return the entry of a key, or None if the viewer sees none."""
-    _require_known_store(ctx, namespace)
+    require_known_store(ctx, namespace.store)
     return await ctx.load(load_visible_entries_by_key, (namespace, validate_key_value_key(key)))
 
 
@@ -113,6 +127,9 @@ async def load_visible_entries_by_key(
     ctx: Context, namespaces_and_keys: list[tuple[KeyValueNamespace, str]]
 ) -> list[ColumnRow | None]:
     """Load entries by namespace and key, in the given order. None if the viewer sees none."""
+    (namespace, key), *others = namespaces_and_keys
+    if not others and namespace.owner_id in (PLATFORM, ctx.viewer.user_id):
+        return [await _find_unexpired_entry(ctx, namespace, key)]
     # a list per column, since SQLite uses no index for lists of row values
     owner_ids = {within.owner_id for within, _ in namespaces_and_keys}
     statement = select(*select_columns(KeyValueEntry)).where(
@@ -189,7 +206,7 @@ def _is_unexpired_own_shared_or_visible_entry(
     return (is_own_or_shared | owner_column.in_(visible_owner_ids)) & is_not_expired
 
 
-def _is_not_expired(now: datetime) -> ColumnElement[bool]:
+def _is_not_expired(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
     # no OR: SQLite would read two ranges of the index of expiry times, which are all rows
     return func.coalesce(col(KeyValueEntry.expires_at) > now, true())
 
@@ -207,25 +224,13 @@ def _parent_level(key: str) -> str:
 
 
 def _require_valid_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> None:
-    _require_known_store(ctx, conditions.namespace, path=["filter", "store"])
+    require_known_store(ctx, conditions.namespace.store, path=["filter", "store"])
     field_name, noun = ("exactKey", "key") if conditions.is_exact else ("prefix", "prefix")
     path = ["filter", field_name]
     require_plain_text_within_limit(conditions.prefix, noun, path=path)
     if conditions.is_exact and not conditions.prefix:
         raise InvalidInput(
             "A key is required.", constraint=ValidationConstraint.REQUIRED, path=path
-        )
-
-
-def _require_known_store(
-    ctx: Context, namespace: KeyValueNamespace, *, path: Sequence[str] = ("store",)
-) -> None:
-    if namespace.store not in ctx.environment.options.key_value_stores:
-        raise InvalidInput(
-            "There is no key-value store with this name.",
-            constraint=ValidationConstraint.UNKNOWN,
-            path=path,
-            allowed_values=ctx.environment.options.key_value_stores,
         )
 
 
@@ -344,7 +349,7 @@ def _require_valid_key_and_write_access(
 
     Shared entries and those of other users need a higher role and the scope FULL.
     """
-    _require_known_store(ctx, namespace)
+    require_known_store(ctx, namespace.store)
     validate_key_value_key(key)
     if namespace.owner_id == PLATFORM or namespace.owner_id != ctx.viewer.user_id:
         role = WRITER_OF_SHARED if namespace.owner_id == PLATFORM else WRITER_OF_OTHERS
@@ -354,15 +359,21 @@ def _require_valid_key_and_write_access(
 async def _find_unexpired_entry(
     ctx: Context, namespace: KeyValueNamespace, key: str
 ) -> ColumnRow | None:
-    """Return the stored entry after its stream is locked.
+    """Return the entry of a key, without a check of access. None if none or it is expired."""
+    query, now = _select_unexpired_entry(), ctx.environment.now()
+    owner, store = namespace.owner_id, namespace.store
+    rows = await ctx.read_prepared(query, owner=owner, store=store, key=key, now=now)
+    return next(iter(rows), None)
 
-    None if there is none or it is expired.
-    """
-    is_not_expired = _is_not_expired(ctx.environment.now())
-    statement = select(*select_columns(KeyValueEntry)).where(
-        *_namespace_clauses(namespace), col(KeyValueEntry.key) == key, is_not_expired
+
+@prepare_cached
+def _select_unexpired_entry() -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(KeyValueEntry)).where(
+        col(KeyValueEntry.stream_id) == integer_parameter("owner"),
+        col(KeyValueEntry.store) == bindparam("store"),
+        col(KeyValueEntry.key) == bindparam("key"),
+        _is_not_expired(bindparam("now", type_=UtcDateTime)),
     )
-    return next(iter(await ctx.read(statement)), None)
 
 
 def _key_value_entry_to_store(
