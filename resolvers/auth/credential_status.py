@@ -287,25 +287,28 @@ async def load_app_password_row_if_valid(
     environment: Environment, app_password_id: int
 ) -> ColumnRow | None:
     """Load the row of an application password with columns of its user; None if it has ended."""
+    parameters = {"id": app_password_id, "now": environment.now()}
+    rows = await environment.database.read_prepared(_app_password_lookup_sql(), parameters)
+    for row in rows:
+        return None if app_passwords.has_ended_with_maker(row) else row
+    return None
+
+
+@prepare_cached
+def _app_password_lookup_sql() -> Select[*tuple[Any, ...]]:
+    now = bindparam("now", type_=UtcDateTime)
     statement = (
         select(*select_columns(ApplicationPassword), *APP_PASSWORD_OWNER_COLUMNS)
         .join(User, col(User.id) == col(ApplicationPassword.user_id))
         .where(
-            col(ApplicationPassword.id) == app_password_id,
+            col(ApplicationPassword.id) == bindparam("id"),
             col(ApplicationPassword.active),
-            or_(
-                col(ApplicationPassword.expires_at).is_(None),
-                col(ApplicationPassword.expires_at) > environment.now(),
-            ),
+            app_passwords.is_not_expired_sql(now),
             is_user_enabled_sql(),
         )
     )
     maker_columns = col(ApplicationPassword.made_by), col(ApplicationPassword.made_by_key)
-    for row in await environment.database.read(
-        credential_makers.add_maker_columns(statement, *maker_columns, environment.now())
-    ):
-        return None if app_passwords.has_ended_with_maker(row) else row
-    return None
+    return credential_makers.add_maker_columns(statement, *maker_columns, now)
 
 
 def app_password_credential_for_http_or_none(

@@ -18,7 +18,8 @@ from models.auth.security_log import AuthProtocol
 from models.errors import AuthenticationFailed, Forbidden, require_found
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import Environment
-from models.store.columns import ColumnRow, select_columns
+from models.store.columns import ColumnRow
+from models.store.prepared_statements import PreparedStatement, integer_parameter
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication, credential_status, sign_in
@@ -37,10 +38,18 @@ from resolvers.viewer import Viewer
 
 SMTP_SIGN_IN = SignInRequest(scope=Scope.SMTP, protocol=AuthProtocol.SMTP)
 SIGN_IN_COLUMNS = (
+    "auth_version",
     "disabled_scopes",
     "smtp_allowed_networks",
     "second_factors",
 )  # columns that the sign-in rules read
+_SELECT_ENABLED_SUBMITTER = PreparedStatement(
+    select(
+        *user_columns_with_password_rule(
+            {*ACCOUNT_COLUMNS, *SIGN_IN_COLUMNS, "upload_sent_messages"}
+        )
+    ).where(col(User.id) == integer_parameter("viewer"), credential_status.is_user_enabled_sql())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,27 +171,22 @@ async def _require_account_that_may_sign_in(ctx: Context, submitter: SmtpSubmitt
 
     A new account password does not end application passwords.
     """
-    columns = {*ACCOUNT_COLUMNS, *SIGN_IN_COLUMNS, "upload_sent_messages"}
-    conditions = [col(User.id) == submitter.user_id, credential_status.is_user_enabled_sql()]
-    proved = PasswordProof(PasswordKind.FULL)
+    proved, app_password_id = PasswordProof(PasswordKind.FULL), submitter.app_password_id
     if submitter.access_token_id is not None:
         await smtp_sign_in.require_valid_smtp_token(ctx, submitter.access_token_id)
-        for user in await ctx.read(select(*select_columns(User, columns)).where(*conditions)):
-            return user
-        raise AuthenticationFailed
-    if submitter.app_password_id is None:
-        conditions.append(col(User.auth_version) == submitter.auth_version)
-    elif app := await credential_status.load_app_password_row_if_valid(
-        ctx.environment, submitter.app_password_id
-    ):
+    elif app_password_id is not None:
+        app = await credential_status.load_app_password_row_if_valid(
+            ctx.environment, app_password_id
+        )
+        if app is None:
+            raise AuthenticationFailed
         proved = PasswordProof(PasswordKind.APP, app)
-    else:
-        raise AuthenticationFailed
-    row: ColumnRow | None = next(
-        iter(await ctx.read(select(*user_columns_with_password_rule(columns)).where(*conditions))),
-        None,
-    )
+    row: ColumnRow | None = next(iter(await ctx.read_prepared(_SELECT_ENABLED_SUBMITTER)), None)
     if row is None:
+        raise AuthenticationFailed
+    if submitter.access_token_id is not None:
+        return row
+    if app_password_id is None and row.auth_version != submitter.auth_version:
         raise AuthenticationFailed
     try:
         sign_in.require_sign_in_allowed(ctx, row, proved, SMTP_SIGN_IN)
