@@ -12,6 +12,7 @@ import pytest
 
 from graph.http.graphql_endpoint import EndpointSettings
 from models.runtime.environment import Environment
+from tests.support.case_loop import each_case
 from tests.support.servers.small_schema_server import (
     SmallSchemaServer,
     make_environment,
@@ -116,22 +117,19 @@ async def test_query_of_urql_gets_json_and_subscription_gets_stream(
         assert (await read_all_events(stream_response))[-1] == COMPLETE_EVENT
 
 
-@pytest.mark.parametrize(
-    ("query", "code"),
-    [
+async def test_error_is_sent_as_event(http: httpx.AsyncClient, server: SmallSchemaServer) -> None:
+    cases: list[tuple[str, str]] = [
         ("subscription { count", "GRAPHQL_PARSE_FAILED"),
         ("subscription { nothing }", "GRAPHQL_VALIDATION_FAILED"),
         ("subscription ($n: Int!) { count(to: $n) }", "BAD_USER_INPUT"),
-    ],
-)
-async def test_error_is_sent_as_event(
-    http: httpx.AsyncClient, server: SmallSchemaServer, query: str, code: str
-) -> None:
-    async with open_stream(http, server, query) as response:
-        (kind, result), end = await read_all_events(response)
-    assert (kind, end) == ("next", COMPLETE_EVENT)
-    assert [error["extensions"]["code"] for error in result["errors"]] == [code]
-    assert "data" not in result
+    ]
+    for case in each_case(cases):
+        with case as (query, code):
+            async with open_stream(http, server, query) as response:
+                (kind, result), end = await read_all_events(response)
+            assert (kind, end) == ("next", COMPLETE_EVENT)
+            assert [error["extensions"]["code"] for error in result["errors"]] == [code]
+            assert "data" not in result
 
 
 async def test_invalid_credential_is_unauthenticated_without_stream(

@@ -10,6 +10,7 @@ import pytest_asyncio
 from websockets.asyncio.client import ClientConnection
 
 from graph.http.graphql_endpoint import EndpointSettings
+from tests.support.case_loop import each_case
 from tests.support.servers.small_schema_server import (
     SmallSchemaServer,
     init_connection,
@@ -54,31 +55,35 @@ async def assert_is_alive(ws: ClientConnection) -> None:
     assert await read_frame(ws) == {"type": "pong"}
 
 
-@pytest.mark.parametrize(
-    "offered", [[SUBPROTOCOL], ["graphql-ws", SUBPROTOCOL], [SUBPROTOCOL, "graphql-ws", "mqtt"]]
-)
-async def test_subprotocol_is_selected_from_offered_ones(
-    server: SmallSchemaServer, offered: Any
-) -> None:
-    async with server.connect(subprotocols=offered) as ws:
-        assert ws.subprotocol == SUBPROTOCOL
-        await init_connection(ws)
+async def test_subprotocol_is_selected_from_offered_ones(server: SmallSchemaServer) -> None:
+    cases: list[Any] = [
+        [SUBPROTOCOL],
+        ["graphql-ws", SUBPROTOCOL],
+        [SUBPROTOCOL, "graphql-ws", "mqtt"],
+    ]
+    for case in each_case(cases):
+        with case as offered:
+            async with server.connect(subprotocols=offered) as ws:
+                assert ws.subprotocol == SUBPROTOCOL
+                await init_connection(ws)
 
 
-@pytest.mark.parametrize("payload", [None, {}, {"anything": ["else"]}])
-async def test_connection_init_needs_no_payload(server: SmallSchemaServer, payload: object) -> None:
-    async with server.connect() as ws:
-        await send_frame(ws, "connection_init", payload=payload)
-        assert await read_frame(ws) == {"type": "connection_ack"}
+async def test_connection_init_needs_no_payload(server: SmallSchemaServer) -> None:
+    cases: list[object] = [None, {}, {"anything": ["else"]}]
+    for case in each_case(cases):
+        with case as payload:
+            async with server.connect() as ws:
+                await send_frame(ws, "connection_init", payload=payload)
+                assert await read_frame(ws) == {"type": "connection_ack"}
 
 
-@pytest.mark.parametrize("payload", [1, "x", True, [{}]])
-async def test_connection_init_payload_must_be_an_object(
-    server: SmallSchemaServer, payload: object
-) -> None:
-    async with server.connect() as ws:
-        await send_frame(ws, "connection_init", payload=payload)
-        assert await wait_for_close_code(ws) == 4400
+async def test_connection_init_payload_must_be_an_object(server: SmallSchemaServer) -> None:
+    cases: list[object] = [1, "x", True, [{}]]
+    for case in each_case(cases):
+        with case as payload:
+            async with server.connect() as ws:
+                await send_frame(ws, "connection_init", payload=payload)
+                assert await wait_for_close_code(ws) == 4400
 
 
 async def test_second_connection_init_closes_socket(server: SmallSchemaServer) -> None:
@@ -103,10 +108,14 @@ async def test_subscribe_before_connection_init_has_close_reason(server: SmallSc
         assert ws.close_reason == "Unauthorized"
 
 
-@pytest.mark.parametrize("kind", ["next", "error", "connection_ack", "data", "start"])
-async def test_frame_type_of_server_closes_socket(ws: ClientConnection, kind: str) -> None:
-    await send_frame(ws, kind, id="1", payload={})
-    assert await wait_for_close_code(ws) == 4400
+async def test_frame_type_of_server_closes_socket(server: SmallSchemaServer) -> None:
+    cases: list[str] = ["next", "error", "connection_ack", "data", "start"]
+    for case in each_case(cases):
+        with case as kind:
+            async with server.connect() as ws:
+                await init_connection(ws)
+                await send_frame(ws, kind, id="1", payload={})
+                assert await wait_for_close_code(ws) == 4400
 
 
 async def test_unknown_member_of_frame_is_ignored(ws: ClientConnection) -> None:

@@ -16,6 +16,7 @@ from graph.http.graphql_endpoint import EndpointSettings
 from graph.subscriptions.websocket import WebSocketHandler
 from models.runtime.environment import Environment
 from resolvers.viewer import Viewer
+from tests.support.case_loop import each_case
 from tests.support.loop_clock import LoopClock
 from tests.support.servers.live_server import wait_until
 from tests.support.servers.small_schema_server import (
@@ -83,9 +84,10 @@ async def test_queries_mutations_and_subscriptions(ws: ClientConnection) -> None
     ]
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
+async def test_invalid_frame_closes_socket_with_4400(
+    server: SmallSchemaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases: list[str | bytes] = [
         "",
         "{",
         "1",
@@ -114,14 +116,14 @@ async def test_queries_mutations_and_subscriptions(ws: ClientConnection) -> None
         json.dumps({"type": "complete", "id": "x" * 300}),
         json.dumps({"type": "ping", "payload": {"x": "y" * (1 << 20)}}),
         b'{"type": "ping"}',
-    ],
-)
-async def test_invalid_frame_closes_socket_with_4400(
-    ws: ClientConnection, caplog: pytest.LogCaptureFixture, frame: str | bytes
-) -> None:
-    await ws.send(frame)
-    assert await wait_for_close_code(ws) == 4400
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    ]
+    for case in each_case(cases):
+        with case as frame:
+            async with server.connect() as ws:
+                await init_connection(ws)
+                await ws.send(frame)
+                assert await wait_for_close_code(ws) == 4400
+            assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_connection_init_must_be_an_object(server: SmallSchemaServer) -> None:
@@ -177,10 +179,12 @@ async def test_operation_id_can_be_reused_after_complete(ws: ClientConnection) -
     assert (await read_results(ws))[-1] == "complete"
 
 
-@pytest.mark.parametrize("protocols", [["graphql-ws"], ["something"], None])
-async def test_other_subprotocols_are_refused(server: SmallSchemaServer, protocols: Any) -> None:
-    async with server.connect(subprotocols=protocols) as ws:
-        assert await wait_for_close_code(ws) == 4406
+async def test_other_subprotocols_are_refused(server: SmallSchemaServer) -> None:
+    cases: list[Any] = [["graphql-ws"], ["something"], None]
+    for case in each_case(cases):
+        with case as protocols:
+            async with server.connect(subprotocols=protocols) as ws:
+                assert await wait_for_close_code(ws) == 4406
 
 
 async def test_pong_returns_payload_of_ping(ws: ClientConnection) -> None:
@@ -193,9 +197,9 @@ async def test_pong_returns_payload_of_ping(ws: ClientConnection) -> None:
     assert await read_frame(ws) == {"type": "pong"}
 
 
-@pytest.mark.parametrize(
-    ("payload", "code"),
-    [
+async def test_invalid_document_ends_only_its_operation(ws: ClientConnection) -> None:
+    await subscribe(ws, "subscription { quiet }", id="other")
+    cases: list[tuple[object, str]] = [
         ({"query": "{ hello"}, "GRAPHQL_PARSE_FAILED"),
         ({"query": ""}, "BAD_USER_INPUT"),
         ({"query": "{ nothing }"}, "GRAPHQL_VALIDATION_FAILED"),
@@ -205,18 +209,15 @@ async def test_pong_returns_payload_of_ping(ws: ClientConnection) -> None:
             {"query": "subscription ($n: Int!) { count(to: $n) }", "variables": {"n": "x"}},
             "BAD_USER_INPUT",
         ),
-    ],
-)
-async def test_invalid_document_ends_only_its_operation(
-    ws: ClientConnection, payload: object, code: str
-) -> None:
-    await subscribe(ws, "subscription { quiet }", id="other")
-    await send_frame(ws, "subscribe", id="1", payload=payload)
-    frame = await read_frame(ws)
-    assert (frame["type"], frame["id"]) == ("error", "1")
-    assert [error["extensions"]["code"] for error in frame["payload"]] == [code]
-    await subscribe(ws, "{ hello }")
-    assert (await read_results(ws))[-1] == "complete"
+    ]
+    for case in each_case(cases):
+        with case as (payload, code):
+            await send_frame(ws, "subscribe", id="1", payload=payload)
+            frame = await read_frame(ws)
+            assert (frame["type"], frame["id"]) == ("error", "1")
+            assert [error["extensions"]["code"] for error in frame["payload"]] == [code]
+            await subscribe(ws, "{ hello }")
+            assert (await read_results(ws))[-1] == "complete"
 
 
 async def test_variable_error_has_its_code(ws: ClientConnection) -> None:
@@ -311,25 +312,22 @@ async def test_concurrent_operations_of_socket_are_limited(ws: ClientConnection)
     assert (await read_results(ws))[-1] == "complete"
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
+async def test_connection_init_payload_signs_in(server: SmallSchemaServer) -> None:
+    cases: list[dict[str, str]] = [
         {"Authorization": "Bearer user"},
         {"authorization": "Bearer user"},
         {"token": "user"},
         {"X-API-Key": "key"},
         {"x-api-key": "key"},
-    ],
-)
-async def test_connection_init_payload_signs_in(
-    server: SmallSchemaServer, payload: dict[str, str]
-) -> None:
-    async with server.connect() as ws:
-        await init_connection(ws, payload)
-        await subscribe(ws, "{ whoami }")
-        (result, _) = await read_results(ws)
-        expected = "ADMIN 0" if "key" in payload.values() else "USER 7"
-        assert result["data"]["whoami"].startswith(expected)
+    ]
+    for case in each_case(cases):
+        with case as payload:
+            async with server.connect() as ws:
+                await init_connection(ws, payload)
+                await subscribe(ws, "{ whoami }")
+                (result, _) = await read_results(ws)
+                expected = "ADMIN 0" if "key" in payload.values() else "USER 7"
+                assert result["data"]["whoami"].startswith(expected)
 
 
 async def test_handshake_headers_sign_in(server: SmallSchemaServer) -> None:
@@ -340,13 +338,17 @@ async def test_handshake_headers_sign_in(server: SmallSchemaServer) -> None:
         assert result["data"]["whoami"].startswith("USER 7")
 
 
-@pytest.mark.parametrize(
-    "payload", [{"Authorization": "Bearer wrong"}, {"token": "wrong"}, {"Authorization": 7}]
-)
-async def test_invalid_credential_closes_socket(server: SmallSchemaServer, payload: object) -> None:
-    async with server.connect() as ws:
-        await send_frame(ws, "connection_init", payload=payload)
-        assert await wait_for_close_code(ws) == 4403
+async def test_invalid_credential_closes_socket(server: SmallSchemaServer) -> None:
+    cases: list[object] = [
+        {"Authorization": "Bearer wrong"},
+        {"token": "wrong"},
+        {"Authorization": 7},
+    ]
+    for case in each_case(cases):
+        with case as payload:
+            async with server.connect() as ws:
+                await send_frame(ws, "connection_init", payload=payload)
+                assert await wait_for_close_code(ws) == 4403
 
 
 async def test_internal_error_at_sign_in_is_logged_and_closes_socket(
@@ -358,29 +360,28 @@ async def test_internal_error_at_sign_in_is_logged_and_closes_socket(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-@pytest.mark.parametrize(
-    "origin",
-    [
+async def test_origin_that_is_not_allowed_is_refused(server: SmallSchemaServer) -> None:
+    cases: list[str] = [
         "https://evil.example",
         "null",
         "https://mail.example.org.evil.example",
         "http://localhost.evil.example:80",
         "https://localhost:1",
-    ],
-)
-async def test_origin_that_is_not_allowed_is_refused(
-    server: SmallSchemaServer, origin: str
-) -> None:
-    with pytest.raises(InvalidStatus) as error:
-        await server.connect(additional_headers={"Origin": origin})
-    assert error.value.response.status_code == 403
+    ]
+    for case in each_case(cases):
+        with case as origin:
+            with pytest.raises(InvalidStatus) as error:
+                await server.connect(additional_headers={"Origin": origin})
+            assert error.value.response.status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["https://mail.example.org", "http://localhost:5173"])
-async def test_allowed_origin_can_open_socket(server: SmallSchemaServer, origin: str) -> None:
-    origin_header = {"Origin": origin}
-    async with server.connect(additional_headers=origin_header) as ws:
-        await init_connection(ws)
+async def test_allowed_origin_can_open_socket(server: SmallSchemaServer) -> None:
+    cases: list[str] = ["https://mail.example.org", "http://localhost:5173"]
+    for case in each_case(cases):
+        with case as origin:
+            origin_header = {"Origin": origin}
+            async with server.connect(additional_headers=origin_header) as ws:
+                await init_connection(ws)
 
 
 async def test_own_origin_can_open_socket(server: SmallSchemaServer) -> None:

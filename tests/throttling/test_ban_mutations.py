@@ -263,14 +263,16 @@ async def test_bad_ban_is_refused_and_changes_nothing(
             assert await read_audit_log(environment) == []
 
 
-@pytest.mark.parametrize("networks", [["198.51.100.0/24"], [CALLER_IP], ["::ffff:198.51.100.7"]])
 async def test_caller_is_not_locked_out_by_ban(
-    remote_admin: GraphQLClient, environment: Environment, networks: list[str]
+    remote_admin: GraphQLClient, environment: Environment
 ) -> None:
-    _, (error,) = await run_mutation(remote_admin, BAN_ADD, networks=[NETWORK, *networks])
-    assert (error["code"], error["path"]) == ("FORBIDDEN", ["networks"])
-    assert CALLER_IP in error["message"]
-    assert await select_rows(environment, BANS) == []
+    cases: list[list[str]] = [["198.51.100.0/24"], [CALLER_IP], ["::ffff:198.51.100.7"]]
+    for case in each_case(cases):
+        with case as networks:
+            _, (error,) = await run_mutation(remote_admin, BAN_ADD, networks=[NETWORK, *networks])
+            assert (error["code"], error["path"]) == ("FORBIDDEN", ["networks"])
+            assert CALLER_IP in error["message"]
+            assert await select_rows(environment, BANS) == []
 
 
 async def test_caller_is_not_locked_out_by_policy(remote_admin: GraphQLClient) -> None:

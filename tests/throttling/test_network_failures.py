@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
-from graph.app import create_app
+from graph.app import GraphqlApp, create_app
 from graph.http import download_urls
 from mail.maintenance import housekeeping
 from mail.throttling.ban_changes import refresh_refused_networks_from_database
@@ -31,6 +31,7 @@ from resolvers.cluster.platform_follower import follow_platform_forever
 from resolvers.throttling import client_failures
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_user
 from tests.support.accounts.sign_in_environment import basic_auth_header
+from tests.support.case_loop import each_case
 from tests.support.clients.http_requests import signed_path
 from tests.support.mail_servers.lmtp_client import wait_until
 from tests.support.operations.file_operations import share_file, store_file
@@ -67,10 +68,14 @@ async def remote(
     """An HTTP client whose connection comes from IP. A network is banned after LIMIT failures."""
     await update_policy(admin_client, maxAttempts=LIMIT)
     app = create_app(environment, spool_folder=tmp_path / "remote")
-    transport = httpx.ASGITransport(app=app, client=(IP, 4711))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with open_remote_client(app, IP) as http:
         yield http
     await app.end_subscriptions()
+
+
+def open_remote_client(app: GraphqlApp, ip: str) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app, client=(ip, 4711))
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 async def fail(environment: Environment, times: int = 1, ip: str = IP) -> None:
@@ -123,21 +128,31 @@ HTTP_FAILURES: dict[str, tuple[Callable[..., Awaitable[None]], BanCause]] = {
 }
 
 
-@pytest.mark.parametrize("kind", HTTP_FAILURES)
 async def test_failures_by_http_lead_to_a_ban(
-    remote: httpx.AsyncClient, ada: GraphQLClient, environment: Environment, kind: str
+    admin_client: GraphQLClient, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    run_failure, cause = HTTP_FAILURES[kind]
-    for _ in range(LIMIT):
-        assert not environment.refuses_ip(IP)
-        await run_failure(remote, ada)
-    assert environment.refuses_ip(IP)
-    bans = await select_rows(environment, "SELECT network, cause, failure_count FROM network_bans")
-    assert bans == [(NETWORK, cause, LIMIT)]
-    response = await remote.post("/graphql", json={"query": "{ __typename }"})
-    assert response.status_code == 403
-    assert response.json()["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert (await remote.get("/health/live")).status_code == 403
+    await update_policy(admin_client, maxAttempts=LIMIT)
+    app = create_app(environment, spool_folder=tmp_path / "remote")
+    query = "SELECT cause, failure_count FROM network_bans WHERE network = :network"
+    for number, case in enumerate(each_case(HTTP_FAILURES)):
+        with case as kind:
+            run_failure, cause = HTTP_FAILURES[kind]
+            ip = f"203.0.113.{number}"
+            async with open_remote_client(app, ip) as remote:
+                for _ in range(LIMIT):
+                    assert not environment.refuses_ip(ip)
+                    await run_failure(remote, ada)
+                assert environment.refuses_ip(ip)
+                bans = await select_rows(environment, query, network=f"{ip}/32")
+                assert bans == [(cause, LIMIT)]
+                response = await remote.post("/graphql", json={"query": "{ __typename }"})
+                assert response.status_code == 403
+                assert response.json()["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+                assert (await remote.get("/health/live")).status_code == 403
+    assert await select_rows(environment, "SELECT count(*) FROM network_bans") == [
+        (len(HTTP_FAILURES),)
+    ]
+    await app.end_subscriptions()
 
 
 async def test_other_failures_of_http_are_not_counted(
@@ -317,16 +332,20 @@ async def test_each_further_ban_lasts_twice_as_long(
     assert not environment.refuses_ip(IP)
 
 
-@pytest.mark.parametrize("ip", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3", None, "x"])
 async def test_loopback_and_proxies_are_not_counted(
-    admin_client: GraphQLClient, environment: Environment, ip: str | None
+    admin_client: GraphQLClient, environment: Environment
 ) -> None:
     environment.refused_networks.replace_never_refused_addresses(proxies=["10.0.0.0/8"])
     await update_policy(admin_client, maxAttempts=1)
-    for _ in range(3):
-        assert await count_failure_and_ban_at_limit(environment, ip, BanCause.SIGN_IN) is None
-    assert await select_rows(environment, FAILURES) == []
-    assert (await load_bans(admin_client))["totalCount"] == 0
+    cases: list[str | None] = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.1.2.3", None, "x"]
+    for case in each_case(cases):
+        with case as ip:
+            for _ in range(3):
+                assert (
+                    await count_failure_and_ban_at_limit(environment, ip, BanCause.SIGN_IN) is None
+                )
+            assert await select_rows(environment, FAILURES) == []
+            assert (await load_bans(admin_client))["totalCount"] == 0
 
 
 async def test_exempt_networks_and_allow_list_are_not_counted(

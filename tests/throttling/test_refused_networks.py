@@ -14,6 +14,7 @@ from models.throttling.networks import (
 )
 from models.throttling.policy import MAX_BAN_TIME, BanPolicyValues
 from models.throttling.refused_networks import RefusalReason, RefusedNetworks
+from tests.support.case_loop import each_case
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -41,30 +42,39 @@ def test_allow_list_precedes_deny_list_and_deny_list_precedes_bans() -> None:
     assert refused.refusal_reason("203.0.114.1", now) is None
 
 
-@pytest.mark.parametrize(
-    "ip", ["203.0.113.7", "::ffff:203.0.113.7", "::FFFF:CB00:7107", "::ffff:203.0.113.7%eth0"]
-)
-def test_ipv4_mapped_address_is_ipv4_address(ip: str) -> None:
-    assert refused_networks("203.0.113.7/32").refuses(ip, now)
-    assert refused_networks("::ffff:203.0.113.0/120").refuses(ip, now)
-    assert not refused_networks("203.0.113.7", allowlist=(ip.partition("%")[0],)).refuses(ip, now)
-    assert refused_networks().counted_network_or_none(ip) == "203.0.113.7/32"
+def test_ipv4_mapped_address_is_ipv4_address() -> None:
+    cases: list[str] = [
+        "203.0.113.7",
+        "::ffff:203.0.113.7",
+        "::FFFF:CB00:7107",
+        "::ffff:203.0.113.7%eth0",
+    ]
+    for case in each_case(cases):
+        with case as ip:
+            assert refused_networks("203.0.113.7/32").refuses(ip, now)
+            assert refused_networks("::ffff:203.0.113.0/120").refuses(ip, now)
+            assert not refused_networks("203.0.113.7", allowlist=(ip.partition("%")[0],)).refuses(
+                ip, now
+            )
+            assert refused_networks().counted_network_or_none(ip) == "203.0.113.7/32"
 
 
-@pytest.mark.parametrize(
-    "ip", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", None, "", "unix", "10.0.0.5",
-           "::ffff:10.0.0.5", "192.0.2.2", "fd00::2"]
-)  # fmt: skip
-def test_loopback_proxies_and_servers_are_never_refused(ip: str | None) -> None:
+def test_loopback_proxies_and_servers_are_never_refused() -> None:
     everything = ("0.0.0.0/0", "::/0")
     refused = refused_networks(*everything, denylist=everything)
     refused.replace_never_refused_addresses(proxies=["10.0.0.0/24"])
     refused.replace_never_refused_addresses(servers=["192.0.2.2", "fd00::2"])
-    assert not refused.refuses(ip, now)
-    assert refused.counted_network_or_none(ip) is None
-    assert refused.refuses("198.51.100.1", now)
-    assert refused.copy().refuses("198.51.100.1", now)
-    assert not refused.copy().refuses(ip, now)
+    addresses = (
+        "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", None, "", "unix", "10.0.0.5",
+        "::ffff:10.0.0.5", "192.0.2.2", "fd00::2",
+    )  # fmt: skip
+    for case in each_case(addresses):
+        with case as ip:
+            assert not refused.refuses(ip, now)
+            assert refused.counted_network_or_none(ip) is None
+            assert refused.refuses("198.51.100.1", now)
+            assert refused.copy().refuses("198.51.100.1", now)
+            assert not refused.copy().refuses(ip, now)
 
 
 def test_ban_ends_at_its_time() -> None:
@@ -114,11 +124,21 @@ def test_duration_doubles_up_to_thirty_days() -> None:
     assert BanPolicyValues(ban_time_increment=False).ban_duration(5) == timedelta(minutes=30)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "203.0.113.7/33", "1.2.3", "203.0.113.7/-1", "/", "9" * 5000, "::g", "\0"]
-)
-def test_other_text_is_no_network(text: str) -> None:
-    assert parse_ip_network_or_none(text) is None
+def test_other_text_is_no_network() -> None:
+    cases: list[str] = [
+        "",
+        "x",
+        "203.0.113.7/33",
+        "1.2.3",
+        "203.0.113.7/-1",
+        "/",
+        "9" * 5000,
+        "::g",
+        "\0",
+    ]
+    for case in each_case(cases):
+        with case as text:
+            assert parse_ip_network_or_none(text) is None
 
 
 def test_long_list_is_looked_up_without_scan() -> None:

@@ -1,6 +1,7 @@
 """Valid and invalid responses of remote IMAP servers about mailboxes and messages."""
 
 from datetime import datetime
+from functools import partial
 
 import pytest
 
@@ -11,6 +12,7 @@ from mail.connectors.remote_server import (
     RemoteMessage,
 )
 from mail.connectors.session_thread import ThreadedSession
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.imap_and_pop3_servers import (
     HANGS_UP,
     INBOX,
@@ -36,9 +38,8 @@ async def list_mailboxes_of(*list_lines: bytes) -> list[ListedMailbox]:
         return await session.run_in_thread(session.remote.list_mailboxes)
 
 
-@pytest.mark.parametrize(
-    ("line", "raw", "levels"),
-    [
+async def test_mailbox_name_is_decoded_and_sent_back() -> None:
+    cases: list[tuple[bytes, bytes, list[str]]] = [
         (b'() "/" INBOX', b"INBOX", ["INBOX"]),
         (b'() "/" a/b', b"a/b", ["a", "b"]),
         (b'() "." "a.b/c"', b"a.b/c", ["a", "b/c"]),
@@ -64,22 +65,23 @@ async def list_mailboxes_of(*list_lines: bytes) -> list[ListedMailbox]:
         (b'() "/" "007"', b"007", ["007"]),
         (b'() "/" "//a//"', b"//a//", ["a"]),
         (b'() "/" "[Gmail]/All (x)"', b"[Gmail]/All (x)", ["[Gmail]", "All (x)"]),
-    ],
-)
-async def test_mailbox_name_is_decoded_and_sent_back(
-    line: bytes, raw: bytes, levels: list[str]
-) -> None:
-    remote = make_three_message_server(list_lines=[line])
-    async with open_signed_in_session(remote) as session:
-        (mailbox,) = await session.run_in_thread(session.remote.list_mailboxes)
-        assert (mailbox.raw_name, mailbox.levels) == (raw, levels)
-        assert await session.run_in_thread(session.remote.list_subscribed) == {raw}
-        await session.run_in_thread(lambda: session.remote.open_mailbox(mailbox, writable=False))
-    (command,) = [line.partition(b" ")[2] for line in remote.received_lines if b"EXAMINE" in line]
-    escaped = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    literal = b"EXAMINE {%d}\r\n%s\r\n" % (len(raw), raw)
-    is_quotable = raw.isascii() and b"\r" not in raw
-    assert command == (b'EXAMINE "%s"\r\n' % escaped if is_quotable else literal)
+    ]
+    for case in each_case(cases):
+        with case as (line, raw, levels):
+            remote = make_three_message_server(list_lines=[line])
+            async with open_signed_in_session(remote) as session:
+                (mailbox,) = await session.run_in_thread(session.remote.list_mailboxes)
+                assert (mailbox.raw_name, mailbox.levels) == (raw, levels)
+                assert await session.run_in_thread(session.remote.list_subscribed) == {raw}
+                open_mailbox = partial(session.remote.open_mailbox, mailbox, writable=False)
+                await session.run_in_thread(open_mailbox)
+            (command,) = [
+                line.partition(b" ")[2] for line in remote.received_lines if b"EXAMINE" in line
+            ]
+            escaped = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+            literal = b"EXAMINE {%d}\r\n%s\r\n" % (len(raw), raw)
+            is_quotable = raw.isascii() and b"\r" not in raw
+            assert command == (b'EXAMINE "%s"\r\n' % escaped if is_quotable else literal)
 
 
 async def test_unselectable_and_repeated_mailboxes_are_skipped() -> None:
@@ -97,10 +99,12 @@ async def test_unselectable_and_repeated_mailboxes_are_skipped() -> None:
     ]
 
 
-@pytest.mark.parametrize("line", [b"", b"a b", b'() "/"', b'(\\x "/" a', b'() "/" a b', b"1 2 3"])
-async def test_invalid_list_response_fails(line: bytes) -> None:
-    problem = await catch_remote_failure(make_three_message_server(list_lines=[line]))
-    assert problem.stage is ConnectorStage.LIST
+async def test_invalid_list_response_fails() -> None:
+    cases: list[bytes] = [b"", b"a b", b'() "/"', b'(\\x "/" a', b'() "/" a b', b"1 2 3"]
+    for case in each_case(cases):
+        with case as line:
+            problem = await catch_remote_failure(make_three_message_server(list_lines=[line]))
+            assert problem.stage is ConnectorStage.LIST
 
 
 async def test_five_thousand_mailboxes_are_listed() -> None:
@@ -117,9 +121,8 @@ async def test_too_many_mailboxes_fail() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("response", "validity", "modseq"),
-    [
+async def test_open_mailbox_returns_uidvalidity_and_modseq() -> None:
+    cases: list[tuple[bytes, int, int]] = [
         (b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n", 7, 0),
         (
             b"* 3 EXISTS\r\n* OK [UIDVALIDITY 4294967295]\r\n* OK [HIGHESTMODSEQ x]\r\n",
@@ -136,32 +139,33 @@ async def test_too_many_mailboxes_fail() -> None:
             9,
             0,
         ),
-    ],
-)
-async def test_open_mailbox_returns_uidvalidity_and_modseq(
-    response: bytes, validity: int, modseq: int
-) -> None:
-    async with open_signed_in_session(
-        make_three_message_server(faults={"EXAMINE": response + b"<tag> OK\r\n"})
-    ) as session:
-        result = await session.run_in_thread(
-            lambda: session.remote.open_mailbox(INBOX, writable=False)
-        )
-        assert result == (validity, modseq, 3)
+    ]
+    for case in each_case(cases):
+        with case as (response, validity, modseq):
+            async with open_signed_in_session(
+                make_three_message_server(faults={"EXAMINE": response + b"<tag> OK\r\n"})
+            ) as session:
+                result = await session.run_in_thread(
+                    lambda: session.remote.open_mailbox(INBOX, writable=False)
+                )
+                assert result == (validity, modseq, 3)
 
 
-@pytest.mark.parametrize(
-    "validity",
-    [b"", b"[UIDVALIDITY 0]", b"[UIDVALIDITY abc]", b"[UIDVALIDITY -7]",
-     b"[UIDVALIDITY 4294967296]", b"[UIDVALIDITY " + b"9" * 5000 + b"]", b"[UIDVALIDITY]"],
-)  # fmt: skip
-async def test_missing_or_invalid_uidvalidity_fails(validity: bytes) -> None:
-    response = b"* 3 EXISTS\r\n* OK " + validity + b" ok\r\n<tag> OK\r\n"
-    problem = await catch_remote_failure(make_three_message_server(faults={"SELECT": response}))
-    assert (problem.stage, problem.message) == (
-        ConnectorStage.FETCH,
-        "The server sent no UIDVALIDITY.",
-    )
+async def test_missing_or_invalid_uidvalidity_fails() -> None:
+    validities = (
+        b"", b"[UIDVALIDITY 0]", b"[UIDVALIDITY abc]", b"[UIDVALIDITY -7]",
+        b"[UIDVALIDITY 4294967296]", b"[UIDVALIDITY " + b"9" * 5000 + b"]", b"[UIDVALIDITY]",
+    )  # fmt: skip
+    for case in each_case(validities):
+        with case as validity:
+            response = b"* 3 EXISTS\r\n* OK " + validity + b" ok\r\n<tag> OK\r\n"
+            problem = await catch_remote_failure(
+                make_three_message_server(faults={"SELECT": response})
+            )
+            assert (problem.stage, problem.message) == (
+                ConnectorStage.FETCH,
+                "The server sent no UIDVALIDITY.",
+            )
 
 
 async def test_new_uidvalidity_is_returned_when_opened_again() -> None:
@@ -194,9 +198,8 @@ async def test_read_only_mailbox_fails() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("response", "message_ids"),
-    [
+async def test_search_response_returns_sorted_uids() -> None:
+    cases: list[tuple[bytes, list[str]]] = [
         (b"* SEARCH 8 3 5 3 8\r\n", ["3", "5", "8"]),
         (b"* SEARCH 0 3\r\n", ["3"]),
         (b"* SEARCH 3\r\n* SEARCH 5\r\n", ["3", "5"]),
@@ -204,29 +207,37 @@ async def test_read_only_mailbox_fails() -> None:
         (b"* 3 EXPUNGE\r\n* VANISHED 5\r\n* VANISHED (EARLIER) 1:3\r\n* SEARCH 3\r\n", ["3"]),
         (b"* 1 EXPUNGE\r\n* SEARCH\r\n", []),
         (b"* SEARCH 4294967295 4294967296\r\n", ["4294967295"]),
-    ],
-)
-async def test_search_response_returns_sorted_uids(response: bytes, message_ids: list[str]) -> None:
-    async with open_signed_in_session(
-        make_three_message_server(faults={"UID SEARCH": response + b"<tag> OK\r\n"})
-    ) as session:
-        assert (
-            await session.run_in_thread((await open_inbox(session)).list_message_ids) == message_ids
-        )
+    ]
+    for case in each_case(cases):
+        with case as (response, message_ids):
+            async with open_signed_in_session(
+                make_three_message_server(faults={"UID SEARCH": response + b"<tag> OK\r\n"})
+            ) as session:
+                assert (
+                    await session.run_in_thread((await open_inbox(session)).list_message_ids)
+                    == message_ids
+                )
 
 
-@pytest.mark.parametrize(
-    "response",
-    [b"", b"* SEARCH\r\n", b"* SEARCH 1 x\r\n", b"* SEARCH -1\r\n", b"* SEARCH {3}\r\n1 2\r\n"],
-)
-async def test_invalid_search_response_fails(response: bytes) -> None:
-    async def list_ids(session: ThreadedSession) -> None:
-        await session.run_in_thread((await open_inbox(session)).list_message_ids)
+async def test_invalid_search_response_fails() -> None:
+    cases: list[bytes] = [
+        b"",
+        b"* SEARCH\r\n",
+        b"* SEARCH 1 x\r\n",
+        b"* SEARCH -1\r\n",
+        b"* SEARCH {3}\r\n1 2\r\n",
+    ]
+    for case in each_case(cases):
+        with case as response:
 
-    problem = await catch_remote_failure(
-        make_three_message_server(faults={"UID SEARCH": response + b"<tag> OK\r\n"}), list_ids
-    )
-    assert problem.stage is ConnectorStage.FETCH
+            async def list_ids(session: ThreadedSession) -> None:
+                await session.run_in_thread((await open_inbox(session)).list_message_ids)
+
+            problem = await catch_remote_failure(
+                make_three_message_server(faults={"UID SEARCH": response + b"<tag> OK\r\n"}),
+                list_ids,
+            )
+            assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_search_returns_three_hundred_thousand_uids() -> None:
@@ -242,9 +253,8 @@ async def test_search_returns_three_hundred_thousand_uids() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("fetch_items", "flags", "size", "received_at"),
-    [
+async def test_fetch_response_returns_flags_size_and_date() -> None:
+    cases: list[tuple[bytes, set[str], int, datetime | None]] = [
         (b"UID 3 FLAGS (\\SEEN \\recent) RFC822.SIZE 5", {"\\Seen", "\\Recent"}, 5, None),
         (b'UID 3 FLAGS (a\xffb "q r" {3}\r\na b $ok NIL (x)) RFC822.SIZE 5', {"$ok"}, 5, None),
         (b"UID 3 FLAGS (a\x01b [x] 5 \\*) RFC822.SIZE 5", {"a", "b", "[x]", "5"}, 5, None),
@@ -258,17 +268,17 @@ async def test_search_returns_three_hundred_thousand_uids() -> None:
         (b'UID 3 RFC822.SIZE 5 INTERNALDATE "01-Jan-0001 00:00:00 +9959"', set(), 5, None),
         (b'UID 3 RFC822.SIZE 5 INTERNALDATE "01-Jan-2026 00:00:00"', set(), 5, None),
         (b"uid 3 flags (\\Seen) rfc822.size 5", {"\\Seen"}, 5, None),
-    ],
-)  # fmt: skip
-async def test_fetch_response_returns_flags_size_and_date(
-    fetch_items: bytes, flags: set[str], size: int, received_at: datetime | None
-) -> None:
-    response = b"* 1 FETCH (" + fetch_items + b")\r\n<tag> OK\r\n"
-    async with open_signed_in_session(
-        make_three_message_server(faults={"UID FETCH": response})
-    ) as session:
-        (message,) = await session.run_in_thread((await open_inbox(session)).fetch_metadata, ["3"])
-        assert message == RemoteMessage("3", size, frozenset(flags), received_at)
+    ]  # fmt: skip
+    for case in each_case(cases):
+        with case as (fetch_items, flags, size, received_at):
+            response = b"* 1 FETCH (" + fetch_items + b")\r\n<tag> OK\r\n"
+            async with open_signed_in_session(
+                make_three_message_server(faults={"UID FETCH": response})
+            ) as session:
+                (message,) = await session.run_in_thread(
+                    (await open_inbox(session)).fetch_metadata, ["3"]
+                )
+                assert message == RemoteMessage("3", size, frozenset(flags), received_at)
 
 
 async def test_unsolicited_responses_are_ignored() -> None:
@@ -293,32 +303,38 @@ async def test_unsolicited_responses_are_ignored() -> None:
         assert set(await fetch_inbox_messages(session, 3, 5, 8)) == {"3", "5", "8"}
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [b"", b"\0\0\0", b"no mail", b"x" * 90_000, b"\r\n" * 1000, b")\r\n* BYE\r\n", b"{10}\r\n",
-     bytes(range(256))],
-)  # fmt: skip
-async def test_any_message_bytes_are_fetched(raw: bytes) -> None:
-    async with open_signed_in_session(
-        FakeImapServer({3: FakeRemoteMessage(raw), 5: FakeRemoteMessage()})
-    ) as session:
-        assert await fetch_inbox_messages(session, 3, 5) == {"3": raw, "5": MESSAGE}
+async def test_any_message_bytes_are_fetched() -> None:
+    messages = (
+        b"", b"\0\0\0", b"no mail", b"x" * 90_000, b"\r\n" * 1000, b")\r\n* BYE\r\n",
+        b"{10}\r\n", bytes(range(256)),
+    )  # fmt: skip
+    for case in each_case(messages):
+        with case as raw:
+            async with open_signed_in_session(
+                FakeImapServer({3: FakeRemoteMessage(raw), 5: FakeRemoteMessage()})
+            ) as session:
+                assert await fetch_inbox_messages(session, 3, 5) == {"3": raw, "5": MESSAGE}
 
 
-@pytest.mark.parametrize(
-    "fetch_items",
-    [b"BODY[] NIL", b"BODY[] 5", b"BODY[] ()", b"FLAGS ()", b"BODY[HEADER] {2}\r\nab"],
-)
-async def test_response_without_body_is_skipped(fetch_items: bytes) -> None:
-    response = (
-        b"* 1 FETCH (UID 3 "
-        + fetch_items
-        + b")\r\n* 2 FETCH (UID 5 BODY[] {1}\r\na)\r\n<tag> OK\r\n"
-    )
-    async with open_signed_in_session(
-        make_three_message_server(faults={"UID FETCH": response})
-    ) as session:
-        assert await fetch_inbox_messages(session, 3, 5) == {"5": b"a"}
+async def test_response_without_body_is_skipped() -> None:
+    cases: list[bytes] = [
+        b"BODY[] NIL",
+        b"BODY[] 5",
+        b"BODY[] ()",
+        b"FLAGS ()",
+        b"BODY[HEADER] {2}\r\nab",
+    ]
+    for case in each_case(cases):
+        with case as fetch_items:
+            response = (
+                b"* 1 FETCH (UID 3 "
+                + fetch_items
+                + b")\r\n* 2 FETCH (UID 5 BODY[] {1}\r\na)\r\n<tag> OK\r\n"
+            )
+            async with open_signed_in_session(
+                make_three_message_server(faults={"UID FETCH": response})
+            ) as session:
+                assert await fetch_inbox_messages(session, 3, 5) == {"5": b"a"}
 
 
 async def test_repeated_and_unrequested_messages_are_ignored() -> None:
@@ -361,26 +377,35 @@ async def test_too_large_message_is_skipped() -> None:
         assert await fetch_inbox_messages(session, 3, 5) == {"5": b"x" * MAX_MESSAGE_SIZE}
 
 
-@pytest.mark.parametrize("size", [2 * MAX_MESSAGE_SIZE + 1, 1 << 32, 10**30])
-async def test_impossible_literal_size_fails(size: int) -> None:
-    fault = RemoteFault(b"* 1 FETCH (UID 3 BODY[] {%d}\r\nFrom:" % size)
-    problem = await catch_remote_failure(
-        make_three_message_server(faults={"UID FETCH": fault}),
-        lambda session: fetch_inbox_messages(session, 3),
-    )
-    assert (problem.stage, f"{size} bytes" in problem.message) == (ConnectorStage.FETCH, True)
+async def test_impossible_literal_size_fails() -> None:
+    cases: list[int] = [2 * MAX_MESSAGE_SIZE + 1, 1 << 32, 10**30]
+    for case in each_case(cases):
+        with case as size:
+            fault = RemoteFault(b"* 1 FETCH (UID 3 BODY[] {%d}\r\nFrom:" % size)
+            problem = await catch_remote_failure(
+                make_three_message_server(faults={"UID FETCH": fault}),
+                lambda session: fetch_inbox_messages(session, 3),
+            )
+            assert (problem.stage, f"{size} bytes" in problem.message) == (
+                ConnectorStage.FETCH,
+                True,
+            )
 
 
-@pytest.mark.parametrize("literal", [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"])
-async def test_wrong_literal_size_fails(literal: bytes) -> None:
-    fault = RemoteFault(
-        b"* 1 FETCH (UID 3 BODY[] " + literal + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n"
-    )
-    remote = make_three_message_server(faults={"UID FETCH": fault})
-    problem = await catch_remote_failure(
-        remote, lambda session: fetch_inbox_messages(session, 3), timeout=SHORT_SILENCE_TIMEOUT
-    )
-    assert problem.stage is ConnectorStage.FETCH
+async def test_wrong_literal_size_fails() -> None:
+    cases: list[bytes] = [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"]
+    for case in each_case(cases):
+        with case as literal:
+            fault = RemoteFault(
+                b"* 1 FETCH (UID 3 BODY[] " + literal + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n"
+            )
+            remote = make_three_message_server(faults={"UID FETCH": fault})
+            problem = await catch_remote_failure(
+                remote,
+                lambda session: fetch_inbox_messages(session, 3),
+                timeout=SHORT_SILENCE_TIMEOUT,
+            )
+            assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_messages_before_a_disconnect_are_returned() -> None:

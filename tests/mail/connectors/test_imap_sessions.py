@@ -72,38 +72,41 @@ async def test_many_messages_are_fetched_in_batches(monkeypatch: pytest.MonkeyPa
         )
 
 
-@pytest.mark.parametrize("security", [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS])
-async def test_messages_are_fetched_over_tls(security: ConnectorSecurity) -> None:
-    remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
-    async with open_signed_in_session(remote, security=security) as session:
-        assert len(await fetch_inbox_messages(session, 3, 5, 8)) == 3
+async def test_messages_are_fetched_over_tls() -> None:
+    cases: list[ConnectorSecurity] = [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS]
+    for case in each_case(cases):
+        with case as security:
+            remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
+            async with open_signed_in_session(remote, security=security) as session:
+                assert len(await fetch_inbox_messages(session, 3, 5, 8)) == 3
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "sent"),
-    [
+async def test_sign_in_with_each_mechanism() -> None:
+    cases: list[tuple[str, bytes]] = [
         ("LOGIN", b'LOGIN "anna" "sesame \\"\\\\ opens"'),
         ("PLAIN", b"AGFubmEAc2VzYW1lICJcIG9wZW5z"),
         ("XOAUTH2", b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB"),
         ("OAUTHBEARER", b"bixhPWFubmEsAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB"),
         ("CRAM_MD5", b"YW5uYSA"),
-    ],
-)
-async def test_sign_in_with_each_mechanism(mechanism: str, sent: bytes) -> None:
-    remote = make_three_message_server()
-    async with open_signed_in_session(remote, mechanism=mechanism) as session:
-        assert session.remote.capabilities
-    assert any(sent in line for line in remote.received_lines), remote.received_lines
+    ]
+    for case in each_case(cases):
+        with case as (mechanism, sent):
+            remote = make_three_message_server()
+            async with open_signed_in_session(remote, mechanism=mechanism) as session:
+                assert session.remote.capabilities
+            assert any(sent in line for line in remote.received_lines), remote.received_lines
 
 
-@pytest.mark.parametrize("secret", ["pässwort", "two\r\na1 LOGOUT"])
-async def test_password_with_special_characters_is_sent_as_literal(secret: str) -> None:
-    remote = make_three_message_server()
-    async with open_signed_in_session(remote, secret=secret):
-        pass
-    (login,) = [line for line in remote.received_lines if b"LOGIN" in line]
-    raw = secret.encode()
-    assert login.endswith(b'"anna" {%d}\r\n%s\r\n' % (len(raw), raw))
+async def test_password_with_special_characters_is_sent_as_literal() -> None:
+    cases: list[str] = ["pässwort", "two\r\na1 LOGOUT"]
+    for case in each_case(cases):
+        with case as secret:
+            remote = make_three_message_server()
+            async with open_signed_in_session(remote, secret=secret):
+                pass
+            (login,) = [line for line in remote.received_lines if b"LOGIN" in line]
+            raw = secret.encode()
+            assert login.endswith(b'"anna" {%d}\r\n%s\r\n' % (len(raw), raw))
 
 
 async def test_capabilities_after_login_replace_earlier_ones() -> None:
@@ -194,14 +197,14 @@ async def test_silence_at_each_step_names_its_stage() -> None:
             assert not problem.is_permanent
 
 
-@pytest.mark.parametrize(
-    "step", ["SELECT", "LIST", "LSUB", "UID SEARCH", "UID STORE", "UID EXPUNGE", "IDLE"]
-)
-async def test_refusal_at_each_step_returns_the_server_text(step: str) -> None:
-    problem = await catch_remote_failure(
-        make_three_message_server(faults={step: b"<tag> NO not today\r\n"})
-    )
-    assert (problem.stage, problem.message) == (STAGES[step], "not today")
+async def test_refusal_at_each_step_returns_the_server_text() -> None:
+    cases: list[str] = ["SELECT", "LIST", "LSUB", "UID SEARCH", "UID STORE", "UID EXPUNGE", "IDLE"]
+    for case in each_case(cases):
+        with case as step:
+            problem = await catch_remote_failure(
+                make_three_message_server(faults={step: b"<tag> NO not today\r\n"})
+            )
+            assert (problem.stage, problem.message) == (STAGES[step], "not today")
 
 
 async def test_closed_port_fails_in_connect_stage() -> None:
@@ -232,27 +235,32 @@ async def test_refused_starttls_fails_before_login() -> None:
     assert not any(b"LOGIN" in line for line in remote.received_lines)
 
 
-@pytest.mark.parametrize("early_response", [b"", b"* CAPABILITY IMAP4rev1 LOGINDISABLED EVIL\r\n"])
-async def test_responses_before_tls_are_discarded(early_response: bytes) -> None:
-    remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
-    injected = b"* CAPABILITY IMAP4rev1 EVIL\r\n* LIST () NIL evil\r\n"
-    remote.faults["STARTTLS"] = early_response + b"<tag> OK go on\r\n" + injected
-    async with open_signed_in_session(remote, security=ConnectorSecurity.STARTTLS) as session:
-        assert session.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
-        assert [
-            mailbox.raw_name
-            for mailbox in await session.run_in_thread(session.remote.list_mailboxes)
-        ] == [b"INBOX"]
+async def test_responses_before_tls_are_discarded() -> None:
+    cases: list[bytes] = [b"", b"* CAPABILITY IMAP4rev1 LOGINDISABLED EVIL\r\n"]
+    for case in each_case(cases):
+        with case as early_response:
+            remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
+            injected = b"* CAPABILITY IMAP4rev1 EVIL\r\n* LIST () NIL evil\r\n"
+            remote.faults["STARTTLS"] = early_response + b"<tag> OK go on\r\n" + injected
+            async with open_signed_in_session(
+                remote, security=ConnectorSecurity.STARTTLS
+            ) as session:
+                assert session.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
+                assert [
+                    mailbox.raw_name
+                    for mailbox in await session.run_in_thread(session.remote.list_mailboxes)
+                ] == [b"INBOX"]
 
 
-@pytest.mark.parametrize("security", list(ConnectorSecurity))
-async def test_preauth_greeting_fails(security: ConnectorSecurity) -> None:
-    remote = make_three_message_server(faults={"GREETING": b"* PREAUTH come in\r\n"})
-    problem = await catch_remote_failure(remote, security=security)
-    assert (problem.stage, "unauthenticated sessions (PREAUTH)" in problem.message) == (
-        ConnectorStage.GREETING,
-        True,
-    )
+async def test_preauth_greeting_fails() -> None:
+    for case in each_case(list(ConnectorSecurity)):
+        with case as security:
+            remote = make_three_message_server(faults={"GREETING": b"* PREAUTH come in\r\n"})
+            problem = await catch_remote_failure(remote, security=security)
+            assert (problem.stage, "unauthenticated sessions (PREAUTH)" in problem.message) == (
+                ConnectorStage.GREETING,
+                True,
+            )
 
 
 async def test_certificate_for_another_host_fails() -> None:
@@ -287,29 +295,26 @@ async def test_server_without_tls_fails_in_tls_stage() -> None:
     assert problem.value.message == "The TLS handshake failed: wrong version number."
 
 
-@pytest.mark.parametrize("mechanism", ["LOGIN", "PLAIN", "XOAUTH2"])
-@pytest.mark.parametrize(
-    "response",
-    [
+async def test_login_refusal_hides_the_password() -> None:
+    responses = [
         REMOTE_PASSWORD.encode(),
         b'wrong: LOGIN "anna" "sesame \\"\\\\ opens"',
         b'wrong: SESAME  "\\\t opens',
         b"you said c2VzYW1lICJcIG9wZW5z",
         b"x" * 290 + b" " + REMOTE_PASSWORD.encode(),
-    ],
-)
-async def test_login_refusal_hides_the_password(mechanism: str, response: bytes) -> None:
-    command = "LOGIN" if mechanism == "LOGIN" else "AUTHENTICATE"
-    remote = make_three_message_server(
-        faults={command: b"<tag> NO [AUTHENTICATIONFAILED] " + response + b"\r\n"}
-    )
-    problem = await catch_remote_failure(remote, mechanism=mechanism)
-    assert problem.stage is ConnectorStage.LOGIN
-    assert problem.is_permanent
-    message_text = problem.message.lower()
-    assert not any(word in message_text for word in ("sesam", "opens", "c2vzyw", "agfubm")), (
-        message_text
-    )
+    ]
+    for case in each_case(product(("LOGIN", "PLAIN", "XOAUTH2"), responses)):
+        with case as (mechanism, response):
+            command = "LOGIN" if mechanism == "LOGIN" else "AUTHENTICATE"
+            remote = make_three_message_server(
+                faults={command: b"<tag> NO [AUTHENTICATIONFAILED] " + response + b"\r\n"}
+            )
+            problem = await catch_remote_failure(remote, mechanism=mechanism)
+            assert problem.stage is ConnectorStage.LOGIN
+            assert problem.is_permanent
+            message_text = problem.message.lower()
+            for word in ("sesam", "opens", "c2vzyw", "agfubm"):
+                assert word not in message_text
 
 
 async def test_refusal_hides_the_sasl_response() -> None:
@@ -368,24 +373,12 @@ ENDLESS_RESPONSES = {
 }
 
 
-@pytest.mark.parametrize("step", ["LOGIN", "LIST", "UID SEARCH", "UID FETCH", "IDLE"])
-@pytest.mark.parametrize("response_kind", ENDLESS_RESPONSES)
-async def test_endless_response_fails_with_bounded_memory(
-    step: str, response_kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_endless_response_fails_with_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imap_protocol, "MAX_UNREQUESTED_BYTES", 1 << 14)
     monkeypatch.setattr(imap_protocol, "MAX_LINE_SIZE", 1 << 14)
     monkeypatch.setattr(imap_client, "MAX_LINE_SIZE", 1 << 14)
     monkeypatch.setattr(imap_client, "MAX_MAILBOXES", 500)
     monkeypatch.setattr(imap_client, "MAX_SEARCH_LINE", 1 << 16)
-    prefix = (
-        {"UID SEARCH": b"* SEARCH "}.get(step, b"* OK ")
-        if response_kind.startswith("a line")
-        else b""
-    )
-    remote = make_three_message_server(
-        faults={step: RemoteFault(prefix + ENDLESS_RESPONSES[response_kind], repeats_forever=True)}
-    )
 
     async def use_all_commands(session: ThreadedSession) -> None:
         await session.run_in_thread(session.remote.list_mailboxes)
@@ -394,12 +387,19 @@ async def test_endless_response_fails_with_bounded_memory(
         await fetch_inbox_messages(session, 3, 5)
         await session.run_in_thread(mailbox.wait_for_changes, 60)
 
-    tracemalloc.start()
-    try:
-        await catch_remote_failure(remote, use_all_commands, max_message_size=1 << 14)
-        assert tracemalloc.get_traced_memory()[1] < 5 << 20
-    finally:
-        tracemalloc.stop()
+    steps = ("LOGIN", "LIST", "UID SEARCH", "UID FETCH", "IDLE")
+    for case in each_case(product(steps, ENDLESS_RESPONSES)):
+        with case as (step, response_kind):
+            line_prefix = b"* SEARCH " if step == "UID SEARCH" else b"* OK "
+            prefix = line_prefix if response_kind.startswith("a line") else b""
+            fault = RemoteFault(prefix + ENDLESS_RESPONSES[response_kind], repeats_forever=True)
+            remote = make_three_message_server(faults={step: fault})
+            tracemalloc.start()
+            try:
+                await catch_remote_failure(remote, use_all_commands, max_message_size=1 << 14)
+                assert tracemalloc.get_traced_memory()[1] < 5 << 20
+            finally:
+                tracemalloc.stop()
 
 
 ABORT_COMMANDS = {
@@ -410,11 +410,15 @@ ABORT_COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("step", [*ABORT_COMMANDS, "IDLE", "TLS"])
-@pytest.mark.parametrize("security", [ConnectorSecurity.NONE, ConnectorSecurity.TLS])
-async def test_session_is_aborted_from_another_thread(
-    step: str, security: ConnectorSecurity
-) -> None:
+async def test_session_is_aborted_from_another_thread() -> None:
+    steps = (*ABORT_COMMANDS, "IDLE", "TLS")
+    for case in each_case(product(steps, (ConnectorSecurity.NONE, ConnectorSecurity.TLS))):
+        with case as (step, security):
+            await abort_session_at(step, security)
+
+
+async def abort_session_at(step: str, security: ConnectorSecurity) -> None:
+    """Abort a session that waits for a response, and check that it fails at once."""
     remote = make_three_message_server(
         faults={step: SILENT_FAULT} if step in ABORT_COMMANDS else {}
     )

@@ -69,43 +69,45 @@ async def catch_pop3_failure(remote: FakePop3Server, **settings: Any) -> RemoteF
     return await catch_remote_failure(remote, open_fetch_and_delete, **settings)
 
 
-@pytest.mark.parametrize("security", list(ConnectorSecurity))
-async def test_messages_are_listed_and_fetched(security: ConnectorSecurity) -> None:
-    remote = make_two_message_server()
-    async with open_signed_in_session(remote, security=security) as session:
-        assert await session.run_in_thread(session.remote.list_mailboxes) == [INBOX]
-        assert await session.run_in_thread(session.remote.list_subscribed) == {b"INBOX"}
-        assert await open_and_list_ids(session) == ["uidl-1", "uidl-2"]
-        metadata = await session.run_in_thread(session.remote.fetch_metadata, ["uidl-2", "gone"])
-        assert [(message.message_id, message.size) for message in metadata] == [
-            ("uidl-2", len(remote.messages[2].raw))
-        ]
-        assert await fetch_messages_by_id(session, "uidl-1", "uidl-2", "gone") == {
-            "uidl-1": MESSAGE,
-            "uidl-2": MESSAGE + b"..\r\n.dots\r\n",
-        }
-    assert remote.received_lines[-1] == b"QUIT\r\n"
-    assert len(remote.messages) == 2
+async def test_messages_are_listed_and_fetched() -> None:
+    for case in each_case(list(ConnectorSecurity)):
+        with case as security:
+            remote = make_two_message_server()
+            async with open_signed_in_session(remote, security=security) as session:
+                assert await session.run_in_thread(session.remote.list_mailboxes) == [INBOX]
+                assert await session.run_in_thread(session.remote.list_subscribed) == {b"INBOX"}
+                assert await open_and_list_ids(session) == ["uidl-1", "uidl-2"]
+                metadata = await session.run_in_thread(
+                    session.remote.fetch_metadata, ["uidl-2", "gone"]
+                )
+                assert [(message.message_id, message.size) for message in metadata] == [
+                    ("uidl-2", len(remote.messages[2].raw))
+                ]
+                assert await fetch_messages_by_id(session, "uidl-1", "uidl-2", "gone") == {
+                    "uidl-1": MESSAGE,
+                    "uidl-2": MESSAGE + b"..\r\n.dots\r\n",
+                }
+            assert remote.received_lines[-1] == b"QUIT\r\n"
+            assert len(remote.messages) == 2
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "capabilities", "sent"),
-    [
+async def test_sign_in_with_each_mechanism() -> None:
+    cases: list[tuple[str, bytes, bytes]] = [
         ("PLAIN", b"USER\r\n", b"PASS " + REMOTE_PASSWORD.encode() + b"\r\n"),
         ("LOGIN", b"SASL PLAIN\r\n", b"PASS " + REMOTE_PASSWORD.encode() + b"\r\n"),
         ("PLAIN", b"SASL LOGIN PLAIN\r\n", b"AGFubmEAc2VzYW1lICJcIG9wZW5z\r\n"),
         ("XOAUTH2", b"", b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB\r\n"),
         ("OAUTHBEARER", b"", b"bixhPWFubmEsAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB\r\n"),
         ("CRAM_MD5", b"", b"YW5uYSA"),
-    ],
-)
-async def test_sign_in_with_each_mechanism(
-    mechanism: str, capabilities: bytes, sent: bytes
-) -> None:
-    remote = make_two_message_server(capabilities=capabilities)
-    async with open_signed_in_session(remote, mechanism=mechanism):
-        pass
-    assert any(line.startswith(sent) for line in remote.received_lines), remote.received_lines
+    ]
+    for case in each_case(cases):
+        with case as (mechanism, capabilities, sent):
+            remote = make_two_message_server(capabilities=capabilities)
+            async with open_signed_in_session(remote, mechanism=mechanism):
+                pass
+            assert any(line.startswith(sent) for line in remote.received_lines), (
+                remote.received_lines
+            )
 
 
 async def test_server_without_capa_works() -> None:
@@ -116,9 +118,8 @@ async def test_server_without_capa_works() -> None:
         assert len(await open_and_list_ids(session)) == 2
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
+async def test_any_message_bytes_are_fetched() -> None:
+    cases: list[bytes] = [
         b"\r\n",
         b".\r\n",
         b"..\r\n...\r\n",
@@ -127,16 +128,16 @@ async def test_server_without_capa_works() -> None:
         b"a\r\r\n",
         b"bare\nlines\n.\nand more\n..\r\n",
         b"\r\n" * 40_000,
-    ],
-)
-async def test_any_message_bytes_are_fetched(raw: bytes) -> None:
-    async with open_signed_in_session(
-        FakePop3Server({1: FakeRemoteMessage(raw), 2: FakeRemoteMessage()})
-    ) as session:
-        assert await fetch_messages_by_id(session, *await open_and_list_ids(session)) == {
-            "uidl-1": raw,
-            "uidl-2": MESSAGE,
-        }
+    ]
+    for case in each_case(cases):
+        with case as raw:
+            async with open_signed_in_session(
+                FakePop3Server({1: FakeRemoteMessage(raw), 2: FakeRemoteMessage()})
+            ) as session:
+                assert await fetch_messages_by_id(session, *await open_and_list_ids(session)) == {
+                    "uidl-1": raw,
+                    "uidl-2": MESSAGE,
+                }
 
 
 STAGES = {
@@ -181,24 +182,28 @@ async def test_silence_at_each_step_names_its_stage() -> None:
             assert not problem.is_permanent
 
 
-@pytest.mark.parametrize("step", ["GREETING", "USER", "PASS", "LIST", "UIDL", "DELE", "QUIT"])
-async def test_refusal_at_each_step_returns_the_server_text(step: str) -> None:
-    problem = await catch_pop3_failure(
-        make_two_message_server(faults={step: b"-ERR not today\r\n"})
-    )
-    assert problem.stage is STAGES[step]
-    assert problem.message.endswith("not today")
+async def test_refusal_at_each_step_returns_the_server_text() -> None:
+    cases: list[str] = ["GREETING", "USER", "PASS", "LIST", "UIDL", "DELE", "QUIT"]
+    for case in each_case(cases):
+        with case as step:
+            problem = await catch_pop3_failure(
+                make_two_message_server(faults={step: b"-ERR not today\r\n"})
+            )
+            assert problem.stage is STAGES[step]
+            assert problem.message.endswith("not today")
 
 
-@pytest.mark.parametrize("fault", [SILENT_FAULT, HANG_UP_FAULT])
-async def test_truncated_message_fails(fault: RemoteFault) -> None:
-    problem = await catch_pop3_failure(
-        make_two_message_server(
-            faults={"RETR": RemoteFault(b"+OK\r\nFrom: a\r\n\r\nTe", fault.next_step)}
-        ),
-        timeout=SHORT_SILENCE_TIMEOUT,
-    )
-    assert problem.stage is ConnectorStage.FETCH
+async def test_truncated_message_fails() -> None:
+    cases: list[RemoteFault] = [SILENT_FAULT, HANG_UP_FAULT]
+    for case in each_case(cases):
+        with case as fault:
+            problem = await catch_pop3_failure(
+                make_two_message_server(
+                    faults={"RETR": RemoteFault(b"+OK\r\nFrom: a\r\n\r\nTe", fault.next_step)}
+                ),
+                timeout=SHORT_SILENCE_TIMEOUT,
+            )
+            assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_truncated_uidl_response_fails() -> None:
@@ -208,12 +213,14 @@ async def test_truncated_uidl_response_fails() -> None:
     assert problem.stage is ConnectorStage.LIST
 
 
-@pytest.mark.parametrize("response", [b"-ERR no TLS here\r\n", b"hello\r\n"])
-async def test_refused_stls_fails_before_login(response: bytes) -> None:
-    remote = make_two_message_server(faults={"STLS": response})
-    problem = await catch_pop3_failure(remote, security=ConnectorSecurity.STARTTLS)
-    assert problem.stage is ConnectorStage.TLS
-    assert remote.received_lines == [b"STLS\r\n"]
+async def test_refused_stls_fails_before_login() -> None:
+    cases: list[bytes] = [b"-ERR no TLS here\r\n", b"hello\r\n"]
+    for case in each_case(cases):
+        with case as response:
+            remote = make_two_message_server(faults={"STLS": response})
+            problem = await catch_pop3_failure(remote, security=ConnectorSecurity.STARTTLS)
+            assert problem.stage is ConnectorStage.TLS
+            assert remote.received_lines == [b"STLS\r\n"]
 
 
 async def test_responses_before_tls_are_discarded() -> None:
@@ -224,28 +231,32 @@ async def test_responses_before_tls_are_discarded() -> None:
         assert len(await open_and_list_ids(session)) == 2
 
 
-@pytest.mark.parametrize("security", [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS])
-async def test_invalid_certificate_fails(security: ConnectorSecurity) -> None:
-    problem = await catch_pop3_failure(
-        make_two_message_server(), security=security, host="mx2.example.net"
-    )
-    assert problem.stage is ConnectorStage.TLS
-    assert "The TLS certificate is invalid: Hostname mismatch" in problem.message
-    problem = await catch_pop3_failure(
-        make_two_message_server(), security=security, trusts_certificate=False
-    )
-    assert problem.stage is ConnectorStage.TLS
-    assert "The TLS certificate is invalid: self-signed" in problem.message
+async def test_invalid_certificate_fails() -> None:
+    cases: list[ConnectorSecurity] = [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS]
+    for case in each_case(cases):
+        with case as security:
+            problem = await catch_pop3_failure(
+                make_two_message_server(), security=security, host="mx2.example.net"
+            )
+            assert problem.stage is ConnectorStage.TLS
+            assert "The TLS certificate is invalid: Hostname mismatch" in problem.message
+            problem = await catch_pop3_failure(
+                make_two_message_server(), security=security, trusts_certificate=False
+            )
+            assert problem.stage is ConnectorStage.TLS
+            assert "The TLS certificate is invalid: self-signed" in problem.message
 
 
-@pytest.mark.parametrize("step", ["USER", "PASS"])
-async def test_login_refusal_hides_the_password(step: str) -> None:
-    remote = make_two_message_server(
-        faults={step: b"-ERR [AUTH] not " + REMOTE_PASSWORD.upper().encode() + b"\r\n"}
-    )
-    problem = await catch_pop3_failure(remote)
-    assert (problem.stage, problem.message) == (ConnectorStage.LOGIN, "[AUTH] not …")
-    assert problem.is_permanent
+async def test_login_refusal_hides_the_password() -> None:
+    cases: list[str] = ["USER", "PASS"]
+    for case in each_case(cases):
+        with case as step:
+            remote = make_two_message_server(
+                faults={step: b"-ERR [AUTH] not " + REMOTE_PASSWORD.upper().encode() + b"\r\n"}
+            )
+            problem = await catch_pop3_failure(remote)
+            assert (problem.stage, problem.message) == (ConnectorStage.LOGIN, "[AUTH] not …")
+            assert problem.is_permanent
 
 
 async def test_token_refused_by_a_challenge_is_permanent() -> None:
@@ -257,13 +268,15 @@ async def test_token_refused_by_a_challenge_is_permanent() -> None:
     assert problem.is_permanent
 
 
-@pytest.mark.parametrize("response", [b"[SYS/TEMP] ill", b"[IN-USE] busy", b"[LOGIN-DELAY] wait"])
-async def test_temporary_login_refusal_is_not_permanent(response: bytes) -> None:
-    problem = await catch_pop3_failure(
-        make_two_message_server(faults={"PASS": b"-ERR " + response + b"\r\n"})
-    )
-    assert problem.stage is ConnectorStage.LOGIN
-    assert not problem.is_permanent
+async def test_temporary_login_refusal_is_not_permanent() -> None:
+    cases: list[bytes] = [b"[SYS/TEMP] ill", b"[IN-USE] busy", b"[LOGIN-DELAY] wait"]
+    for case in each_case(cases):
+        with case as response:
+            problem = await catch_pop3_failure(
+                make_two_message_server(faults={"PASS": b"-ERR " + response + b"\r\n"})
+            )
+            assert problem.stage is ConnectorStage.LOGIN
+            assert not problem.is_permanent
 
 
 async def test_password_with_line_break_is_not_sent() -> None:
@@ -314,28 +327,38 @@ async def test_unusual_uidls_become_short_printable_message_ids() -> None:
         assert await open_and_list_ids(session) == message_ids
 
 
-@pytest.mark.parametrize(
-    "response",
-    [b"1\r\n", b"1 \r\n", b"x a\r\n", b"-1 a\r\n", b"1 a\r\n", b"", b"9" * 5000 + b" a\r\n"],
-)
-async def test_invalid_uidl_response_fails(response: bytes) -> None:
-    problem = await catch_pop3_failure(
-        make_two_message_server(faults={"UIDL": b"+OK\r\n" + response + b".\r\n"})
-    )
-    assert problem.stage is ConnectorStage.LIST
+async def test_invalid_uidl_response_fails() -> None:
+    cases: list[bytes] = [
+        b"1\r\n",
+        b"1 \r\n",
+        b"x a\r\n",
+        b"-1 a\r\n",
+        b"1 a\r\n",
+        b"",
+        b"9" * 5000 + b" a\r\n",
+    ]
+    for case in each_case(cases):
+        with case as response:
+            problem = await catch_pop3_failure(
+                make_two_message_server(faults={"UIDL": b"+OK\r\n" + response + b".\r\n"})
+            )
+            assert problem.stage is ConnectorStage.LIST
 
 
-@pytest.mark.parametrize(
-    "response", [b"1\r\n", b"x 5\r\n", b"1 x\r\n", b"\r\n", b"0 5\r\n", b"1 -5\r\n"]
-)
-async def test_invalid_list_response_fails(response: bytes) -> None:
-    problem = await catch_pop3_failure(
-        make_two_message_server(faults={"LIST": b"+OK\r\n" + response + b"\r\n.\r\n"})
-    )
-    assert (problem.stage, "message list of the server can't be parsed" in problem.message) == (
-        ConnectorStage.LIST,
-        True,
-    )
+async def test_invalid_list_response_fails() -> None:
+    cases: list[bytes] = [b"1\r\n", b"x 5\r\n", b"1 x\r\n", b"\r\n", b"0 5\r\n", b"1 -5\r\n"]
+    for case in each_case(cases):
+        with case as response:
+            problem = await catch_pop3_failure(
+                make_two_message_server(faults={"LIST": b"+OK\r\n" + response + b"\r\n.\r\n"})
+            )
+            assert (
+                problem.stage,
+                "message list of the server can't be parsed" in problem.message,
+            ) == (
+                ConnectorStage.LIST,
+                True,
+            )
 
 
 async def test_wrong_size_does_not_change_the_message() -> None:
@@ -376,22 +399,22 @@ ENDLESS_RESPONSES = {
 }
 
 
-@pytest.mark.parametrize("step", ["GREETING", "CAPA", "LIST", "UIDL", "RETR"])
-@pytest.mark.parametrize("response_kind", ENDLESS_RESPONSES)
-async def test_endless_response_fails_with_bounded_memory(
-    step: str, response_kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_endless_response_fails_with_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pop3_client, "MAX_LINE_SIZE", 1 << 14)
     monkeypatch.setattr(pop3_client, "MAX_MESSAGES", 1_000)
-    remote = make_two_message_server(
-        faults={step: RemoteFault(b"+OK " + ENDLESS_RESPONSES[response_kind], repeats_forever=True)}
-    )
-    tracemalloc.start()
-    try:
-        await catch_pop3_failure(remote, max_message_size=1 << 14)
-        assert tracemalloc.get_traced_memory()[1] < 5 << 20
-    finally:
-        tracemalloc.stop()
+    steps = ("GREETING", "CAPA", "LIST", "UIDL", "RETR")
+    for case in each_case(product(steps, ENDLESS_RESPONSES)):
+        with case as (step, response_kind):
+            response = b"+OK " + ENDLESS_RESPONSES[response_kind]
+            remote = make_two_message_server(
+                faults={step: RemoteFault(response, repeats_forever=True)}
+            )
+            tracemalloc.start()
+            try:
+                await catch_pop3_failure(remote, max_message_size=1 << 14)
+                assert tracemalloc.get_traced_memory()[1] < 5 << 20
+            finally:
+                tracemalloc.stop()
 
 
 async def test_messages_are_deleted_at_quit() -> None:
@@ -421,11 +444,15 @@ async def test_failed_run_deletes_nothing() -> None:
 ABORT_COMMANDS = {"GREETING": b"", "PASS": b"PASS", "RETR": b"RETR"}
 
 
-@pytest.mark.parametrize("step", ABORT_COMMANDS)
-@pytest.mark.parametrize("security", [ConnectorSecurity.NONE, ConnectorSecurity.TLS])
-async def test_session_is_aborted_from_another_thread(
-    step: str, security: ConnectorSecurity
-) -> None:
+async def test_session_is_aborted_from_another_thread() -> None:
+    securities = (ConnectorSecurity.NONE, ConnectorSecurity.TLS)
+    for case in each_case(product(ABORT_COMMANDS, securities)):
+        with case as (step, security):
+            await abort_session_at(step, security)
+
+
+async def abort_session_at(step: str, security: ConnectorSecurity) -> None:
+    """Abort a session that waits for a response, and check that it fails at once."""
     remote = make_two_message_server(faults={step: SILENT_FAULT})
     async with run_remote_server(remote, tls=security is ConnectorSecurity.TLS):
         connection = RemoteConnection(

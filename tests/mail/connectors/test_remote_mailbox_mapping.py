@@ -11,6 +11,7 @@ from mail.mailboxes import paths
 from mail.sieve.execution.regex_groups import compile_regex
 from mail.text.bounded_regex import BoundedRegex
 from models.mailboxes.tables import SpecialUse
+from tests.support.case_loop import each_case
 
 LOCAL_SPECIAL_MAILBOXES = {
     SpecialUse.SENT: "Gesendet",
@@ -54,9 +55,8 @@ def rewrite_rules(*pairs: tuple[str, str]) -> MappingRules:
     )
 
 
-@pytest.mark.parametrize(
-    ("levels", "special_use", "expected"),
-    [
+def test_special_use_mailbox_is_mapped_to_the_local_one() -> None:
+    cases: list[tuple[list[str], str | None, str]] = [
         (["Whatever"], "\\sent", "Gesendet"),
         (["a", "b", "c"], "\\trash", "Papierkorb"),
         (["Sent Items"], None, "Gesendet"),
@@ -74,12 +74,10 @@ def rewrite_rules(*pairs: tuple[str, str]) -> MappingRules:
         (["INBOX"], None, "INBOX"),
         (["Inbox", "a"], None, "INBOX/a"),
         (["x", "inbox"], None, "x/inbox"),
-    ],
-)
-def test_special_use_mailbox_is_mapped_to_the_local_one(
-    levels: list[str], special_use: str | None, expected: str
-) -> None:
-    assert map_path(*levels, special_use=special_use) == expected
+    ]
+    for case in each_case(cases):
+        with case as (levels, special_use, expected):
+            assert map_path(*levels, special_use=special_use) == expected
 
 
 def test_special_use_is_not_mapped_if_disabled_or_below_a_parent() -> None:
@@ -143,9 +141,9 @@ def test_include_and_exclude_patterns_select_mailboxes() -> None:
     assert selected_names(both, *remote_paths) == ["b/Older"]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
+def test_mask_includes_or_excludes_mailboxes() -> None:
+    remote_paths = ["INBOX", "a", "a/b", "a/b/c", "ab"]
+    cases: list[tuple[str, Sequence[str]]] = [
         ("*", ["INBOX", "a", "a/b", "a/b/c", "ab"]),
         ("A*", ["a", "a/b", "a/b/c", "ab"]),
         ("a/*", ["a/b", "a/b/c"]),
@@ -159,14 +157,15 @@ def test_include_and_exclude_patterns_select_mailboxes() -> None:
         ("[ab]", []),
         ("a.b", []),
         ("b", []),
-    ],
-)
-def test_mask_includes_or_excludes_mailboxes(pattern: str, expected: Sequence[str]) -> None:
-    remote_paths = ["INBOX", "a", "a/b", "a/b/c", "ab"]
-    assert selected_names(MappingRules(include_patterns=[pattern]), *remote_paths) == expected
-    assert selected_names(MappingRules(exclude_patterns=[pattern]), *remote_paths) == [
-        name for name in remote_paths if name not in expected
     ]
+    for case in each_case(cases):
+        with case as (pattern, expected):
+            assert (
+                selected_names(MappingRules(include_patterns=[pattern]), *remote_paths) == expected
+            )
+            assert selected_names(MappingRules(exclude_patterns=[pattern]), *remote_paths) == [
+                name for name in remote_paths if name not in expected
+            ]
 
 
 def test_several_patterns_are_combined() -> None:
@@ -196,9 +195,8 @@ def test_hostile_patterns_are_matched_quickly() -> None:
     assert time.process_time() - began < 5
 
 
-@pytest.mark.parametrize(
-    ("pairs", "name", "expected"),
-    [
+def test_rewrites_change_the_path() -> None:
+    cases: list[tuple[list[tuple[str, str]], str, str]] = [
         ([("^INBOX/", "")], "INBOX/a", "a"),
         ([("old", "new")], "Old/old", "new/old"),
         ([("^(.*)/(.*)$", "$2/$1")], "a/b", "b/a"),
@@ -211,10 +209,10 @@ def test_hostile_patterns_are_matched_quickly() -> None:
         ([(".*", "")], "a", "INBOX"),
         ([("a", "//b//\x00c//")], "a", "b/c"),
         ([("a", "../..")], "a", "../.."),
-    ],
-)
-def test_rewrites_change_the_path(pairs: list[tuple[str, str]], name: str, expected: str) -> None:
-    assert map_path(*name.split("/"), rules=rewrite_rules(*pairs)) == expected
+    ]
+    for case in each_case(cases):
+        with case as (pairs, name, expected):
+            assert map_path(*name.split("/"), rules=rewrite_rules(*pairs)) == expected
 
 
 def test_rewrite_of_a_too_long_path_is_skipped() -> None:
@@ -234,9 +232,8 @@ def test_rewrite_to_a_lookalike_or_empty_name_is_corrected() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("levels", "expected"),
-    [
+def test_unsafe_names_are_cleaned() -> None:
+    cases: list[tuple[list[str], str]] = [
         (["a/b", "c"], "a_b/c"),
         (["/"], "_"),
         (["a\x00\r\n\tb"], "a b"),
@@ -248,10 +245,10 @@ def test_rewrite_to_a_lookalike_or_empty_name_is_corrected() -> None:
         (["\u0406NBOX"], "\u0406NBOX (2)"),
         (["a", "\u0405ent"], "a/\u0405ent (2)"),
         ([".."], ".."),
-    ],
-)
-def test_unsafe_names_are_cleaned(levels: list[str], expected: str) -> None:
-    assert map_path(*levels) == expected
+    ]
+    for case in each_case(cases):
+        with case as (levels, expected):
+            assert map_path(*levels) == expected
 
 
 def test_dots_do_not_leave_the_parent() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from mail.mime.header_encoding import NamedAddress
 from mail.routing.mx_hosts import OutboundSettings
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import (
     WORKER_LIMITS,
     State,
@@ -206,40 +208,34 @@ class DsnOfferingServer(FakeSmtpServer):
         ]
 
 
-@pytest.mark.parametrize("pipelining", [False, True], ids=["in turn", "together"])
-@pytest.mark.parametrize(
-    ("commands_without_dsn", "expected"),
-    [
+async def test_transaction_is_repeated_without_rejected_dsn_parameters(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    cases: list[tuple[tuple[str, ...], list[str]]] = [
         (("MAIL",), ["MAIL DSN", "MAIL", "RCPT", "RCPT"]),
         (("RCPT",), ["MAIL DSN", "RCPT DSN", "RCPT DSN", "MAIL", "RCPT", "RCPT"]),
         (("MAIL", "RCPT"), ["MAIL DSN", "MAIL", "RCPT", "RCPT"]),
         ((), ["MAIL DSN", "RCPT DSN", "RCPT DSN"]),
-    ],
-)
-async def test_transaction_is_repeated_without_rejected_dsn_parameters(
-    ada: GraphQLClient,
-    environment: Environment,
-    *,
-    commands_without_dsn: tuple[str, ...],
-    expected: list[str],
-    pipelining: bool,
-) -> None:
-    async with (
-        run_smtp_server(
-            DsnOfferingServer(commands_without_dsn=commands_without_dsn, pipelining=pipelining)
-        ) as server,
-        run_queue_worker(environment, relay_settings(server)),
-    ):
-        assert isinstance(server, DsnOfferingServer)
-        rows = await wait_until_tried(environment, await queue_message(ada))
-    assert {(row.state, row.attempts) for row in rows.values()} == {(State.RELAYED, 1)}
-    assert [mail.to for mail in server.messages] == [["carol@example.net", "dave@example.net"]]
-    assert server.session_count == 1
-    commands = server.command_names()
-    # Pipelined RCPT commands come before the reply.
-    if pipelining and "MAIL" in commands_without_dsn:
-        commands = [commands[0], *commands[3:]]
-    assert commands == expected
+    ]
+    for case in each_case(product(cases, (False, True))):
+        with case as ((commands_without_dsn, expected), pipelining):
+            dsn_server = DsnOfferingServer(
+                commands_without_dsn=commands_without_dsn, pipelining=pipelining
+            )
+            async with (
+                run_smtp_server(dsn_server) as server,
+                run_queue_worker(environment, relay_settings(server)),
+            ):
+                rows = await wait_until_tried(environment, await queue_message(ada))
+            assert {(row.state, row.attempts) for row in rows.values()} == {(State.RELAYED, 1)}
+            recipients = ["carol@example.net", "dave@example.net"]
+            assert [mail.to for mail in server.messages] == [recipients]
+            assert dsn_server.session_count == 1
+            commands = dsn_server.command_names()
+            # Pipelined RCPT commands come before the reply.
+            if pipelining and "MAIL" in commands_without_dsn:
+                commands = [commands[0], *commands[3:]]
+            assert commands == expected
 
 
 async def test_recipient_refused_with_501_bounces_and_others_are_sent_once(
@@ -256,18 +252,22 @@ async def test_recipient_refused_with_501_bounces_and_others_are_sent_once(
     assert [mail.to for mail in server.messages] == [["dave@example.net"]]
 
 
-@pytest.mark.parametrize("commands_without_dsn", [(), ("RCPT",)])
 async def test_requested_dsn_is_written_if_server_rejects_parameters(
-    ada: GraphQLClient, environment: Environment, commands_without_dsn: tuple[str, ...]
+    ada: GraphQLClient, environment: Environment
 ) -> None:
+    async def has_dsn() -> bool:
+        return bool(await load_inbox_rows(ada))
+
     async with (
-        run_smtp_server(DsnOfferingServer(commands_without_dsn=commands_without_dsn)) as server,
+        run_smtp_server(DsnOfferingServer()) as server,
         run_queue_worker(environment, relay_settings(server)),
     ):
         await wait_until_tried(environment, await queue_message(ada, request_dsn=True))
-
-        async def has_dsn() -> bool:
-            return bool(await load_inbox_rows(ada)) or not commands_without_dsn
-
+    assert not await has_dsn()
+    async with (
+        run_smtp_server(DsnOfferingServer(commands_without_dsn=("RCPT",))) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        await wait_until_tried(environment, await queue_message(ada, request_dsn=True))
         await poll_until(has_dsn)
-    assert len(await load_inbox_rows(ada)) == len(commands_without_dsn)
+    assert len(await load_inbox_rows(ada)) == 1
