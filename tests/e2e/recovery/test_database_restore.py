@@ -46,33 +46,46 @@ def remove_database(sqlite_server: MerganserProcess) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("end_method", ["stop", "kill"])
-def test_documented_restore_is_detected(
-    sqlite_server: MerganserProcess, end_method: str, tmp_path: Path
+def check_restore_is_detected(
+    server: MerganserProcess, copy: Path, end_method: str, prefix: str
 ) -> None:
-    copy = tmp_path / "backup.db"
+    """Restore the database of a running server from a backup in `copy`, and start it again.
+
+    The subjects of messages begin with the prefix.
+    """
 
     def backup() -> None:
-        with contextlib.closing(
-            sqlite3.connect(data_folder(sqlite_server) / "merganser.db")
-        ) as database:
+        copy.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(data_folder(server) / "merganser.db")) as database:
             database.execute("VACUUM INTO ?", (str(copy),))
 
     async def run_history() -> tuple[ClientState, ClientState]:
-        client_state = await run_backup_and_changes(sqlite_server, backup)
+        client_state = await run_backup_and_changes(server, backup, prefix=prefix)
         if end_method == "kill":
-            await wait_for_incarnation_mark(sqlite_server)
+            await wait_for_incarnation_mark(server)
         return client_state
 
     before, after = store_fixtures.run_in_new_loop(run_history())
-    getattr(sqlite_server, end_method)()
-    remove_database(sqlite_server)
-    shutil.copy(copy, data_folder(sqlite_server) / "merganser.db")
-    sqlite_server.start()
-    store_fixtures.run_in_new_loop(assert_clients_must_resync(sqlite_server, before, after))
+    getattr(server, end_method)()
+    remove_database(server)
+    shutil.copy(copy, data_folder(server) / "merganser.db")
+    server.start()
+    store_fixtures.run_in_new_loop(assert_clients_must_resync(server, before, after, prefix=prefix))
+
+
+def test_documented_restore_is_detected_by_one_process_and_by_several(
+    sqlite_server: MerganserProcess, tmp_path: Path
+) -> None:
+    """The same server is restored several times."""
+    backup = tmp_path / "backup.db"
+    check_restore_is_detected(sqlite_server, backup, "stop", "stopped ")
+    check_restore_is_detected(sqlite_server, backup, "kill", "killed ")
     sqlite_server.stop()
     check = sqlite_server.run_command("check")
     assert check.exit_code == 0, check.stdout
+    sqlite_server.serve_arguments = ("--workers", "2")
+    sqlite_server.start()
+    check_restore_is_detected(sqlite_server, backup, "stop", "with workers ")
 
 
 def test_restored_database_file_is_detected(
@@ -101,7 +114,9 @@ def test_restored_database_file_is_detected(
     store_fixtures.run_in_new_loop(assert_clients_must_resync(sqlite_server, before, after))
 
 
-def test_restart_keeps_incarnation(sqlite_server: MerganserProcess) -> None:
+def test_restarts_keep_incarnation_and_missing_mark_begins_new_one(
+    sqlite_server: MerganserProcess,
+) -> None:
     async def read_current_state() -> ClientState:
         async with sqlite_server.open_client("ada") as client:
             return await read_state(client)
@@ -116,28 +131,13 @@ def test_restart_keeps_incarnation(sqlite_server: MerganserProcess) -> None:
                 sqlite_server, client_state, subject=f"after the {end_method}"
             )
         )
-
-
-def test_restore_is_detected_by_several_processes(
-    sqlite_server: MerganserProcess, tmp_path: Path
-) -> None:
+    client_state = store_fixtures.run_in_new_loop(read_current_state())
     sqlite_server.stop()
-    sqlite_server.serve_arguments = ("--workers", "2")
+    (data_folder(sqlite_server) / "blobs" / MARK_OBJECT_NAME).unlink()
     sqlite_server.start()
-    copy = tmp_path / "backup.db"
-
-    def backup() -> None:
-        with contextlib.closing(
-            sqlite3.connect(data_folder(sqlite_server) / "merganser.db")
-        ) as database:
-            database.execute("VACUUM INTO ?", (str(copy),))
-
-    before, after = store_fixtures.run_in_new_loop(run_backup_and_changes(sqlite_server, backup))
-    sqlite_server.stop()
-    remove_database(sqlite_server)
-    shutil.copy(copy, data_folder(sqlite_server) / "merganser.db")
-    sqlite_server.start()
-    store_fixtures.run_in_new_loop(assert_clients_must_resync(sqlite_server, before, after))
+    store_fixtures.run_in_new_loop(
+        assert_clients_must_resync(sqlite_server, client_state, client_state)
+    )
 
 
 def test_complete_restore_is_announced_by_command(
@@ -163,21 +163,6 @@ def test_complete_restore_is_announced_by_command(
     assert check.exit_code == 0, check.stdout + check.stderr
     sqlite_server.start()
     store_fixtures.run_in_new_loop(assert_clients_must_resync(sqlite_server, before, after))
-
-
-def test_missing_incarnation_mark_begins_new_incarnation(sqlite_server: MerganserProcess) -> None:
-    async def deliver_and_read_state() -> ClientState:
-        await deliver(sqlite_server, "one")
-        async with sqlite_server.open_client("ada") as client:
-            return await read_state(client)
-
-    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
-    sqlite_server.stop()
-    (data_folder(sqlite_server) / "blobs" / MARK_OBJECT_NAME).unlink()
-    sqlite_server.start()
-    store_fixtures.run_in_new_loop(
-        assert_clients_must_resync(sqlite_server, client_state, client_state)
-    )
 
 
 def documented_commands(kind: str) -> str:

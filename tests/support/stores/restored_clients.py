@@ -74,23 +74,29 @@ async def wait_for_incarnation_mark(server: MerganserProcess) -> None:
 
 
 async def run_backup_and_changes(
-    server: MerganserProcess, backup: Callable[[], None]
+    server: MerganserProcess, backup: Callable[[], None], *, prefix: str = ""
 ) -> tuple[ClientState, ClientState]:
-    """Deliver mail, back up, deliver more. Return the client state before and after the backup."""
-    await deliver(server, "one", "two")
+    """Deliver mail, back up, deliver more. Return the client state before and after the backup.
+
+    The subjects begin with the prefix; the server must not know them yet.
+    """
+    await deliver(server, f"{prefix}one", f"{prefix}two")
     async with server.open_client("ada") as client:
         state_before = await read_state(client)
         await wait_for_incarnation_mark(server)
         await asyncio.to_thread(backup)
-        await deliver(server, "lost 1", "lost 2", "lost 3")
+        await deliver(server, *(f"{prefix}lost {number}" for number in range(3)))
         return state_before, await read_state(client)
 
 
 async def assert_clients_must_resync(
-    server: MerganserProcess, before: ClientState, after: ClientState
+    server: MerganserProcess, before: ClientState, after: ClientState, *, prefix: str = ""
 ) -> None:
-    """Assert that cursors, UIDVALIDITY and links from before the restore are invalid."""
-    await deliver(server, *(f"new {number}" for number in range(5)))
+    """Assert that cursors, UIDVALIDITY and links from before the restore are invalid.
+
+    Delivers messages with subjects that begin with the prefix; the server must not know them yet.
+    """
+    await deliver(server, *(f"{prefix}new {number}" for number in range(5)))
     async with (
         server.open_client("ada") as client,
         plain_client(base_url=server.url) as anonymous,
@@ -102,7 +108,7 @@ async def assert_clients_must_resync(
             assert (await anonymous.get(url_path(old_state.link))).status_code == 401
         assert (await anonymous.get(url_path(current.link))).status_code == 200
         assert await events_after(client, current.cursor) == []
-        await deliver(server, "later")
+        await deliver(server, f"{prefix}later")
         assert {event["type"] for event in await events_after(client, current.cursor)} >= {
             "MESSAGE_RECEIVED"
         }
