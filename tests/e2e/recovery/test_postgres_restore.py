@@ -76,14 +76,6 @@ def second_cluster() -> Iterator[PostgresTestCluster]:
     empty_cluster.remove()
 
 
-@pytest.fixture(scope="module")
-def other_cluster() -> Iterator[PostgresTestCluster]:
-    """A started cluster with another system identifier, for databases that tests restore."""
-    started_cluster = start_new_cluster()
-    yield started_cluster
-    started_cluster.remove()
-
-
 @pytest.fixture
 def postgres_server(
     prepared_store: PreparedStore, primary: PostgresTestCluster, tmp_path: Path
@@ -96,9 +88,28 @@ def postgres_server(
         server.kill()
 
 
-def test_pg_restore_is_detected(
-    postgres_server: MerganserProcess, primary: PostgresTestCluster
+def restore_dump(
+    source: PostgresTestCluster, source_database: str, target: PostgresTestCluster, database: str
+) -> str:
+    """Dump a database, and restore it as a new one; return the URL of the new one."""
+    dump = source.home / f"dump_for_{database}"
+    source.run_program("pg_dump", "-Fc", "-f", dump, source_database)
+    return restore_dump_file(dump, target, database)
+
+
+def restore_dump_file(dump: Path, target: PostgresTestCluster, database: str) -> str:
+    """Restore a dump as a new database, and return its URL."""
+    target.run_sql(f"CREATE DATABASE {database}")
+    target.run_program("pg_restore", "-d", database, dump)
+    return target.database_url(database)
+
+
+def test_restored_dump_begins_new_incarnation_unless_it_is_of_a_stopped_server(
+    postgres_server: MerganserProcess,
+    primary: PostgresTestCluster,
+    second_cluster: PostgresTestCluster,
 ) -> None:
+    """The same server is dumped while it runs, after a stop, and after it was killed."""
     dump = primary.home / "dump"
     before, after = store_fixtures.run_in_new_loop(
         run_backup_and_changes(
@@ -107,56 +118,33 @@ def test_pg_restore_is_detected(
         )
     )
     postgres_server.stop()
-    primary.run_sql("CREATE DATABASE restored")
-    primary.run_program("pg_restore", "-d", "restored", dump)
-    postgres_server.store_url = primary.database_url("restored")
+    postgres_server.store_url = restore_dump_file(dump, primary, "of_running_server")
     postgres_server.start()
     store_fixtures.run_in_new_loop(assert_clients_must_resync(postgres_server, before, after))
 
-
-def restore_dump(
-    primary: PostgresTestCluster, other_cluster: PostgresTestCluster, database: str
-) -> str:
-    """Dump the database of a server, and restore it to a new database; return its URL."""
-    primary.run_program("pg_dump", "-Fc", "-f", primary.home / "dump", "postgres")
-    other_cluster.run_sql(f"CREATE DATABASE {database}")
-    other_cluster.run_program("pg_restore", "-d", database, primary.home / "dump")
-    return other_cluster.database_url(database)
-
-
-def test_complete_dump_and_restore_keeps_incarnation(
-    postgres_server: MerganserProcess,
-    primary: PostgresTestCluster,
-    other_cluster: PostgresTestCluster,
-) -> None:
-    async def deliver_and_read_state() -> ClientState:
-        await deliver(postgres_server, "one")
+    async def read_current_state() -> ClientState:
         async with postgres_server.open_client("ada") as client:
             return await read_state(client)
 
-    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
+    client_state = store_fixtures.run_in_new_loop(read_current_state())
     postgres_server.stop()
-    postgres_server.store_url = restore_dump(primary, other_cluster, "complete")
+    second_cluster.initialize().start()
+    postgres_server.store_url = restore_dump(
+        primary, "of_running_server", second_cluster, "of_stopped_server"
+    )
     postgres_server.start()
     store_fixtures.run_in_new_loop(assert_clients_can_continue(postgres_server, client_state))
 
-
-def test_dump_of_killed_server_begins_new_incarnation_in_other_cluster(
-    postgres_server: MerganserProcess,
-    primary: PostgresTestCluster,
-    other_cluster: PostgresTestCluster,
-) -> None:
-    async def deliver_and_read_state() -> ClientState:
-        await deliver(postgres_server, "one")
-        async with postgres_server.open_client("ada") as client:
-            return await read_state(client)
-
-    client_state = store_fixtures.run_in_new_loop(deliver_and_read_state())
+    client_state = store_fixtures.run_in_new_loop(read_current_state())
     postgres_server.kill()
-    postgres_server.store_url = restore_dump(primary, other_cluster, "of_killed_server")
+    postgres_server.store_url = restore_dump(
+        second_cluster, "of_stopped_server", primary, "of_killed_server"
+    )
     postgres_server.start()
     store_fixtures.run_in_new_loop(
-        assert_clients_must_resync(postgres_server, client_state, client_state)
+        assert_clients_must_resync(
+            postgres_server, client_state, client_state, prefix="after the kill: "
+        )
     )
 
 
