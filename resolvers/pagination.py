@@ -49,7 +49,7 @@ async def read_by_keys(
 
 async def read_all_by_keys(
     ctx: Context, statement: Select[*tuple[Any, ...]], column: Any, keys: Sequence[Any]
-) -> list[list[ColumnRow]]:
+) -> list[Sequence[ColumnRow]]:
     """Read the rows of each key in a `column`, in the order of the keys."""
     rows_by_key: defaultdict[Any, list[ColumnRow]] = defaultdict(list)
     for row in await ctx.read(statement.where(column.in_(keys))):

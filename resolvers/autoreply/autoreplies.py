@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlmodel import col
 
 from mail import autoreply as answering
@@ -19,6 +19,12 @@ from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import JournalEntry
 from models.store.columns import select_columns
+from models.store.prepared_statements import (
+    PreparedStatement,
+    integer_parameter,
+    is_in_parameter,
+    prepare_cached,
+)
 from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
@@ -52,6 +58,14 @@ JSON_TYPES = {
 READ_SCOPES = frozenset(
     {Scope.READ, Scope.SETTINGS}
 )  # one of them is needed to load autoreplies by id
+_SELECT_AUTOREPLIES = select(
+    col(User.id).label("its"), *select_columns(Autoreply, {*SETTABLE_COLUMNS, "created_at"})
+).outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
+_AUTOREPLY_OF_VIEWER = PreparedStatement(
+    _SELECT_AUTOREPLIES.where(
+        col(User.id) == integer_parameter("viewer"), col(User.deleted_at).is_(None)
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +85,11 @@ async def load_visible_autoreplies_by_user(
     ctx: Context, user_ids: list[int]
 ) -> list[AutoreplyState | None]:
     """Load the autoreplies of users, in the given order. None for users the viewer can't see."""
-    statement = (
-        select(
-            col(User.id).label("its"), *select_columns(Autoreply, {*SETTABLE_COLUMNS, "created_at"})
-        )
-        .outerjoin(Autoreply, col(Autoreply.id) == col(User.id))
-        .where(col(User.id).in_(user_ids), is_overseen_user(ctx))
-    )
-    rows = await ctx.read(statement)
+    if user_ids == [ctx.viewer.user_id]:
+        rows = await ctx.read_prepared(_AUTOREPLY_OF_VIEWER)
+    else:
+        is_visible = is_overseen_user(ctx)
+        rows = await ctx.read(_SELECT_AUTOREPLIES.where(col(User.id).in_(user_ids), is_visible))
     address_text_by_id = await _load_address_texts(
         ctx, [key for row in rows for key in row.addresses or ()]
     )
@@ -92,10 +103,16 @@ async def _load_address_texts(ctx: Context, address_ids: Sequence[int]) -> dict[
     """Load the texts of addresses by id, without deleted ones."""
     if not address_ids:
         return {}
-    statement = select(col(Address.id), col(Address.display_address)).where(
-        col(Address.id).in_(set(address_ids))
+    statement = _select_address_texts(ctx.environment.database.dialect)
+    rows = await ctx.read_prepared(statement, ids=list(set(address_ids)), reads_many_rows=True)
+    return {row.id: row.display_address for row in rows}
+
+
+@prepare_cached
+def _select_address_texts(dialect: str) -> Select[*tuple[Any, ...]]:
+    return select(*select_columns(Address, {"id", "display_address"})).where(
+        is_in_parameter(dialect, col(Address.id), "ids")
     )
-    return {row.id: row.display_address for row in await ctx.read(statement)}
 
 
 async def load_visible_autoreplies_by_id(

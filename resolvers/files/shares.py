@@ -140,7 +140,7 @@ async def load_own_unexpired_shares_by_id(ctx: Context, ids: list[int]) -> list[
 
 async def load_visible_unexpired_shares_by_file(
     ctx: Context, file_ids: list[int]
-) -> list[list[ColumnRow]]:
+) -> list[Sequence[ColumnRow]]:
     """Load the links of each file, oldest first: of the viewer's files, for a ROOT of all files."""
     is_visible_share = true() if ctx.viewer.role is Role.ROOT else is_own_or_shared(ctx, FileShare)
     visible_shares = select(*select_columns(FileShare)).where(

@@ -20,8 +20,10 @@ from models.events.wakeups import PUSHES
 from models.notifications.push_channels import PushChannel, PushKind
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
+from models.store.prepared_statements import PreparedStatement
 from models.users.roles import AdminPermission, Role
 from models.validation_constraints import ValidationConstraint
+from resolvers.access import is_own_prepared
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
@@ -57,6 +59,11 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(PushChannel
     "lease",
     "holder",
 }
+_OWN_CHANNELS = PreparedStatement(
+    select(*select_columns(PushChannel, VISIBLE_COLUMNS))
+    .where(is_own_prepared(PushChannel))
+    .order_by(col(PushChannel.kind))
+)
 LOGGED_COLUMNS = (
     "kind", "active", "title", "text", "senders", "senders_regex", "high_priority_only",
     "pass_priority",
@@ -463,8 +470,12 @@ def _visible_channels(ctx: Context) -> Select[*tuple[Any, ...]]:
     return select(*select_columns(PushChannel, VISIBLE_COLUMNS)).where(_is_visible(ctx))
 
 
-async def load_visible_channels_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_visible_channels_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[Sequence[ColumnRow]]:
     """Load the channels of each account, sorted by kind."""
+    if user_ids == [ctx.viewer.user_id]:
+        return [await ctx.read_prepared(_OWN_CHANNELS)]
     rows = _visible_channels(ctx).order_by(col(PushChannel.kind))
     return await read_all_by_keys(ctx, rows, col(PushChannel.user_id), user_ids)
 
