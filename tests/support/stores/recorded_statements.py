@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.sql.selectable import SelectBase
 
 from models.store.database import Database
 
@@ -31,6 +32,22 @@ def record_sql(database: Database, *, with_background: bool = False) -> list[str
     for engine in database.engines:
         event.listen(engine, "before_cursor_execute", record_statement)
     return statements
+
+
+def record_built_selects(database: Database) -> list[str]:
+    """Record the SELECT statements that SQLAlchemy runs from now on, without background tasks.
+
+    They are built for each request. Prepared statements are not recorded.
+    """
+    selects: list[str] = []
+
+    def record_select(_connection: Any, statement: Any, *_: Any) -> None:
+        if isinstance(statement, SelectBase) and not BACKGROUND_STATEMENT.search(str(statement)):
+            selects.append(str(statement))
+
+    for engine in database.engines:
+        event.listen(engine, "before_execute", record_select)
+    return selects
 
 
 @pytest.fixture
