@@ -1,7 +1,9 @@
 """Connector runs with a Dovecot server: folders, flags, dates, deletion and limits."""
 
 from datetime import timedelta
+from itertools import chain
 
+import httpx
 import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
@@ -14,7 +16,9 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
 from models.users.tables import User
 from resolvers.connectors import credentials
-from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
+from tests.support.accounts import import_runs
+from tests.support.case_loop import each_case
 from tests.support.operations.connector_operations import (
     add_connector,
     dovecot_account,
@@ -244,9 +248,13 @@ async def test_mirror_deletes_keeps_messages_that_are_too_old_after_renumbering(
     assert await load_subjects_by_mailbox(ada.environment) == {"Work": ["One"]}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+async def test_selection_options_limit_fetched_messages(
+    environment: Environment, http: httpx.AsyncClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_message(raw_message("Small"))
+    dovecot_account.save_message(raw_message("Large", body="x" * 20_000))
+    dovecot_account.save_message(raw_message("News"), "Lists/News")
+    cases: list[tuple[dict[str, object], list[str]]] = [
         ({"max_age": 3600}, []),  # by the clock of the test, all messages are years old
         ({"max_age": 86_400 * 36_500}, ["Large", "News", "Small"]),
         ({"custom_options": [{"name": "MIN_AGE", "value": "P36500D"}]}, []),
@@ -256,26 +264,15 @@ async def test_mirror_deletes_keeps_messages_that_are_too_old_after_renumbering(
         ({"custom_options": [{"name": "INCLUDE_PATTERN", "value": "lists*"}]}, ["News"]),
         ({"custom_options": [{"name": "EXCLUDE_PATTERN", "value": "Lists*"}]}, ["Large", "Small"]),
         ({"custom_options": [{"name": "SUBSCRIBED", "value": "true"}]}, ["Large", "Small"]),
-    ],
-)
-async def test_selection_options_limit_fetched_messages(
-    ada: GraphQLClient,
-    dovecot_account: DovecotAccount,
-    arguments: dict[str, object],
-    expected: list[str],
-) -> None:
-    dovecot_account.save_message(raw_message("Small"))
-    dovecot_account.save_message(raw_message("Large", body="x" * 20_000))
-    dovecot_account.save_message(raw_message("News"), "Lists/News")
-    connector_id = await add_connector(ada, dovecot_account, **arguments)
-    run = await run_connector(ada.environment, connector_id)
-    assert run.state is TaskState.SUCCEEDED, run.log
-    subjects_found = sorted(
-        subject
-        for subjects in (await load_subjects_by_mailbox(ada.environment)).values()
-        for subject in subjects
-    )
-    assert subjects_found == expected
+    ]
+    for number, case in enumerate(each_case(cases)):
+        with case as (arguments, expected):
+            client = await make_client(environment, http, f"user{number}")
+            connector_id = await add_connector(client, dovecot_account, **arguments)
+            run = await run_connector(environment, connector_id)
+            assert run.state is TaskState.SUCCEEDED, run.log
+            subjects_by_mailbox = await import_runs.load_subjects_by_mailbox(client)
+            assert sorted(chain.from_iterable(subjects_by_mailbox.values())) == expected
 
 
 @pytest.mark.parametrize("uses_dry_option", [True, False])

@@ -84,9 +84,13 @@ async def test_new_or_temporarily_refused_token_is_not_replaced(
     assert remote_server.verifier.seen_tokens == ["access-1"] * 2
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+async def test_refusal_of_token_server_is_reported_without_secrets(
+    ada: GraphQLClient,
+    imap_server: TokenImapServer,
+    token_server: WebhookReceiver,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("400 Bad", {"error": "invalid_grant", "error_description": "It is over."}, "It is over."),
         ("400 Bad", {"error": "invalid_grant"}, "invalid_grant"),
         (
@@ -100,34 +104,28 @@ async def test_new_or_temporarily_refused_token_is_not_replaced(
         ("400 Bad", {"error": {"a": [REFRESH_TOKEN]}}, "…"),
         ("400 Bad", {"error": "two\r\nlines\0"}, "two lines"),
         ("500 Bad", {}, "status 500"),
-    ],
-)
-async def test_refusal_of_token_server_is_reported_without_secrets(
-    ada: GraphQLClient,
-    imap_server: TokenImapServer,
-    token_server: WebhookReceiver,
-    caplog: pytest.LogCaptureFixture,
-    case: tuple[str, dict[str, Any], str],
-) -> None:
-    status, body, expected_text = case
-    token_server.response = http_response(json.dumps(body).encode(), status)
-    connector_id = await create_connector(ada, imap_server, token_server)
-    with caplog.at_level(logging.DEBUG):
-        run = await run_connector(ada.environment, connector_id)
-    assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
-    assert run.error.startswith("The OAuth token endpoint refused the request: ")
-    assert expected_text in run.error
-    assert run.error.isprintable()
-    row = await load_connector_row(ada.environment, connector_id)
-    assert (row.last_error, row.failures) == (run.error, 1)
-    assert (
-        imap_server.sessions,
-        (await load_secret(ada.environment, connector_id))["password"],
-    ) == (
-        set(),
-        REFRESH_TOKEN,
-    )
-    await assert_secrets_hidden(ada.environment, connector_id, caplog)
+    ]
+    for case in each_case(cases):
+        with case as (status, body, expected_text):
+            caplog.clear()
+            token_server.response = http_response(json.dumps(body).encode(), status)
+            connector_id = await create_connector(ada, imap_server, token_server)
+            with caplog.at_level(logging.DEBUG):
+                run = await run_connector(ada.environment, connector_id)
+            assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
+            assert run.error.startswith("The OAuth token endpoint refused the request: ")
+            assert expected_text in run.error
+            assert run.error.isprintable()
+            row = await load_connector_row(ada.environment, connector_id)
+            assert (row.last_error, row.failures) == (run.error, 1)
+            assert (
+                imap_server.sessions,
+                (await load_secret(ada.environment, connector_id))["password"],
+            ) == (
+                set(),
+                REFRESH_TOKEN,
+            )
+            await assert_secrets_hidden(ada.environment, connector_id, caplog)
 
 
 async def answer_slowly(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:

@@ -37,6 +37,7 @@ from merganser.server.store.migration import (
 from models.store import compatible_revisions
 from models.store.columns import JSON_TYPE
 from models.store.database import Database
+from tests.support.case_loop import each_case
 from tests.support.stores import store_fixtures
 from tests.support.time_limits import HANG_SECONDS
 
@@ -80,13 +81,17 @@ def insert_row(connection: Connection, table_name: str, **values: Any) -> None:
     connection.execute(statement, values)
 
 
+def upgrade(connection: Connection, revision: str) -> None:
+    command.upgrade(alembic_config(connection), revision)
+
+
 async def create_database_of_revision(
     database: Database, revision: str, rows: Sequence[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Migrate a database to an old revision, and insert rows by table."""
+    """Migrate a database to this revision, and insert rows by table."""
 
     def create(connection: Connection) -> None:
-        command.upgrade(alembic_config(connection), revision)
+        upgrade(connection, revision)
         for table_name, values in rows:
             insert_row(connection, table_name, **values)
 
@@ -157,37 +162,27 @@ async def test_older_servers_go_on_if_all_migrations_only_add(empty_database: Da
     assert not await can_older_servers_go_on(empty_database, ["0111"])
 
 
-EXPAND_ONLY_REVISIONS = [
-    script.revision
-    for script in ScriptDirectory(str(bundled_folder("migrations"))).walk_revisions()
-    if getattr(script.module, "expand_only", False)
-]
-
-
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based")
-@pytest.mark.parametrize("revision", EXPAND_ONLY_REVISIONS)
-async def test_expand_only_migration_lets_older_code_write(
-    empty_database: Database, revision: str
-) -> None:
+async def test_expand_only_migrations_let_older_code_write(empty_database: Database) -> None:
     """Tables, columns and triggers stay, and inserts without the new columns still work."""
-    script = ScriptDirectory(str(bundled_folder("migrations"))).get_revision(revision)
-    await create_database_of_revision(empty_database, str(script.down_revision), [])
-
-    def upgrade(connection: Connection) -> None:
-        command.upgrade(alembic_config(connection), revision)
-
-    async with empty_database.engine.begin() as connection:
-        before = await connection.run_sync(columns_and_rules)
-        await connection.run_sync(upgrade)
-        after = await connection.run_sync(columns_and_rules)
-        oldest = await connection.run_sync(compatible_revisions.load_oldest_revision)
-    assert before.items() <= after.items()
-    for (table_name, name), column_text in after.items():
-        is_new = (table_name, name) not in before
-        if is_new and any(table_name == old_name for old_name, _ in before):
-            assert "required" not in column_text, f"{table_name}.{name}"
-    assert oldest is not None
-    assert oldest < revision
+    scripts = ScriptDirectory(str(bundled_folder("migrations"))).walk_revisions()
+    expand_only = [script for script in scripts if getattr(script.module, "expand_only", False)]
+    assert expand_only
+    for case in each_case(reversed(expand_only)):  # the oldest first
+        with case as script:
+            await create_database_of_revision(empty_database, str(script.down_revision), [])
+            async with empty_database.engine.begin() as connection:
+                before = await connection.run_sync(columns_and_rules)
+                await connection.run_sync(upgrade, script.revision)
+                after = await connection.run_sync(columns_and_rules)
+                oldest = await connection.run_sync(compatible_revisions.load_oldest_revision)
+            assert before.items() <= after.items()
+            for (table_name, name), column_text in after.items():
+                is_new = (table_name, name) not in before
+                if is_new and any(table_name == old_name for old_name, _ in before):
+                    assert "required" not in column_text, f"{table_name}.{name}"
+            assert oldest is not None
+            assert oldest < script.revision
 
 
 def columns_and_rules(connection: Connection) -> dict[tuple[str, str], str]:

@@ -5,13 +5,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.postgres.reader import PostgresReaders
 from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.large_account import copy_message
+from tests.support.case_loop import each_case
 from tests.support.stores import store_fixtures
 from tests.support.stores.query_plans import record_query_plans
 
@@ -81,37 +82,39 @@ async def explain_prepared(database: Database, sql: str, values: Any) -> str:
     return "\n".join(row[0] for row in plan_rows)
 
 
-@pytest.mark.parametrize("document", [INBOX_PAGE, ALL_MESSAGES_PAGE, *PAGES_IN_ORDERS])
-async def test_prepared_page_uses_its_index(large_account: GraphQLClient, document: str) -> None:
-    database, statements_sent = large_account.environment.database, list[tuple[str, Any]]()
+async def test_prepared_pages_use_an_index_for_each_list(large_account: GraphQLClient) -> None:
+    for case in each_case((INBOX_PAGE, ALL_MESSAGES_PAGE, *PAGES_IN_ORDERS)):
+        with case as document:
+            await check_page_of_one_list(large_account, document)
+    for several_case in each_case(
+        ((PAGES_OF_MAILBOXES, "messages_by_age"), (PAGES_OF_THREADS, "ix_messages_thread_id"))
+    ):
+        with several_case as (document, index):
+            await check_pages_of_several_lists(large_account, document, index)
 
-    def record_statement(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
-        if "FROM messages" in sql and "LIMIT" in sql:
-            statements_sent.append((sql, values))
 
-    for engine in database.engines:
-        event.listen(engine, "before_cursor_execute", record_statement)
-    user = (await large_account(document))["viewer"]["user"]
-    after = (user.get("mailbox") or user)["messages"]["pageInfo"]["endCursor"]
-    await large_account(document, after=after)
-    assert len(statements_sent) == 2
-    for sql, values in statements_sent:
+async def check_page_of_one_list(client: GraphQLClient, document: str) -> None:
+    with record_query_plans(client.environment) as recorder:
+        user = (await client(document))["viewer"]["user"]
+        after = (user.get("mailbox") or user)["messages"]["pageInfo"]["endCursor"]
+        await client(document, after=after)
+    pages = [(sql, values) for sql, values in recorder.statements if is_page_of_messages(sql)]
+    assert len(pages) == 2
+    for sql, values in pages:
         assert sql.count(".user_id =") == 1
-        plan = await explain_prepared(database, sql, values)
+        plan = await explain_prepared(client.environment.database, sql, values)
         assert "Sort" not in plan, plan
 
 
-@pytest.mark.parametrize(
-    ("document", "index"),
-    [(PAGES_OF_MAILBOXES, "messages_by_age"), (PAGES_OF_THREADS, "ix_messages_thread_id")],
-)
-async def test_prepared_pages_of_several_lists_use_an_index_for_each(
-    large_account: GraphQLClient, document: str, index: str
-) -> None:
-    with record_query_plans(large_account.environment) as recorder:
-        await large_account(document)
+def is_page_of_messages(sql: str) -> bool:
+    return "FROM messages" in sql and "LIMIT" in sql
+
+
+async def check_pages_of_several_lists(client: GraphQLClient, document: str, index: str) -> None:
+    with record_query_plans(client.environment) as recorder:
+        await client(document)
     ((sql, values),) = [each for each in recorder.statements if "LATERAL" in each[0]]
-    plan = await explain_prepared(large_account.environment.database, sql, values)
+    plan = await explain_prepared(client.environment.database, sql, values)
     assert f"using {index} on messages" in plan, plan
     # the rows that were found, and those of each thread, which is short
     assert plan.count("Sort Key") == 1 + (document == PAGES_OF_THREADS), plan

@@ -28,6 +28,7 @@ from models.runtime.registration import (
 from models.runtime.server_processes import ServerProcess
 from models.store.columns import core_table
 from tests.conftest import GraphQLClient, ManualClock
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import (
     WORKER_LIMITS,
     State,
@@ -297,34 +298,34 @@ async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
         assert len(await claim_delivery_ids(process)) == 1
 
 
-@pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_lease_of_every_table_ends_with_its_process(
-    environment: Environment, table: Any
-) -> None:
-    """The lease columns of a sample row are set without foreign key checks."""
+async def test_lease_of_every_table_ends_with_its_process(environment: Environment) -> None:
+    """The lease columns of sample rows are set without foreign key checks."""
     dead, observer = make_other_process(environment, name="dead"), make_other_process(environment)
     process_id = await leases.ensure_process_registered(dead)
-    row = sample_row(table) | {"holder": process_id}
-    if "lease" in core_table(table).c:
-        row["lease"] = 5
-    async with environment.database.engine.begin() as connection:
-        if environment.database.dialect == "sqlite":
-            await connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
-        else:
-            await connection.exec_driver_sql("SET session_replication_role = replica")
-        await connection.execute(insert(core_table(table)), row)
-        holders = await load_holders(connection, table)
-        assert holders == [process_id]
-        await connection.run_sync(
-            lambda sync: leases.free_orphaned_leases(make_transaction(sync, observer))
-        )
-        assert await load_holders(connection, table) == [process_id]  # the process is registered
-        await connection.execute(core_table(ServerProcess).delete())
-        await connection.run_sync(
-            lambda sync: leases.free_orphaned_leases(make_transaction(sync, observer))
-        )
-        assert await load_holders(connection, table) == [None]
-        await connection.rollback()
+    for case in each_case(leases.LEASED_TABLES):
+        with case as table:
+            row = sample_row(table) | {"holder": process_id}
+            if "lease" in core_table(table).c:
+                row["lease"] = 5
+            async with environment.database.engine.begin() as connection:
+                if environment.database.dialect == "sqlite":
+                    await connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+                else:
+                    await connection.exec_driver_sql("SET session_replication_role = replica")
+                await connection.execute(insert(core_table(table)), row)
+                holders = await load_holders(connection, table)
+                assert holders == [process_id]
+                await connection.run_sync(
+                    lambda sync: leases.free_orphaned_leases(make_transaction(sync, observer))
+                )
+                # the process is registered
+                assert await load_holders(connection, table) == [process_id]
+                await connection.execute(core_table(ServerProcess).delete())
+                await connection.run_sync(
+                    lambda sync: leases.free_orphaned_leases(make_transaction(sync, observer))
+                )
+                assert await load_holders(connection, table) == [None]
+                await connection.rollback()
 
 
 def make_transaction(connection: Any, environment: Environment) -> Any:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from tests.support.accounts.shared_mailboxes import (
     mailbox_global_id,
     share_mailbox,
 )
+from tests.support.case_loop import each_case
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.stores import store_fixtures
 from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
@@ -160,13 +162,7 @@ async def copy_message(client: GraphQLClient, clock: ManualClock) -> None:
         }
         if n % 20 == 1:
             changed_columns["snoozed_until"] = clock() + timedelta(days=30)
-        rows.append(
-            {
-                **dict(zip(row._fields, row, strict=True)),
-                **changed_columns,
-                "subject": f"Number {n}",
-            }
-        )
+        rows.append({**row._asdict(), **changed_columns, "subject": f"Number {n}"})
     async with environment.write_session() as session:
         connection = await session.connection()
         await connection.execute(insert(Message), rows)
@@ -176,13 +172,9 @@ async def copy_message(client: GraphQLClient, clock: ManualClock) -> None:
 
 
 async def insert_users(environment: Environment, template: User) -> None:
+    columns = template.model_dump()
     rows = [
-        {
-            **template.model_dump(),
-            "id": environment.new_id(),
-            "username": f"n{n}",
-            "username_key": f"n{n}",
-        }
+        {**columns, "id": environment.new_id(), "username": f"n{n}", "username_key": f"n{n}"}
         for n in range(3000)
     ]
     async with environment.write_session() as session:
@@ -237,22 +229,22 @@ async def test_unseen_messages_are_read_by_their_index(
     assert not has_sort(plan), plan
 
 
-@pytest.mark.parametrize("name", ["messageDelete", "messageDeduplicate"])
-@pytest.mark.parametrize("users", [{}, {"users": {"usernames": ["ada", "bob"]}}])
 async def test_selection_is_found_by_mailbox_and_uid(
-    large_account: GraphQLClient,
-    root: GraphQLClient,
-    query_plans: QueryPlanRecorder,
-    name: str,
-    users: dict[str, Any],
+    large_account: GraphQLClient, root: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
-    arguments: dict[str, Any] = {"select": {**inbox_selection("5:9"), **users}}
-    client, validate_only = (root if users else large_account), {"options": {"validateOnly": True}}
-    request = run_message_mutation(client, name, **arguments, **validate_only)
-    plan = await query_plans.explain_select(
-        request, "messages", containing="messages.modseq, messages."
-    )
-    assert "messages_by_uid" in plan, plan
+    validate_only = {"options": {"validateOnly": True}}
+    users_of_clients: list[tuple[GraphQLClient, dict[str, Any]]] = [
+        (large_account, {}),
+        (root, {"users": {"usernames": ["ada", "bob"]}}),
+    ]
+    for case in each_case(product(("messageDelete", "messageDeduplicate"), users_of_clients)):
+        with case as (name, (client, users)):
+            selection = {**inbox_selection("5:9"), **users}
+            request = run_message_mutation(client, name, select=selection, **validate_only)
+            plan = await query_plans.explain_select(
+                request, "messages", containing="messages.modseq, messages."
+            )
+            assert "messages_by_uid" in plan, plan
 
 
 async def test_all_messages_of_a_user_are_read_in_index_order(
@@ -296,41 +288,48 @@ async def test_due_snoozed_messages_are_found_by_index(
     assert "messages_to_wake" in plan, plan
 
 
-@pytest.mark.parametrize("query", ["17", "number 39*", "39* -hello"])
 async def test_search_words_are_found_by_index(
-    large_account: GraphQLClient, query_plans: QueryPlanRecorder, query: str
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     document = """query ($query: String!) { viewer { user { messages(filter: {query: $query}) {
         nodes { subject } } } } }"""
-    plans_found = await query_plans.explain_selects(
-        large_account(document, query=query), "messages"
-    )
-    assert len(plans_found) >= 2  # the unindexed messages and the words
-    for plan in plans_found:
-        assert "messages_of_user" not in plan, plan
-        assert "Seq Scan" not in plan, plan
-        assert "SCAN messages" not in plan, plan
+    cases: list[str] = ["17", "number 39*", "39* -hello"]
+    for case in each_case(cases):
+        with case as query:
+            plans_found = await query_plans.explain_selects(
+                large_account(document, query=query), "messages"
+            )
+            assert len(plans_found) >= 2  # the unindexed messages and the words
+            for plan in plans_found:
+                assert "messages_of_user" not in plan, plan
+                assert "Seq Scan" not in plan, plan
+                assert "SCAN messages" not in plan, plan
 
 
-@pytest.mark.parametrize("filter_", [{}, {"seen": False}, {"subject": "number"}])
 async def test_frequent_word_is_searched_in_the_newest_messages(
-    large_account: GraphQLClient, query_plans: QueryPlanRecorder, filter_: dict[str, Any]
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     document = """query ($filter: MessageFilter!) { messages(filter: $filter, first: 10) {
         nodes { subject } } }"""
-    condition = {"query": "number", **filter_}
-    plans_found = await query_plans.explain_selects(
-        large_account(document, filter=condition or None), "messages"
-    )
-    if large_account.environment.database.dialect == "sqlite":
-        *_, scan_plan, rows_plan = plans_found
-        assert "messages_of_user" in scan_plan, scan_plan
-        assert not has_sort(scan_plan), scan_plan
-        assert "SEARCH messages USING INTEGER PRIMARY KEY" in rows_plan, rows_plan
-    for plan in plans_found:
-        assert "SCAN messages" not in plan, plan
-        assert "Seq Scan on messages" not in plan, plan
-    assert len((await large_account(document, filter=condition or None))["messages"]["nodes"]) == 10
+    cases: list[dict[str, Any]] = [{}, {"seen": False}, {"subject": "number"}]
+    for case in each_case(cases):
+        with case as filter_:
+            condition = {"query": "number", **filter_}
+            plans_found = await query_plans.explain_selects(
+                large_account(document, filter=condition or None), "messages"
+            )
+            if large_account.environment.database.dialect == "sqlite":
+                *_, scan_plan, rows_plan = plans_found
+                assert "messages_of_user" in scan_plan, scan_plan
+                assert not has_sort(scan_plan), scan_plan
+                assert "SEARCH messages USING INTEGER PRIMARY KEY" in rows_plan, rows_plan
+            for plan in plans_found:
+                assert "SCAN messages" not in plan, plan
+                assert "Seq Scan on messages" not in plan, plan
+            assert (
+                len((await large_account(document, filter=condition or None))["messages"]["nodes"])
+                == 10
+            )
 
 
 async def test_unindexed_messages_are_found_by_user(
@@ -397,20 +396,24 @@ async def test_sequence_numbers_are_counted_by_the_uid_index(
     assert "Seq Scan" not in plan, plan
 
 
-@pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
 async def test_sign_in_name_is_found_by_index(
-    large_account: GraphQLClient, query_plans: QueryPlanRecorder, name: str
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
-    await address_resolution.find_sign_in_user_id(large_account.environment, name)
-    assert query_plans.statements
-    for statement, _ in list(query_plans.statements):
-        table = statement.split("FROM ")[1].split()[0]
-        if table in ("users", "addresses"):
-            plan = await query_plans.explain_select(
-                address_resolution.find_sign_in_user_id(large_account.environment, name), table
-            )
-            assert "SCAN" not in plan, plan
-            assert "Seq Scan on users" not in plan, plan
+    cases: list[str] = ["ada", "ada@example.org", "nobody@example.org"]
+    for case in each_case(cases):
+        with case as name:
+            del query_plans.statements[:]
+            await address_resolution.find_sign_in_user_id(large_account.environment, name)
+            assert query_plans.statements
+            for statement, _ in list(query_plans.statements):
+                table = statement.split("FROM ")[1].split()[0]
+                if table in ("users", "addresses"):
+                    plan = await query_plans.explain_select(
+                        address_resolution.find_sign_in_user_id(large_account.environment, name),
+                        table,
+                    )
+                    assert "SCAN" not in plan, plan
+                    assert "Seq Scan on users" not in plan, plan
 
 
 @pytest.mark.usefixtures("large_account")

@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
@@ -14,6 +13,7 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient
+from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import poll_until
 from tests.support.operations.bulk_operations import run_message_mutation
 from tests.support.stores.other_processes import free_leases_after_two_looks, make_other_process
@@ -44,28 +44,30 @@ async def insert_leased_row(environment: Environment, table: Any) -> tuple[Envir
     return process, 5 if table in leases.LEASED_TABLES[1:-1] else 7
 
 
-@pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_unused_lease_of_every_table_is_freed(environment: Environment, table: Any) -> None:
-    process, _ = await insert_leased_row(environment, table)
-    other_process = make_other_process(environment, name="another")
-    await leases.ensure_process_registered(other_process)
-    assert await free_leases_after_two_looks(other_process) == 0
-    assert await load_holder(environment, table) == process.process.id
-    assert await free_leases_after_two_looks(process) == 1
-    assert await load_holder(environment, table) is None
-    assert await free_leases_after_two_looks(process) == 0
-
-
-@pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_used_lease_of_every_table_is_kept(environment: Environment, table: Any) -> None:
-    process, work_key = await insert_leased_row(environment, table)
-    with leases.protect_leases_in_use(process, work_key):
-        with leases.protect_leases_in_use(process, work_key):
+async def test_unused_lease_of_every_table_is_freed(environment: Environment) -> None:
+    for case in each_case(leases.LEASED_TABLES):
+        with case as table:
+            process, _ = await insert_leased_row(environment, table)
+            other_process = make_other_process(environment, name="another")
+            await leases.ensure_process_registered(other_process)
+            assert await free_leases_after_two_looks(other_process) == 0
+            assert await load_holder(environment, table) == process.process.id
+            assert await free_leases_after_two_looks(process) == 1
+            assert await load_holder(environment, table) is None
             assert await free_leases_after_two_looks(process) == 0
-        assert await free_leases_after_two_looks(process) == 0
-    assert await load_holder(environment, table) == process.process.id
-    assert await free_leases_after_two_looks(process) == 1
-    assert not process.process.work_keys
+
+
+async def test_used_lease_of_every_table_is_kept(environment: Environment) -> None:
+    for case in each_case(leases.LEASED_TABLES):
+        with case as table:
+            process, work_key = await insert_leased_row(environment, table)
+            with leases.protect_leases_in_use(process, work_key):
+                with leases.protect_leases_in_use(process, work_key):
+                    assert await free_leases_after_two_looks(process) == 0
+                assert await free_leases_after_two_looks(process) == 0
+            assert await load_holder(environment, table) == process.process.id
+            assert await free_leases_after_two_looks(process) == 1
+            assert not process.process.work_keys
 
 
 def test_every_module_that_takes_leases_protects_them() -> None:
