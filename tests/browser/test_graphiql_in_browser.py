@@ -1,17 +1,19 @@
 """Tests of GraphiQL in a browser against the real server, without access to other hosts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Locator, Page
+from playwright.async_api import Browser, BrowserContext, Locator, Page, ViewportSize
 
 from merganser.demo.credentials import ADDRESS
 from tests.conftest import raw_message
 from tests.support.accounts.demo_account import run_demo_server, send_by_lmtp
+from tests.support.case_loop import each_case
 from tests.support.clients.browser_driver import (
     GraphiQLPage,
     open_browser_profile,
@@ -42,6 +44,10 @@ FIND_CUT_ELEMENTS_SCRIPT = """() => {
   const page = document.documentElement.scrollWidth > innerWidth ? ['the page'] : [];
   return [...page, ...beyond.map(name), ...boxes.map(name)];
 }"""
+WINDOW_SIZES: list[ViewportSize] = [
+    {"width": 390, "height": 844},
+    {"width": 1280, "height": 800},
+]
 MIN_EXPLORER_WIDTH = 250  # CSS pixels; a narrower one breaks the names of types
 UNKNOWN_TOKEN = f"mgk_{'haddock':o<43}"
 FIELDS_BY_WORDS = {  # for words that people search, a field of the schema with another name
@@ -116,6 +122,19 @@ async def anonymous_graphiql(page_without_token: GraphiQLPage) -> AsyncIterator[
     assert_no_problems(page_without_token)
 
 
+@asynccontextmanager
+async def typed_headers(
+    graphiql_page: GraphiQLPage, headers: dict[str, str]
+) -> AsyncGenerator[None]:
+    """Type headers into the header pane of a shared page; remove them and hide it at the end."""
+    await graphiql_page.paste_headers(headers)
+    try:
+        yield
+    finally:
+        await graphiql_page.paste_headers({})
+        await graphiql_page.page.get_by_label("Hide editor tools").click()
+
+
 def postcard_message() -> bytes:
     message = EmailMessage()
     message["From"], message["To"] = (
@@ -165,23 +184,21 @@ async def test_inbox_is_shown_and_delivery_appears_live(
     await graphiql.page.set_viewport_size({"width": 390, "height": 844})
     await graphiql.save_screenshot(picture_folder(tmp_path) / "graphiql-phone.png")
     await graphiql.page.set_viewport_size({"width": 1280, "height": 800})
-    stop = graphiql.page.get_by_label("Stop query")
-    await stop.click()
-    await stop.wait_for(state="hidden")
+    await graphiql.stop_subscription()
 
 
 async def test_link_with_token_signs_in_and_removes_token_from_url(
-    graphiql: GraphiQLPage, server: MerganserProcess
+    graphiql_of_ada: GraphiQLPage, server: MerganserProcess
 ) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
-    assert graphiql.page.url == f"{graphiql.base_url}/graphql"
-    assert await graphiql.page.title() == "Merganser · GraphiQL"
+    page = graphiql_of_ada.page
+    assert page.url == f"{graphiql_of_ada.base_url}/graphql"
+    assert await page.title() == "Merganser · GraphiQL"
     # A second link in the same window signs in as the other user.
-    link = f"#token={server.secrets['bob']}"
-    await graphiql.page.evaluate("link => { location.hash = link }", link)
-    await graphiql.wait_for_viewer("bob")
-    assert graphiql.page.url == f"{graphiql.base_url}/graphql"
+    for username in ("bob", "ada"):
+        link = f"#token={server.secrets[username]}"
+        await page.evaluate("link => { location.hash = link }", link)
+        await graphiql_of_ada.wait_for_viewer(username)
+        assert page.url == f"{graphiql_of_ada.base_url}/graphql"
 
 
 async def test_typed_query_shows_its_response(graphiql_of_ada: GraphiQLPage) -> None:
@@ -257,38 +274,37 @@ async def test_subscription_without_token_shows_unauthenticated(
 
 
 async def test_subscription_with_unknown_token_is_not_retried(
-    graphiql: GraphiQLPage,
+    anonymous_graphiql: GraphiQLPage,
 ) -> None:
     sockets: list[str] = []
-    graphiql.page.on("websocket", lambda socket: sockets.append(socket.url))
-    await graphiql.open()
-    await graphiql.paste_headers({"Authorization": f"Bearer {UNKNOWN_TOKEN}"})
-    await graphiql.paste_document("subscription { changes { cursor } }")
-    await graphiql.click_run()
-    await graphiql.wait_for_text("4403")
+    anonymous_graphiql.page.on("websocket", lambda socket: sockets.append(socket.url))
+    async with typed_headers(anonymous_graphiql, {"Authorization": f"Bearer {UNKNOWN_TOKEN}"}):
+        await anonymous_graphiql.paste_document("subscription { changes { cursor } }")
+        await anonymous_graphiql.click_run()
+        await anonymous_graphiql.wait_for_text("4403")
     assert len(sockets) == 1
 
 
 async def test_header_pane_overrides_token_bar_for_http_and_websocket_and_is_not_stored(
-    graphiql: GraphiQLPage, server: MerganserProcess
+    graphiql_of_ada: GraphiQLPage, server: MerganserProcess
 ) -> None:
-    await graphiql.open(server.secrets["ada"])
-    await graphiql.wait_for_viewer("ada")
+    graphiql = graphiql_of_ada
     headers = {"authorization": f"Bearer {server.secrets['bob']}", "X-Secret": "mackerel"}
-    await graphiql.paste_headers(headers)
-    await graphiql.paste_document("query { viewer { user { username } } }")
-    await graphiql.click_run()
-    await graphiql.wait_for_text('"bob"')
-    await graphiql.paste_document("subscription { changes { events { user { username } } } }")
-    await graphiql.start_subscription()
-    await asyncio.to_thread(send_by_lmtp, server, "ada@example.org", raw_message("Not for bob"))
-    await asyncio.to_thread(send_by_lmtp, server, "bob@example.org", raw_message("For bob"))
-    await graphiql.wait_for_text('"events"')
-    (event,) = (await graphiql.read_response())["data"]["changes"]["events"]
-    assert event["user"]["username"] == "bob"
-    stored = await graphiql.read_storage()
-    assert stored["local"] == {}
-    assert stored["session"]["merganser:token"] == server.secrets["ada"]
+    async with typed_headers(graphiql, headers):
+        await graphiql.paste_document("query { viewer { user { username } } }")
+        await graphiql.click_run()
+        await graphiql.wait_for_text('"bob"')
+        await graphiql.paste_document("subscription { changes { events { user { username } } } }")
+        await graphiql.start_subscription()
+        await asyncio.to_thread(send_by_lmtp, server, "ada@example.org", raw_message("Not for bob"))
+        await asyncio.to_thread(send_by_lmtp, server, "bob@example.org", raw_message("For bob"))
+        await graphiql.wait_for_text('"events"')
+        (event,) = (await graphiql.read_response())["data"]["changes"]["events"]
+        assert event["user"]["username"] == "bob"
+        stored = await graphiql.read_storage()
+        assert stored["local"] == {}
+        assert stored["session"]["merganser:token"] == server.secrets["ada"]
+        await graphiql.stop_subscription()
 
 
 async def test_pasted_api_key_survives_reload_and_sign_out_does_not_revoke_it(
@@ -304,17 +320,23 @@ async def test_pasted_api_key_survives_reload_and_sign_out_does_not_revoke_it(
     assert await role_of_credential(server, server.secrets["ada"]) == "USER"
 
 
-async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
-    graphiql: GraphiQLPage,
+async def test_unknown_token_is_reported_and_removed_and_schema_is_shown_in_dark_mode(
+    browser: Browser, server: MerganserProcess
 ) -> None:
-    await graphiql.open(UNKNOWN_TOKEN)
-    await graphiql.page.get_by_text("The server doesn't know this token.").wait_for()
-    assert "haddock" not in str(await graphiql.read_storage())
-    await graphiql.page.get_by_label("Show Documentation Explorer").click()
-    await graphiql.page.get_by_role("link", name="Subscription", exact=True).wait_for()
-    refusals = {problem for problem in graphiql.problems if "401" in problem}
-    assert refusals  # Chromium reports the refused token
-    graphiql.problems[:] = [item for item in graphiql.problems if item not in refusals]
+    async with (
+        open_browser_profile(browser, server.url, dark=True) as profile,
+        open_tab(profile, server.url) as graphiql,
+    ):
+        await graphiql.open(UNKNOWN_TOKEN)
+        await graphiql.page.get_by_text("The server doesn't know this token.").wait_for()
+        assert "haddock" not in str(await graphiql.read_storage())
+        await graphiql.page.get_by_label("Show Documentation Explorer").click()
+        await graphiql.page.get_by_role("link", name="Subscription", exact=True).click()
+        await graphiql.page.get_by_text("changes").first.wait_for()
+        refusals = {problem for problem in graphiql.problems if "401" in problem}
+        assert refusals  # Chromium reports the refused token
+        graphiql.problems[:] = [item for item in graphiql.problems if item not in refusals]
+        assert_no_problems(graphiql)
 
 
 async def test_sign_out_revokes_token_of_password_sign_in(
@@ -356,31 +378,55 @@ async def assert_layout(page: Page, *controls: Locator) -> None:
     assert await page.evaluate(FIND_CUT_ELEMENTS_SCRIPT) == []
 
 
-@pytest.mark.parametrize("size", [(390, 844), (1280, 800)], ids=["phone", "desktop"])
+def bar_links(page: Page) -> list[Locator]:
+    return [page.get_by_label("Examples"), page.get_by_role("link", name="Documentation")]
+
+
+def sidebar_buttons(page: Page) -> list[Locator]:
+    labels = ("Re-fetch GraphQL schema", "Open short keys dialog", "Open settings dialog")
+    return [page.get_by_label(label) for label in labels]
+
+
 async def test_page_fits_in_window(
-    anonymous_graphiql: GraphiQLPage, server: MerganserProcess, size: tuple[int, int]
+    anonymous_graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
-    """Signed out, signed in, and with each plugin and dialog."""
+    """On a phone and a desktop: signed out, signed in, and with each plugin and dialog."""
     page = anonymous_graphiql.page
-    await page.set_viewport_size({"width": size[0], "height": size[1]})
     await anonymous_graphiql.select_example("Inbox")
-    run_button = page.locator(".graphiql-execute-button")
-    common = [page.get_by_label("Examples"), page.get_by_role("link", name="Documentation")]
-    sidebar_labels = ("Re-fetch GraphQL schema", "Open short keys dialog", "Open settings dialog")
-    sidebar = [page.get_by_label(label) for label in sidebar_labels]
+    for case in each_case(WINDOW_SIZES):
+        with case as size:
+            await page.set_viewport_size(size)
+            await assert_page_without_user_fits(page)
+    await anonymous_graphiql.enter_token(server.secrets["ada"])
+    await anonymous_graphiql.wait_for_viewer("ada")
+    for case in each_case(WINDOW_SIZES):
+        with case as size:
+            await page.set_viewport_size(size)
+            await assert_page_with_user_fits(page)
+
+
+async def assert_page_without_user_fits(page: Page) -> None:
+    """Check the page where nobody is signed in, and its dialog for the sign-in."""
     sign_in = page.get_by_role("button", name="Sign in")
     use_token = page.get_by_role("button", name="Use", exact=True)
     token = page.get_by_label("Token or API key")
-    await assert_layout(page, *common, token, use_token, sign_in, run_button, *sidebar)
+    run_button = page.locator(".graphiql-execute-button")
+    controls = (*bar_links(page), token, use_token, sign_in, run_button, *sidebar_buttons(page))
+    await assert_layout(page, *controls)
 
     await sign_in.click()
     dialog = page.get_by_role("dialog")
     fields = [dialog.get_by_label("Username or address"), dialog.get_by_label("Password")]
     await assert_layout(page, *fields, *await dialog.get_by_role("button").all())
     await page.keyboard.press("Escape")
-    await anonymous_graphiql.enter_token(server.secrets["ada"])
-    await anonymous_graphiql.wait_for_viewer("ada")
+    await dialog.wait_for(state="hidden")
+
+
+async def assert_page_with_user_fits(page: Page) -> None:
+    """Check the page where a user is signed in, with each plugin and the dialog of settings."""
+    run_button = page.locator(".graphiql-execute-button")
     sign_out = page.get_by_role("button", name="Sign out")
+    common, sidebar = bar_links(page), sidebar_buttons(page)
     await assert_layout(page, *common, sign_out, run_button, *sidebar)
 
     await page.get_by_label("Show Documentation Explorer").click()
@@ -405,24 +451,11 @@ async def test_page_fits_in_window(
     await assert_layout(page, run_button)
 
     await page.get_by_label("Open settings dialog").click()
+    dialog = page.get_by_role("dialog")
     await dialog.get_by_role("button", name="Dark").wait_for()
     await assert_layout(page, *await dialog.get_by_role("button").all())
     await page.keyboard.press("Escape")
     await dialog.wait_for(state="hidden")
-
-
-async def test_documentation_shows_schema_in_dark_mode(
-    browser: Browser, server: MerganserProcess
-) -> None:
-    async with (
-        open_browser_profile(browser, server.url, dark=True) as profile,
-        open_tab(profile, server.url) as graphiql,
-    ):
-        await graphiql.open(server.secrets["ada"])
-        await graphiql.page.get_by_label("Show Documentation Explorer").click()
-        await graphiql.page.get_by_role("link", name="Subscription", exact=True).click()
-        await graphiql.page.get_by_text("changes").first.wait_for()
-        assert graphiql.problems == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -131,6 +131,12 @@ class GraphiQLPage:
             await self.subscription_sent.wait()
         await asyncio.sleep(SUBSCRIPTION_START)
 
+    async def stop_subscription(self) -> None:
+        """Stop the running subscription."""
+        stop = self.page.get_by_label("Stop query")
+        await stop.click()
+        await stop.wait_for(state="hidden")
+
     async def wait_for_text(self, text: str) -> None:
         """Wait until the visible lines of the response contain `text`."""
         response = self.page.locator(".graphiql-response")
