@@ -7,8 +7,7 @@ as a page of their own. Then every element receives the events that can start a 
 import base64
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from graph.types import global_ids
 from mail.mime import sanitize_html
 from mail.mime.html_content.tokenizer import word_set
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.clients.browser_driver import BROWSER_TIMEOUT, start_browser
+from tests.support.clients.browser_driver import BROWSER_TIMEOUT
 
 SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")  # runs in the loop of the shared browser
 MIN_VECTOR_COUNT = 200
@@ -145,9 +144,9 @@ class HtmlInspector:
         return elements
 
 
-@asynccontextmanager
-async def open_html_inspector(browser: Browser) -> AsyncGenerator[HtmlInspector]:
-    """Open an inspector with an empty browser profile."""
+@pytest_asyncio.fixture(loop_scope="module")
+async def inspector(browser: Browser) -> AsyncIterator[HtmlInspector]:
+    """An inspector with an empty browser profile."""
     context = await browser.new_context(viewport={"width": 800, "height": 600})
     try:
         inspector = HtmlInspector(await context.new_page())
@@ -155,12 +154,6 @@ async def open_html_inspector(browser: Browser) -> AsyncGenerator[HtmlInspector]
         yield inspector
     finally:
         await context.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def inspector(browser: Browser) -> AsyncIterator[HtmlInspector]:
-    async with open_html_inspector(browser) as inspector:
-        yield inspector
 
 
 def assert_elements_are_harmless(elements: list[Any]) -> None:
@@ -242,7 +235,9 @@ async def test_sanitized_message_with_remote_images_loads_only_images(
     )
 
 
-async def test_html_of_received_message_is_harmless(ada: GraphQLClient) -> None:
+@pytest.fixture
+async def received_message(ada: GraphQLClient) -> dict[str, Any]:
+    """The fields with HTML of a message with all vectors, in the loop of its server."""
     all_vectors = [vector for vectors in vectors_by_family().values() for vector in vectors]
     part = (
         "--x\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
@@ -252,16 +247,24 @@ async def test_html_of_received_message_is_harmless(ada: GraphQLClient) -> None:
     message_id = (await deliver_to(ada, raw.encode())).message_id
     document = """query ($id: ID!) { message(by: {id: $id}) {
       html bodyParts { content } remoteImageCount text } }"""
-    message = (await ada(document, id=global_ids.encode("Message", message_id)))["message"]
-    parts = [part["content"] for part in message["bodyParts"]]
-    assert len(parts) == len(all_vectors)
-    assert message["remoteImageCount"] > 30
-    async with start_browser() as browser, open_html_inspector(browser) as inspector:
-        for documents in (parts, [message["html"]]):
-            assert_elements_are_harmless(await inspector.show(documents))
-            assert_elements_are_harmless(await inspector.open(documents))
-        assert inspector.hits == []
-        assert inspector.requested_urls == []
+    message: dict[str, Any] = (await ada(document, id=global_ids.encode("Message", message_id)))[
+        "message"
+    ]
+    assert len(message["bodyParts"]) == len(all_vectors)
+    return message
+
+
+@SHARED_LOOP
+async def test_html_of_received_message_is_harmless(
+    received_message: dict[str, Any], inspector: HtmlInspector
+) -> None:
+    parts = [part["content"] for part in received_message["bodyParts"]]
+    assert received_message["remoteImageCount"] > 30
+    for documents in (parts, [received_message["html"]]):
+        assert_elements_are_harmless(await inspector.show(documents))
+        assert_elements_are_harmless(await inspector.open(documents))
+    assert inspector.hits == []
+    assert inspector.requested_urls == []
 
 
 @SHARED_LOOP
