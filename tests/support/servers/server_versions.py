@@ -3,6 +3,7 @@
 import re
 import shutil
 import tarfile
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from tests.support.released.source_archive import STATIC_FILES
@@ -34,9 +35,25 @@ def extract_released_source(archive: Path, folder: Path) -> Path:
     """Extract the source of a released version, link what it needs, and return the folder."""
     with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
+    for name in PACKAGES:
+        _copy_bytecode_of_same_modules(folder, name)
     for name in (*NOT_RELEASED, STATIC_FILES):
         (folder / name).symlink_to(ROOT / name)
     return folder
+
+
+def _copy_bytecode_of_same_modules(folder: Path, package: str) -> None:
+    """Copy the bytecode of the modules that are the same in this version: to compile takes 10 s."""
+    for module in (folder / package).rglob("*.py"):
+        own_module = ROOT / module.relative_to(folder)
+        own_bytecode = Path(cache_from_source(own_module))
+        if not own_module.is_file() or not own_bytecode.is_file():
+            continue
+        if module.read_bytes() == own_module.read_bytes():
+            bytecode = Path(cache_from_source(module))
+            bytecode.parent.mkdir(exist_ok=True)
+            shutil.copy(own_bytecode, bytecode)
+            shutil.copystat(own_module, module)  # Python compares the time of the module
 
 
 def make_next_version(folder: Path, previous_revision: str) -> Path:
