@@ -43,7 +43,7 @@ def extract_released_source(archive: Path, folder: Path) -> Path:
 
 
 def _copy_bytecode_of_same_modules(folder: Path, package: str) -> None:
-    """Copy the bytecode of the modules that are the same in this version: to compile takes 10 s."""
+    """Copy the bytecode of modules that are the same in this version: compiling takes seconds."""
     for module in (folder / package).rglob("*.py"):
         own_module = ROOT / module.relative_to(folder)
         own_bytecode = Path(cache_from_source(own_module))
