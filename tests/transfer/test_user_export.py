@@ -34,6 +34,7 @@ from tests.support.accounts.identity_operations import (
 )
 from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
+    FEW_LEVELS,
     FULL_EXPORT_FORMATS,
     HOSTILE_MESSAGES,
     TASK_FIELDS,
@@ -229,7 +230,7 @@ async def test_import_restores_sender_rules(
 async def test_mbox_export_restores_every_byte(
     ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    await fill_account(ada, clock)
+    await fill_account(ada, clock, levels=FEW_LEVELS)
     export = await export_account(ada, format="MBOX", filter={"mailbox": {"path": "INBOX"}})
     task = await import_account(bob, export["content"], mailbox={"path": "From Ada"})
     assert task["result"]["storedCount"] == len(HOSTILE_MESSAGES)
@@ -277,7 +278,7 @@ async def test_filter_selects_exported_messages(ada: GraphQLClient) -> None:
 async def test_include_settings_false_omits_settings(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    await fill_account(ada, clock)
+    await fill_account(ada, clock, levels=FEW_LEVELS)
     export = await export_account(ada, format="JSON", includeSettings=False)
     account = json.loads(export["content"].splitlines()[0])
     assert "settings" not in account
@@ -402,7 +403,7 @@ async def test_refused_export_is_not_logged_as_access(
 async def test_credential_with_mail_scope_exports_no_settings(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await fill_account(ada, clock)
+    await fill_account(ada, clock, levels=FEW_LEVELS)
     full_export = await export_account(ada)
     secret = await make_api_key(
         environment, "mail", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL]

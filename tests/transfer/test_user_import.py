@@ -18,6 +18,7 @@ from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.import_runs import eml_zip
 from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
+    FEW_LEVELS,
     FULL_EXPORT_FORMATS,
     TASK_FIELDS,
     error_codes_and_paths,
@@ -70,7 +71,7 @@ async def test_crashed_export_and_import_continue_without_loss(
     ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, crash_case: tuple[str, int]
 ) -> None:
     archive_format, step_number = crash_case
-    await fill_account(ada, clock)
+    await fill_account(ada, clock, levels=FEW_LEVELS)
     payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, format=archive_format)
     await crash_task(ada.environment, "exported", step_number)
     await deregister_as_dead(ada.environment)

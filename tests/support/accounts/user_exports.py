@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
+from mail.mailboxes.paths import MAX_LEVELS
 from mail.storage import message_flags, message_insert, received_messages
 from mail.storage.message_content import read_all
 from mail.storage.message_insert import MessagePlacement
@@ -33,6 +34,7 @@ EXPORT_FIELDS = (
     "task { id doneCount totalCount } }"
 )
 TASK_FIELDS = "task { id kind state }"
+FEW_LEVELS = 4  # of the deepest mailbox, where its depth does not matter
 FULL_EXPORT_FORMATS = ("EML_ZIP", "MAILDIR_TAR", "JSON")
 HOSTILE_MESSAGES = [
     b"Subject: a\r\n\r\nFrom here\r\n>From there\r\n>>From x Tue Jan  6 10:00:00 2026\r\n",
@@ -84,10 +86,15 @@ async def change_flags(client: GraphQLClient, message_id: int, *names: str, **va
         )
 
 
-async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
-    """Add data of every kind that an export contains to an account."""
+async def fill_account(
+    client: GraphQLClient, clock: ManualClock, *, levels: int = MAX_LEVELS
+) -> None:
+    """Add data of every kind that an export contains to an account.
+
+    The deepest mailbox has this number of levels, which determines the time of an import.
+    """
     ctx = client_context(client)
-    deep_path = "/".join(["Tief"] * 128)
+    deep_path = "/".join(["Tief"] * levels)
     for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep_path, "Empty"):
         await mailbox_create.create_mailboxes(ctx, NewMailboxes([path]))
     await mailbox_create.create_mailboxes(
