@@ -16,7 +16,7 @@ from graph.scim.representation import (
     member_attributes_to_return,
 )
 from graph.scim.requests import query_from_body, read_json_object, response_parameters
-from graph.scim.routes import METHODS, ScimEndpoint
+from graph.scim.route_table import METHODS, ScimEndpoint
 from graph.scim.service import ScimCall, ScimHandler, ScimService, scim_endpoint
 from resolvers.scim.resources import AccountResource, GroupResource
 from resolvers.scim.search_parameters import next_type_search
@@ -45,7 +45,7 @@ HANDLERS: dict[str, dict[str, ScimHandler]] = {
 
 
 def scim_endpoints(service: ScimService) -> Mapping[str, ScimEndpoint]:
-    """Return the endpoint of each path in graph/scim/routes.py."""
+    """Return the endpoint of each path in graph/scim/route_table.py."""
     searches: dict[str, ScimHandler] = {
         "/Users/.search": user_routes.search_accounts,
         "/Groups/.search": group_routes.search_groups,

@@ -5,7 +5,7 @@ takes an eighth of the time in which a server starts.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 
 from starlette.requests import Request
@@ -14,29 +14,8 @@ from starlette.routing import Route
 
 from graph.http.admission_control import AdmissionControl
 from graph.http.upload_body import AuthenticateRequest
+from graph.scim.route_table import METHODS, PATHS, PREFIX, ScimEndpoint
 from models.runtime.environment import Environment
-
-ScimEndpoint = Callable[[Request], Awaitable[Response]]
-
-PREFIX = "/scim/v2"
-METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-PATHS = (  # the first path that matches is used
-    "/Users/.search",
-    "/Groups/.search",
-    "/.search",
-    "/ServiceProviderConfig",
-    "/Schemas",
-    "/Schemas/{id}",
-    "/ResourceTypes",
-    "/ResourceTypes/{id}",
-    "/Users",
-    "/Users/{id}",
-    "/Groups",
-    "/Groups/{id}",
-    "/Me",
-    "/Bulk",
-    "/{path:path}",
-)
 
 
 def scim_routes(

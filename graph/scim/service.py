@@ -20,7 +20,7 @@ from graph.scim.errors import (
     response_of_expected_error,
     response_of_rejection,
 )
-from graph.scim.routes import PREFIX, ScimEndpoint
+from graph.scim.route_table import PREFIX, ScimEndpoint
 from models.errors import Forbidden, RateLimited
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
