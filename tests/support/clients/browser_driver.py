@@ -252,5 +252,9 @@ async def open_tab(context: BrowserContext, base: str) -> AsyncGenerator[GraphiQ
         graphiql = GraphiQLPage(page, base)
         graphiql.record_problems()
         yield graphiql
+    except Exception as failure:
+        text = await page.locator("body").inner_text()
+        failure.add_note(f"Problems of the page: {graphiql.problems}. Its text: {text:.2000}")
+        raise
     finally:
         await page.close()
