@@ -6,7 +6,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    or_,
+    select,
+    update,
+)
 from sqlmodel import col
 
 from models.auth.application_passwords import ApplicationPassword
@@ -296,7 +306,7 @@ async def load_app_password_row_if_valid(
 
 @prepare_cached
 def _app_password_lookup_sql() -> Select[*tuple[Any, ...]]:
-    now = bindparam("now", type_=UtcDateTime)
+    now: BindParameter[datetime] = bindparam("now", type_=UtcDateTime)
     statement = (
         select(*select_columns(ApplicationPassword), *APP_PASSWORD_OWNER_COLUMNS)
         .join(User, col(User.id) == col(ApplicationPassword.user_id))

@@ -317,17 +317,6 @@ SLOW_CASES = (
     ),
     SlowCases("cli/test_cli_keys::test_killed_rotation_loses_nothing_and_continues", ("reseal:2",)),
     SlowCases(
-        "cli/test_cli_basics::test_command_imports_only_needed_modules",
-        (
-            "domain dkim-add --help-pydantic",
-            "documents add --help-pydantic",
-            "doctor --help-pydantic",
-            "settings-pydantic",
-            "api-key list-pydantic sqlalchemy",
-            "setting list-pydantic sqlalchemy",
-        ),
-    ),
-    SlowCases(
         "e2e/recovery/test_postgres_restore::test_pg_basebackup_is_detected",
         covered_by="e2e/recovery/test_postgres_restore::test_documented_restore_to_a_moment",
     ),
