@@ -31,10 +31,11 @@ from graph.execution.documents.document_cache import (
     has_nul,
     refused_document,
 )
+from graph.execution.introspection_results import IntrospectionResults, is_introspection_only
 from graph.execution.public_errors import is_bug, make_errors_public
 from graph.execution.resolver_binding import bind_resolvers
 from graph.execution.resolver_plans import PlanCache
-from graph.execution.response_size import ResponseBudget
+from graph.execution.response_size import MAX_RESPONSE_BYTES, ResponseBudget
 from graph.execution.strawberry_definitions import mark_one_of_inputs
 from graph.execution.telemetry import OperationObserver
 from graph.http.admission_control import (
@@ -110,12 +111,13 @@ class ExecutableSchema(strawberry.Schema):
         self.set_executor_and_clear_documents(is_compiled=compiled)
 
     def set_executor_and_clear_documents(self, *, is_compiled: bool) -> None:
-        """Choose compiled or plain execution. A change clears the document cache."""
+        """Choose compiled or plain execution. A change clears the cached documents and results."""
         executor = supported_executor_class(is_compiled=is_compiled)
         if executor is not self.execution_context_class:
             self.execution_context_class = executor
             compiles = issubclass(executor, CompiledExecutor)
             self.documents = DocumentCache(self._schema, self.limits, can_compile=compiles)
+            self.introspection_results = IntrospectionResults()
 
     def find_document_charging_if_uncached(
         self, context: Any, text: str, operation_name: str | None
@@ -234,9 +236,7 @@ class ExecutableSchema(strawberry.Schema):
             async with asyncio.timeout(self.limits.deadline) as clock:
                 with AdmittedOperation(run.context, outlives_client=run.outlives_client):
                     await self._set_position_if_cursor_selected(run)
-                    return await (
-                        execute_atomically(run) if run.document.is_atomic else run.execute()
-                    )
+                    return await self._execute_or_find_result(run)
         except TimeoutError as late:
             if clock.expired() and run.document.is_atomic:
                 return await run.atomic_result_at_deadline(committed=progress.committed)
@@ -247,6 +247,16 @@ class ExecutableSchema(strawberry.Schema):
             current_work.set(None)
             run.context.clear_loaded()  # loaders and context refer to each other
         return PreExecutionError(None, [GraphQLError(str(cause), original_error=cause)])
+
+    async def _execute_or_find_result(self, run: "OperationRun") -> ExecutionResult:
+        """Execute an operation, unless it reads only the schema and its result is known."""
+        if run.document.is_atomic:
+            return await execute_atomically(run)
+        if run.variables or not is_introspection_only(run.document):
+            return await run.execute()
+        guards: AdmissionControl | None = getattr(run.context, "guards", None)
+        limit = guards.max_response_bytes if guards else MAX_RESPONSE_BYTES
+        return await self.introspection_results.find_or_execute(run.document, run.execute, limit)
 
     async def _run_mutation_with_field_deadlines(self, run: "OperationRun") -> ExecutionResult:
         """Run a mutation. Each of its fields ends at the deadline."""
