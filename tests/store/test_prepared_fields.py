@@ -1,14 +1,17 @@
-"""Fields of the signed-in user, and SMTP sessions, build no SQL statements while they are read."""
+"""Documents of mail clients, fields of the user, and SMTP sessions build no SQL statements."""
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
+from bench.clients import DOCUMENTS
+from bench.load.documents import MESSAGE_QUERY
+from graph.types import global_ids
 from mail.smtp.submission_backend import SmtpSubmitter
 from models.auth.application_passwords import ApplicationPassword
 from models.runtime.environment import Environment
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import GraphQLClient, ManualClock
+from tests.conftest import GraphQLClient, ManualClock, deliver_to
 from tests.support.accounts.app_password_operations import create_app_password
 from tests.support.accounts.key_value_operations import set_value
 from tests.support.case_loop import each_case
@@ -55,6 +58,25 @@ async def test_fields_of_the_signed_in_user_build_no_statements(
             assert built == []
     await ada("{ viewer { user { filters(filter: {active: true}) { nodes { id } } } } }")
     assert built  # a list with a filter is not prepared
+
+
+async def test_documents_of_mail_clients_build_no_statements(ada: GraphQLClient) -> None:
+    await ada('mutation { mailboxCreate(input: {paths: ["Project"]}) { errors { message } } }')
+    message = (await deliver_to(ada)).message_id
+    nodes = (await ada("{ user { mailboxes { nodes { id path } } } }"))["user"]["mailboxes"][
+        "nodes"
+    ]
+    ids = {node["path"].lower(): node["id"] for node in nodes}
+    ids["id"] = global_ids.encode("Message", message)
+    built = record_built_selects(ada.environment.database)
+    for case in each_case({**DOCUMENTS, "one message in full": MESSAGE_QUERY}.items()):
+        with case as (_, document):
+            variables = {name: key for name, key in ids.items() if f"${name}:" in document}
+            expected = await ada(document, **variables)
+            assert all(expected.values())
+            del built[:]
+            assert await ada(document, **variables) == expected
+            assert built == []
 
 
 @pytest.mark.parametrize("has_app_password", [False, True])
