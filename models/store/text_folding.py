@@ -22,6 +22,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 FUNCTION_NAME = "fold_text"
 PART_LENGTH = 65_536  # characters
+BLOCK_SIZE = 256  # characters
 # Soft hyphen, tatweel, joiners, direction marks, variation selectors, byte order mark
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u0640\u180e\u200c-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff]"
@@ -147,6 +148,24 @@ def _compile_ascii_lower_for_postgres(
     return f'lower({compiler.process(element.clauses, **options)} COLLATE "C")'
 
 
+@cache
+def _lowered_and_folded_characters() -> list[tuple[str, str]]:
+    """Return the lower case and the case folding of decomposed characters that have different ones.
+
+    Whole blocks are compared first, since a comparison of each character takes thrice the time.
+    """
+    pairs = []
+    for start in range(0, sys.maxunicode + 1, BLOCK_SIZE):
+        block = "".join(map(chr, range(start, start + BLOCK_SIZE)))
+        if block.lower() == block.casefold():
+            continue
+        for character in block:
+            lowered, folded = character.lower(), character.casefold()
+            if lowered != folded and unicodedata.is_normalized("NFKD", character):
+                pairs.append((lowered, folded))
+    return pairs
+
+
 def create_fold_text_function_sql(collation: str) -> str:
     """Return the SQL that creates `fold_text` in PostgreSQL.
 
@@ -155,13 +174,7 @@ def create_fold_text_function_sql(collation: str) -> str:
     """
     single: list[tuple[str, str]] = []
     lower = f'lower(normalize(value, NFKD) COLLATE "{collation}")'
-    for code in chain(range(0x80, 0xD800), range(0xE000, sys.maxunicode + 1)):
-        character = chr(code)
-        if unicodedata.normalize("NFKD", character) != character:
-            continue
-        lowered, folded = character.lower(), character.casefold()
-        if lowered == folded:
-            continue
+    for lowered, folded in _lowered_and_folded_characters():
         if len(folded) > 1:
             lower = f"replace({lower}, '{lowered}', '{folded}')"
         else:
