@@ -9,6 +9,3 @@ gc.set_threshold(100_000, 50, 100)
 # httpx tries to import this library for each event of a request. It is not installed, and a failed
 # import takes 60 µs.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
-
-# For each of its classes, this package searches all modules that are imported before it.
-import scim2_models  # noqa: E402, F401

@@ -1,5 +1,6 @@
 """Fixtures of all tests: stores, a manual clock, accounts and a GraphQL client."""
 
+import scim2_models  # noqa: F401, I001 - for each of its classes, it searches all modules before it
 import asyncio
 import gc
 import hashlib
@@ -193,12 +194,9 @@ def postgres() -> Iterator[str]:
     """The URL of the migrated database of this pytest-xdist worker."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     server = store_fixtures.start_postgres_server()
-    url = store_fixtures.run_in_new_loop(
-        store_fixtures.recreate_database(server.get_uri(), f"merganser_{worker or 'alone'}")
+    yield store_fixtures.run_in_new_loop(
+        store_fixtures.create_worker_database(server.get_uri(), f"merganser_{worker or 'alone'}")
     )
-    store_fixtures.run_in_new_loop(store_fixtures.migrate_store(url))
-    store_fixtures.run_in_new_loop(store_fixtures.create_emptying_function(url))
-    yield url
     server.cleanup()
 
 

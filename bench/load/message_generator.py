@@ -26,13 +26,17 @@ class MessageGenerator:
         self.random = Random(self.seed)  # noqa: S311 - nothing here is secret
         syllables = [first + second for first in CONSONANTS for second in VOWELS]
         words = ["".join(self.random.choices(syllables, k=2 + n % 3)) for n in range(WORD_COUNT)]
-        weights = [1 / (rank + 2) for rank in range(WORD_COUNT)]
-        self.paragraphs = [self._make_paragraph(words, weights) for _ in range(PARAGRAPH_COUNT)]
+        summed_weights = list(itertools.accumulate(1 / (rank + 2) for rank in range(WORD_COUNT)))
+        self.paragraphs = [
+            self._make_paragraph(words, summed_weights) for _ in range(PARAGRAPH_COUNT)
+        ]
         names = self.random.sample(words, PERSON_COUNT)
         self.people = [(f"{n.title()} {n[::-1].title()}", f"{n}@example.com") for n in names]
 
-    def _make_paragraph(self, words: list[str], weights: list[float]) -> str:
-        rows = (" ".join(self.random.choices(words, weights, k=10)) for _ in range(8))
+    def _make_paragraph(self, words: list[str], summed_weights: list[float]) -> str:
+        rows = (
+            " ".join(self.random.choices(words, cum_weights=summed_weights, k=10)) for _ in range(8)
+        )
         return ".\r\n".join(row.capitalize() for row in rows)
 
     def make_text(self, size: int) -> str:

@@ -176,7 +176,11 @@ def _submission_and_delivery_rows(
 
 @contextmanager
 def gc_as_in_server() -> Iterator[None]:
-    """Collect garbage as in the server, without the objects made to fill the queue."""
+    """Collect garbage as in the server, without the objects made to fill the queue.
+
+    They stay frozen: `gc.unfreeze` would also release what a process of tests has frozen, and each
+    full collection would scan all modules and tests again.
+    """
     usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
@@ -185,7 +189,6 @@ def gc_as_in_server() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
-        gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True)

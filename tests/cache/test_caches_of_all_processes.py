@@ -20,7 +20,7 @@ from tests.support.operations.platform.cache_operations import (
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 NEWEST_TEXT = "{ messages(first: 1) { nodes { text } } }"
 WORKERS = 2
@@ -33,7 +33,7 @@ def server(
     folder = tmp_path_factory.mktemp("server")
     store = ""
     if request.param == "postgres":
-        store = create_database(request.getfixturevalue("postgres"), "cache_server")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "cache_server")
     prefix = os.urandom(6).hex()
     options = f"endpoint={s3_server}&region=eu-west-1&access_key_id=a&secret_access_key=b"
     settings = {

@@ -34,9 +34,10 @@ def used_members(class_name: str, ignored: set[str]) -> Iterator[str]:
     """Yield the members of an enum that modules of the server name."""
     for layer in LAYERS:
         for path in (REPOSITORY / layer).rglob("*.py"):
-            if str(path.relative_to(REPOSITORY)) in ignored:
+            code = path.read_text(encoding="utf-8")
+            if str(path.relative_to(REPOSITORY)) in ignored or f"{class_name}." not in code:
                 continue
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(ast.parse(code)):
                 match node:
                     case ast.Attribute(ast.Name(name), attribute) if name == class_name:
                         yield attribute

@@ -18,7 +18,7 @@ from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.servers.session_server import SESSIONS
 from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 pytestmark = pytest.mark.skipif(
     "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"
@@ -54,7 +54,7 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerPair]:
     folder = tmp_path_factory.mktemp("servers")
-    store = create_database(request.getfixturevalue("postgres"), "servers_on_one_host")
+    store = create_migrated_database(request.getfixturevalue("postgres"), "servers_on_one_host")
     bus = make_redis_process(folder)
     settings = {"OBJECT_STORE_URL": str(folder / "blobs"), "EVENT_BUS_URL": bus.url}
     first = MerganserProcess(folder / "one", store, settings, serve_arguments=("--workers", "2"))

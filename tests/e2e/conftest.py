@@ -9,7 +9,7 @@ from bench.servers.ports import free_port
 from tests.support.servers.forked_process import fork_subprocess
 from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,7 +33,7 @@ def server(
     """A server with users. Each user after bob is for one test that changes many rows."""
     store = ""
     if request.param != "sqlite":
-        store = create_database(request.getfixturevalue("postgres"), "e2e")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "e2e")
     hop = free_port()
     settings = {
         "NEXT_HOP": f"smtp://127.0.0.1:{hop}",

@@ -17,7 +17,7 @@ from bench.servers.bus_servers import InterruptibleBus, PostgresNotifyBus, Socke
 from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 BUSY_MACHINE_SECONDS = 120.0
 COMPONENTS = """query ($filter: ComponentFilter) { components(filter: $filter, first: 200) {
@@ -40,7 +40,7 @@ def server(
     folder = tmp_path_factory.mktemp("server")
     store = ""
     if request.param == "postgres":
-        store = create_database(request.getfixturevalue("postgres"), "controlled_server")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "controlled_server")
     (folder / "settings").write_text("# empty\n")
     settings = {"CONFIG": str(folder / "settings")}
     started = MerganserProcess(folder, store, settings, serve_arguments=("--workers", "2"))
@@ -232,7 +232,7 @@ async def test_server_stop_answers_and_ends_all_processes_in_turn(
 ) -> None:
     servers = [MerganserProcess(tmp_path / "one", serve_arguments=("--workers", "2"))]
     if "postgres" in store_fixtures.STORES:
-        store = create_database(request.getfixturevalue("postgres"), "stopped_servers")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "stopped_servers")
         blobs = {"OBJECT_STORE_URL": str(tmp_path / "blobs")}
         servers = [  # each process takes connections of the database
             MerganserProcess(tmp_path / "one", store, blobs, serve_arguments=("--workers", "2")),

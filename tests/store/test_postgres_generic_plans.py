@@ -42,8 +42,7 @@ PAGES_IN_ORDERS = [
 )
 async def database(postgres: str) -> AsyncIterator[Database]:
     """Yield an empty database without automatic ANALYZE."""
-    url = await store_fixtures.create_database_beside(postgres, "generic")
-    await store_fixtures.migrate_store(url)
+    url = store_fixtures.create_migrated_database(postgres, "generic")
     await store_fixtures.disable_autovacuum(url)
     database = store_fixtures.share_compiled_statements(Database(url))
     yield database

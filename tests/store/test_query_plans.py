@@ -93,8 +93,7 @@ def filled_sqlite_file(sqlite_template: Path, filled_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def filled_postgres_url(postgres: str, filled_folder: Path) -> str:
-    url = store_fixtures.run_in_new_loop(store_fixtures.create_database_beside(postgres, "filled"))
-    store_fixtures.run_in_new_loop(store_fixtures.migrate_store(url))
+    url = store_fixtures.create_migrated_database(postgres, "filled")
     store_fixtures.run_in_new_loop(store_fixtures.disable_autovacuum(url))
     store_fixtures.run_in_new_loop(fill_database(url, filled_folder))
     return url
@@ -111,7 +110,7 @@ async def database(
         )
     else:
         url = await store_fixtures.create_database_beside(
-            request.getfixturevalue("filled_postgres_url"), "copy", copies_data=True
+            request.getfixturevalue("filled_postgres_url"), "copy", copied=""
         )
     shutil.copytree(filled_folder / "blobs", tmp_path / "blobs")
     database = store_fixtures.share_compiled_statements(Database(url))

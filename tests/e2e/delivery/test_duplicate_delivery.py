@@ -19,7 +19,7 @@ from tests.support.servers.clock_controlled_servers import (
     run_clock_controlled_servers,
 )
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 RELAYED = "SELECT id FROM queue_entries WHERE state = 'RELAYED'"
 BUSY_SECONDS = 2.0  # between the reply and the end of the server
@@ -31,7 +31,7 @@ async def servers(
 ) -> AsyncGenerator[ClockControlledServers]:
     url = None
     if request.param == "postgres":
-        url = create_database(request.getfixturevalue("postgres"), "copies")
+        url = create_migrated_database(request.getfixturevalue("postgres"), "copies")
     async with (
         asyncio.timeout(TEST_TIME_LIMIT),
         run_clock_controlled_servers(tmp_path, url, [0], fake=False) as started_servers,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers.merganser_server import MerganserProcess
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 MIB = 1 << 20
 LINE = b"A line of a text that is long, and says nothing new.\r\n"
@@ -33,7 +33,7 @@ def large_message_server(
     """A server for large messages, with each executor on SQLite, and with PostgreSQL."""
     settings = {"MESSAGE_MAX_SIZE": "35 MiB"}
     if request.param == "postgres":
-        url = create_database(request.getfixturevalue("postgres"), "large")
+        url = create_migrated_database(request.getfixturevalue("postgres"), "large")
         server = MerganserProcess(tmp_path, url, extra_settings=settings)
     else:
         server = MerganserProcess(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 from tests.support.time_limits import HANG_SECONDS
 
 BANNED = "203.0.113.7"
@@ -24,7 +24,7 @@ SIGN_IN = """mutation { authenticate(input: {username: "ada", password: "wrong"}
 def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MerganserProcess]:
     store = ""
     if request.param != "sqlite":
-        store = create_database(request.getfixturevalue("postgres"), "bans")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "bans")
     new_server = MerganserProcess(tmp_path, store, serve_arguments=("--workers", "2"))
     new_server.create_users("ada")
     new_server.start()

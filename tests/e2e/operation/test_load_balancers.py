@@ -20,7 +20,7 @@ from tests.support.clients.plain_http import plain_blocking_client, plain_client
 from tests.support.mail_servers.smtp_client import connect_smtp
 from tests.support.servers.merganser_server import ROOT, MerganserProcess
 from tests.support.servers.program_process import require_program, running_program
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 from tests.support.time_limits import HANG_SECONDS
 
 PAGE = ROOT / "docs/operating/cluster.md"
@@ -103,7 +103,7 @@ async def wait_until(is_true: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[BalancedServers]:
     folder = tmp_path_factory.mktemp("balanced")
-    store = create_database(postgres, "balanced")
+    store = create_migrated_database(postgres, "balanced")
     servers = []
     for name in ("mx1", "mx2"):
         (folder / name).mkdir()

@@ -20,7 +20,7 @@ from tests.support.mail_servers.smtp_client import connect_smtp
 from tests.support.operations.platform.metric_operations import counters_by_key, read_series
 from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 LMTP_COUNT, SMTP_COUNT, SIGN_IN_COUNT, FAILURE_COUNT = 6, 4, 3, 5
 MESSAGE_COUNT = LMTP_COUNT + SMTP_COUNT
@@ -69,7 +69,7 @@ def measured_servers(
     arguments: tuple[str, ...] = ("--workers", "2")
     store, folders = "", [folder]
     if request.param == "postgres":
-        store = create_database(request.getfixturevalue("postgres"), "measured_servers")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "measured_servers")
         folders, arguments = [folder / "one", folder / "two"], ()
     servers, smtp_ports = [], []
     for each in folders:

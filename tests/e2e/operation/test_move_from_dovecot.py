@@ -36,7 +36,7 @@ from tests.support.servers.forked_program import forked_program
 from tests.support.servers.merganser_server import ROOT, HttpClient, MerganserProcess
 from tests.support.servers.program_process import require_program
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database_beside
+from tests.support.stores.store_fixtures import create_migrated_database
 from tests.support.time_limits import HANG_SECONDS
 
 PAGE = ROOT / "docs/operating/move.md"
@@ -276,7 +276,7 @@ async def guide(
         require_program(program)
     store_url = ""
     if request.param != "sqlite":
-        store_url = await create_database_beside(request.getfixturevalue("postgres"), "moved")
+        store_url = create_migrated_database(request.getfixturevalue("postgres"), "moved")
     programs = tmp_path_factory.mktemp("admin")
     with ExitStack() as stack:
         # the owner of the mail can't enter pytest's folder

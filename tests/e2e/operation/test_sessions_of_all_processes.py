@@ -28,7 +28,7 @@ from tests.support.servers.session_server import (
 )
 from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 from tests.support.time_limits import HANG_SECONDS
 
 IS_LONG = bool(os.environ.get("LONG"))  # 1,000 sockets on the two servers, and the goal of 1 s
@@ -100,7 +100,7 @@ def server_set(
     folder = tmp_path_factory.mktemp("servers")
     store, folders, workers = "", [folder], 4
     if request.param == "postgres":
-        store = create_database(request.getfixturevalue("postgres"), "session_servers")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "session_servers")
         folders, workers = [folder / "one", folder / "two"], 2
     servers, smtp_ports = [], []
     for each in folders:

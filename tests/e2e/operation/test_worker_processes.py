@@ -22,7 +22,7 @@ from tests.support.servers.merganser_server import MerganserProcess, WebsocketCl
 from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
 from tests.support.servers.suspended_process import suspend_process
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 from tests.support.time_limits import HANG_SECONDS
 
 WORKERS = 2
@@ -133,7 +133,7 @@ def fleet(
     folder = tmp_path_factory.mktemp("fleet")
     bus: InterruptibleBus = SocketBus(folder / "var")
     if request.param.startswith("postgres"):
-        store = create_database(request.getfixturevalue("postgres"), "fleet")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "fleet")
         bus = PostgresNotifyBus(store)
     if BUS_BY_KIND[request.param] in BROKERS:
         broker = BROKERS[BUS_BY_KIND[request.param]](folder)

@@ -11,7 +11,7 @@ from bench.servers.merganser_process import MerganserServer
 from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.servers.bus_servers import BROKERS
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 CHANGE_COUNT = 300 if RUNS_ALL_TESTS else 150
 SEED = 7
@@ -33,7 +33,7 @@ async def proof_setup(
 ) -> AsyncIterator[tuple[str, MerganserServer, InterruptibleBus]]:
     store, bus = None, None
     if request.param.startswith("postgres"):
-        store = create_database(request.getfixturevalue("postgres"), "proof")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "proof")
         bus = PostgresNotifyBus(store)
     server = MerganserServer(
         tmp_path, store, ("--workers", "2") if request.param.endswith("2") else ()

@@ -20,7 +20,7 @@ from tests.support.servers.clock_controlled_servers import (
     run_clock_controlled_servers,
 )
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 DOMAINS = [f"d{nth}.example" for nth in range(4)]
 CLUSTERS = [("sqlite", [0])]
@@ -40,7 +40,7 @@ async def servers(
         pytest.skip("not one of the stores that are tested")
     url = None
     if kind == "postgres":
-        url = create_database(request.getfixturevalue("postgres"), f"clocks{skews[-1]}")
+        url = create_migrated_database(request.getfixturevalue("postgres"), f"clocks{skews[-1]}")
     async with (
         asyncio.timeout(TEST_TIME_LIMIT),
         run_clock_controlled_servers(tmp_path, url, skews) as started_servers,

@@ -338,10 +338,8 @@ async def test_blobs_on_full_disk_report_unavailable_and_recover(
 async def test_postgres_on_full_disk_reports_unavailable_and_recovers(
     public_folder: Path, cleanup_stack: ExitStack, tmp_path: Path, postgres: str
 ) -> None:
-    url, uri = (
-        await store_fixtures.create_database_beside(postgres, "full"),
-        postgres.replace("+asyncpg", ""),
-    )
+    url = store_fixtures.create_migrated_database(postgres, "full")
+    uri = postgres.replace("+asyncpg", "")
     disk = cleanup_stack.enter_context(mount_small_disk(public_folder / "table", 64))
     await move_database(uri, url, disk)
     server = start_server(cleanup_stack, tmp_path, url)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 MUTATION = """mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "Once.",
   sendAt: "2036-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
@@ -22,7 +22,9 @@ async def test_repeated_mutation_returns_lost_response(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = (
-        "" if store == "sqlite" else create_database(request.getfixturevalue("postgres"), "repeats")
+        ""
+        if store == "sqlite"
+        else create_migrated_database(request.getfixturevalue("postgres"), "repeats")
     )
     server = MerganserProcess(tmp_path, url, extra_settings={"FAULT": "answer:1"})
     server.create_users("ada")

@@ -25,7 +25,7 @@ from resolvers.transfer.exports import NewExport
 from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
 from tests.support.servers.merganser_server import START_TIMEOUT, MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.store_fixtures import create_database
+from tests.support.stores.store_fixtures import create_migrated_database
 
 TASK_LIMIT = 60.0  # seconds until a task has ended, on a busy machine
 EXPORT_FAULT = {"MERGANSER_FAULT": "exported:1"}  # the server kills itself during an export
@@ -36,7 +36,7 @@ def stopped_server(request: pytest.FixtureRequest, tmp_path: Path) -> MerganserP
     """A server with users that does not run."""
     store = ""
     if request.param != "sqlite":
-        store = create_database(request.getfixturevalue("postgres"), "tasks")
+        store = create_migrated_database(request.getfixturevalue("postgres"), "tasks")
     server = MerganserProcess(tmp_path, store)
     server.create_users("ada", "bob")
     return server

@@ -112,7 +112,7 @@ async def test_upload_continues_at_other_server_after_kill(tmp_path: Path, postg
     """Requests alternate between two servers. One is killed while it receives."""
     first, second = _two_servers(
         tmp_path,
-        store_fixtures.run_in_new_loop(store_fixtures.create_database_beside(postgres, "resuming")),
+        store_fixtures.create_migrated_database(postgres, "resuming"),
     )
     header = b"From: ada@example.org\r\nSubject: Any server\r\n\r\n"
     content = header + base64.encodebytes(os.urandom(SECOND_UPLOAD_SIZE * 3 // 4 - 2 * MIB))

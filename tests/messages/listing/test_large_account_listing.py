@@ -103,8 +103,7 @@ def sqlite_filled(sqlite_template: Path, blob_folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def postgres_filled(postgres: str, blob_folder: Path) -> str:
-    url = store_fixtures.run_in_new_loop(store_fixtures.create_database_beside(postgres, "large"))
-    store_fixtures.run_in_new_loop(store_fixtures.migrate_store(url))
+    url = store_fixtures.create_migrated_database(postgres, "large")
     store_fixtures.run_in_new_loop(store_fixtures.disable_autovacuum(url))
     store_fixtures.run_in_new_loop(create_accounts(url, blob_folder))
     return url
