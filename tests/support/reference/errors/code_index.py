@@ -5,7 +5,7 @@ import asyncio
 import re
 import socket
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,6 +45,17 @@ def nodes_of(node: ast.AST) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(node))
 
 
+def source_text(node: ast.AST) -> str:
+    """Return the source text of an expression. Most are names, which need no `ast.unparse`."""
+    attributes, value = list[str](), node
+    while isinstance(value, ast.Attribute):
+        attributes.append(value.attr)
+        value = value.value
+    if isinstance(value, ast.Name):
+        return ".".join((value.id, *reversed(attributes)))
+    return ast.unparse(node)
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """A function, a method, a class or an assignment at the top of a module."""
@@ -74,8 +85,8 @@ class CodeIndex:
     imports: dict[str, dict[str, str]] = field(default_factory=dict)
     methods: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     modules: set[str] = field(default_factory=set)
-    # By module and last name: the names and attributes that it uses without a call.
-    passed: dict[str, dict[str, set[str]]] = field(default_factory=dict)
+    # By last name and module: the names and attributes that the module uses without a call.
+    passed: dict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(dict))
     resolved: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str) -> str:
@@ -104,7 +115,7 @@ class CodeIndex:
         if f"{class_name}.{member}" in self.definitions:
             return f"{class_name}.{member}"
         for base in definition.node.bases:
-            base_name = self.resolve(f"{definition.module}.{ast.unparse(base)}")
+            base_name = self.resolve(f"{definition.module}.{source_text(base)}")
             if base_name != class_name and (found := self.method(base_name, member)):
                 return found
         return ""
@@ -115,7 +126,7 @@ class CodeIndex:
             annotation = ast.parse(annotation.value, mode="eval").body
         for node in ast.walk(annotation) if annotation is not None else ():
             if isinstance(node, ast.Name | ast.Attribute):
-                name = self.resolve(f"{module}.{ast.unparse(node)}")
+                name = self.resolve(f"{module}.{source_text(node)}")
                 definition = self.definitions.get(name)
                 if definition and isinstance(definition.node, ast.ClassDef):
                     return name
@@ -137,8 +148,8 @@ def code_index() -> CodeIndex:
 
 def add_module(index: CodeIndex, module: str, tree: ast.Module, path: Path) -> None:
     """Add the definitions and imports of a module. `path` is that of its file."""
-    imports = index.imports.setdefault(module, {})
-    for node in ast.walk(tree):
+    imports, nodes = index.imports.setdefault(module, {}), tuple(ast.walk(tree))
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 imports[alias.asname or alias.name.partition(".")[0]] = alias.name
@@ -150,21 +161,22 @@ def add_module(index: CodeIndex, module: str, tree: ast.Module, path: Path) -> N
             imports.setdefault(sibling.stem, f"{module}.{sibling.stem}")
     for statement in tree.body:
         _add_statement(index, module, statement)
-    index.passed[module] = _names_without_call(tree)
+    for name, texts in _names_without_call(nodes).items():
+        index.passed[name][module] = texts
 
 
-def _names_without_call(tree: ast.Module) -> dict[str, set[str]]:
-    """Return the names and attributes that a module uses without a call, by their last name.
+def _names_without_call(nodes: Sequence[ast.AST]) -> dict[str, set[str]]:
+    """Return the names and attributes that nodes of a module use without a call, by last name.
 
     A function that it imports under another name counts as used.
     """
     names = defaultdict[str, set[str]](set)
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
         if isinstance(node, ast.alias) and node.asname:
             names[node.name].add(node.asname)
         elif isinstance(node, ast.Name | ast.Attribute) and id(node) not in called:
-            text = ast.unparse(node)
+            text = source_text(node)
             names[text.rpartition(".")[2]].add(text)
     return names
 
@@ -267,14 +279,14 @@ def _drops_error(handler: ast.ExceptHandler) -> bool:
 
 def _suppressed_types(call: ast.expr) -> list[ast.expr]:
     """Return the arguments of `suppress` or `contextlib.suppress`."""
-    is_suppress = isinstance(call, ast.Call) and ast.unparse(call.func).endswith("suppress")
+    is_suppress = isinstance(call, ast.Call) and source_text(call.func).endswith("suppress")
     return call.args if isinstance(call, ast.Call) and is_suppress else []
 
 
 def _iter_run_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the nodes that run, without annotations, type parameters and functions of tasks."""
     skipped = {"annotation", "returns", "type_params"}
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in TASK_CLASSES:
+    if isinstance(node, ast.Call) and source_text(node.func) in TASK_CLASSES:
         skipped |= {"args", "keywords"}
     for name, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]
@@ -291,7 +303,7 @@ def _targets(
     node: ast.Name | ast.Attribute,
     is_called: bool,
 ) -> list[str]:
-    name = index.resolve(f"{definition.module}.{ast.unparse(node)}")
+    name = index.resolve(f"{definition.module}.{source_text(node)}")
     if name in index.definitions:
         return [name]
     if isinstance(node, ast.Name) or node.attr in STORED_FUNCTIONS:
@@ -299,7 +311,7 @@ def _targets(
     if class_name := class_of_value(index, definition, classes, node.value):
         method = index.method(class_name, node.attr)
         return [method] if method else []
-    owner = index.resolve(f"{definition.module}.{ast.unparse(node.value)}")
+    owner = index.resolve(f"{definition.module}.{source_text(node.value)}")
     if owner in index.definitions and (method := index.method(owner, node.attr)):
         return [method]
     if not is_called or node.attr in COMMON_METHODS or _is_external(index, owner):
@@ -340,7 +352,7 @@ def class_of_value(
 def _class_of_call(
     index: CodeIndex, definition: Definition, classes: dict[str, str], call: ast.Call
 ) -> str:
-    name = index.resolve(f"{definition.module}.{ast.unparse(call.func)}")
+    name = index.resolve(f"{definition.module}.{source_text(call.func)}")
     if name not in index.definitions and isinstance(call.func, ast.Attribute):
         owner = class_of_value(index, definition, classes, call.func.value)
         name = index.method(owner, call.func.attr) if owner else ""
@@ -367,12 +379,12 @@ def _class_of_attribute(index: CodeIndex, class_name: str, attribute: str) -> st
     definition = index.definitions[class_name]
     assert isinstance(definition.node, ast.ClassDef)
     for member in definition.node.body:
-        if isinstance(member, ast.AnnAssign) and ast.unparse(member.target) == attribute:
+        if isinstance(member, ast.AnnAssign) and source_text(member.target) == attribute:
             return index.annotated_class(member.annotation, definition.module)
     if value_class := _class_of_initial_value(index, class_name, attribute):
         return value_class
     for base in definition.node.bases:
-        base_name = index.resolve(f"{definition.module}.{ast.unparse(base)}")
+        base_name = index.resolve(f"{definition.module}.{source_text(base)}")
         if base_name in index.definitions and base_name != class_name:
             return _class_of_attribute(index, base_name, attribute)
     return ""
@@ -387,11 +399,11 @@ def _class_of_initial_value(index: CodeIndex, class_name: str, attribute: str) -
     for node in nodes_of(definition.node):
         match node:
             case ast.AnnAssign(target=target, annotation=annotation) if (
-                ast.unparse(target) == f"self.{attribute}"
+                source_text(target) == f"self.{attribute}"
             ):
                 return index.annotated_class(annotation, definition.module)
             case ast.Assign(targets=[target], value=value) if (
-                ast.unparse(target) == f"self.{attribute}"
+                source_text(target) == f"self.{attribute}"
             ):
                 return class_of_value(index, definition, classes, value)
     return ""

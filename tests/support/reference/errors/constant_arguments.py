@@ -19,6 +19,7 @@ from tests.support.reference.errors.code_index import (
     code_index,
     nodes_of,
     references_of,
+    source_text,
 )
 from tests.support.reference.errors.function_syntax import (
     argument_of_call,
@@ -77,11 +78,12 @@ def _shows_all_arguments(definition: Definition) -> bool:
     return (
         isinstance(node, FunctionNode)
         and not definition.class_name
-        and all(ast.unparse(one) in TRANSPARENT_DECORATORS for one in node.decorator_list)
+        and all(source_text(one) in TRANSPARENT_DECORATORS for one in node.decorator_list)
         and not any(
             index.resolve(f"{module}.{text}") == definition.name
-            for module in index.modules
-            for text in index.passed[module].get(node.name, ())
+            for module, texts in index.passed.get(node.name, {}).items()
+            if module in index.modules
+            for text in texts
         )
     )
 
