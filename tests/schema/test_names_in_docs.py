@@ -19,6 +19,8 @@ PAGES = [
     ),
 ]
 SOURCE_FOLDERS = ("merganser", "graph", "resolvers", "mail", "models")
+LOG_METHODS = ("debug", "info", "warning", "error", "exception", "critical")
+LOG_CALL = re.compile(rf"\.(?:{'|'.join(LOG_METHODS)})\(")
 METRIC = re.compile(r"`(merganser_[a-z_]+?)(?:_total|_bucket|_sum|_count)?[`{]")
 LOG_TEXT = re.compile(r"\blog (?:lines?|contains|has (?:a|the) line) `([A-Z][^` ]* [^`]+)`")
 # A setting with a value, such as "`MERGANSER_UPLOAD_MAX_SIZE` (50 MiB)".
@@ -35,18 +37,19 @@ def default_values() -> dict[str, str]:
 @cache
 def logged_texts() -> tuple[str, ...]:
     """The first arguments of the calls of loggers."""
-    trees = (
-        ast.parse(path.read_text(encoding="utf-8"))
+    sources = (
+        path.read_text(encoding="utf-8")
         for folder in SOURCE_FOLDERS
         for path in (ROOT / folder).rglob("*.py")
     )
+    trees = (ast.parse(source) for source in sources if LOG_CALL.search(source))
     return tuple(
         call.args[0].value
         for tree in trees
         for call in ast.walk(tree)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
-        and call.func.attr in {"debug", "info", "warning", "error", "exception", "critical"}
+        and call.func.attr in LOG_METHODS
         and call.args
         and isinstance(call.args[0], ast.Constant)
         and isinstance(call.args[0].value, str)
