@@ -1,6 +1,6 @@
 """Fixtures of all tests: stores, a manual clock, accounts and a GraphQL client."""
 
-import scim2_models  # noqa: F401, I001 - for each of its classes, it searches all modules before it
+import scim2_models  # noqa: F401, I001 - first: it searches all modules imported before it
 import asyncio
 import gc
 import hashlib

@@ -150,9 +150,9 @@ def _compile_ascii_lower_for_postgres(
 
 @cache
 def _lowered_and_folded_characters() -> list[tuple[str, str]]:
-    """Return the lower case and the case folding of decomposed characters that have different ones.
+    """Return lower case and case folding of each decomposed character for which they differ.
 
-    Whole blocks are compared first, since a comparison of each character takes thrice the time.
+    Whole blocks are compared first: comparing each character would take three times as long.
     """
     pairs = []
     for start in range(0, sys.maxunicode + 1, BLOCK_SIZE):

@@ -110,7 +110,7 @@ async def database(
         )
     else:
         url = await store_fixtures.create_database_beside(
-            request.getfixturevalue("filled_postgres_url"), "copy", copied=""
+            request.getfixturevalue("filled_postgres_url"), "copy", copies_data=True
         )
     shutil.copytree(filled_folder / "blobs", tmp_path / "blobs")
     database = store_fixtures.share_compiled_statements(Database(url))

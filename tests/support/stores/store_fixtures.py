@@ -109,16 +109,14 @@ async def create_worker_database(uri: str, name: str) -> str:
     return url
 
 
-async def create_database_beside(url: str, name: str, *, copied: str | None = None) -> str:
-    """Create a database on the server of this URL, and return its URL.
-
-    It is a copy of the database whose name ends with `copied` after that of the URL, or empty.
-    """
+async def create_database_beside(url: str, name: str, *, copies_data: bool = False) -> str:
+    """Create a database on the server of this URL, empty or as a copy; return its URL."""
     base_url, _, host = url.partition("?")
     server_url, _, database_name = base_url.rpartition("/")
     uri = f"{server_url}/postgres?{host}".replace("+asyncpg", "")
-    template = "template1" if copied is None else f"{database_name}{copied}"
-    return await recreate_database(uri, f"{database_name}_{name}", template)
+    return await recreate_database(
+        uri, f"{database_name}_{name}", database_name if copies_data else "template1"
+    )
 
 
 def _all_engines(database: Database) -> list[Engine]:
@@ -231,4 +229,5 @@ def create_database(url: str, name: str) -> str:
 
 def create_migrated_database(url: str, name: str) -> str:
     """Create a migrated database without accounts on the server of this URL and return its URL."""
-    return run_in_new_loop(create_database_beside(url, name, copied=UNCHANGED_DATABASE))
+    unchanged_url = url.replace("?", f"{UNCHANGED_DATABASE}?")
+    return run_in_new_loop(create_database_beside(unchanged_url, name, copies_data=True))
