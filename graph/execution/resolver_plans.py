@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,16 +31,13 @@ from graphql.execution.collect_fields import (
     collect_fields,
     collect_subfields,
 )
+from graphql.execution.get_variable_signature import GraphQLVariableSignature
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
 from graph.execution.code_generator import FunctionWriter
 from graph.execution.function_source import CompleteFunction
 from graph.execution.generated_code import FallbackNeeded, LargeValue
-from graph.execution.variables import (
-    Signatures,
-    try_to_coerce_variables,
-    variable_signatures_or_none,
-)
+from graph.execution.variables import try_to_coerce_variables, variable_signatures_or_none
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +277,7 @@ class PlanCache:
     fragments: dict[str, FragmentDetails]
     condition_variables: tuple[str, ...]  # variables of @skip and @include
     can_compile: bool = True
-    variable_signatures: Signatures | None = None  # None if a declaration is invalid
+    variable_signatures: Sequence[GraphQLVariableSignature] | None = None  # None if one is invalid
     _run_count: int = 0
     _plans_by_outcome: dict[tuple[Any, ...], OperationPlans] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ They only accept values that are certainly valid. All other values are left to g
 which reports the errors.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from typing import Any, NamedTuple
@@ -38,37 +38,36 @@ class NeedsGraphqlCoreCoercion(Exception):
     """A value that graphql-core must coerce, since it may be invalid."""
 
 
-Signatures = list[tuple[GraphQLVariableSignature, bool]]  # signature, has a default
-
-
 def variable_signatures_or_none(
     schema: GraphQLSchema, nodes: Iterable[VariableDefinitionNode]
-) -> Signatures | None:
+) -> list[GraphQLVariableSignature] | None:
     """Return the signatures of an operation's variables; None if one is invalid."""
-    result: Signatures = []
+    result: list[GraphQLVariableSignature] = []
     for node in nodes:
         signature = get_variable_signature(schema, node)
         if not isinstance(signature, GraphQLVariableSignature):
             return None
-        result.append((signature, node.default_value is not None))
+        result.append(signature)
     return result
 
 
 def try_to_coerce_variables(
-    variable_signatures: Signatures, raw_values: Mapping[str, Any]
+    variable_signatures: Sequence[GraphQLVariableSignature], raw_values: Mapping[str, Any]
 ) -> VariableValues | None:
     """Coerce the variables of a request; None if graphql-core must coerce them."""
     sources, values = {}, {}
     try:
-        for signature, has_default in variable_signatures:
+        for signature in variable_signatures:
             name = signature.name
             if name in raw_values:
                 sources[name] = VariableValueSource(signature, raw_values[name])
                 values[name] = coercion_function(signature.type)(raw_values[name], 0)
-            elif has_default or isinstance(signature.type, GraphQLNonNull):
+                continue
+            sources[name] = VariableValueSource(signature)
+            if signature.default is not None:
+                values[name] = coerce_default_value(signature)
+            elif isinstance(signature.type, GraphQLNonNull):
                 return None
-            else:
-                sources[name] = VariableValueSource(signature)
     except Exception:  # noqa: BLE001 - graphql-core reports the error
         return None
     return VariableValues(sources, values)

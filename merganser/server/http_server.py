@@ -1,7 +1,6 @@
 """The HTTP server with its limits, and the check that a credential exists if it is public."""
 
 import contextlib
-import gc
 import ipaddress
 import math
 import socket
@@ -24,6 +23,7 @@ from graph.http.upload_body import UploadLimits
 from merganser.errors import CommandError
 from merganser.server import http_connections
 from merganser.server.http_connections import ConnectionTracker
+from merganser.server.process_memory import freeze_loaded_objects_and_collect_garbage_often
 from merganser.server.processes.process_shares import limit_of_process
 from merganser.server.sockets import exposed_listener_names
 from merganser.settings.settings import PREFIX, Settings
@@ -32,7 +32,6 @@ from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from models.users.tables import User
 
-GC_THRESHOLDS = (20_000, 5, 5)  # of each generation of the garbage collector
 SHUTDOWN_TIMEOUT = 20  # seconds for requests to end
 TICKS_PER_SWEEP = 10  # of uvicorn, 0.1 seconds each
 
@@ -67,9 +66,7 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept requests, and call `on_started`."""
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()  # these objects stay: checking them takes 0.1 seconds per collection
-        gc.set_threshold(*GC_THRESHOLDS)
+        freeze_loaded_objects_and_collect_garbage_often()
         if self._on_started is not None:
             self._on_started()
 

@@ -97,6 +97,7 @@ def test_variables_are_coerced_as_by_graphql_core(variables: dict[str, Any]) -> 
 )
 def test_common_variables_are_coerced_as_by_graphql_core(variables: dict[str, Any]) -> None:
     _assert_same_coercion({"must": "there", "first": 1, **variables})
+    _assert_same_coercion({"must": "there", **variables})
 
 
 def _assert_same_coercion(variables: dict[str, Any]) -> None:
@@ -119,7 +120,8 @@ def _sources(values: VariableValues) -> dict[str, Any]:
 
 
 def test_common_variables_need_no_graphql_core() -> None:
-    (operation,) = parse("query ($input: MessageUpdateInput!) { __typename }").definitions
+    variables = "$input: MessageUpdateInput!, $first: Int = 3, $by: MailboxRef = {path: \"a\"}"
+    (operation,) = parse(f"query ({variables}) {{ __typename }}").definitions
     assert isinstance(operation, OperationDefinitionNode)
     signatures = variable_signatures_or_none(schema._schema, operation.variable_definitions or ())  # noqa: SLF001
     assert signatures is not None

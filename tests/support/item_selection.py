@@ -268,6 +268,7 @@ SLOW_CASES = (
     *(
         SlowCases(f"e2e/operation/test_worker_processes::{name}", NON_SQLITE_CASES)
         for name in (
+            "test_processes_share_most_of_their_memory",
             "test_every_worker_reports_metrics_of_all_workers",
             "test_metrics_of_killed_worker_are_kept",
             "test_stop_ends_all_processes",

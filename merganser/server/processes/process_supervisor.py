@@ -24,6 +24,7 @@ from merganser.server.environment_factory import (
     create_data_folders,
 )
 from merganser.server.observability import logs
+from merganser.server.process_memory import freeze_loaded_objects
 from merganser.server.processes.process_roles import ProcessRole
 from merganser.server.processes.process_shares import settings_with_process_share_of_limits
 from merganser.server.processes.shared_metrics import (
@@ -108,6 +109,7 @@ class ProcessSupervisor:
 
     def run(self) -> None:
         """Start all processes, and watch them until the last one has ended."""
+        freeze_loaded_objects()
         code = self._wait_for_process_or_kill_on_signal(
             fork_process(
                 lambda: uvloop.run(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -178,6 +179,14 @@ async def is_ready(fleet: WorkerFleet) -> bool:
 async def read_subjects(socket: WebsocketClient, count: int) -> list[str]:
     events = await socket.read_events(count)
     return [event["message"]["subject"] for event in events]
+
+
+async def test_processes_share_most_of_their_memory(fleet: WorkerFleet) -> None:
+    for pid in fleet.pids:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        kilobytes = {key: int(size) for key, size in re.findall(r"(\w+): +(\d+) kB", rollup)}
+        private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
+        assert private < kilobytes["Rss"] / 2
 
 
 async def test_delivery_at_one_worker_reaches_subscribers_of_all(fleet: WorkerFleet) -> None:
