@@ -114,6 +114,7 @@ class ScriptAccount:
         return SieveEnvironment(
             now=environment.now(),
             addresses=self.addresses,
+            subaddress_delimiters=options.addresses_subaddress_delimiters,
             mailboxes={mailbox.path for mailbox in self.mailboxes.mailboxes},
             special_uses={
                 mailbox.path: [f"\\{mailbox.special_use.capitalize()}"]

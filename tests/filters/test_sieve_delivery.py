@@ -16,6 +16,7 @@ from tests.support.mail.trace_header_lines import TRACE_FIELDS
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import DELIVERED_REPLY, deliver_without_queue_id
 from tests.support.mail_servers.queue_worker import relay_queued_mail
+from tests.support.operations.quarantine_operations import set_options
 from tests.support.operations.sieve_operations import active_script_error, put_sieve_script
 from tests.support.stores.counter_check import select_rows
 
@@ -95,6 +96,23 @@ async def test_fileinto_missing_mailbox_falls_back_to_inbox(
         await active_script_error(environment)
         == 'There is no mailbox "Nowhere": the message was stored in INBOX.'
     )
+
+
+async def test_detail_begins_after_configured_delimiter(
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
+) -> None:
+    set_options(environment, addresses_subaddress_delimiters="-")
+    await put_sieve_script(
+        ada,
+        'require ["envelope", "fileinto", "mailbox", "subaddress"];\n'
+        'if envelope :detail "to" "news" { fileinto :create "News"; }',
+    )
+    for local_part in ("ada", "ada-news"):
+        replies = await deliver_without_queue_id(
+            lmtp_client, raw_message(local_part), f"{local_part}@example.org"
+        )
+        assert replies == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["ada"], "News": ["ada-news"]}
 
 
 async def test_specialuse_takes_precedence_over_mailbox_name(

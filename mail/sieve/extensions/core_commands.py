@@ -39,7 +39,6 @@ _ADDRESS_FIELDS = frozenset(
     """.split()  # noqa: SIM905 - a list of lines would be a page long
 )
 _ENVELOPE_PARTS = ("from", "to")
-_SUBADDRESS_SEPARATOR = "+"  # between user and detail (RFC 5233)
 
 
 def _execute_if(run: ScriptRun, call: SieveCall) -> None:
@@ -141,9 +140,8 @@ def _evaluate_address(run: ScriptRun, call: SieveCall) -> bool:
             run.count_steps(call, comparators.comparison_steps(len(field.raw), 16))
             addresses += _addresses_of_field(run, field.raw)
     part = call.chosen_tag("part", "all")
-    return value_matching.any_value_matches(
-        run, call, address_parts(addresses, part), run.strings_argument(call, "keys")
-    )
+    parts = address_parts(addresses, part, run.environment.subaddress_delimiters)
+    return value_matching.any_value_matches(run, call, parts, run.strings_argument(call, "keys"))
 
 
 def _addresses_of_field(run: ScriptRun, raw_field: str) -> Sequence[str]:
@@ -165,7 +163,8 @@ def _evaluate_envelope(run: ScriptRun, call: SieveCall) -> bool:
             raise run.error_at(call, f'"{name}" is not an envelope part.')
         is_sender = name.lower() == "from"
         text = run.envelope.sender if is_sender else run.envelope.recipient
-        values += address_parts([text], part) if text else [""]
+        delimiters = run.environment.subaddress_delimiters
+        values += address_parts([text], part, delimiters) if text else [""]
     return value_matching.any_value_matches(run, call, values, run.strings_argument(call, "keys"))
 
 
@@ -174,22 +173,26 @@ def parse_field_addresses(raw_field: str) -> list[ParsedAddress]:
     return parse_address_list(encoded_words.unfold_and_decode_utf8(raw_field.partition(":")[2]))
 
 
-def address_parts(addresses: Iterable[str], part: str) -> list[str]:
+def address_parts(addresses: Iterable[str], part: str, delimiters: str) -> list[str]:
     """Return a part of each address that has it (RFC 5228, section 2.7.4; RFC 5233)."""
     if part == "all":
         return list(addresses)
-    parts: list[str] = []
+    parts: list[str | None] = []
     for address in addresses:
         local, at, domain = address.rpartition("@")
         if not at:
             local, domain = address, ""
-        user, divider, detail = local.partition(_SUBADDRESS_SEPARATOR)
-        if part != "detail" or divider:
-            address_part = {"localpart": local, "domain": domain, "user": user, "detail": detail}[
-                part
-            ]
-            parts.append(address_part)
-    return parts
+        user, detail = _user_and_detail(local, delimiters)
+        parts.append({"localpart": local, "domain": domain, "user": user, "detail": detail}[part])
+    return [value for value in parts if value is not None]
+
+
+def _user_and_detail(local_part: str, delimiters: str) -> tuple[str, str | None]:
+    """Split a local part at its first delimiter; the detail is None without a delimiter."""
+    for index, character in enumerate(local_part):
+        if character in delimiters:
+            return local_part[:index], local_part[index + 1 :]
+    return local_part, None
 
 
 def recipient_problem(address: str) -> str | None:

@@ -94,6 +94,28 @@ def test_base_tests(test: str, expected: bool) -> None:
     assert is_test_true(test) is expected
 
 
+@pytest.mark.parametrize(
+    ("delimiters", "local_part", "expected"),
+    [
+        ("+", "eve+list", "eve(list)"),
+        ("+-", "eve-new+list", "eve(new+list)"),
+        ("-", "eve+list", "eve+list"),
+        ("+", "eve+", "eve()"),
+        ("", "eve+list", "eve+list"),
+    ],
+)
+def test_local_part_is_split_at_first_configured_delimiter(
+    delimiters: str, local_part: str, expected: str
+) -> None:
+    script = """require ["fileinto", "subaddress", "variables"];
+    if address :user :matches "to" "*" { set "user" "${1}"; }
+    if address :detail :matches "to" "*" { set "detail" "(${1})"; }
+    fileinto "${user}${detail}";"""
+    raw = f"To: {local_part}@example.net\r\n\r\n".encode()
+    actions = script_actions(script, raw, subaddress_delimiters=delimiters)
+    assert actions == [f"into {expected}"]
+
+
 EXTENSION_TEST_CASES = [
     ('envelope "from" "ada@example.org"', "envelope", True),
     ('envelope :domain "to" "example.com"', "envelope", True),
