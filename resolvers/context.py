@@ -113,8 +113,8 @@ class Context:
     warnings: list[MutationWarning] = field(
         default_factory=list, init=False
     )  # of the current mutation
-    # search words by the response path of the list
-    search_words_by_path: dict[Hashable, Sequence[Any]] = field(
+    # functions that return the search terms of a list, by its response path
+    search_terms_by_path: dict[Hashable, Callable[[], Sequence[Any]]] = field(
         default_factory=dict, init=False, repr=False
     )
     _transaction: RequestTransaction | None = field(default=None, init=False, repr=False)

@@ -28,7 +28,7 @@ from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
 from mail.queue.destination_order import LAST_RANK, ClaimCapacity, LineCursor
 from merganser.server.environment_factory import open_environment, root_context, user_context
-from merganser.server.http_server import GC_THRESHOLDS
+from merganser.server.process_memory import GC_THRESHOLDS
 from merganser.settings.settings import Settings
 from models.queue.tables import NORMAL_RANK, DeliveryState, QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -91,7 +91,7 @@ async def _read_group(
     """Read a page of the seen messages of these listings, or of the unseen ones."""
     if listings[0].conditions.seen is (not seen):
         return Page([], has_next=False, has_previous=False)
-    conditions = replace(listings[0].conditions, seen=seen)
+    conditions = listings[0].conditions._replace(seen=seen)
     columns = listings[0].columns | COLUMNS
     group = [
         replace(listing, page_request=page_request, conditions=conditions, columns=columns)

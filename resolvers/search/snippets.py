@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from html import escape
 
 from mail.search.tokenizer import SearchTerm, term_from_text_or_none
@@ -23,31 +24,31 @@ _WORD = re.compile(r"[^\s.,;:!?()<>\"'/@]+")
 def remember_search_terms(
     ctx: Context, response_path: Hashable, conditions: MessageConditions
 ) -> None:
-    """Remember the search terms of the list at this path of the response."""
-    search_terms = (
-        required_terms(split_search_words(conditions)[0]) if not conditions.is_empty else []
-    )
-    if search_terms:
-        ctx.search_words_by_path[response_path] = search_terms
+    """Remember the search terms of the list at this path of the response.
+
+    They are extracted if a snippet is requested.
+    """
+    if not conditions.is_empty:
+        ctx.search_terms_by_path[response_path] = cache(partial(_search_terms, conditions))
+
+
+def _search_terms(conditions: MessageConditions) -> Sequence[SearchTerm]:
+    """Return the terms that all messages of a filter contain."""
+    return required_terms(split_search_words(conditions)[0])
 
 
 def search_terms_of_first_searched_path(
     ctx: Context, response_paths: Iterable[Hashable]
 ) -> Sequence[SearchTerm]:
     """Return the search terms of the first of these paths that has a searched list."""
-    terms_by_path = ctx.search_words_by_path
-    return (
-        next(
-            (
-                terms_by_path[response_path]
-                for response_path in response_paths
-                if response_path in terms_by_path
-            ),
-            (),
-        )
-        if terms_by_path
-        else ()
-    )
+    extract_terms_by_path = ctx.search_terms_by_path
+    if not extract_terms_by_path:
+        return ()
+    for response_path in response_paths:
+        extract_terms = extract_terms_by_path.get(response_path)
+        if extract_terms is not None and (terms := extract_terms()):
+            return terms
+    return ()
 
 
 async def extract_snippet_or_none(

@@ -195,9 +195,7 @@ def validate_filter_values(message_conditions: MessageConditions) -> None:
                 is_in_set_sql(value, col(Message.uid), highest_uid_sql, input_name=name)
         for nth, text in enumerate(condition.email_ids or ()):
             message_id_from_email_id_or_raise(text, nth)
-        value_count += 1 + sum(
-            getattr(condition, name) is not None for name in MessageConditions.__slots__
-        )
+        value_count += 1 + sum(value is not None for value in condition)
     if value_count > MAX_TERMS:
         raise InvalidInput(
             TOO_MANY_TERMS_MESSAGE, constraint=ValidationConstraint.MAX, path=["filter"]
@@ -221,7 +219,7 @@ def has_only_flags(message_conditions: MessageConditions) -> bool:
     """True if the filter tests only flags, so that its SQL is always the same."""
     unmarked: dict[str, Any] = {**dict.fromkeys((*VALUELESS_FIELDS, "every", "some", "none"))}
     return all(
-        condition.is_empty or replace(condition, **unmarked).is_empty
+        condition.is_empty or condition._replace(**unmarked).is_empty
         for condition in iterate_nested_conditions_requiring_limits(message_conditions)
     )
 
@@ -252,7 +250,7 @@ def split_search_words(
             None if all(rest.is_empty for _, rest in alternatives) else message_conditions.some
         )
     kept_every = tuple(every) or (None if message_conditions.every else message_conditions.every)
-    rest = replace(message_conditions, query=None, every=kept_every, some=remaining)
+    rest = message_conditions._replace(query=None, every=kept_every, some=remaining)
     return (
         AllOf(tuple(expressions))
         if len(expressions) > 1

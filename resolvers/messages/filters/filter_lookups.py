@@ -116,6 +116,8 @@ def _require_short_texts(conditions: MessageConditions) -> None:
     """Raise InvalidInput if a text of the filter, without those in it, is too long."""
     for name in TEXT_FIELDS:
         value = getattr(conditions, name)
+        if value is None:
+            continue
         for text in value if isinstance(value, tuple) else (value,):
             if text is not None and len(text) > MAX_SEARCH_LENGTH:
                 error_text = f"The search text has at most {MAX_SEARCH_LENGTH} characters."
@@ -242,8 +244,7 @@ async def _mailbox_ids_by_pattern(
 
 def _without_conditions_requiring_read(conditions: MessageConditions) -> MessageConditions:
     """Return a wider filter, without the conditions that need a message to be read."""
-    return replace(
-        conditions,
+    return conditions._replace(
         text=None,
         body=None,
         header=None,

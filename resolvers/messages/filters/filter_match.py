@@ -96,9 +96,9 @@ def _parts_with_input_paths(
 def json_from_conditions(conditions: MessageConditions) -> dict[str, Any]:
     """Convert a filter to JSON values."""
     return {
-        field.name: _json_value(value)
-        for field in fields(conditions)
-        if (value := getattr(conditions, field.name)) is not None
+        name: _json_value(value)
+        for name, value in zip(conditions._fields, conditions, strict=True)
+        if value is not None
     }
 
 

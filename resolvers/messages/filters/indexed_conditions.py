@@ -1,7 +1,6 @@
 """The conditions of message filters for which the database has indexes."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mail.storage.message_flags import FORWARDED_KEYWORD, fold_keyword
@@ -58,7 +57,7 @@ def selects_all_unseen(conditions: MessageConditions) -> bool:
     return (
         any(part.seen is False for part in parts)
         and all(part.every != () and part.seen is not True for part in parts)
-        and all(replace(part, every=None, seen=None).is_empty for part in parts)
+        and all(part._replace(every=None, seen=None).is_empty for part in parts)
     )
 
 
@@ -116,4 +115,4 @@ def without_required(
     if every:
         parts = [without_required(part, removed) for part in every]
         every = tuple(part for part in parts if not part.is_empty) or None
-    return replace(conditions, every=every, **unset)
+    return conditions._replace(every=every, **unset)
