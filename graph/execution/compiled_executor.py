@@ -20,7 +20,7 @@ from graphql import (
 )
 from graphql.execution import Executor
 from graphql.execution.collect_fields import FieldDetailsList, GroupedFieldSet
-from graphql.execution.values import VariableValues, get_argument_values
+from graphql.execution.values import VariableValues
 from graphql.pyutils import Path
 from strawberry.execution import optimized_is_awaitable
 
@@ -125,12 +125,7 @@ class CompiledExecutor(PlainExecutor):
         kind = call.field.type
         info = self.build_resolve_info(call.field, call.nodes, parent_type, path)
         try:
-            arguments = call.arguments
-            if arguments is None:
-                arguments = get_argument_values(
-                    call.field, call.nodes[0], self.variable_values, None, self.hide_suggestions
-                )
-            result = call.resolve(source, info, **arguments)
+            result = call.resolve(source, info, **call.arguments(self.variable_values))
             if self.is_awaitable(result):
                 return self._complete_awaited_result(kind, field_details_list, info, path, result)
             completed = self.complete_value(

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from graphql import (
+    ArgumentNode,
     DirectiveNode,
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
+    GraphQLArgument,
     GraphQLError,
     GraphQLField,
     GraphQLObjectType,
@@ -32,7 +34,7 @@ from graphql.execution.collect_fields import (
     collect_subfields,
 )
 from graphql.execution.get_variable_signature import GraphQLVariableSignature
-from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
+from graphql.execution.values import VariableValues, coerce_argument, get_variable_values
 
 from graph.execution.code_generator import FunctionWriter
 from graph.execution.function_source import CompleteFunction
@@ -115,17 +117,44 @@ class CompiledPlan:
             PLAN_COUNTERS.given_up[self.name] += self.is_given_up
 
 
-class FieldCall(NamedTuple):
-    """The resolver of a field with its arguments.
+class ComputedArgument(NamedTuple):
+    """An argument that is computed at each call of its field.
 
-    `arguments` is None if they must be computed at each call.
+    Its literal contains variables, or its value can be changed by a resolver.
     """
+
+    name: str
+    definition: GraphQLArgument
+    node: ArgumentNode | None
+
+
+class FieldCall(NamedTuple):
+    """The resolver of a field with its arguments."""
 
     details: FieldDetailsList
     field: GraphQLField
     nodes: list[FieldNode]
     resolve: Callable[..., Any]
-    arguments: dict[str, Any] | None
+    constant_arguments: dict[str, Any]
+    computed_arguments: Sequence[ComputedArgument]
+
+    def arguments(self, variable_values: VariableValues) -> dict[str, Any]:
+        """Return the arguments. Raises GraphQLError if one is not valid."""
+        if not self.computed_arguments:
+            return self.constant_arguments
+        arguments = self.constant_arguments.copy()
+        for name, definition, node in self.computed_arguments:
+            coerce_argument(
+                arguments,
+                self.nodes[0],
+                name,
+                definition,
+                node,
+                variable_values,
+                None,
+                hide_suggestions=True,
+            )
+        return arguments
 
 
 class OperationPlans:
@@ -223,21 +252,18 @@ class OperationPlans:
         """Return the prepared call of a field; None if graphql-core must resolve it."""
         call = self._field_calls.get(id(details))
         if call is None:
-            node, arguments = details[0].node, None
+            node = details[0].node
             field = self.schema.get_field(object_type, node.name.value)
             if field is None or details[0].fragment_variable_values:
                 return None
-            if not any(_contains_variable(argument) for argument in node.arguments or ()):
-                try:
-                    arguments = get_argument_values(field, node, hide_suggestions=True)
-                except GraphQLError:
-                    return None  # graphql-core raises it again with the location
-                if any(isinstance(value, dict | list) for value in arguments.values()):
-                    arguments = None  # a resolver may keep or change the value
+            try:
+                constant, computed = _constant_and_computed_arguments(field, node)
+            except GraphQLError:
+                return None  # graphql-core raises it again with the location
             nodes = [detail.node for detail in details]
             resolve = field.resolve or default_field_resolver
             call = self._field_calls[id(details)] = FieldCall(
-                details, field, nodes, resolve, arguments
+                details, field, nodes, resolve, constant, computed
             )
         return call
 
@@ -348,6 +374,28 @@ class PlanCache:
             plans = OperationPlans(self.schema, self.fragments, self.operation, deciding)
             self._plans_by_outcome[outcome] = plans
         return plans
+
+
+def _constant_and_computed_arguments(
+    field: GraphQLField, node: FieldNode
+) -> tuple[dict[str, Any], list[ComputedArgument]]:
+    """Split the arguments of a field. Raises GraphQLError if a constant one is not valid."""
+    constant: dict[str, Any] = {}
+    computed: list[ComputedArgument] = []
+    nodes_by_name = {argument.name.value: argument for argument in node.arguments or ()}
+    for name, definition in field.args.items():
+        argument_node = nodes_by_name.get(name)
+        value: dict[str, Any] = {}
+        is_constant = argument_node is None or not _contains_variable(argument_node)
+        if is_constant:
+            coerce_argument(
+                value, node, name, definition, argument_node, None, None, hide_suggestions=True
+            )
+        if is_constant and not any(isinstance(item, dict | list) for item in value.values()):
+            constant |= value
+        else:
+            computed.append(ComputedArgument(name, definition, argument_node))
+    return constant, computed
 
 
 def _contains_variable(node: Node) -> bool:
