@@ -8,20 +8,16 @@ import typer
 
 from merganser.commands.command_line import create_command_line
 from merganser.errors import EXIT_FAILURE, CommandError
+from merganser.server.process_memory import GC_THRESHOLDS
 from models.errors import InvalidInput, RequestError
 
 OWNER_ONLY_UMASK = 0o077  # files of the server contain mail
-STARTUP_GC_THRESHOLDS = (
-    50_000,
-    20,
-    50,
-)  # imported modules stay: collections during the imports cost a sixth of the start time
 
 
 def main() -> int:
     """Run the command line and return its exit code. Errors are printed, not raised."""
     os.umask(OWNER_ONLY_UMASK)
-    gc.set_threshold(*STARTUP_GC_THRESHOLDS)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         exit_code = create_command_line()(standalone_mode=False)
     except CommandError as command_error:

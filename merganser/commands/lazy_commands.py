@@ -8,6 +8,7 @@ A group of commands imports its declarations only if it is named on the command 
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from typer import Typer
 from typer.core import TyperGroup
 from typer.main import get_group
+
+from merganser.server.process_memory import import_without_garbage_collection
 
 
 def join_wrapped_lines(text: str) -> str:
@@ -35,9 +38,10 @@ class LazyImplementation:
 
     def load(self) -> Callable[..., None]:
         """Import the module of the implementation and return its function."""
-        implementation: Callable[..., None] = getattr(
-            import_module(self._module_name), self.__name__
+        module = sys.modules.get(self._module_name) or import_without_garbage_collection(
+            self._module_name
         )
+        implementation: Callable[..., None] = getattr(module, self.__name__)
         return implementation
 
     def __call__(self, **options: Any) -> None:

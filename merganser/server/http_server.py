@@ -23,7 +23,7 @@ from graph.http.upload_body import UploadLimits
 from merganser.errors import CommandError
 from merganser.server import http_connections
 from merganser.server.http_connections import ConnectionTracker
-from merganser.server.process_memory import freeze_loaded_objects_and_collect_garbage_often
+from merganser.server.process_memory import freeze_loaded_objects
 from merganser.server.processes.process_shares import limit_of_process
 from merganser.server.sockets import exposed_listener_names
 from merganser.settings.settings import PREFIX, Settings
@@ -66,7 +66,7 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept requests, and call `on_started`."""
         await super().startup(sockets)
-        freeze_loaded_objects_and_collect_garbage_often()
+        freeze_loaded_objects()
         if self._on_started is not None:
             self._on_started()
 

@@ -48,10 +48,7 @@ from merganser.server.environment_factory import (
 from merganser.server.observability import otlp
 from merganser.server.observability.health_entries import record_health_until_cancelled
 from merganser.server.observability.log_store import record_logs_in_log_store
-from merganser.server.process_memory import (
-    freeze_loaded_objects_and_collect_garbage_often,
-    limit_malloc_arenas,
-)
+from merganser.server.process_memory import freeze_loaded_objects, limit_malloc_arenas
 from merganser.server.processes.process_roles import WHOLE_SERVER, ProcessRole
 from merganser.server.server_identity import hold_server_id
 from merganser.server.service_notifier import ServiceNotifier, notifier_from_environment
@@ -331,7 +328,7 @@ async def _run_background_workers_until_cancelled(
         await stack.enter_async_context(
             running_workers(environment, outbound, shutdown, spool, process_role)
         )
-        freeze_loaded_objects_and_collect_garbage_often()
+        freeze_loaded_objects()
         process_role.mark_up()
         log.info("Background process started")
         await asyncio.get_running_loop().create_future()

@@ -41,6 +41,9 @@ SUBSCRIPTION_START = 0.5  # seconds until the server has begun a subscription; n
 # The DOM contains only the visible lines of the Monaco editor; its model contains all lines.
 READ_RESPONSE_SCRIPT = """() => globalThis.__MONACO.editor.getModels()
     .find(model => model.uri.path.includes('response')).getValue()"""
+FOCUSED_EDITOR_HAS_TEXT_SCRIPT = """text => globalThis.__MONACO.editor.getEditors().some(
+    editor => editor.hasTextFocus() && editor.getValue() === text
+)"""
 
 
 def find_chromium() -> str:
@@ -118,6 +121,8 @@ class GraphiQLPage:
         await self.page.keyboard.press("ControlOrMeta+A")
         await self.page.evaluate("text => navigator.clipboard.writeText(text)", text)
         await self.page.keyboard.press("ControlOrMeta+V")
+        # The key press can end before the editor has the text.
+        await self.page.wait_for_function(FOCUSED_EDITOR_HAS_TEXT_SCRIPT, arg=text)
 
     async def click_run(self) -> None:
         """Click the button that runs the document or stops a subscription."""
