@@ -120,7 +120,7 @@ def _sources(values: VariableValues) -> dict[str, Any]:
 
 
 def test_common_variables_need_no_graphql_core() -> None:
-    variables = "$input: MessageUpdateInput!, $first: Int = 3, $by: MailboxRef = {path: \"a\"}"
+    variables = '$input: MessageUpdateInput!, $first: Int = 3, $by: MailboxRef = {path: "a"}'
     (operation,) = parse(f"query ({variables}) {{ __typename }}").definitions
     assert isinstance(operation, OperationDefinitionNode)
     signatures = variable_signatures_or_none(schema._schema, operation.variable_definitions or ())  # noqa: SLF001

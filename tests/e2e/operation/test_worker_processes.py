@@ -181,7 +181,7 @@ async def read_subjects(socket: WebsocketClient, count: int) -> list[str]:
     return [event["message"]["subject"] for event in events]
 
 
-async def test_processes_share_most_of_their_memory(fleet: WorkerFleet) -> None:
+def test_processes_share_most_of_their_memory(fleet: WorkerFleet) -> None:
     for pid in fleet.pids:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         kilobytes = {key: int(size) for key, size in re.findall(r"(\w+): +(\d+) kB", rollup)}
