@@ -3,7 +3,8 @@
 The CPU time of the server processes is compared, because the load of the machine has less effect
 on it than on durations. Other processes empty the caches of the CPU, so a ratio can be too high.
 If a ratio exceeds its limit, all are measured again, at most twice, and the lowest ratio of each
-request counts. The accepted ratios are in `bench/ratios.json`; `--keep` replaces them.
+request counts. The accepted ratios are in `bench/ratios.json`; `--keep` replaces them. Documents
+that the baseline has no counterpart of are compared with its inbox page.
 
 Then the cost of documents of mail clients is measured in an account of 10,000 messages: statements
 and the rows that the database reads, on SQLite and, if its package is installed, on PostgreSQL. The
@@ -11,6 +12,7 @@ limits are `COST_LIMITS` in `bench/scenarios/query_costs.py`.
 """
 
 import importlib.util
+import itertools
 import statistics
 import sys
 import tempfile
@@ -23,9 +25,11 @@ import typer
 import uvloop
 from rich.progress import Progress
 
+from bench import clients
 from bench.load.documents import Workload, build_workloads
-from bench.load.http_client import BenchmarkTarget, send_all
+from bench.load.http_client import BenchmarkTarget, encode_post_request, send_all
 from bench.scenarios import query_costs
+from bench.scenarios.text_search import SEARCH_QUERY
 from bench.servers.compared_servers import (
     ComparedServers,
     DatabaseKind,
@@ -35,7 +39,9 @@ from bench.servers.compared_servers import (
 from bench.servers.merganser_process import cpu_seconds_precise, run_with_timeout, wait_until_idle
 
 ACCEPTED_RATIOS_FILE = Path(__file__).with_name("ratios.json")
-MEASURED_WORKLOADS = ("inbox page", "mailboxes", "one message in full")
+MEASURED_WORKLOADS = ("inbox page", "mailboxes", "one message in full", "app start")
+COMPARED_WITH_PAGE = ("page with threads", "folders with parents", "search for a word")
+SEARCHED_WORD = "321"  # in the subject of one message
 ROUND_COUNT = 9
 REQUESTS_PER_ROUND = 150  # to each server
 CONNECTION_COUNT = 4
@@ -61,11 +67,7 @@ def find_exceeded_ratios(measured: Mapping[str, float], accepted: Mapping[str, f
 
 async def measure_ratios(servers: ComparedServers) -> Ratios:
     """Measure the CPU time per request as a ratio to the baseline: the median of several rounds."""
-    workloads = [
-        workload
-        for workload in await build_workloads(servers, page_number=2)
-        if workload.name in MEASURED_WORKLOADS
-    ]
+    workloads = await _build_measured_workloads(servers)
     ratios_by_name: dict[str, list[float]] = {workload.name: [] for workload in workloads}
     for number in range(ROUND_COUNT + 1):
         for workload in workloads:
@@ -73,6 +75,26 @@ async def measure_ratios(servers: ComparedServers) -> Ratios:
             if number:  # the first round is a warm-up
                 ratios_by_name[workload.name].append(ratio)
     return {name: statistics.median(ratios) for name, ratios in ratios_by_name.items()}
+
+
+async def _build_measured_workloads(servers: ComparedServers) -> list[Workload]:
+    workloads = {
+        workload.name: workload for workload in await build_workloads(servers, page_number=2)
+    }
+    inbox = {"inbox": servers.account.inbox_id}
+    bodies = (
+        {"query": clients.DOCUMENTS["page with threads"], "variables": inbox},
+        {"query": clients.DOCUMENTS["folders with parents"]},
+        {"query": SEARCH_QUERY, "variables": {"filter": {"query": SEARCHED_WORD}}},
+    )
+    requests = [encode_post_request(servers.merganser, "/graphql", body) for body in bodies]
+    return [
+        *(workloads[name] for name in MEASURED_WORKLOADS),
+        *(
+            Workload(name, itertools.repeat(request), workloads["inbox page"].baseline)
+            for name, request in zip(COMPARED_WITH_PAGE, requests, strict=True)
+        ),
+    ]
 
 
 async def _measure_ratio(servers: ComparedServers, workload: Workload) -> float:

@@ -1,6 +1,7 @@
 """The tokenizer splits text like its regular expression on the whole folded text, but faster."""
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from mail.search import tokenizer
 from mail.search.tokenizer import MAX_WORD_LENGTH
 from models.store.text_folding import fold_text
-from tests.support.growth import cpu_seconds
+from tests.support.growth import MAX_MEASUREMENTS, cpu_seconds
 from tests.support.mail.charset_samples import (
     CHARSET_CODECS,
     MESSAGE_TEXT_BY_SUBJECT,
@@ -88,8 +89,14 @@ def test_long_text_is_split_like_by_pattern() -> None:
 
 
 def test_one_accent_does_not_slow_tokenizer() -> None:
-    ascii_text = ENGLISH_TEXT * 64
+    ascii_text = ENGLISH_TEXT * 4000  # the accent costs 0.1 ms, which is much for a short text
     tokenizer.split_words("é")  # makes the pattern, which is then cached
-    ascii_seconds = cpu_seconds(lambda: tokenizer.split_words(ascii_text))
-    accent_seconds = cpu_seconds(lambda: tokenizer.split_words(ascii_text + "Müller\n"))
-    assert accent_seconds < 3 * ascii_seconds
+    ascii_seconds = accent_seconds = inf
+    for _ in range(MAX_MEASUREMENTS):
+        ascii_seconds = min(ascii_seconds, cpu_seconds(lambda: tokenizer.split_words(ascii_text)))
+        accent_seconds = min(
+            accent_seconds, cpu_seconds(lambda: tokenizer.split_words(ascii_text + "Müller\n"))
+        )
+        if accent_seconds < 3 * ascii_seconds:
+            return
+    pytest.fail(f"{accent_seconds / ascii_seconds:.1f} times the CPU time")
