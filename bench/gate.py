@@ -4,7 +4,7 @@ The CPU time of the server processes is compared, because the load of the machin
 on it than on durations. Other processes empty the caches of the CPU, so a ratio can be too high.
 If a ratio exceeds its limit, all are measured again, at most twice, and the lowest ratio of each
 request counts. The accepted ratios are in `bench/ratios.json`; `--keep` replaces them. Documents
-that the baseline has no counterpart of are compared with its inbox page.
+without a counterpart in the baseline are compared with its inbox page.
 
 Then the cost of documents of mail clients is measured in an account of 10,000 messages: statements
 and the rows that the database reads, on SQLite and, if its package is installed, on PostgreSQL. The

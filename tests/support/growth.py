@@ -44,21 +44,28 @@ def cpu_seconds(job: Callable[[], object]) -> float:
     return min(runs) / calls
 
 
+def assert_cpu_ratio(
+    job: Callable[[], object], reference_job: Callable[[], object], *, max_ratio: float
+) -> None:
+    """Fail if the job takes more than `max_ratio` times the CPU time of the other job.
+
+    The times are measured again, up to five times, because other processes can disturb one
+    measurement. The shortest time of each job counts.
+    """
+    seconds = reference_seconds = inf
+    for _ in range(MAX_MEASUREMENTS):
+        reference_seconds = min(reference_seconds, cpu_seconds(reference_job))
+        seconds = min(seconds, cpu_seconds(job))
+        if seconds <= max_ratio * reference_seconds:
+            return
+    raise AssertionError(
+        f"The time grows {seconds / reference_seconds:.1f} times, at most {max_ratio} allowed."
+    )
+
+
 def assert_grows_with_size(
     job_for_size: Callable[[int], Callable[[], object]], *, large_size: int
 ) -> None:
-    """Fail if the CPU time of the job grows faster than with the size of its input.
-
-    The times are measured again, up to five times, because other processes can disturb one
-    measurement. The shortest time of each size counts.
-    """
+    """Fail if the CPU time of the job grows faster than with the size of its input."""
     small_job, large_job = job_for_size(large_size // GROWTH), job_for_size(large_size)
-    small_seconds = large_seconds = inf
-    for _ in range(MAX_MEASUREMENTS):
-        small_seconds = min(small_seconds, cpu_seconds(small_job))
-        large_seconds = min(large_seconds, cpu_seconds(large_job))
-        if large_seconds <= MAX_RATIO * small_seconds:
-            return
-    raise AssertionError(
-        f"The time grows {large_seconds / small_seconds:.0f} times with {GROWTH} times the size."
-    )
+    assert_cpu_ratio(large_job, small_job, max_ratio=MAX_RATIO)
