@@ -47,7 +47,7 @@ class SieveEnvironment:
     now: datetime  # with a zone
     zone: tzinfo = UTC  # of the account
     addresses: Collection[str] = ()  # of the account, in lower case
-    subaddress_delimiters: str = "+"  # each ends the user part of a local part (RFC 5233)
+    subaddress_delimiters: str = "+"  # the first one in a local part ends the user part
     mailboxes: Collection[str] = ()  # of the account, with the right to insert messages
     special_uses: Mapping[str, Collection[str]] = field(default_factory=dict)  # by mailbox
     # Annotations by mailbox, "" for the server, and name in lower case, such as "/private/comment".

@@ -97,7 +97,7 @@ def json_from_conditions(conditions: MessageConditions) -> dict[str, Any]:
     """Convert a filter to JSON values."""
     return {
         name: _json_value(value)
-        for name, value in zip(conditions._fields, conditions, strict=True)
+        for name, value in conditions._asdict().items()
         if value is not None
     }
 
