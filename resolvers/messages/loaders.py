@@ -14,11 +14,12 @@ from models.messages.tables import Message
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page
 from models.store.prepared_statements import integer_parameter, is_in_parameter, prepare_cached
-from models.store.query_hints import without_index
+from models.store.query_hints import implied_conditions, without_index
 from models.users.roles import Role, Scope
 from resolvers import pagination
 from resolvers.access import (
     can_see_mail_of_others,
+    can_see_managed_mail_records,
     is_mailbox_with_visible_records,
     is_own_prepared,
     is_visible_or_managed,
@@ -172,7 +173,7 @@ def _page_scan(
     elif filter_sql.keyword is not None:
         rows = rows.join(MessageKeyword, col(MessageKeyword.id) == col(Message.id)).where(
             *_keyword_conditions(listing, filter_sql.keyword),
-            without_index(*_scope_conditions(ctx, listing)),
+            *_joined_scope_conditions(ctx, listing),
         )
         sort_key = KEYWORD_SORT_KEY
     else:
@@ -203,8 +204,7 @@ def _sorted_page_scan(
         raise one_mailbox_required()
     else:
         rows = rows.where(
-            SORT_KEYS.mailbox_id == listing.mailbox_id,
-            without_index(*_scope_conditions(ctx, listing)),
+            SORT_KEYS.mailbox_id == listing.mailbox_id, *_joined_scope_conditions(ctx, listing)
         )
     return PageScan(
         rows,
@@ -217,13 +217,12 @@ def _sorted_page_scan(
 
 def _keyword_conditions(listing: MessageListing, keyword: str) -> list[ColumnElement[bool]]:
     """Build the conditions on the table of keywords: the messages of a list with a keyword."""
-    conditions = [
-        col(MessageKeyword.user_id) == listing.user_id,
-        col(MessageKeyword.keyword) == keyword,
-    ]
-    if listing.mailbox_id is not None:
-        conditions.append(col(MessageKeyword.mailbox_id) == listing.mailbox_id)
-    return conditions
+    is_of_owner = col(MessageKeyword.user_id) == listing.user_id
+    has_keyword = col(MessageKeyword.keyword) == keyword
+    if listing.mailbox_id is None:
+        return [is_of_owner, has_keyword]
+    is_of_mailbox = col(MessageKeyword.mailbox_id) == listing.mailbox_id
+    return [is_of_mailbox, has_keyword, implied_conditions(is_of_owner)]
 
 
 async def _word_search_if_index_is_best(
@@ -262,14 +261,37 @@ async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> lis
 
 def _scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
     """Build the conditions of the user, mailbox and thread of a list."""
-    terms = [is_visible_or_managed(ctx, Message), col(Message.user_id) == listing.user_id]
+    if listing.mailbox_id is None and listing.thread_id is None:
+        is_of_owner = col(Message.user_id) == listing.user_id
+        return [is_visible_or_managed(ctx, Message), is_of_owner, is_not_deleted_sql()]
+    return [*_list_conditions(listing), *_owner_conditions(ctx, listing)]
+
+
+def _joined_scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
+    """Build the same conditions for messages that are joined with other rows of the list."""
+    return [implied_conditions(*_list_conditions(listing)), *_owner_conditions(ctx, listing)]
+
+
+def _list_conditions(listing: MessageListing) -> list[ColumnElement[bool]]:
+    """Build the conditions of the mailbox and thread of a list."""
+    conditions = [
+        is_not_deleted_sql()
+        if listing.mailbox_id is None
+        else col(Message.mailbox_id) == listing.mailbox_id
+    ]
     if listing.thread_id is not None:
-        terms = [col(Message.thread_id) == listing.thread_id, without_index(*terms)]
-    if listing.mailbox_id is not None:
-        terms.append(col(Message.mailbox_id) == listing.mailbox_id)
-    else:
-        terms.append(is_not_deleted_sql())
-    return terms
+        conditions.append(col(Message.thread_id) == listing.thread_id)
+    return conditions
+
+
+def _owner_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
+    """Build the conditions that all messages of a mailbox or thread of the user meet, or none."""
+    is_visible = is_visible_or_managed(ctx, Message)
+    is_of_owner = col(Message.user_id) == listing.user_id
+    if can_see_managed_mail_records(ctx):
+        # it has a subquery of all managed users, which PostgreSQL would read if it were implied
+        return [without_index(is_visible), implied_conditions(is_of_owner)]
+    return [implied_conditions(is_visible, is_of_owner)]
 
 
 def _listing_conditions(

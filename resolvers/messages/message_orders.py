@@ -13,11 +13,11 @@ from sqlalchemy import Select, select
 from sqlmodel import col
 
 from models.errors import InvalidInput
-from models.mailboxes.tables import Mailbox
 from models.messages.sort_keys import MessageSortKey
 from models.messages.tables import Message
 from models.store.columns import core_table, select_columns
 from models.store.prepared_statements import integer_parameter, prepare_cached
+from models.store.query_hints import implied_conditions
 from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.access import is_own_prepared
@@ -77,18 +77,11 @@ def select_with_sort_key(
 def unfiltered_sorted_page_query(
     page_form: PageForm, sort_column: SortColumn
 ) -> Select[*tuple[Any, ...]]:
-    """Select a page of one of the viewer's mailboxes in the order of a column of sort keys.
-
-    The owner is tested once, on the mailbox. With a condition on each message, PostgreSQL would
-    read all messages of the owner, and sort them.
-    """
+    """Select a page of one of the viewer's mailboxes in the order of a column of sort keys."""
     sort_key = sort_key_of_column(sort_column)
-    mailbox_id = integer_parameter("mailbox")
-    own_mailboxes = select(col(Mailbox.id)).where(
-        col(Mailbox.id) == mailbox_id, is_own_prepared(Mailbox)
-    )
     rows = select_with_sort_key(page_form.columns, sort_key).where(
-        SORT_KEYS.mailbox_id == mailbox_id, own_mailboxes.correlate(None).exists()
+        SORT_KEYS.mailbox_id == integer_parameter("mailbox"),
+        implied_conditions(is_own_prepared(Message)),
     )
     return pagination.page_select(rows, page_form, sort_key)
 

@@ -21,7 +21,7 @@ from models.store.prepared_statements import (
     rows_at,
     rows_from_parameter,
 )
-from models.store.query_hints import without_index
+from models.store.query_hints import implied_conditions
 from resolvers import pagination
 from resolvers.access import is_own_prepared
 from resolvers.context import Context
@@ -175,11 +175,10 @@ def _select_of_list(
 ) -> Select[*tuple[Any, ...]]:
     """Select the viewer's messages of a mailbox or thread, or all that are not deleted."""
     rows, is_own = select(*select_columns(Message, columns)), is_own_prepared(Message)
-    rows = (
-        rows.where(is_own)
-        if thread_id is None
-        else rows.where(col(Message.thread_id) == thread_id, without_index(is_own))
+    if mailbox_id is None and thread_id is None:
+        return rows.where(is_own, is_not_deleted_sql())
+    rows = rows.where(
+        is_not_deleted_sql() if mailbox_id is None else col(Message.mailbox_id) == mailbox_id,
+        implied_conditions(is_own),
     )
-    return rows.where(
-        is_not_deleted_sql() if mailbox_id is None else col(Message.mailbox_id) == mailbox_id
-    )
+    return rows if thread_id is None else rows.where(col(Message.thread_id) == thread_id)

@@ -152,20 +152,24 @@ def _build_filter_sql(
 ) -> FilterSql:
     search_words, other_conditions = split_search_words(message_conditions)
     if search_words is None or not requires_any_word(search_words):
+        is_of_users = col(Message.user_id).in_(lookups.unindexed.user_ids)
         conditions = build_conditions(ctx, message_conditions, lookups)
         if has_key_condition(message_conditions):
             return FilterSql(lookups, None, None, conditions, uses_key_index=True)
         if any(part.message_id_header for part in required_parts(message_conditions)):
-            conditions.append(col(Message.user_id).in_(lookups.unindexed.user_ids))
+            conditions.append(is_of_users)
             return FilterSql(lookups, None, None, conditions, uses_key_index=True)
         keyword, ordered, rest = split_ordered_conditions(message_conditions)
+        ordered_conditions = build_conditions(ctx, ordered, lookups)
+        if ordered.snoozed:  # no mailbox has an index of them
+            ordered_conditions.append(is_of_users)
         return FilterSql(
             lookups,
             None,
             None,
             conditions,
             keyword=None if lookups.is_deleted else keyword,
-            ordered_conditions=build_conditions(ctx, ordered, lookups),
+            ordered_conditions=ordered_conditions,
             tested_conditions=[] if rest.is_empty else build_conditions(ctx, rest, lookups),
         )
     condition = matches_words_sql(ctx, lookups.unindexed, search_words)
