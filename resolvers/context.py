@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
-from aiodataloader import DataLoader
+from aiodataloader import DataLoader, Loader, dispatch_queue
 from sqlalchemy import Select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -420,10 +420,18 @@ class ContextLoader(DataLoader[Any, Any]):
         self._name = _batch_name(batch)
 
     def do_resolve_reject(self, key: Any, future: asyncio.Future[Any]) -> None:
-        """Add a key to the next batch."""
-        super().do_resolve_reject(key, future)
+        """Add a key to the next batch.
+
+        The loop begins the batch in its second turn, as in aiodataloader, but without a task.
+        """
+        self._queue.append(Loader(key=key, future=future))
+        if len(self._queue) == 1:
+            self.loop.call_soon(self._begin_batch_in_next_turn)
         if (transaction := self._ctx._transaction) is not None:  # noqa: SLF001 - the same module
             transaction.expect_load(self)
+
+    def _begin_batch_in_next_turn(self) -> None:
+        self.loop.call_soon(dispatch_queue, self)
 
     async def batch_load_fn(self, keys: list[Any]) -> list[Any]:
         """Run the batch function and measure the number of keys and the time."""

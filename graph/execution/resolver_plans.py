@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from graphql import (
-    ArgumentNode,
     DirectiveNode,
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
-    GraphQLArgument,
     GraphQLError,
     GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLSchema,
-    Node,
     OperationDefinitionNode,
     VariableNode,
     Visitor,
@@ -34,9 +31,10 @@ from graphql.execution.collect_fields import (
     collect_subfields,
 )
 from graphql.execution.get_variable_signature import GraphQLVariableSignature
-from graphql.execution.values import VariableValues, coerce_argument, get_variable_values
+from graphql.execution.values import VariableValues, get_variable_values
 
 from graph.execution.code_generator import FunctionWriter
+from graph.execution.field_arguments import FieldArguments, prepare_field_arguments
 from graph.execution.function_source import CompleteFunction
 from graph.execution.generated_code import FallbackNeeded, LargeValue
 from graph.execution.variables import try_to_coerce_variables, variable_signatures_or_none
@@ -117,17 +115,6 @@ class CompiledPlan:
             PLAN_COUNTERS.given_up[self.name] += self.is_given_up
 
 
-class ComputedArgument(NamedTuple):
-    """An argument that is computed at each call of its field.
-
-    Its literal contains variables, or its value can be changed by a resolver.
-    """
-
-    name: str
-    definition: GraphQLArgument
-    node: ArgumentNode | None
-
-
 class FieldCall(NamedTuple):
     """The resolver of a field with its arguments."""
 
@@ -135,26 +122,11 @@ class FieldCall(NamedTuple):
     field: GraphQLField
     nodes: list[FieldNode]
     resolve: Callable[..., Any]
-    constant_arguments: dict[str, Any]
-    computed_arguments: Sequence[ComputedArgument]
+    field_arguments: FieldArguments
 
     def arguments(self, variable_values: VariableValues) -> dict[str, Any]:
         """Return the arguments. Raises GraphQLError if one is not valid."""
-        if not self.computed_arguments:
-            return self.constant_arguments
-        arguments = self.constant_arguments.copy()
-        for name, definition, node in self.computed_arguments:
-            coerce_argument(
-                arguments,
-                self.nodes[0],
-                name,
-                definition,
-                node,
-                variable_values,
-                None,
-                hide_suggestions=True,
-            )
-        return arguments
+        return self.field_arguments.coerce(self.nodes[0], variable_values)
 
 
 class OperationPlans:
@@ -257,13 +229,13 @@ class OperationPlans:
             if field is None or details[0].fragment_variable_values:
                 return None
             try:
-                constant, computed = _constant_and_computed_arguments(field, node)
+                field_arguments = prepare_field_arguments(field, node)
             except GraphQLError:
                 return None  # graphql-core raises it again with the location
             nodes = [detail.node for detail in details]
             resolve = field.resolve or default_field_resolver
             call = self._field_calls[id(details)] = FieldCall(
-                details, field, nodes, resolve, constant, computed
+                details, field, nodes, resolve, field_arguments
             )
         return call
 
@@ -332,7 +304,7 @@ class PlanCache:
             if isinstance(node, FragmentDefinitionNode)
         }
         fragments = {name: FragmentDetails(node) for name, node in definitions.items()}
-        finder = _VariableFinder()
+        finder = _ConditionVariableFinder()
         visit(document, finder)
         names = tuple(sorted(finder.condition_variables))
         declared = variable_signatures_or_none(schema, operation.variable_definitions or ())
@@ -376,42 +348,10 @@ class PlanCache:
         return plans
 
 
-def _constant_and_computed_arguments(
-    field: GraphQLField, node: FieldNode
-) -> tuple[dict[str, Any], list[ComputedArgument]]:
-    """Split the arguments of a field. Raises GraphQLError if a constant one is not valid."""
-    constant: dict[str, Any] = {}
-    computed: list[ComputedArgument] = []
-    nodes_by_name = {argument.name.value: argument for argument in node.arguments or ()}
-    for name, definition in field.args.items():
-        argument_node = nodes_by_name.get(name)
-        value: dict[str, Any] = {}
-        is_constant = argument_node is None or not _contains_variable(argument_node)
-        if is_constant:
-            coerce_argument(
-                value, node, name, definition, argument_node, None, None, hide_suggestions=True
-            )
-        if is_constant and not any(isinstance(item, dict | list) for item in value.values()):
-            constant |= value
-        else:
-            computed.append(ComputedArgument(name, definition, argument_node))
-    return constant, computed
-
-
-def _contains_variable(node: Node) -> bool:
-    finder = _VariableFinder()
-    visit(node, finder)
-    return finder.has_variable
-
-
-class _VariableFinder(Visitor):
+class _ConditionVariableFinder(Visitor):
     def __init__(self) -> None:
         super().__init__()
         self.condition_variables: set[str] = set()
-        self.has_variable = False
-
-    def enter_variable(self, *_: Any) -> Any:
-        self.has_variable = True
 
     def enter_directive(self, node: DirectiveNode, *_: Any) -> None:
         for argument in node.arguments or ():

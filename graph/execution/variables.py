@@ -148,7 +148,7 @@ def _object_coercion_function(input_type: GraphQLInputObjectType) -> CoerceFunct
         if value is None:
             return None
         if not fields:  # input types can be recursive: read when the first value comes
-            fields.extend(_input_fields(input_type))
+            fields.extend(input_field_plans(input_type))
         if (
             type(value) is not dict
             or depth > MAX_DEPTH
@@ -164,15 +164,19 @@ def _object_coercion_function(input_type: GraphQLInputObjectType) -> CoerceFunct
             elif is_required:
                 raise NeedsGraphqlCoreCoercion
             elif default is not Undefined:
-                coerced[out_name] = (
-                    deepcopy(default) if isinstance(default, list | dict) else default
-                )
+                coerced[out_name] = fresh_default(default)
         return input_type.out_type(coerced)
 
     return coerce_object
 
 
-def _input_fields(input_type: GraphQLInputObjectType) -> Iterable[InputFieldPlan]:
+def fresh_default(default: Any) -> Any:
+    """Return a default value that a resolver can change."""
+    return deepcopy(default) if isinstance(default, list | dict) else default
+
+
+def input_field_plans(input_type: GraphQLInputObjectType) -> Iterable[InputFieldPlan]:
+    """Yield what the coercion of an input object needs of each field."""
     for name, field in input_type.fields.items():
         is_required = is_required_input_field(field)
         default = Undefined if is_required else coerce_default_value(field)

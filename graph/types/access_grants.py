@@ -6,14 +6,15 @@ give such access, a direct mutation with its own permission does, which tells th
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from graphql import GraphQLInputObjectType, get_named_type
 from strawberry.types.field import StrawberryField
 
-from graph.execution.strawberry_definitions import strawberry_definition
-from graph.types.input_fields import present_input_fields
+from graph.types.input_fields import (
+    has_input_field,
+    mutation_input_type,
+    present_input_fields,
+)
 from models.errors import Forbidden
 from resolvers.auth import impersonation
 from resolvers.context import Context
@@ -55,23 +56,7 @@ def log_refused_mutation_of_acting_viewer(raw_info: Any, rule: GuardRule) -> Non
     viewer = raw_info.context.viewer
     if not viewer.is_acting:
         return
-    raw_info = getattr(raw_info, "_raw_info", raw_info)  # of Strawberry's Info
-    field = raw_info.parent_type.fields[raw_info.field_name]
-    if viewer.role.includes((rule.signed_in or rule).role) or _has_grant(field.args["input"].type):
+    if viewer.role.includes((rule.signed_in or rule).role) or has_input_field(
+        mutation_input_type(raw_info), gives_access
+    ):
         impersonation.log_refused_grant_in_background(raw_info.context, raw_info.field_name, ())
-
-
-@cache
-def _has_grant(input_type: Any) -> bool:
-    """True if an input, or an input in it, has a field that gives access."""
-    pending, seen = [get_named_type(input_type)], set()
-    while pending:
-        named_type = pending.pop()
-        if not isinstance(named_type, GraphQLInputObjectType) or named_type in seen:
-            continue
-        seen.add(named_type)
-        for field in named_type.fields.values():
-            if gives_access(strawberry_definition(field)):
-                return True
-            pending.append(get_named_type(field.type))
-    return False

@@ -2,14 +2,24 @@
 
 from typing import Any
 
-from graph.types.input_fields import present_input_fields
+from strawberry.types.field import StrawberryField
+
+from graph.types.input_fields import has_input_field, present_input_fields
 from resolvers.users.custom_data import require_custom_data_within_limit
 
 CUSTOM_DATA_FIELDS = frozenset({"metadata", "private_metadata"})  # in Python
 
 
-def require_custom_data_of_input_within_limit(input_value: Any, max_size: int) -> None:
+def require_custom_data_of_input_within_limit(
+    input_type: Any, input_value: Any, max_size: int
+) -> None:
     """Raise InvalidInput for metadata with more than `max_size` bytes, with their path."""
+    if not has_input_field(input_type, _has_custom_data):
+        return
     for field in present_input_fields(input_value):
-        if field.definition.python_name in CUSTOM_DATA_FIELDS and isinstance(field.value, dict):
+        if _has_custom_data(field.definition) and isinstance(field.value, dict):
             require_custom_data_within_limit(field.value, field.path, max_size)
+
+
+def _has_custom_data(field: StrawberryField) -> bool:
+    return field.python_name in CUSTOM_DATA_FIELDS

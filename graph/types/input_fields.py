@@ -1,14 +1,17 @@
-"""The fields of an input that have a value, with those of nested inputs."""
+"""The fields of the input of a mutation, with those of nested inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from graphql import GraphQLInputObjectType, get_named_type
 from strawberry import UNSET, Some
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.types.field import StrawberryField
 from strawberry.utils.str_converters import to_camel_case
+
+from graph.execution.strawberry_definitions import strawberry_definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,25 @@ def _fields_by_input_name(kind: type) -> dict[str, StrawberryField]:
         field.graphql_name or to_camel_case(field.python_name): field
         for field in get_object_definition(kind, strict=True).fields
     }
+
+
+def mutation_input_type(info: Any) -> Any:
+    """Return the GraphQL type of the input of a mutation, from the resolve info of its field."""
+    raw_info = getattr(info, "_raw_info", info)  # of Strawberry's Info
+    return raw_info.parent_type.fields[raw_info.field_name].args["input"].type
+
+
+@cache
+def has_input_field(input_type: Any, is_wanted: Callable[[StrawberryField], bool]) -> bool:
+    """True if an input type, or an input in it, has such a field."""
+    pending, seen = [get_named_type(input_type)], set()
+    while pending:
+        named_type = pending.pop()
+        if not isinstance(named_type, GraphQLInputObjectType) or named_type in seen:
+            continue
+        seen.add(named_type)
+        for field in named_type.fields.values():
+            if is_wanted(strawberry_definition(field)):
+                return True
+            pending.append(get_named_type(field.type))
+    return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import orjson
 import uvicorn
 from starlette.routing import Route
@@ -219,20 +220,26 @@ async def _collect_sse_events(
         ) as response,
     ):
         is_open.set()
-        kind = event_id = ""
-        async for line in response.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name == "id":
-                event_id = follower.last_event_id = value
-                follower.id_count += 1
-            elif name == "event":
-                kind = value
-            elif name == "data" and kind == "next":
-                follower.event_ids.append(event_id)
-                follower.payloads.append(json.loads(value))
-            elif not line:
-                event_id = ""
-        follower.end_frame = kind
+        # a server that stops may cut the stream, as it may close a WebSocket
+        with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+            await _read_sse_events(response, follower)
+
+
+async def _read_sse_events(response: httpx.Response, follower: SubscriptionFollower) -> None:
+    kind = event_id = ""
+    async for line in response.aiter_lines():
+        name, _, value = line.partition(": ")
+        if name == "id":
+            event_id = follower.last_event_id = value
+            follower.id_count += 1
+        elif name == "event":
+            kind = value
+        elif name == "data" and kind == "next":
+            follower.event_ids.append(event_id)
+            follower.payloads.append(json.loads(value))
+        elif not line:
+            event_id = ""
+    follower.end_frame = kind
 
 
 @contextlib.asynccontextmanager
