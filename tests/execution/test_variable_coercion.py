@@ -160,6 +160,7 @@ LITERALS = nested_values(
 FIELDS = (
     ("Mutation", "messageUpdate"),
     ("Mutation", "mailboxUpdate"),
+    ("Mutation", "appPasswordCreate"),
     ("User", "messages"),
     ("Query", "mailbox"),
     ("Query", "users"),
@@ -241,6 +242,7 @@ COMMON_ARGUMENTS = [
     ("messages", {"filter": {"seen": FLAG, "not": {"or": [{"subject": FLAG}, {"uids": "1"}]}}}),
     ("messages", {"first": FLAG, "after": IDS, "orderBy": Enum("RECEIVED_AT_ASC")}),
     ("messages", {"filter": {"mailbox": {"path": FLAG}}}),
+    ("appPasswordCreate", {"input": {"description": "a", "generateMobileconfig": FLAG}}),
     ("mailbox", {"by": {"path": FLAG}}),
     ("mailbox", {"by": {"path": "INBOX"}, "user": {"id": IDS}}),
 ]
