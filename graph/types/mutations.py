@@ -26,7 +26,6 @@ from graph.types.error_references import error_with_public_reference, path_in_in
 from graph.types.errors import MutationError, MutationOptions, MutationPayload, Options, Warning  # noqa: A004
 from graph.types.fields import FieldDecorator, FieldGuard, Info
 from graph.types.input_conditions import require_valid_conditions
-from graph.types.input_fields import mutation_input_type
 from graph.types.list_inputs import require_references_in_lists
 from graph.types.object_access import ObjectAccess
 from graph.types.scalars import MAX_CURSOR_STREAMS, Cursor
@@ -260,10 +259,7 @@ class MutationExecution(FieldGuard):
 
         try:
             refuse_access_grants_of_acting_viewer(ctx, to_camel_case(self.name), input_value)
-            max_size = ctx.environment.options.metadata_max_size
-            require_custom_data_of_input_within_limit(
-                mutation_input_type(info), input_value, max_size
-            )
+            require_custom_data_of_input_within_limit(info, input_value)
             require_valid_conditions(input_value)
             require_references_in_lists(input_value)
             if self.atomic_exclusion:

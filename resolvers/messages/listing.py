@@ -11,6 +11,8 @@ from models.messages.keywords import MessageKeyword
 from models.messages.tables import Message
 from models.store.columns import ColumnRow
 from models.store.keyset_pages import PageRequest, SortValue
+from models.store.query_hints import implied_conditions
+from resolvers.access import is_own_prepared
 from resolvers.list_orders import SortColumn
 from resolvers.messages.filters.indexed_conditions import selects_all_unseen
 from resolvers.messages.filters.message_filter import MessageConditions
@@ -83,3 +85,27 @@ def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
 def is_not_deleted_sql() -> ColumnElement[bool]:
     """Build the condition that a message is in a mailbox, not deleted."""
     return col(Message.deleted_at).is_(None)
+
+
+def list_conditions(
+    mailbox_id: ColumnElement[int] | int | None, thread_id: ColumnElement[int] | int | None
+) -> list[ColumnElement[bool]]:
+    """Build the conditions of a list of messages: its mailbox, or not deleted, and its thread."""
+    conditions = [
+        is_not_deleted_sql() if mailbox_id is None else col(Message.mailbox_id) == mailbox_id
+    ]
+    if thread_id is not None:
+        conditions.append(col(Message.thread_id) == thread_id)
+    return conditions
+
+
+def own_list_conditions(
+    mailbox_id: ColumnElement[int] | None, thread_id: ColumnElement[int] | None
+) -> list[ColumnElement[bool]]:
+    """Build the conditions of a list of the viewer's own messages, in prepared selects."""
+    is_own = is_own_prepared(Message)
+    is_of_all_mailboxes = mailbox_id is None and thread_id is None
+    return [
+        is_own if is_of_all_mailboxes else implied_conditions(is_own),
+        *list_conditions(mailbox_id, thread_id),
+    ]

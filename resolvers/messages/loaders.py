@@ -51,6 +51,7 @@ from resolvers.messages.listing import (
     NO_MESSAGE,
     MessageListing,
     is_not_deleted_sql,
+    list_conditions,
 )
 from resolvers.messages.message_orders import (
     SORT_KEYS,
@@ -261,27 +262,17 @@ async def _load_filters(ctx: Context, listings: Sequence[MessageListing]) -> lis
 
 def _scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
     """Build the conditions of the user, mailbox and thread of a list."""
+    conditions = list_conditions(listing.mailbox_id, listing.thread_id)
     if listing.mailbox_id is None and listing.thread_id is None:
         is_of_owner = col(Message.user_id) == listing.user_id
-        return [is_visible_or_managed(ctx, Message), is_of_owner, is_not_deleted_sql()]
-    return [*_list_conditions(listing), *_owner_conditions(ctx, listing)]
+        return [is_visible_or_managed(ctx, Message), is_of_owner, *conditions]
+    return [*conditions, *_owner_conditions(ctx, listing)]
 
 
 def _joined_scope_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:
     """Build the same conditions for messages that are joined with other rows of the list."""
-    return [implied_conditions(*_list_conditions(listing)), *_owner_conditions(ctx, listing)]
-
-
-def _list_conditions(listing: MessageListing) -> list[ColumnElement[bool]]:
-    """Build the conditions of the mailbox and thread of a list."""
-    conditions = [
-        is_not_deleted_sql()
-        if listing.mailbox_id is None
-        else col(Message.mailbox_id) == listing.mailbox_id
-    ]
-    if listing.thread_id is not None:
-        conditions.append(col(Message.thread_id) == listing.thread_id)
-    return conditions
+    conditions = list_conditions(listing.mailbox_id, listing.thread_id)
+    return [implied_conditions(*conditions), *_owner_conditions(ctx, listing)]
 
 
 def _owner_conditions(ctx: Context, listing: MessageListing) -> list[ColumnElement[bool]]:

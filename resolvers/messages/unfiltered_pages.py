@@ -21,15 +21,13 @@ from models.store.prepared_statements import (
     rows_at,
     rows_from_parameter,
 )
-from models.store.query_hints import implied_conditions
 from resolvers import pagination
-from resolvers.access import is_own_prepared
 from resolvers.context import Context
 from resolvers.messages.listing import (
     SORT_KEY,
     THREAD_SORT_KEY,
     MessageListing,
-    is_not_deleted_sql,
+    own_list_conditions,
 )
 from resolvers.messages.message_orders import (
     message_column_names,
@@ -174,11 +172,5 @@ def _select_of_list(
     thread_id: ColumnElement[int] | None = None,
 ) -> Select[*tuple[Any, ...]]:
     """Select the viewer's messages of a mailbox or thread, or all that are not deleted."""
-    rows, is_own = select(*select_columns(Message, columns)), is_own_prepared(Message)
-    if mailbox_id is None and thread_id is None:
-        return rows.where(is_own, is_not_deleted_sql())
-    rows = rows.where(
-        is_not_deleted_sql() if mailbox_id is None else col(Message.mailbox_id) == mailbox_id,
-        implied_conditions(is_own),
-    )
-    return rows if thread_id is None else rows.where(col(Message.thread_id) == thread_id)
+    rows = select(*select_columns(Message, columns))
+    return rows.where(*own_list_conditions(mailbox_id, thread_id))

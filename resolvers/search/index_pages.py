@@ -36,11 +36,10 @@ from models.store.columns import BIG_INTEGER, ColumnRow, select_columns
 from models.store.dependent_selects import SelectStep, single_step
 from models.store.keyset_pages import Page, PageRequest
 from models.store.prepared_statements import integer_parameter, prepare_cached
-from models.store.query_hints import implied_conditions
 from resolvers import pagination
-from resolvers.access import is_own_prepared
 from resolvers.context import Context
 from resolvers.messages.filters.message_filter import MessageConditions
+from resolvers.messages.listing import own_list_conditions
 from resolvers.pagination import PageForm
 from resolvers.search.index_query import UnindexedMessages
 
@@ -91,17 +90,10 @@ class PageQueryShape(NamedTuple):
 
     def base_clauses(self) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses of the user, mailbox and thread, without the search."""
-        is_own = is_own_prepared(Message)
-        if not (self.has_mailbox or self.has_thread):
-            return [is_own, col(Message.deleted_at).is_(None)]
-        clauses = [
-            col(Message.mailbox_id) == integer_parameter("mailbox")
-            if self.has_mailbox
-            else col(Message.deleted_at).is_(None)
-        ]
-        if self.has_thread:
-            clauses.append(col(Message.thread_id) == integer_parameter("thread"))
-        return [*clauses, implied_conditions(is_own)]
+        return own_list_conditions(
+            integer_parameter("mailbox") if self.has_mailbox else None,
+            integer_parameter("thread") if self.has_thread else None,
+        )
 
     def ordered_page_select(self, query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
         """Return a SELECT restricted to the rows after the cursor, in the order of the page."""
