@@ -28,7 +28,6 @@ from graph.execution.documents.document_cache import (
     NUL_ERROR,
     DocumentCache,
     PreparedDocument,
-    has_nul,
     refused_document,
 )
 from graph.execution.introspection_results import IntrospectionResults, is_introspection_only
@@ -50,6 +49,7 @@ from graph.http.rate_budgets import read_owner_or_none
 from graph.subscriptions import result_stream
 from graph.types.mutations import AtomicBatch, execute_atomically
 from mail.storage.blobs.errors import CorruptBlob
+from mail.text.storable_text import has_nul
 from models.runtime.concurrency_limits import ConcurrencySlot
 from models.sessions.live_sessions import SessionPeer
 from models.store.committed_transactions import WorkProgress, current_work

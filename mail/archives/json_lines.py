@@ -10,6 +10,7 @@ import orjson
 
 from mail.mailboxes import paths
 from mail.mime.header_fields import UTF8_BOM
+from mail.text.storable_text import has_nul
 
 FORMAT, VERSION = "merganser", 1
 RECORDS_FOLDER = "merganser/"  # with the records of the archive
@@ -73,6 +74,7 @@ class AccountRecord:
     lock: Mapping[str, Any] = field(
         default_factory=dict
     )  # the key derivation that their passwords are encrypted with
+    entries_with_nul: Sequence[str] = ()  # names of left-out entries, such as labels[2]
 
 
 def json_object_from_record(record: MessageRecord, **other_fields: Any) -> dict[str, Any]:
@@ -109,6 +111,8 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
 
 def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
     """Return the message record of a JSON object. Raises InvalidRecordError."""
+    if has_nul(record):
+        raise InvalidRecordError("The metadata of the message contains NUL.")
     flags, recipients = record.get("flags", []), record.get("envelopeTo", [])
     meta, received = record.get("metadata"), parse_timestamp(record.get("receivedAt"))
     if not isinstance(record.get("mailbox"), str) or received is None:
@@ -138,8 +142,32 @@ def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
     )
 
 
+def _split_off_entries_with_nul(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the record without entries that have NUL, and the names of these entries.
+
+    Entries are the items of lists, the settings, and the other values.
+    """
+    kept, names = dict[str, Any](), list[str]()
+    for name, value in record.items():
+        if isinstance(value, list):
+            kept[name] = [item for item in value if not has_nul(item)]
+            names += [f"{name}[{index}]" for index, item in enumerate(value) if has_nul(item)]
+        elif name == "settings" and isinstance(value, dict):
+            kept[name] = {key: item for key, item in value.items() if not has_nul([key, item])}
+            names += [f"setting {key}" for key in value if key not in kept[name]]
+        elif has_nul([name, value]):
+            names.append(name)
+        else:
+            kept[name] = value
+    return kept, names
+
+
 def parse_account_record(record: Mapping[str, Any]) -> AccountRecord:
-    """Return the account record of a JSON object. Raises InvalidRecordError."""
+    """Return the account record of a JSON object. Raises InvalidRecordError.
+
+    Entries with NUL, which no column accepts, are left out.
+    """
+    record, entries_with_nul = _split_off_entries_with_nul(record)
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise InvalidRecordError(f"The archive has another format than {FORMAT} {VERSION}.")
     mailboxes, settings = record.get("mailboxes", []), record.get("settings") or {}
@@ -163,6 +191,7 @@ def parse_account_record(record: Mapping[str, Any]) -> AccountRecord:
     payload: dict[str, Any] = {"sender_rules": rules, "autoreply": answer, "filters": filters}
     payload |= {"scripts": scripts, "connectors": connectors, "lock": lock}
     payload |= {"saved_searches": searches, "subscriptions": subscriptions}
+    payload |= {"entries_with_nul": entries_with_nul}
     return AccountRecord(mailboxes, settings, values, labels, identities, messages, **payload)
 
 

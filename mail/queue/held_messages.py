@@ -10,10 +10,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, exists, select, update
+from sqlalchemy import ColumnElement, bindparam, exists, select, update
 from sqlmodel import col
 
 from mail.queue import bulk_updates
+from mail.queue.delivery_results import OPEN_STATES
 from mail.queue.enqueue import HELD_STATES
 from mail.storage.mailbox_move import COLUMNS, move_messages
 from models.events.journal import PLATFORM
@@ -29,6 +30,9 @@ from models.submission.tables import Submission, SubmissionState
 RELEASE_BATCH_SIZE = 100  # submissions
 _HAS_HELD_ENTRY = exists().where(
     col(QueueEntry.submission_id) == col(Submission.id), col(QueueEntry.held_at).is_not(None)
+)
+_HAS_OPEN_ENTRY = exists().where(
+    col(QueueEntry.submission_id) == col(Submission.id), col(QueueEntry.state).in_(OPEN_STATES)
 )
 _SELECT_DUE = PreparedStatement(
     select(col(Submission.id), col(Submission.user_id))
@@ -94,7 +98,7 @@ def release_or_cancel_submissions(
     With `due_by`, only those with a hold that ends at that time or earlier. The copy of a
     submission whose recipients have all failed during the hold becomes a draft.
     """
-    names = ("id", "user_id", "state", "message_id", "sent_mailbox_id")
+    names = ("id", "user_id", "state", "message_id", "sent_mailbox_id", "copy_of")
     statement = select(*select_columns(Submission, names)).where(
         col(Submission.id).in_(submission_ids), col(Submission.release_at).is_not(None)
     )
@@ -107,8 +111,13 @@ def release_or_cancel_submissions(
         transaction, [row.message_id for row in rows if row.message_id is not None]
     )
     deleted_ids = [row.id for row in rows if _has_deleted_copy(row, copy_by_message_id)]
+    has_ended = False  # True if a deleted submission ends here
     if deleted_ids:
-        bulk_updates.cancel_unleased_entries_and_rule_copies(transaction, deleted_ids)
+        cancelled_ids = bulk_updates.cancel_unleased_entries_and_rule_copies(
+            transaction, deleted_ids
+        )
+        ended_count = _clear_release_times(transaction, deleted_ids, ~_HAS_OPEN_ENTRY)
+        has_ended = bool(cancelled_ids or ended_count)
     released = [row for row in rows if row.id not in set(deleted_ids)]
     _clear_release_times(transaction, [row.id for row in released])
     held_ids = [row.id for row in released if row.state in HELD_STATES]
@@ -120,7 +129,8 @@ def release_or_cancel_submissions(
     sent = [row for row in released if row.state is not SubmissionState.FAILED]
     for user_id, user_rows in _submissions_to_move_by_user(sent).items():
         _move_scheduled_copies_to_sent(transaction, user_id, user_rows, copy_by_message_id)
-    transaction.workers_to_wake.add(QUEUE)
+    if released or has_ended:  # a worker that wakes itself without a change would never wait
+        transaction.workers_to_wake.add(QUEUE)
 
 
 def _load_copies_by_message_id(
@@ -136,17 +146,24 @@ def _load_copies_by_message_id(
 
 
 def _has_deleted_copy(submission: ColumnRow, copy_by_message_id: Mapping[int, ColumnRow]) -> bool:
-    """True if the submission had a copy that its owner has deleted."""
-    if submission.sent_mailbox_id is None:
+    """True if the submission had a copy that its owner has deleted.
+
+    The copy for a BCC rule has none: it is cancelled with the submission that it copies.
+    """
+    if submission.sent_mailbox_id is None or submission.copy_of is not None:
         return False
     copy = copy_by_message_id.get(submission.message_id)
     return copy is None or copy.special_use is SpecialUse.TRASH
 
 
-def _clear_release_times(transaction: DatabaseTransaction, submission_ids: Collection[int]) -> None:
-    """Set `release_at` of these submissions to NULL."""
-    submissions = update(Submission).where(col(Submission.id).in_(submission_ids))
-    transaction.connection.execute(submissions.values(release_at=None))
+def _clear_release_times(
+    transaction: DatabaseTransaction,
+    submission_ids: Collection[int],
+    *conditions: ColumnElement[bool],
+) -> int:
+    """Set `release_at` of submissions that meet all conditions to NULL. Returns their number."""
+    submissions = update(Submission).where(col(Submission.id).in_(submission_ids), *conditions)
+    return transaction.connection.execute(submissions.values(release_at=None)).rowcount
 
 
 def _submissions_to_move_by_user(submissions: Sequence[ColumnRow]) -> dict[int, list[ColumnRow]]:

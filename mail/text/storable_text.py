@@ -19,3 +19,20 @@ def make_storable(value: Any) -> Any:
     if isinstance(value, dict):
         return {make_storable(name): make_storable(item) for name, item in value.items()}
     return value
+
+
+def has_nul(value: object) -> bool:
+    """True if a text or key in this value contains the character NUL."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text if "\0" in text:
+                return True
+            case dict() as members:
+                waiting += members
+                waiting += members.values()
+            case list() as items if set(map(type, items)) == {str}:
+                waiting.append("".join(items))
+            case list() as items:
+                waiting += items
+    return False

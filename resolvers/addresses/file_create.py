@@ -5,6 +5,7 @@ user. The limit is the column `limits.forwardsPerDay`. A file has no automatic r
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,13 +27,12 @@ LIMIT_FIELD = schema_name("forwards_per_day")
 
 
 def _parse_time(value: Any) -> datetime:
-    try:
-        time = datetime.fromisoformat(record_files.parse_text(value).strip())
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise ValueError("Must be a time with an offset such as 2031-01-01T00:00:00Z.")
-    return time.astimezone(UTC)
+    text = record_files.parse_text(value).strip()
+    with suppress(ValueError, OverflowError):  # no time, or a year that has no UTC time
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    raise ValueError("Must be a time with an offset such as 2031-01-01T00:00:00Z.")
 
 
 COLUMN_PARSERS: Mapping[str, FieldParser] = {  # by column of an address

@@ -102,9 +102,8 @@ async def authenticate_request(
         return Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL}))
     is_well_formed = SECRET_PATTERN.fullmatch(secret) and secret.startswith(prefix)
     credential = await _load_valid_or_none(environment, secret) if is_well_formed else None
-    if credential is None or (
-        credential.allowed_networks and not is_in_networks(ip, credential.allowed_networks)
-    ):
+    networks = credential.viewer.allowed_networks if credential else ()
+    if credential is None or (networks and not is_in_networks(ip, networks)):
         CREDENTIALS_REFUSED.add()
         log.info("Credential refused", extra={"ip": ip})
         if credential:

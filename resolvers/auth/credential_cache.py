@@ -50,7 +50,6 @@ class CachedCredential:
         None  # of a token: each use moves the end to this time from now
     )
     owner_ids: tuple[int, ...] = (0,)  # users it ends with; 0: a key of the platform
-    allowed_networks: tuple[str, ...] = ()  # it is valid from these only; empty: from everywhere
     is_in_change_list: bool = (
         False  # the credential changes list each change that ends or narrows it
     )

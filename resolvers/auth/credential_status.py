@@ -237,6 +237,7 @@ async def load_api_key_if_valid(
             actor_id=(row.made_by or 0) if has_maker else 0,
             actor_key_id=row.made_by_key,
             allowed_operations=frozenset(row.operations),
+            allowed_networks=tuple(row.allowed_ips),
             expires_at=row.expires_at,
             auth_version=row.users_version or 0,
             share_visibility=_update_share_visibility(environment, user_id, row),
@@ -247,7 +248,6 @@ async def load_api_key_if_valid(
             row.last_used_at,
             _earliest_end(row),
             owner_ids=(row.user_id or 0, row.made_by or 0),
-            allowed_networks=tuple(row.allowed_ips),
         )
     return None
 

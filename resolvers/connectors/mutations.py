@@ -1,7 +1,7 @@
 """Create, update, delete, run and cancel connectors."""
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -40,6 +40,9 @@ from resolvers.viewer import GuardRule
 
 MAX_CONNECTORS = 50  # of one account
 LOGGED_COLUMNS = ("name", "host", "active")
+SOURCE_COLUMNS = ("protocol", "host", "port", "username")  # the account that mail is fetched from
+# No server has this number. So the next run compares all messages by their digests.
+NO_UID_VALIDITY = -1
 
 
 async def create_connector(
@@ -197,20 +200,31 @@ async def _update_connector(
         for table in (RemoteMailbox, ConnectorRun):
             is_of_connector = col(table.connector_id) == connector_row.id
             await connection.execute(delete(table).where(is_of_connector))
+    elif _is_changed(connector_row, values, SOURCE_COLUMNS):
+        is_of_connector = col(RemoteMailbox.connector_id) == connector_row.id
+        renumbering = update(RemoteMailbox).where(is_of_connector)
+        await connection.execute(renumbering.values(validity=NO_UID_VALIDITY, modseq=0))
+        values |= {"lease": None, "holder": None}  # a run continues with the new account
     statement = update(Connector).where(col(Connector.id) == connector_row.id)
     await connection.execute(statement.values(values))
     return values
+
+
+def _is_changed(
+    connector_row: ColumnRow, new_values: Mapping[str, Any], columns: Iterable[str]
+) -> bool:
+    """True if one of the columns gets another value."""
+    return any(
+        new_values.get(name, getattr(connector_row, name)) != getattr(connector_row, name)
+        for name in columns
+    )
 
 
 def _require_password_for_new_server(
     connector_row: ColumnRow, new_values: Mapping[str, Any], password: str | None
 ) -> None:
     """Raise InvalidInput if a stored password would get another server or user."""
-    bound_columns = ("host", "username", "oauth", "user_id")
-    is_new_use = any(
-        new_values.get(name, getattr(connector_row, name)) != getattr(connector_row, name)
-        for name in bound_columns
-    )
+    is_new_use = _is_changed(connector_row, new_values, ("host", "username", "oauth", "user_id"))
     loses_tls = (
         new_values.get("security", connector_row.security)
         is ConnectorSecurity.NONE

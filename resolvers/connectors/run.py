@@ -5,12 +5,14 @@ after its last transaction, no message is stored twice, and no message is delete
 server before it is stored here.
 """
 
+import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -47,6 +49,8 @@ RELISTEN_DELAY, RELISTEN_DELAY_AFTER_FAILURE = (
     timedelta(minutes=1),
 )  # until the next run that listens
 MAX_IDLE_SECONDS = 240.0  # then the end of listening is checked again
+# Seconds before a fetch, if the server reports one change after another and no new message
+MIN_PAUSE, MAX_PAUSE = 1.0, 60.0
 
 
 async def fetch_and_synchronize(
@@ -161,6 +165,8 @@ async def _fetch_and_synchronize_mailbox(
     )
     remote_mailbox = await _read_or_create_remote_mailbox(state, mapped, opened)
     remote_ids = await session.run_in_thread(remote.list_message_ids)
+    if not isinstance(remote, ImapSession) and not state.run.is_dry_run:
+        await _invalidate_reused_marks(state, remote_mailbox, remote_ids)
     known_marks = await synchronization.read_known_marks(state, remote_mailbox, remote_ids)
     new_marks = [remote_id for remote_id in remote_ids if remote_id not in known_marks]
     heads = await session.run_in_thread(remote.fetch_metadata, new_marks)
@@ -222,8 +228,10 @@ async def _read_or_create_remote_mailbox(
                 insert(RemoteMailbox), [{**new, "validity": opened.uid_validity}]
             )
         elif row.validity != opened.uid_validity:
-            state.run.add_log_line(f"{name}: UIDVALIDITY changed")
-            await _store_uid_validity_and_invalidate_marks(connection, row, opened.uid_validity)
+            state.run.add_log_line(f"{name}: the server has numbered its messages anew")
+            await _invalidate_marks(state, connection, col(FetchedMessage.folder_id) == row.id)
+            statement = update(RemoteMailbox).where(col(RemoteMailbox.id) == row.id)
+            await connection.execute(statement.values(validity=opened.uid_validity, modseq=0))
         await state.record_progress(unit, folder=name)
     is_same_numbering = row is not None and row.validity == opened.uid_validity
     renumbered = await _read_renumbered_by_digest(state, mailbox_id) if row is not None else {}
@@ -238,20 +246,39 @@ async def _read_or_create_remote_mailbox(
     )
 
 
-async def _store_uid_validity_and_invalidate_marks(
-    connection: AsyncConnection, remote_mailbox_row: ColumnRow, uid_validity: int
+async def _invalidate_marks(
+    state: FetchState, connection: AsyncConnection, *conditions: ColumnElement[bool]
 ) -> None:
-    """Store the new UIDVALIDITY of a remote mailbox; the marks of the old one become invalid."""
-    has_valid_mark = (
-        col(FetchedMessage.folder_id) == remote_mailbox_row.id,
-        ~col(FetchedMessage.remote_id).contains(":"),
+    """Make the marks of these ledger rows invalid, so that digests identify their messages.
+
+    The new marks are unique: a server can number its messages again as it did before.
+    """
+    invalid_mark = f"{state.run.ctx.environment.new_id()}:" + col(FetchedMessage.remote_id)
+    statement = update(FetchedMessage).where(
+        *conditions, ~col(FetchedMessage.remote_id).contains(":")
     )
-    invalid_mark = f"{remote_mailbox_row.validity}:" + col(FetchedMessage.remote_id)
-    await connection.execute(
-        update(FetchedMessage).where(*has_valid_mark).values(remote_id=invalid_mark)
+    await connection.execute(statement.values(remote_id=invalid_mark))
+
+
+async def _invalidate_reused_marks(
+    state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
+) -> None:
+    """Make marks invalid if a message on the server has the UIDL of one that was deleted there.
+
+    A server may reuse the UIDL of a deleted message (RFC 1939, section 7).
+    """
+    reused = await synchronization.read_known_marks(
+        state, remote_mailbox, remote_ids, col(FetchedMessage.removed).is_(True)
     )
-    statement = update(RemoteMailbox).where(col(RemoteMailbox.id) == remote_mailbox_row.id)
-    await connection.execute(statement.values(validity=uid_validity, modseq=0))
+    if not reused:
+        return
+    async with state.write_session_with_timeout() as session:
+        connection = await session.connection()
+        for batch in synchronization.batches_of_marks(sorted(reused)):
+            is_reused = synchronization.ledger_conditions(remote_mailbox, batch)
+            await _invalidate_marks(state, connection, *is_reused)
+        await state.record_progress(session)
+    remote_mailbox.renumbered = await _read_renumbered_by_digest(state, remote_mailbox.id)
 
 
 async def _read_renumbered_by_digest(
@@ -300,24 +327,30 @@ async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> N
         state.run.add_log_line("the server does not support IDLE")
         return
     until = environment.now() + timedelta(seconds=row.interval)
-    has_changes, state.run.next_run_delay = (
-        True,
-        RELISTEN_DELAY,
-    )  # the first fetch also selects the mailbox
+    has_changes, pause = True, 0.0  # the first fetch also selects the mailbox
+    state.run.next_run_delay = RELISTEN_DELAY
     while is_plausible_wait_running(
         until, now := environment.now(), timedelta(seconds=row.interval)
     ):
         seconds_left = (until - now).total_seconds()
+        imported_count = state.counts.imported_count
         if has_changes:
             await _fetch_and_synchronize_mailbox(state, inbox, is_repeat=True)
             state.session.connection.stage = ConnectorStage.IDLE
             await _log_and_record_totals(state)
         require_no_worker_stop()
         state.run.set_listening(is_listening=True)
+        listens_since = time.monotonic()
         try:
             has_changes = await state.session.run_in_thread(
                 remote.wait_for_changes, min(seconds_left, MAX_IDLE_SECONDS)
             )
+            has_imported = state.counts.imported_count > imported_count
+            if has_imported or time.monotonic() - listens_since > MAX_PAUSE:
+                pause = 0.0
+            if has_changes:
+                await asyncio.sleep(min(pause, seconds_left))
+                pause = min(2 * pause or MIN_PAUSE, MAX_PAUSE)
         except RemoteFailure as problem:  # servers close idle connections
             state.run.add_log_line(f"IDLE ended: {problem.message}")
             state.run.next_run_delay = RELISTEN_DELAY_AFTER_FAILURE

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -36,13 +36,16 @@ _UPDATE_FLAGS = (
 
 
 async def read_known_marks(
-    state: FetchState, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
+    state: FetchState,
+    remote_mailbox: OpenRemoteMailbox,
+    remote_ids: Sequence[str],
+    *conditions: ColumnElement[bool],
 ) -> set[str]:
-    """Return the marks that the ledger has."""
+    """Return those of these marks that the ledger has, in rows with the conditions."""
     known_marks: set[str] = set()
     for batch in batches_of_marks(remote_ids):
         statement = select(col(FetchedMessage.remote_id)).where(
-            *_ledger_conditions(remote_mailbox, batch)
+            *ledger_conditions(remote_mailbox, batch), *conditions
         )
         known_marks |= {row.remote_id for row in await state.run.ctx.read(statement)}
     return known_marks
@@ -56,9 +59,10 @@ def batches_of_marks(remote_ids: Sequence[str]) -> list[Sequence[str]]:
     ]
 
 
-def _ledger_conditions(
+def ledger_conditions(
     remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
 ) -> tuple[Any, Any]:
+    """Build the conditions on the ledger rows with these marks."""
     return col(FetchedMessage.folder_id) == remote_mailbox.id, col(FetchedMessage.remote_id).in_(
         remote_ids
     )
@@ -106,7 +110,7 @@ async def _copy_changed_flags(
 ) -> None:
     """Set flags that differ from the last ones of the other server; changes made here stay."""
     statement = select(*select_columns(FetchedMessage, LEDGER_COLUMNS)).where(
-        *_ledger_conditions(remote_mailbox, list(flags_by_mark))
+        *ledger_conditions(remote_mailbox, list(flags_by_mark))
     )
     rows = [
         row
@@ -212,7 +216,7 @@ async def delete_remote_messages_after_retention(
     stored_before = state.run.ctx.environment.now() - timedelta(seconds=retention_seconds)
     for batch in batches_of_marks(remote_ids):
         statement = select(col(FetchedMessage.remote_id)).where(
-            *_ledger_conditions(remote_mailbox, batch),
+            *ledger_conditions(remote_mailbox, batch),
             col(FetchedMessage.removed).is_(False),
             col(FetchedMessage.may_delete_source),
             col(FetchedMessage.fetched_at) <= stored_before,
@@ -241,5 +245,5 @@ async def record_remote_deletions(
 async def _set_removed_in_ledger(
     session: AsyncSession, remote_mailbox: OpenRemoteMailbox, remote_ids: Sequence[str]
 ) -> None:
-    statement = update(FetchedMessage).where(*_ledger_conditions(remote_mailbox, remote_ids))
+    statement = update(FetchedMessage).where(*ledger_conditions(remote_mailbox, remote_ids))
     await (await session.connection()).execute(statement.values(removed=True))

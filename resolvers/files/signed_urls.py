@@ -15,7 +15,7 @@ from models.errors import Unauthenticated
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
 from models.throttling.policy import BanCause
-from models.users.roles import Role, Scope
+from models.users.roles import Role, Scope, expand_scopes
 from models.users.tables import User
 from resolvers.auth import credential_status
 from resolvers.auth.credential_cache import CachedCredential
@@ -101,7 +101,8 @@ async def read_only_viewer_of_signed_path(
     """Return a read-only viewer of the user of a signed path.
 
     `ip` is the address of the client, whose forged signatures are counted. Raises Unauthenticated
-    if the signature, the account or the credential is no longer valid.
+    if the signature, the account or the credential is no longer valid, or if the credential may no
+    longer read as this user.
     """
     user_id = await _verify_user_id_and_count_forgery(environment, path, query, ip)
     kind, credential_id = query["by"][0], int(query["by"][1:] or 0)
@@ -114,13 +115,21 @@ async def read_only_viewer_of_signed_path(
     rows: Sequence[ColumnRow] = await environment.database.read(user_statement)
     if not rows or (kind == "v" and rows[0].auth_version != credential_id):
         raise Unauthenticated
-    if kind in "tka" and await _load_credential_of_signer(environment, kind, credential_id) is None:
-        raise Unauthenticated
+    if kind in "tka":
+        signer = await _load_credential_of_signer(environment, kind, credential_id)
+        if signer is None or not _may_read_as(signer.viewer, user_id):
+            raise Unauthenticated
     reach, scopes = (
         ShareVisibility(has_shared_mailboxes=bool(rows[0].shared)),
         frozenset({Scope.MAIL_READ}),
     )
     return Viewer(user_id, Role.USER, scopes, read_only=True, share_visibility=reach)
+
+
+def _may_read_as(signer: Viewer, user_id: int) -> bool:
+    """True if the signer has the right to read mail as this user: its own account, or as ROOT."""
+    is_own_or_root = signer.user_id == user_id or signer.role is Role.ROOT
+    return is_own_or_root and Scope.MAIL_READ in expand_scopes(signer.scopes)
 
 
 async def signer_of_signed_path(

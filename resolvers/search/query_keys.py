@@ -183,10 +183,13 @@ def _fields_from_time_key_or_none(key: str, text: str, now: datetime) -> FilterF
         day = _parse_day_or_none(text, now)
         if day is None:
             raise InvalidValueError("must be a day such as 2026-01-31")
-        name, until = DAY_FIELDS[key], day + timedelta(days=1)
+        try:
+            next_day = day + timedelta(days=1)
+        except OverflowError as problem:
+            raise InvalidValueError("must be a day before 9999-12-31") from problem
         return {
-            f"{name}Since": {"at": format_instant(day)},
-            f"{name}Before": {"at": format_instant(until)},
+            f"{DAY_FIELDS[key]}Since": {"at": format_instant(day)},
+            f"{DAY_FIELDS[key]}Before": {"at": format_instant(next_day)},
         }
     return None
 

@@ -117,7 +117,7 @@ async def read_and_merge_pages(ctx: Context, listings: Sequence[MessageListing])
     end_values = (end.sort_value, end.id)
     rows = [row for row in rows if is_searched(cursor_values(row), end_values)]
     page = ask.page_from_rows(rows, has_more=True)
-    if len(rows) > ask.count:
+    if len(rows) >= ask.count:  # an account returns no more rows: others can follow the last one
         return page
     return ask.page_with_search_end(page, end)
 

@@ -127,6 +127,7 @@ def _enqueue_submissions_with_bcc_copies(
             recipients=recipient.addresses,
             endpoints=(),
             stored_message_id=None,
+            sent_mailbox_id=None,
             copy_of=key,
         )
         for submission, recipient, key in zip(new_submissions, copy_recipients, keys, strict=True)

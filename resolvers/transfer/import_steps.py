@@ -148,6 +148,8 @@ class _ImportRun:
         account = self.source.account
         if account is None:
             return
+        for name in account.entries_with_nul:
+            self.running.outcome.add_skipped(name, "The entry contains NUL.")
         if task_order["settings"]:  # before the mailboxes: encrypted ones need the public key
             await import_settings_key_values_labels_rules_and_searches(self.running, account)
         elif task_order["unset"] and any(

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from mail.text.storable_text import has_nul, make_storable
 from models.errors import ErrorCollector, InvalidInput
 from models.users.list_formats import UserFileFormat
 from models.validation_constraints import ValidationConstraint
@@ -147,7 +148,8 @@ def _require_known_header(header: list[str], known_columns: Collection[str]) -> 
             if unknown_columns
             else "The file must have a header."
         )
-        raise InvalidInput(text[:500], constraint=ValidationConstraint.COLUMNS, path=["file"])
+        error_text = make_storable(text[:500])  # a task stores it
+        raise InvalidInput(error_text, constraint=ValidationConstraint.COLUMNS, path=["file"])
     if len(set(header)) < len(header):
         raise InvalidInput(
             "The names of the columns must be unique.",
@@ -180,6 +182,7 @@ def parse_known_fields(
         if value is None and name not in nullable_fields:
             continue
         with problems.collecting():
+            _require_no_nul(name, [name, value])
             if name not in parsers:
                 raise InvalidInput(
                     "Unknown field.", constraint=ValidationConstraint.UNKNOWN, path=[name]
@@ -191,10 +194,21 @@ def parse_known_fields(
                 raise InvalidInput(
                     text, constraint=ValidationConstraint.TYPE, path=name.split(".")
                 ) from problem
+            _require_no_nul(name, parsed_value)  # the text of a JSON value can have it escaped
             if name in METADATA_FIELDS:
                 require_custom_data_within_limit(parsed_value, [name], max_metadata_size)
             values[name] = parsed_value
     return values
+
+
+def _require_no_nul(name: str, value: object) -> None:
+    """Raise InvalidInput for this field if the value has NUL, which no column accepts."""
+    if has_nul(value):
+        raise InvalidInput(
+            "A field must not contain NUL.",
+            constraint=ValidationConstraint.PATTERN,
+            path=make_storable(name).split("."),
+        )
 
 
 def _flattened_fields(

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from mail.text.storable_text import has_nul
 from models.errors import InvalidInput
 from models.validation_constraints import ValidationConstraint
 
@@ -17,7 +18,8 @@ def validate_custom_data(
 ) -> dict[str, Any] | None:
     """Return the data; None if there is none.
 
-    Raises InvalidInput if it is not an object or has more than `max_size` bytes of JSON.
+    Raises InvalidInput if it is not an object, has NUL, or has more than `max_size` bytes of
+    JSON.
     """
     if value is None:
         return None
@@ -32,11 +34,17 @@ def validate_custom_data(
 
 
 def require_custom_data_within_limit(value: object, path: Sequence[str], max_size: int) -> None:
-    """Raise InvalidInput if a value has more than `max_size` bytes of JSON."""
+    """Raise InvalidInput if a value has NUL, or more than `max_size` bytes of JSON."""
     if not 0 <= json_byte_count(value) <= max_size:
         raise InvalidInput(
             f"The custom data has at most {max_size:,} bytes of JSON.",
             constraint=ValidationConstraint.MAX,
+            path=path,
+        )
+    if has_nul(value):
+        raise InvalidInput(
+            "The custom data must not contain NUL.",
+            constraint=ValidationConstraint.PATTERN,
             path=path,
         )
 

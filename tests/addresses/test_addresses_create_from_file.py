@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from models.users.roles import AdminPermission, Role
+from resolvers.addresses.file_create import FIELD_PARSERS
 from resolvers.admin import tasks
-from resolvers.transfer import record_tasks
+from resolvers.transfer import record_files, record_tasks
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.import_runs import WorkerCrash, upload_content
 from tests.support.accounts.user_operations import (
@@ -236,3 +237,33 @@ async def test_other_user_can_neither_start_nor_see_a_creation(
     assert [(error["code"], error["path"]) for error in payload["errors"]] == [
         ("NOT_FOUND", ["file"])
     ]
+
+
+HOSTILE_NUMBERS = ("nan", "inf", "-inf", 10**19, -(10**19), 10**300, "9" * 4000)
+HOSTILE_TIMES = ("9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "9999-12-31", "nan", 7)
+
+
+@pytest.mark.usefixtures("ada")
+async def test_fields_with_nul_or_hostile_values_are_refused(admin: GraphQLClient) -> None:
+    records: list[tuple[str, Any]] = []
+    for name, parser in FIELD_PARSERS.items():
+        records.append((name, "a\0b"))
+        if parser is record_files.parse_texts or parser is record_files.parse_json:
+            records += [(name, '["a\\u0000b"]'), (name, ["a\0b"]), (name, [{"a\0b": 1}])]
+    records += [("metadata", {"x": ["a\0b"]}), ("metadata", {"a\0b": 1}), ("a\0b", 1)]
+    records.append(("metadata", json.loads("[" * 900 + "]" * 900)))
+    records += [("limits.forwardsPerDay", value) for value in HOSTILE_NUMBERS]
+    records += [("expiresAt", value) for value in HOSTILE_TIMES]
+    address = {"address": "valid@example.org", "user": "ada"}
+    lines = [
+        {**address, "address": f"n{number}@example.org", name: value}
+        for number, (name, value) in enumerate(records)
+    ]
+    task = await run_creation(admin, json_lines(address, *lines))
+    assert (task["state"], task["error"]) == ("SUCCEEDED", None)
+    errors_by_line = {error["line"]: error for error in task["result"]["errors"]}
+    for line, (name, value) in enumerate(records, 2):
+        error = errors_by_line[line]
+        assert error["code"] == "VALIDATION", (name, value)
+        assert error["path"] == name.replace("\0", "").split("."), (name, value)
+    assert (task["result"]["createdCount"], task["result"]["refusedCount"]) == (1, len(records))

@@ -109,11 +109,14 @@ async def test_change_that_ends_api_key_is_seen_within_a_second(
     _, key = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("ada"), NewApiKey("k")
     )
-    await other_process.use_for_30_seconds(key)
+    viewer = await other_process.use_for_30_seconds(key)
     await commit_statement(sign_in_environment, KEY_ENDINGS[name](sign_in_environment))
     sign_in_environment.clock.tick(seconds=SECOND)
     with pytest.raises(Unauthenticated):
         await other_process.authenticate(key)
+    # open connections with the key end, too
+    environment = sign_in_environment.environment
+    assert await authentication.record_use_and_return_has_ended_or_changed(environment, viewer)
 
 
 NARROWING_CHANGES: dict[str, tuple[Callable[[SignInEnvironment], WriteStatement], str, Any]] = {
@@ -153,10 +156,13 @@ async def test_change_that_narrows_key_is_seen_within_a_second(
     _, key = await api_key_mutations.create_api_key(
         sign_in_environment.user_context("ada", role), NewApiKey("k", role=role)
     )
-    assert getattr(await other_process.use_for_30_seconds(key), attribute) != expected
+    viewer = await other_process.use_for_30_seconds(key)
+    assert getattr(viewer, attribute) != expected
     await commit_statement(sign_in_environment, change(sign_in_environment))
     sign_in_environment.clock.tick(seconds=SECOND)
     assert getattr(await other_process.authenticate(key), attribute) == expected
+    environment = sign_in_environment.environment
+    assert await authentication.record_use_and_return_has_ended_or_changed(environment, viewer)
 
 
 async def create_token_with_maker(sign_in_environment: SignInEnvironment, **actor: Any) -> str:

@@ -9,6 +9,7 @@ from sqlmodel import col
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.credentials import ApiKey
 from models.errors import Unauthenticated
+from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.auth import access_tokens, authentication
 from resolvers.auth.api_keys import mutations as api_key_mutations
@@ -93,6 +94,28 @@ async def test_signed_url_ends_with_its_app_or_own_password(
     assert await is_refused(sign_in_environment, app_password_query)
 
 
+async def test_signed_url_ends_with_the_right_to_read_of_its_credential(
+    sign_in_environment: SignInEnvironment,
+) -> None:
+    await add_app_password(sign_in_environment, ["MAIL"])
+    password_viewer = await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
+    await sign_in_environment.add_user("rex", role=Role.ROOT)
+    root_viewer = await sign_in_environment.authenticate(
+        await sign_in_environment.create_token("rex")
+    )
+    narrowed_password = update(ApplicationPassword).values(scopes=[Scope.SUBMIT])
+    is_rex = col(User.id) == sign_in_environment.users["rex"]
+    for viewer, statement in (
+        (password_viewer, narrowed_password),
+        (root_viewer, update(User).where(is_rex).values(role=Role.USER)),
+    ):
+        query = signed_query(sign_in_environment, viewer)
+        assert not await is_refused(sign_in_environment, query)
+        async with sign_in_environment.environment.write_session() as session:
+            await (await session.connection()).execute(statement)
+        assert await is_refused(sign_in_environment, query)
+
+
 @pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}, {"auth_version": 2}])
 async def test_signed_url_ends_with_user_change(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
@@ -108,8 +131,6 @@ async def test_signed_url_ends_with_user_change(
 async def test_signed_url_ends_with_rights_of_acting_admin(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    from models.users.roles import Role
-
     query = signed_query(
         sign_in_environment,
         await sign_in_environment.authenticate(

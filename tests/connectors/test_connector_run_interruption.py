@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,14 @@ from models.runtime.environment import Environment
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
-from tests.conftest import GraphQLClient, raw_message
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.accounts import user_operations
+from tests.support.mail_servers.imap_and_pop3_servers import (
+    REMOTE_PASSWORD,
+    FakeImapServer,
+    FaultsByCommand,
+    run_remote_server,
+)
 from tests.support.operations.connector_operations import (
     add_connector,
     context_with_connector_permission,
@@ -246,6 +253,39 @@ async def test_stopped_worker_ends_runs_that_only_listen(
         await asyncio.wait_for(worker.hold(HoldReason.COMPONENT_STOP), 20)
         row = await load_connector_row(environment, connector_id)
         assert (row.lease, row.holder) == (None, None)
+        await worker.close()
+
+
+async def test_server_that_always_reports_a_change_is_asked_at_intervals(
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resolvers.connectors.run.MIN_PAUSE", 600.0)
+    monkeypatch.setattr("resolvers.connectors.run.MAX_PAUSE", 600.0)
+    environment, worker = ada.environment, connector_component(ada.environment)
+    endless_news: FaultsByCommand = {"IDLE": b"+ idling\r\n* 1 EXISTS\r\n"}
+
+    def idle_count() -> int:
+        return sum(b" IDLE" in line for line in remote.received_lines)
+
+    async with (
+        run_remote_server(FakeImapServer(faults=endless_news)) as remote,
+        leases.keep_process_registered(environment),
+    ):
+        idle = [{"name": "IDLE", "value": ""}]
+        await add_connector(
+            ada,
+            DovecotAccount(Path(), {"imap": remote.port}),
+            password=REMOTE_PASSWORD,
+            interval=600,
+            custom_options=idle,
+        )
+        await worker.start()
+        await wait_until(lambda: idle_count() >= 2)
+        for number in range(30):  # each takes as long as a fetch that finds no message
+            await deliver_to(ada, f"Nr {number}")
+        # the run pauses, and ends at once when the worker stops
+        await asyncio.wait_for(worker.hold(HoldReason.COMPONENT_STOP), HANG_SECONDS)
+        assert idle_count() == 2
         await worker.close()
 
 

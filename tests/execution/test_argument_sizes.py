@@ -137,6 +137,41 @@ def test_cost_of_argument_sizes(document: str, variables: dict[str, Any], expect
     assert cost(document, **variables) == expected
 
 
+LONG_TEXT = "x" * 4_000
+# argument, type of the variable, its value as JSON, and as literal
+COST_OF_ARGUMENT_VALUES: list[tuple[str, str, Any, str]] = [
+    ("query: {}", "String", LONG_TEXT, f'"{LONG_TEXT}"'),
+    ("query: {}", "String", LONG_TEXT, f'"""{LONG_TEXT}"""'),
+    ("filter: {}", "MessageFilter", {"query": LONG_TEXT}, f'{{query: "{LONG_TEXT}"}}'),
+    ("filter: {{query: {}}}", "String", LONG_TEXT, f'"{LONG_TEXT}"'),
+    ("filter: {{and: [{{query: {}}}]}}", "String", LONG_TEXT, f'"{LONG_TEXT}"'),
+    ("filter: {{subject: {}}}", "String", LONG_TEXT * 20, f'"{LONG_TEXT * 20}"'),
+    (
+        "filter: {{and: {}}}",
+        "[MessageFilter!]",
+        [{"query": LONG_TEXT}],
+        f'[{{query: "{LONG_TEXT}"}}]',
+    ),
+    ("filter: {{emailIds: {}}}", "[String!]", ["0"] * 1000, '["0"%s]' % (' "0"' * 999)),
+    ("first: {}", "Int", 200, "200"),
+]
+
+
+def test_literal_variable_and_default_cost_nearly_the_same() -> None:
+    for argument, type_name, value, literal in COST_OF_ARGUMENT_VALUES:
+        field = "{{ messages({}) {{ nodes {{ size }} }} }}"
+        as_variable = field.format(argument.format("$v"))
+        as_literal = field.format(argument.format(literal))
+        variable_cost = cost(f"query ($v: {type_name}) {as_variable}", v=value)
+        with_default = f"query ($v: {type_name} = {literal}) {as_variable}"
+        assert variable_cost > 80, argument
+        # a literal search text costs up to 4 points less
+        assert variable_cost - 5 <= cost(with_default) <= variable_cost, argument
+        assert variable_cost - 5 <= cost(as_literal) <= variable_cost, argument
+        # null replaces the default
+        assert cost(with_default, v=None) == cost(f"query ($v: {type_name}) {as_variable}", v=None)
+
+
 @pytest.mark.parametrize(
     ("field", "expected"),
     [

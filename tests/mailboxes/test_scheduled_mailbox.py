@@ -5,18 +5,32 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlmodel import col
 
+from graph.types import global_ids
 from mail.envelope.delivery_jobs import QueueLimits
+from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
+from mail.queue.delivery_results import OPEN_STATES
 from models.events.journal import Change
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
-from tests.conftest import GraphQLClient, ManualClock
+from resolvers.submission import mutations as submission_mutations
+from tests.conftest import GraphQLClient, ManualClock, client_context
+from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
+from tests.support.mail_servers.queue_worker import (
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.bulk_operations import undo_mutation
+from tests.support.operations.rewrite_and_bcc_operations import ARCHIVE, create_bcc_rule
 from tests.support.operations.send_operations import send_with_undo_window
+from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 LATER = "2031-01-01T00:00:00Z"
@@ -132,6 +146,80 @@ async def test_deleted_scheduled_message_is_not_sent(
     assert await load_submission_states(environment) == [SubmissionState.CANCELLED]
     queue_entries = await environment.database.read(select(col(QueueEntry.state)))
     assert [row.state for row in queue_entries] == [DeliveryState.CANCELLED]
+
+
+@pytest.mark.parametrize("keeps_sent_mailbox", [False, True])
+async def test_message_and_its_copy_are_sent_after_every_kind_of_hold(
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    keeps_sent_mailbox: bool,
+) -> None:
+    """Copies with `sent_mailbox_id` were written by earlier releases."""
+    await create_bcc_rule(root, "@example.org", ARCHIVE, "SENDER")
+    soon, later = clock() + timedelta(hours=1), clock() + timedelta(days=30)
+    kinds: dict[str, dict[str, Any]] = {
+        "now": {},
+        "undo": {"undo_window": timedelta(seconds=30)},
+        "scheduled": {"send_at": soon},
+        "rescheduled": {"send_at": later},
+        "deleted": {"send_at": soon},
+    }
+    id_by_kind = {
+        kind: await queue_message(ada, NamedAddress(f"{kind}@example.net"), **fields)
+        for kind, fields in kinds.items()
+    }
+    copies = await select_rows(
+        environment,
+        "SELECT id FROM submissions WHERE copy_of IS NOT NULL"
+        " AND (sent_mailbox_id IS NOT NULL OR message_id IS NOT NULL)",
+    )
+    assert copies == []
+    if keeps_sent_mailbox:
+        originals = select(col(Submission.sent_mailbox_id)).where(
+            col(Submission.id) == id_by_kind["scheduled"]
+        )
+        statement = update(Submission).where(col(Submission.copy_of).is_not(None))
+        await environment.run_transaction(
+            lambda transaction: transaction.connection.execute(
+                statement.values(sent_mailbox_id=originals.scalar_subquery())
+            )
+        )
+    await submission_mutations.reschedule_submissions(
+        client_context(ada), [id_by_kind["rescheduled"]], clock()
+    )
+    await delete_scheduled_copy(ada, id_by_kind["deleted"])
+    clock.tick(hours=2)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
+
+        async def are_all_entries_final() -> bool:
+            statement = select(col(QueueEntry.state)).where(col(QueueEntry.state).in_(OPEN_STATES))
+            return not await environment.database.read(statement)
+
+        await poll_until(are_all_entries_final)
+    sent = [recipient for mail in smtp_server.messages for recipient in mail.to]
+    expected = [f"{kind}@example.net" for kind in kinds if kind != "deleted"]
+    assert sorted(sent) == sorted([*expected, *[ARCHIVE] * len(expected)])
+    await assert_store_consistent(environment)
+
+
+async def delete_scheduled_copy(client: GraphQLClient, submission_id: int) -> None:
+    """Delete the copy of a submission permanently."""
+    ((message_id,),) = await select_rows(
+        client.environment, "SELECT message_id FROM submissions WHERE id = :k", k=submission_id
+    )
+    payload = await run_mailbox_mutation(
+        client,
+        "messageDelete",
+        "task { id }",
+        select={"ids": [global_ids.encode("Message", message_id)]},
+        permanent=True,
+    )
+    assert payload["errors"] == []
 
 
 async def test_reschedule_moves_copy_to_scheduled_and_back(

@@ -1,18 +1,25 @@
 """Deletion of queue entries: selection, rights, notices and tasks."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlmodel import col
 
-from mail.queue import bulk_updates, recipient_leases, removal
+from graph.types import global_ids
+from mail.envelope.delivery_jobs import DeliveryJob
+from mail.queue import bulk_updates, held_messages, recipient_leases, removal
 from mail.queue.delivery_results import record_results_and_report
 from models.admin.audit_log import AuditLogEntry
+from models.events.wakeups import QUEUE
 from models.files.blobs import SubmissionBlob
+from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
+from models.submission.tables import Submission
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
@@ -218,6 +225,91 @@ async def test_scheduled_copy_of_deleted_entry_becomes_draft_when_sender_is_noti
     assert await load_submission_state(environment, submission_id) == "FAILED"
     assert len(await load_inbox_rows(ada)) == 1
     await assert_store_consistent(environment)
+
+
+@pytest.mark.parametrize("copy_place", ["SCHEDULED", "TRASH", "purged"])
+async def test_every_hold_ends_at_its_time_and_wakes_no_worker_again(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, copy_place: str
+) -> None:
+    """Bounced submissions keep `release_at` if the process dies after the report."""
+    kinds = ("open", "cancelled", "bounced", "half bounced", "bounced during the hold", "leased")
+    send_at, leased_jobs = clock() + timedelta(hours=1), list[DeliveryJob]()
+    for kind in kinds:
+        submission_id = await queue_message(ada, send_at=send_at)
+        if copy_place != "SCHEDULED":
+            await delete_copy(ada, submission_id, is_permanent=copy_place == "purged")
+        if kind == "bounced during the hold":
+            entry_id = await load_queue_id(environment, submission_id)
+            payload = await run_mailbox_mutation(
+                ada,
+                "queueDelete",
+                "task { id }",
+                queueEntries=[{"queueId": entry_id}],
+                notifySender=True,
+            )
+            assert payload["errors"] == []
+            await run_all_tasks(ada)
+        elif kind == "cancelled":
+            await run_mailbox_mutation(
+                ada,
+                "submissionCancel",
+                "submissions { state }",
+                submissions=[{"id": global_ids.encode("Submission", submission_id)}],
+            )
+        elif kind != "open":
+            jobs = await removal._lease_open_entries(  # noqa: SLF001
+                environment, [submission_id], environment.new_id()
+            )
+            if kind == "leased":
+                leased_jobs += jobs
+            elif kind == "half bounced":
+                (job,) = jobs
+                await bounce(environment, [replace(job, recipients=job.recipients[:1])])
+                await end_leases(environment, submission_id)
+            else:
+                await bounce(environment, jobs)
+    clock.tick(hours=2)
+    with environment.wakeups.follow([QUEUE]) as wake_up:
+        await held_messages.release_or_cancel_due_submission_batch(environment)
+        wake_up.clear()
+        left_count = await held_messages.release_or_cancel_due_submission_batch(environment)
+        assert left_count == (0 if copy_place == "SCHEDULED" else 1)  # the leased one
+        assert not wake_up.is_set()
+        await bounce(environment, leased_jobs)
+        await held_messages.release_or_cancel_due_submission_batch(environment)
+        assert await held_messages.release_or_cancel_due_submission_batch(environment) == 0
+    held = select(col(Submission.id)).where(col(Submission.release_at).is_not(None))
+    assert await environment.database.read(held) == []
+    await assert_store_consistent(environment)
+
+
+async def end_leases(environment: Environment, submission_id: int) -> None:
+    """End the leases as if their process had died."""
+    entries = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
+    await environment.run_transaction(
+        lambda transaction: transaction.connection.execute(entries.values(lease=None, holder=None))
+    )
+
+
+async def bounce(environment: Environment, jobs: Sequence[DeliveryJob]) -> None:
+    """Record that the recipients of leased jobs were removed from the queue."""
+    for job in jobs:
+        results = {recipient.delivery_id: removal.REMOVED_RESULT for recipient in job.recipients}
+        await record_results_and_report(environment, job, results, b"")
+
+
+async def delete_copy(client: GraphQLClient, submission_id: int, *, is_permanent: bool) -> None:
+    """Delete the copy of a submission, or move it to Trash."""
+    statement = select(col(Submission.message_id)).where(col(Submission.id) == submission_id)
+    (row,) = await client.environment.database.read(statement)
+    payload = await run_mailbox_mutation(
+        client,
+        "messageDelete",
+        "task { id }",
+        permanent=is_permanent,
+        select={"ids": [global_ids.encode("Message", row.message_id)]},
+    )
+    assert payload["errors"] == []
 
 
 async def test_administrator_deletes_any_entry_and_it_is_logged(

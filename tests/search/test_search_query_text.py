@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph.schema import schema
+from resolvers.search.query_keys import DAY_FIELDS, DOVEADM_KEYS, KNOWN_KEYS
 from resolvers.search.query_parser import MAX_QUERY_LENGTH, parse_search_query
 from resolvers.search.query_printer import query_from_fields
 from tests.support.case_loop import each_case
+from tests.support.lists.extreme_search_values import EXTREME_SEARCH_VALUES
 
 NOW = datetime(2030, 1, 31, 12, 30, tzinfo=UTC)
 
@@ -269,3 +271,15 @@ def test_random_filter_survives_round_trip(fields: dict[str, Any]) -> None:
         "levels deep" in problem.message for problem in parsed.problems
     ):
         assert (parsed.fields, parsed.problems) == (fields, []), text
+
+
+def test_each_key_accepts_or_refuses_extreme_values() -> None:
+    for key in sorted({f"{key}:" for key in KNOWN_KEYS} | {f"{key} " for key in DOVEADM_KEYS}):
+        for value in EXTREME_SEARCH_VALUES:
+            for text in (f"{key}{value}", f"{key}{value} {value}"):
+                parsed = parse_search_query(text[:MAX_QUERY_LENGTH], NOW)
+                query_from_fields(parsed.fields, NOW)
+    for key in (*DAY_FIELDS, *map(str.upper, DAY_FIELDS)):
+        text = f"{key}:9999-12-31" if key in DAY_FIELDS else f"{key} 31-Dec-9999"
+        (problem,) = parse_search_query(text, NOW).problems
+        assert "must be a day before 9999-12-31" in str(problem), text

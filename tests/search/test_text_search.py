@@ -10,6 +10,7 @@ from mail.search import index_worker
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.mailboxes.create import NewMailboxes, create_mailboxes
+from resolvers.search.query_keys import DOVEADM_KEYS, KNOWN_KEYS
 from tests.conftest import (
     GraphQLClient,
     ManualClock,
@@ -19,6 +20,7 @@ from tests.conftest import (
     raw_message,
 )
 from tests.support.case_loop import each_case
+from tests.support.lists.extreme_search_values import EXTREME_SEARCH_VALUES
 from tests.support.operations.search_operations import SEARCH_QUERY, search_subjects
 
 METADATA_QUERY = """
@@ -456,3 +458,17 @@ async def test_search_statement_count_is_independent_of_users(
         counts.append(len(statements))
         assert result["messages"]["totalCount"] == 4
     assert counts[0] == counts[1]
+
+
+async def test_each_key_with_an_extreme_value_is_searched_or_refused(ada: GraphQLClient) -> None:
+    await deliver_to(ada, "Hello duck")
+    for prefix in [*(f"{key}:" for key in KNOWN_KEYS), *(f"{key} " for key in DOVEADM_KEYS)]:
+        variables = {
+            f"q{number}": f"{prefix}{value}" for number, value in enumerate(EXTREME_SEARCH_VALUES)
+        }
+        field = "messages(query: ${0}, first: 1) {{ totalCount }}"
+        fields = " ".join(f"a{name}: {field.format(name)}" for name in variables)
+        types = ", ".join(f"${name}: String" for name in variables)
+        response = await ada.execute(f"query ({types}) {{ {fields} }}", **variables)
+        codes = {error["extensions"]["code"] for error in response.get("errors", ())}
+        assert codes <= {"BAD_USER_INPUT"}, (prefix, response["errors"])

@@ -243,6 +243,46 @@ async def test_each_refused_record_is_reported(ada: GraphQLClient) -> None:
     assert "a//b" not in paths
 
 
+async def test_entries_of_an_archive_with_nul_are_not_imported(ada: GraphQLClient) -> None:
+    nul = "a\0b"
+    search = {"query": "duck"}
+    account = {
+        "kind": "account", "format": "merganser", "version": 1,
+        "settings": {"name": nul, "public_metadata": {"x": [nul]}, "forward_to": [nul]},
+        "keyValues": [{"store": "", "key": nul, "value": "v"}, {"key": "k", "value": nul}],
+        "labels": [{"keyword": "nul", "name": nul}, {"keyword": nul, "name": "Nul"}],
+        "senderRules": [{"pattern": nul, "action": "ALLOW"}],
+        "savedSearches": [{"name": nul, **search}, {"name": "x", "query": nul},
+                          {"name": "last day", "query": "on:9999-12-31"}],
+        "identities": [{"address": ada.address, "name": nul}],
+        "filters": [
+            {"name": nul, "query": search, "action": {"markSeen": True}},
+            {"name": "a", "query": {"subject": nul}, "action": {"markSeen": True}},
+            {"name": "b", "query": search, "action": {"addKeywords": [nul]}},
+            {"name": "c", "query": search, "action": {"markSeen": True}, "metadata": {nul: 1}},
+        ],
+        "autoreply": {"subject": nul, "text": nul, "active": True},
+        "sieveScripts": [{"name": nul, "script": "keep;"}, {"name": "s", "script": f"# {nul}"}],
+        "subscriptions": [nul],
+    }  # fmt: skip
+    # settings, items of lists, the autoreply and messages
+    nul_count = 3 + (2 + 2 + 1 + 2 + 1 + 4 + 2 + 1) + 1 + 4
+    source = base64.b64encode(raw_message("x")).decode()
+    message = {"kind": "message", "receivedAt": "2030-01-01T00:00:00Z", "mailbox": "INBOX",
+               "source": source}  # fmt: skip
+    records = [account, {**message, "metadata": {"x": nul}}, {**message, "envelopeFrom": nul},
+               {**message, "envelopeTo": [nul]}, {**message, "flags": [nul]}, message,
+               {"kind": "end"}]  # fmt: skip
+    task = await import_account(ada, b"".join(json.dumps(r).encode() + b"\n" for r in records))
+    assert (task["state"], task["error"]) == ("SUCCEEDED", None)
+    assert task["result"]["storedCount"] == 1
+    refused = dict(task["result"]["refused"])
+    assert {"saved search last day", "setting name", "filters[3]", "autoreply"} <= refused.keys()
+    assert len(task["result"]["refused"]) == nul_count + 1
+    for text in (str(task), str(await load_account_state(ada))):
+        assert "\\x00" not in text
+
+
 async def test_path_needs_root_and_the_import_folder(
     ada: GraphQLClient, root: GraphQLClient, tmp_path: Path
 ) -> None:

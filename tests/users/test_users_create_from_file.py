@@ -9,7 +9,8 @@ from sqlalchemy import text
 from graph.types import global_ids
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
-from resolvers.transfer import record_tasks
+from resolvers.transfer import record_files, record_tasks
+from resolvers.users.creation.user_records import FIELD_PARSERS
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.import_runs import WorkerCrash
 from tests.support.accounts.key_value_operations import change_options
@@ -278,3 +279,53 @@ async def test_empty_list_of_networks_is_refused(admin: GraphQLClient) -> None:
     assert (result["createdCount"], result["refusedCount"]) == (1, 1)
     (error,) = result["errors"]
     assert (error["line"], error["path"]) == (1, ["smtpAllowedNetworks"])
+
+
+HOSTILE_NUMBERS = ("nan", "inf", "-inf", 10**19, -(10**19), 10**300, "9" * 4000, "P9999Y99999M")
+
+
+async def test_fields_with_nul_or_hostile_values_are_refused(admin: GraphQLClient) -> None:
+    records: list[tuple[str, Any]] = []
+    for name, parser in FIELD_PARSERS.items():
+        value: Any = {"sent": "a\0b"} if name == "mailboxes" else "a\0b"
+        records.append((name, value))
+        if parser is record_files.parse_texts or parser is record_files.parse_json:
+            records += [(name, '["a\\u0000b"]'), (name, ["a\0b"]), (name, [{"a\0b": 1}])]
+    records += [("metadata", {"x": ["a\0b"]}), ("metadata", {"a\0b": 1}), ("a\0b", 1)]
+    records.append(("metadata", json.loads("[" * 900 + "]" * 900)))
+    numeric_names = ("quota", "retention", "spam.level", "spam.junkScore", "spam.rejectScore",
+                     "limits.receivedPerHour", "limits.recipientsPerDay",
+                     "limits.forwardsPerDay")  # fmt: skip
+    assert set(numeric_names) <= FIELD_PARSERS.keys()
+    records += [(name, value) for name in numeric_names for value in HOSTILE_NUMBERS]
+    user = {"address": "valid@example.org", "passwordDisabled": True}
+    lines = [
+        {**user, "address": f"n{number}@example.org", name: value}
+        for number, (name, value) in enumerate(records)
+    ]
+    task = await run_creation(admin, json_lines(user, *lines))
+    assert (task["state"], task["error"]) == ("SUCCEEDED", None)
+    errors_by_line = {error["line"]: error for error in task["result"]["errors"]}
+    for line, (name, value) in enumerate(records, 2):
+        error = errors_by_line[line]
+        assert error["code"] == "VALIDATION", (name, value)
+        assert error["path"] == name.replace("\0", "").split("."), (name, value)
+    assert (task["result"]["createdCount"], task["result"]["refusedCount"]) == (1, len(records))
+
+
+async def test_csv_cells_and_header_with_nul_are_refused(admin: GraphQLClient) -> None:
+    content = (
+        b"address,passwordDisabled,name,tags,metadata\n"
+        b'a@example.org,true,"a\0b",,\n'
+        b'b@example.org,true,,"[""a\\u0000b""]",\n'
+        b'c@example.org,true,,,"{""a"": ""\\u0000""}"\n'
+        b"d@example.org,true,,a;b,\n"
+    )
+    task = await run_creation(admin, content)
+    assert (task["state"], task["result"]["createdCount"]) == ("SUCCEEDED", 1)
+    assert [(error["line"], error["path"]) for error in task["result"]["errors"]] == [
+        (2, ["name"]), (3, ["tags"]), (4, ["metadata"]),
+    ]  # fmt: skip
+    # the check before the task reads only the first line of the header
+    task = await run_creation(admin, b'address,"name\n\0"\na@example.org,x\n', format="CSV")
+    assert (task["state"], task["error"]) == ("FAILED", "Unknown columns: name\n.")

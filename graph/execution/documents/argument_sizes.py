@@ -58,10 +58,12 @@ class CostVariables:
         values: Mapping[str, object],
         default_counts: Mapping[str, Any] | None = None,
         default_sizes: Mapping[str, int] | None = None,
+        default_text_lengths: Mapping[str, int] | None = None,
     ) -> None:
         self._values = values
         self._default_counts = default_counts or {}
         self._sizes = dict(default_sizes or {})
+        self._default_text_lengths = default_text_lengths or {}
         self._measured: set[str] = set()
 
     def count_value(self, name: str) -> object:
@@ -77,7 +79,9 @@ class CostVariables:
 
     def text_length(self, name: str) -> int:
         """Return the number of characters of a variable; 0 if its value is not a text."""
-        value = self._values.get(name)
+        if name not in self._values:
+            return self._default_text_lengths.get(name, 0)
+        value = self._values[name]
         return len(value) if isinstance(value, str) else 0
 
 
@@ -126,6 +130,15 @@ def sizes_of_default_values(operation: OperationDefinitionNode) -> dict[str, int
         node.variable.name.value: _literal_units("", node.default_value)
         for node in operation.variable_definitions or ()
         if node.default_value is not None
+    }
+
+
+def text_lengths_of_default_values(operation: OperationDefinitionNode) -> dict[str, int]:
+    """Return the numbers of characters of default texts, by the names of the variables."""
+    return {
+        node.variable.name.value: len(node.default_value.value)
+        for node in operation.variable_definitions or ()
+        if isinstance(node.default_value, StringValueNode)
     }
 
 

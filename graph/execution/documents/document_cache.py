@@ -30,7 +30,11 @@ from graphql.language import BREAK, Visitor, visit
 from graphql.validation import validate
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
 
-from graph.execution.documents.argument_sizes import CostVariables, sizes_of_default_values
+from graph.execution.documents.argument_sizes import (
+    CostVariables,
+    sizes_of_default_values,
+    text_lengths_of_default_values,
+)
 from graph.execution.documents.cached_handlers import with_cached_handlers
 from graph.execution.documents.cost_limits import (
     NO_COST,
@@ -44,6 +48,7 @@ from graph.execution.documents.cost_limits import (
 from graph.execution.documents.literal_rule import LocatedLiteralRule
 from graph.execution.documents.required_scopes import scopes_required_by_types
 from graph.execution.resolver_plans import PlanCache
+from mail.text.storable_text import has_nul
 from models.observability import metrics
 from models.users.roles import Scope
 
@@ -108,6 +113,7 @@ class PreparedDocument:
         default_factory=dict
     )  # of the variables that count
     sizes_of_default_values: Mapping[str, int] = field(default_factory=dict)  # in units
+    text_lengths_of_default_values: Mapping[str, int] = field(default_factory=dict)
     root_fields: frozenset[str] = frozenset()
     is_introspection: bool = False
     scopes: frozenset[Scope] = frozenset()  # required by the types of its fields
@@ -119,7 +125,10 @@ class PreparedDocument:
         """Return the cost of the operation with these variables."""
         return self.cost_formula.total_cost(
             CostVariables(
-                variables or {}, self.object_counts_of_default_values, self.sizes_of_default_values
+                variables or {},
+                self.object_counts_of_default_values,
+                self.sizes_of_default_values,
+                self.text_lengths_of_default_values,
             )
         )
 
@@ -262,6 +271,7 @@ class DocumentCache:
             cost_formula=CostEstimator(self.schema, ruler).operation_cost(operation),
             object_counts_of_default_values=object_counts_of_default_values(operation),
             sizes_of_default_values=sizes_of_default_values(operation),
+            text_lengths_of_default_values=text_lengths_of_default_values(operation),
             root_fields=_root_field_names(document, operation),
             is_introspection=_has_introspection(document),
             scopes=scopes_required_by_types(self.schema, document, operation),
@@ -375,23 +385,6 @@ def _reads_user_cursor(schema: GraphQLSchema, document: DocumentNode) -> bool:
     finder.types = types
     visit(document, TypeInfoVisitor(types, finder))
     return finder.is_found
-
-
-def has_nul(value: object) -> bool:
-    """True if a text or key in this value contains the character NUL."""
-    waiting = [value]
-    while waiting:
-        match waiting.pop():
-            case str() as text if "\0" in text:
-                return True
-            case dict() as members:
-                waiting += members
-                waiting += members.values()
-            case list() as items if set(map(type, items)) == {str}:
-                waiting.append("".join(items))
-            case list() as items:
-                waiting += items
-    return False
 
 
 def _string_literals(document: DocumentNode) -> list[object]:

@@ -169,7 +169,7 @@ class DriverPool:
                 records: list[Any] = await connection.driver.fetch(compiled.sql, *values)
             except asyncio.CancelledError:
                 # `terminate` would drop the driver's request to cancel the statement
-                closing = asyncio.ensure_future(_cancel_and_close(connection.driver))
+                closing = asyncio.ensure_future(_close_or_terminate(connection.driver))
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
                 raise
@@ -190,12 +190,12 @@ class DriverPool:
     async def close(self) -> None:
         """Close the connections."""
         while self._idle:
-            await self._idle.pop().driver.close()
+            await _close_or_terminate(self._idle.pop().driver)
         await asyncio.gather(*self._closing)
 
 
-async def _cancel_and_close(driver: Any) -> None:
-    """Close a connection after PostgreSQL has ended its cancelled statement."""
+async def _close_or_terminate(driver: Any) -> None:
+    """Close a connection, after PostgreSQL has ended its statement if that is cancelled."""
     try:
         await driver.close(timeout=CANCEL_TIMEOUT)
     except Exception:  # noqa: BLE001 - it has ended, or the server does not answer

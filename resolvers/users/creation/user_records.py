@@ -58,13 +58,13 @@ def _parse_points(value: Any) -> float:
     """Return points as a number.
 
     Raises TypeError for a value that is neither a number nor a text, such as a bool, and ValueError
-    for a text without a number.
+    for a text without a number, or a number that no float can hold.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError("Must be a number.")
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError("Must be a number.") from None
 
 

@@ -101,6 +101,11 @@ class AttackedServer:
         self.last_number += 1
         return self.last_number
 
+    def new_source(self) -> str:
+        """A loopback address that no attack has used, so that its rate budget is full."""
+        high, low = divmod(self.next_number(), 250)
+        return f"127.1.{high}.{low + 1}"
+
     @asynccontextmanager
     async def open_connection(
         self, data: bytes = b"", *, source: str = "127.0.0.1", receive_buffer: int = 0

@@ -168,10 +168,11 @@ async def _(target: AttackedServer) -> str:
     codes: Counter[str] = Counter()
     last_response = RawHttpResponse(b"")
     expensive_query = "{ __schema { types { name } } }"
+    source = target.new_source()
     for _ in range(40):
         last_response = await target.post(
             json.dumps({"query": expensive_query}).encode(),
-            source="127.0.0.5",
+            source=source,
             Accept="application/json",
         )
         codes[last_response.summary] += 1
@@ -182,7 +183,7 @@ async def _(target: AttackedServer) -> str:
     assert (cost["requested"], cost["restoreRate"]) == (3000, 250)
     assert cost["available"] < 3000
     other_response = await target.post(
-        json.dumps({"query": expensive_query}).encode(), source="127.0.0.6"
+        json.dumps({"query": expensive_query}).encode(), source=target.new_source()
     )
     assert other_response.summary == "200"  # another address has its own rate budget
     return "200, then 429"
@@ -192,9 +193,10 @@ async def _(target: AttackedServer) -> str:
 async def _(target: AttackedServer) -> str:
     """Caches keep their entries: requests above the budget are refused before parsing."""
     codes: Counter[str] = Counter()
+    source = target.new_source()
     for n in range(60):
         body = json.dumps({"query": f"{{ viewer {{ {'a' * 9000}{n} }} }}"}).encode()
-        codes[(await target.post(body, source="127.0.0.7")).summary] += 1
+        codes[(await target.post(body, source=source)).summary] += 1
     assert set(codes) == {"400 GRAPHQL_VALIDATION_FAILED", "429 RATE_LIMITED"}, codes
     return "400, then 429"
 
@@ -203,10 +205,11 @@ async def _(target: AttackedServer) -> str:
 async def _(target: AttackedServer) -> RawHttpResponse:
     """The server only trusts X-Forwarded-For of its proxies; this client is not a proxy."""
     response = RawHttpResponse(b"")
+    source = target.new_source()
     for n in range(40):
         body = json.dumps({"query": "{ __schema { types { name } } }"}).encode()
         forwarded_header = {"X-Forwarded-For": f"203.0.113.{n}"}
-        response = await target.post(body, source="127.0.0.8", **forwarded_header)
+        response = await target.post(body, source=source, **forwarded_header)
     return response
 
 

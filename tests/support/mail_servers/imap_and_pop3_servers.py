@@ -318,6 +318,7 @@ class FakePop3Server(FakeRemoteServer):
     def do_quit(self, _rest: bytes) -> bytes:
         for number in self.deleted_numbers:
             del self.messages[number]
+        self.deleted_numbers.clear()
         return b"+OK\r\n"
 
 
