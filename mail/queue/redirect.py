@@ -131,7 +131,7 @@ async def build_redirect_with_delivered_to_and_arc(  # noqa: PLR0913, PLR0917 - 
 def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -> bool:
     """Store a receipt of this text. Returns False if there is one within the receipt period.
 
-    The stream of the platform must be locked.
+    The stream of the platform must be locked, or that of the only user whose mail has this text.
     """
     digest = hashlib.sha256(receipt_text.encode()).hexdigest()
     if _is_receipt_known(transaction, digest):
