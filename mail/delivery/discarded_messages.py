@@ -11,7 +11,7 @@ from dataclasses import replace
 from mail.delivery.delivery_plan import DeliveryPlan
 from mail.delivery.plan_execution import prepare_messages_for_placements, storage_placement
 from mail.inbound.incoming_message import IncomingMessage
-from mail.queue.redirect import record_receipt_if_new
+from mail.queue.receipts import record_receipt_if_new
 from mail.storage import held_copies, message_columns, received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, upsert_blob_rows
 from models.runtime.environment import DatabaseTransaction, Environment

@@ -27,7 +27,7 @@ from mail.addresses.rule_addresses import rule_addresses
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
-from mail.queue.redirect import record_receipt_if_new
+from mail.queue.receipts import record_receipt_if_new
 from mail.recipients.sender_accounts import find_receiving_address_row, user_id_that_sends_as
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
