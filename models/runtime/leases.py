@@ -410,7 +410,8 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
             row = update(lease.table).where(
                 *lease.conditions, col(lease.table.holder) == process_id
             )
-            transaction.connection.execute(row.values(**freed_lease_values(lease.table)))
+            values = {**freed_lease_values(lease.table), **lease.values}
+            transaction.connection.execute(row.values(values))
             transaction.workers_to_wake |= set(WORKERS)
         return is_deleted
 
@@ -424,10 +425,10 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
 
 
 def end_lease_at_later_heartbeat(
-    environment: Environment, table: Any, *conditions: Any, delay_seconds: float
+    environment: Environment, table: Any, *conditions: Any, delay_seconds: float, **values: Any
 ) -> None:
-    """End the lease of failed work, at a heartbeat after `delay_seconds`."""
-    lease = AbandonedLease(table, conditions, time.monotonic() + delay_seconds)
+    """End the lease of failed work, and set these values, at a heartbeat after `delay_seconds`."""
+    lease = AbandonedLease(table, conditions, time.monotonic() + delay_seconds, values)
     environment.process.abandoned_leases.append(lease)
 
 
