@@ -6,7 +6,6 @@ transaction. So no lease depends on the time of day.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -322,8 +321,10 @@ async def keep_process_registered(environment: Environment) -> AsyncGenerator[No
             if process.heartbeat_task is not None:
                 process.heartbeat_task.cancel()
                 await asyncio.gather(process.heartbeat_task, return_exceptions=True)
-            with contextlib.suppress(Exception):  # its leases end with its heartbeats
+            try:
                 await deregister_process_and_free_leases(environment)
+            except Exception:  # its leases end with its heartbeats
+                log.exception("Could not deregister this process")
 
 
 async def free_leases_of_stopped_worker(environment: Environment, table: Any) -> int:
