@@ -28,6 +28,9 @@ from tests.support.operations.domain_operations import (
 )
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
 
+API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) {
+  apiKeyCreate(input: $input) { apiKey { id } secret } }"""
+
 
 def kinds_and_names(follower: SubscriptionFollower) -> list[Any]:
     """Return the kind and the name of the object of each received event."""
@@ -109,14 +112,8 @@ async def test_stream_ends_with_the_key_for_domains(
     extra: dict[str, Any],
 ) -> None:
     live_server.endpoint.connection_watch.check_interval = 3600  # only the change can close it
-    created = await run_mailbox_mutation(
-        admin_client,
-        "apiKeyCreate",
-        "apiKey { id } secret",
-        name="panel",
-        role="ADMIN",
-        domains=[{"name": "example.org"}],
-    )
+    key = {"name": "panel", "role": "ADMIN", "domains": [{"name": "example.org"}]}
+    created = (await admin_client(API_KEY_CREATE, input=key))["apiKeyCreate"]
     panel = replace(admin_client, secret=created["secret"])
     follower = await open_subscription(live_server, transport, panel, DOMAIN_CHANGES_SUBSCRIPTION)
     payload = await run_mailbox_mutation(

@@ -1,6 +1,6 @@
 """Restart of a server with another default quota of users."""
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from mail.consistency import check_consistency
@@ -44,9 +44,8 @@ async def test_allocated_quota_follows_the_default_quota_of_each_start(
     server: MerganserProcess,
 ) -> None:
     async with server.environment() as environment, environment.write_session() as session:
-        ada = (await session.exec(select(User).where(col(User.username) == "ada"))).scalar_one()
-        ada.quota = 1024 * MIB  # of her own, as much as the default
-        session.add(ada)
+        own_quota = update(User).where(col(User.username) == "ada").values(quota=1024 * MIB)
+        await session.exec(own_quota)  # as much as the default
     for default_quota, arguments, inherited in (
         ("20 MiB", (), 20 * MIB),
         ("3 MiB", ("--processes", "2"), 3 * MIB),
