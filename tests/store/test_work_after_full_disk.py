@@ -33,21 +33,21 @@ LARGE_BODY = b64encode(os.urandom(300_000)).decode()
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
-    """A full disk, with no pauses of workers after an error."""
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallDisk]:
+    """A small disk, with no pauses of workers after an error."""
     monkeypatch.setattr(connector_worker, "PAUSE_AFTER_ERROR", 0.0)
     monkeypatch.setattr(tasks, "RETRY_AFTER_ERROR_SECONDS", 0.0)
     with mount_small_disk(tmp_path / "disk", 4) as disk:
-        disk.fill()
         yield disk
 
 
 async def test_task_does_not_fail_by_outages(
-    ada: GraphQLClient, environment: Environment, full_disk: SmallDisk
+    ada: GraphQLClient, environment: Environment, disk: SmallDisk
 ) -> None:
-    await deliver_to(ada, raw_message("Large", body=LARGE_BODY))
+    small = replace(environment, object_store=FolderStore(disk.folder))
+    await deliver_to(replace(ada, environment=small), raw_message("Large", body=LARGE_BODY))
     payload = await execute_mutation(ada, "userExport", "userExport { id }")
-    small = replace(environment, object_store=FolderStore(full_disk.folder))
+    disk.fill()
     for _ in range(2 * tasks.MAX_ATTEMPTS):
         with pytest.raises(DiskFull):
             await tasks.run_next_task(small)
@@ -55,20 +55,21 @@ async def test_task_does_not_fail_by_outages(
     assert await select_rows(environment, "SELECT state, attempts, lease FROM tasks") == [
         (TaskState.RUNNING, 0, None)
     ]
-    full_disk.remove_ballast()
+    disk.remove_ballast()
     assert await tasks.run_next_task(small)
     assert (await load_export(ada, payload["userExport"]["id"]))["state"] == "SUCCEEDED"
 
 
 async def test_connector_run_continues_after_an_outage(
-    ada: GraphQLClient, dovecot_account: DovecotAccount, full_disk: SmallDisk
+    ada: GraphQLClient, dovecot_account: DovecotAccount, disk: SmallDisk
 ) -> None:
     dovecot_account.save_message(raw_message("Large", body=LARGE_BODY))
-    small = replace(ada.environment, object_store=FolderStore(full_disk.folder))
+    small = replace(ada.environment, object_store=FolderStore(disk.folder))
     connector_id = await add_connector(ada, dovecot_account)
+    disk.fill()
     interrupted = await run_connector(small, connector_id)
     assert (interrupted.state, interrupted.error) == (TaskState.RUNNING, None)
     await leases.send_heartbeat_or_register_again(small)
-    full_disk.remove_ballast()
+    disk.remove_ballast()
     run = await run_connector(small, connector_id)
     assert (run.id, run.state, run.imported_count) == (interrupted.id, TaskState.SUCCEEDED, 1)

@@ -48,7 +48,7 @@ async def test_allocated_quota_follows_the_default_quota_of_each_start(
         await session.exec(own_quota)  # as much as the default
     for default_quota, arguments, inherited in (
         ("20 MiB", (), 20 * MIB),
-        ("3 MiB", ("--processes", "2"), 3 * MIB),
+        ("3 MiB", ("--workers", "2"), 3 * MIB),
         ("0", (), 0),
         ("5 MiB", (), 5 * MIB),
     ):
