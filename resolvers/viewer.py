@@ -52,6 +52,7 @@ class Viewer:
     allowed_operations: frozenset[str] = frozenset()  # root fields it can use; empty = all
     allowed_networks: tuple[str, ...] = ()  # an API key is accepted from these; empty = from all
     pending_user_id: int = 0  # user whose second factor is missing: the role is PUBLIC until then
+    key_owner_id: int = 0  # the user who owns an API key for domains, which acts for no user
     actor_id: int = 0  # the administrator who acts as the user
     actor_key_id: int | None = None  # or the key without an account; 0: the bootstrap key
     new_password_only: bool = False  # signed in with a temporary password

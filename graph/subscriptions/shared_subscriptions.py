@@ -428,7 +428,7 @@ class Subscriber:
         except Exception:  # the edge of a task: a bug ends one stream, and is logged once
             log.exception("Subscription stream failed with an internal error")
             self._leave_group()
-            with suppress(Exception):
+            with suppress(WebSocketDisconnected):
                 await self.sink.send(None)
 
     async def _check_credential(self) -> None:

@@ -273,7 +273,7 @@ class ConnectionWatch:
 
 def _credential_user_ids(viewer: Viewer) -> set[int]:
     """Return the IDs of the users that this viewer's credential depends on."""
-    return {viewer_user_id(viewer), *filter(None, [viewer.actor_id])}
+    return {viewer_user_id(viewer), *filter(None, [viewer.actor_id, viewer.key_owner_id])}
 
 
 def viewer_user_id(viewer: Viewer) -> int:

@@ -30,12 +30,6 @@ from mail.mime.header_fields import UTF8_BOM
 
 _COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 HEAD_BYTES = 4096  # first bytes that show the format of a file
-_SERVER_FILES = (
-    "dovecot",
-    "maildirfolder",
-    "courier",
-    "subscriptions",
-)  # files of mail servers in a Maildir
 
 
 @dataclass(frozen=True, slots=True)

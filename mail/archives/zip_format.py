@@ -18,7 +18,6 @@ STORED, DEFLATED = 0, 8
 UTF8, ENCRYPTED = 0x800, 0x1
 ZIP64_SHORT, ZIP64_LONG = 0xFFFF, 0xFFFFFFFF  # the number is in a ZIP64 field
 MAX_END_BYTES = 22 + 0xFFFF  # end record with the longest comment
-MAX_COMMENT_BYTES = 0xFFFF
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")

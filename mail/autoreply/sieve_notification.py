@@ -61,7 +61,7 @@ async def enqueue_notification_and_store_copy(
         domain_id=recipient.domain_id,
     )
     # a key of its own: redirects of the message itself use its digest
-    made_of = f"{incoming.message.digest}\0{notification.method}"
+    made_of = f"{incoming.content_digest}\0{notification.method}"
     message = replace(await received_messages.parse_storable_message(raw), is_generated=True)
     await enqueue_redirect(environment, raw, (made_of, ""), forward, message=message)
     if notification.fcc is not None:

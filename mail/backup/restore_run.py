@@ -59,13 +59,19 @@ class RestoredObjects:
 
 
 @dataclass(frozen=True, slots=True)
-class LostHistory:
-    """What the object store knows of the time after the backup."""
+class LostChanges:
+    """The changes after the backup that the mark in the object store tells of."""
 
-    object_count: int = 0  # objects that were stored after the backup
-    object_bytes: int = 0
-    account_count: int = 0  # streams of the journal with changes after the backup
-    last_seen_at: str = ""  # time of the last mark; empty if there is none
+    account_count: int = 0  # streams of the journal
+    last_seen_at: str = ""  # time of the mark; empty if there is none
+
+
+@dataclass(frozen=True, slots=True)
+class NewerObjects:
+    """The objects that were stored after the backup."""
+
+    count: int = 0
+    size: int = 0  # bytes
 
 
 async def choose_backup(target: BackupTarget, id_: str | None) -> BackupManifest:
@@ -174,12 +180,29 @@ def _hold_submissions(transaction: DatabaseTransaction, submission_ids: Sequence
     bulk_updates.hold_submissions(transaction, submission_ids)
 
 
-async def load_lost_history(
+async def load_lost_changes(environment: Environment) -> LostChanges:
+    """Find what the mark in the object store has of the time after the backup.
+
+    Before a new incarnation, which writes another mark.
+    """
+    mark = await read_mark_or_none(environment)
+    if mark is None:
+        return LostChanges()
+    statement = select(col(Stream.id), col(Stream.last)).where(
+        col(Stream.id).in_(list(mark.streams))
+    )
+    rows = await environment.database.read(statement)
+    account_count = sum(row.last < mark.streams[row.id] for row in rows)
+    account_count += len(mark.streams) - len(rows)  # accounts that were created after the backup
+    return LostChanges(account_count, mark.at)
+
+
+async def count_newer_objects(
     environment: Environment, manifest: BackupManifest, object_list: Path
-) -> LostHistory:
-    """Find what the object stores have of the time after the backup, before a new incarnation."""
+) -> NewerObjects:
+    """Count the objects that were stored after the backup, by a list of all objects."""
     began_at = datetime.fromisoformat(manifest.began_at)
-    object_count = object_bytes = 0
+    newer = NewerObjects()
     stores = browsable_stores_by_name(store_without_cache(environment.object_store))
     for store in stores.values():
         listed = SortedEntries(iterate_listed_objects(object_list))
@@ -187,15 +210,5 @@ async def load_lost_history(
             if is_admin_name(stored.name) or stored.modified_at <= began_at:
                 continue
             if await listed.find(stored.name) is None:
-                object_count += 1
-                object_bytes += stored.size
-    mark = await read_mark_or_none(environment)
-    if mark is None:
-        return LostHistory(object_count, object_bytes)
-    statement = select(col(Stream.id), col(Stream.last)).where(
-        col(Stream.id).in_(list(mark.streams))
-    )
-    rows = await environment.database.read(statement)
-    account_count = sum(row.last < mark.streams[row.id] for row in rows)
-    account_count += len(mark.streams) - len(rows)  # accounts that were created after the backup
-    return LostHistory(object_count, object_bytes, account_count, mark.at)
+                newer = NewerObjects(newer.count + 1, newer.size + stored.size)
+    return newer

@@ -17,7 +17,8 @@ mail/delivery/delivery_plan.py).
 6. Store it in each account, with delivery header fields (mail/storage/delivery_headers.py) unless
 it was fetched, and encrypted if the account requires it. A full mailbox does not affect other
 accounts. Then forward it and reply (mail/delivery/plan_execution.py,
-mail/delivery/account_forwards.py).
+mail/delivery/account_forwards.py). Legal holds get a copy of a message that is not stored
+(mail/delivery/discarded_messages.py).
 
 7. Enqueue the copies of BCC rules (mail/delivery/recipient_rewrites.py).
 
@@ -42,6 +43,7 @@ from mail.authentication.forwarding_hosts import find_forwarder
 from mail.delivery import (
     account_forwards,
     delivery_plan,
+    discarded_messages,
     filter_execution,
     plan_execution,
     quarantine,
@@ -214,7 +216,11 @@ async def _quarantine_or_deliver_to_account(
         stored_copies = await plan_execution.store_in_fallback_mailbox(
             environment, incoming, plan, encryption_slot
         )
-    if stored_copies is not None:
+    if stored_copies is None:
+        await discarded_messages.copy_to_running_legal_holds(
+            environment, incoming, plan, encryption_slot
+        )
+    else:
         size = incoming.message.size
         environment.usage.count_received_message(caller, recipient.domain_id, size)
     trace_steps.record_stored_and_forwarded(

@@ -308,7 +308,7 @@ def _copy_for_legal_holds(
         "envelope_from": item_row["sender"],
         "envelope_to": [item_row["recipient"]],
     }
-    held_copies.copy_quarantined_message_to_legal_holds(
+    held_copies.copy_received_message_to_legal_holds(
         transaction, item_row["user_id"], item_row["id"], facts, blob_ids
     )
 
@@ -347,7 +347,11 @@ def delete_quarantine_items(
     *,
     event_type: EventType,
 ) -> int:
-    """Delete quarantine items of an account with a journal entry. Returns the number deleted."""
+    """Delete quarantine items of an account with a journal entry. Returns the number deleted.
+
+    Legal holds that don't have them get a copy.
+    """
+    held_copies.copy_removed_quarantine_items_to_legal_holds(transaction, item_ids)
     these = col(QuarantineItem.id).in_(item_ids), col(QuarantineItem.user_id) == user_id
     removal = delete(QuarantineItem).where(*these).returning(col(QuarantineItem.id))
     deleted_ids = sorted(transaction.connection.execute(removal).scalars())

@@ -27,6 +27,7 @@ from mail.addresses.rule_addresses import rule_addresses
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
+from mail.queue.receipts import record_receipt_if_new
 from mail.recipients.sender_accounts import find_receiving_address_row, user_id_that_sends_as
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
@@ -314,6 +315,7 @@ class PreparedBccCopy:
     recipients: Sequence[str]
     original_recipient: LocalRecipient
     submission_id: int  # the submission that was copied
+    content_digest: str  # of the received message; identifies a repeated delivery
 
 
 async def enqueue_bcc_copies(
@@ -392,10 +394,14 @@ async def build_bcc_copies(
             ]
             prefix = b"%s: %s\r\n" % (COPY_FIELD, copy_mark)
             copy = await prepend_header_fields_to_message(source, message, prefix, temporary_files)
-            sender, submission_id = incoming.envelope_sender, incoming.submission_id
             copies.append(
                 PreparedBccCopy(
-                    copy, sender, addresses, recipients_by_address[original_address], submission_id
+                    copy,
+                    incoming.envelope_sender,
+                    addresses,
+                    recipients_by_address[original_address],
+                    incoming.submission_id,
+                    incoming.content_digest,
                 )
             )
     return copies
@@ -406,13 +412,24 @@ def enqueue_bcc_copy(
     stored_blobs: StoredMessageBlobs,
     bcc_copy: PreparedBccCopy,
 ) -> None:
-    """Enqueue a BCC copy in the current transaction. Its bytes must be stored."""
+    """Enqueue a BCC copy in the current transaction, once for each recipient in the receipt period.
+
+    Its bytes must be stored, and the stream of the platform must be locked.
+    """
+    message_key = f"{bcc_copy.envelope_sender}\0copy\0{bcc_copy.content_digest}"
+    recipients = [
+        address
+        for address in bcc_copy.recipients
+        if record_receipt_if_new(transaction, f"{message_key}\0{_comparable_address(address)}")
+    ]
+    if not recipients:  # a repeated delivery
+        return
     submission = build_submission_and_insert_blobs(
         transaction,
         bcc_copy.message,
         stored_blobs,
         bcc_copy.envelope_sender,
-        bcc_copy.recipients,
+        recipients,
         copy_of=bcc_copy.submission_id,
     )
     recipient = bcc_copy.original_recipient

@@ -20,7 +20,7 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue.dsn_writer import MAX_HEADER_BYTES, ReportedMessage, ReportedRecipient, build_report
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
-from mail.queue.redirect import record_receipt_if_new
+from mail.queue.receipts import record_receipt_if_new
 from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.recipients.traced_domains import traced_domain_id_or_none
 from mail.spam import verdict

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any
@@ -372,8 +371,10 @@ class RestoreGuard:
         """Write the mark of a clean stop, if the mark was compared before."""
         if not self._is_started:
             return
-        with suppress(Exception):  # the database may be the reason for the stop
+        try:
             await self._write_next_mark(is_clean_stop=True)
+        except Exception:  # the database may be the reason for the stop
+            log.exception("Could not write the mark of a clean stop")
 
 
 async def begin_incarnation_after_consistent_restore(

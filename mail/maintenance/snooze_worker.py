@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlmodel import col
 
 from mail.maintenance.row_batches import run_in_batches_by_user
+from mail.queue.held_messages import find_messages_without_hold
 from mail.storage.mailbox_move import COLUMNS, move_messages
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -102,13 +103,18 @@ def _move_to_former_mailboxes_unread(
 def _former_mailbox_or_inbox_by_message(
     transaction: DatabaseTransaction, user_id: int, messages: Sequence[ColumnRow]
 ) -> dict[int, ColumnRow]:
-    """The former mailbox of each message, or INBOX if that was deleted."""
+    """The former mailbox of each message, or INBOX if that was deleted.
+
+    INBOX also replaces SCHEDULED for a message that is no longer held.
+    """
     mailbox_ids = {row.snoozed_from for row in messages} - {None}
-    statement = select(*select_columns(Mailbox, ("id", "path", "retention"))).where(
+    statement = select(*select_columns(Mailbox, ("id", "path", "retention", "special_use"))).where(
         col(Mailbox.user_id) == user_id,
         col(Mailbox.id).in_(mailbox_ids) | (col(Mailbox.path) == "INBOX"),
     )
     mailboxes = transaction.connection.execute(statement).all()
     by_id = {mailbox.id: mailbox for mailbox in mailboxes}
     inbox = next(mailbox for mailbox in mailboxes if mailbox.path == "INBOX")
-    return {row.id: by_id.get(row.snoozed_from, inbox) for row in messages}
+    former = {row.id: by_id.get(row.snoozed_from, inbox) for row in messages}
+    unheld_ids = find_messages_without_hold(transaction.connection, former)
+    return former | dict.fromkeys(unheld_ids, inbox)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mail.envelope.dsn_parameters import DsnRequest
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
-from mail.queue.redirect import record_receipt_if_new
+from mail.queue.receipts import record_receipt_if_new
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.received_messages import store_blobs_and_run_transaction
 from mail.storage.storable_message import StorableMessage

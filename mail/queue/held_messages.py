@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, exists, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, select, update
 from sqlmodel import col
 
 from mail.queue import bulk_updates
@@ -216,6 +216,29 @@ def return_copy_to_scheduled(
     move_messages(transaction, submission.user_id, [copy], {copy.id: scheduled_mailbox}, {})
     statement = update(Submission).where(col(Submission.id) == submission.id)
     transaction.connection.execute(statement.values(sent_mailbox_id=copy.mailbox_id))
+
+
+def find_messages_without_hold(
+    connection: Connection, mailbox_by_message_id: Mapping[int, ColumnRow]
+) -> set[int]:
+    """Return the messages that nothing would move from SCHEDULED again.
+
+    The mailboxes are those that the messages return to, with `special_use`. No SQL statement if
+    none is SCHEDULED.
+    """
+    scheduled_ids = {
+        message_id
+        for message_id, mailbox in mailbox_by_message_id.items()
+        if mailbox.special_use is SpecialUse.SCHEDULED
+    }
+    if not scheduled_ids:
+        return set()
+    statement = select(col(Submission.message_id)).where(
+        col(Submission.message_id).in_(scheduled_ids),
+        col(Submission.release_at).is_not(None),
+        col(Submission.sent_mailbox_id).is_not(None),
+    )
+    return scheduled_ids - {row.message_id for row in connection.execute(statement)}
 
 
 def make_drafts_of_unsent(

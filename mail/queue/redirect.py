@@ -1,6 +1,5 @@
 """Redirect received messages: one queued message for each address or user that forwards."""
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from mail.addresses import srs
 from mail.authentication import make_arc_fields_or_empty
 from mail.limits import user_limits
 from mail.mime.header_encoding import with_ascii_domain
+from mail.queue import receipts
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
 from mail.recipients.recipient_routes import (
     MailLoop,
@@ -24,13 +24,12 @@ from mail.recipients.recipient_routes import (
 from mail.storage import received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs
 from mail.storage.header_prepend import prepend_header_fields_to_message, read_beginning
-from mail.storage.message_insert import upsert_receipt
 from mail.storage.received_messages import store_blobs_and_run_transaction
 from mail.storage.storable_message import StorableMessage
 from models.addresses.tables import Address
 from models.errors import NotFound
 from models.events.journal import PLATFORM
-from models.messages.tables import DeliveryReceipt, Message
+from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
 
 MAX_SEARCHED_HEADER_BYTES = 1 << 20  # of a large message, for the loop check
@@ -128,34 +127,6 @@ async def build_redirect_with_delivered_to_and_arc(  # noqa: PLR0913, PLR0917 - 
     )
 
 
-def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -> bool:
-    """Store a receipt of this text. Returns False if there is one within the receipt period.
-
-    The stream of the platform must be locked.
-    """
-    digest = hashlib.sha256(receipt_text.encode()).hexdigest()
-    if _is_receipt_known(transaction, digest):
-        return False
-    _record_receipt(transaction, digest)
-    return True
-
-
-def _is_receipt_known(transaction: DatabaseTransaction, digest: str) -> bool:
-    """Return True if there is a receipt with this digest within the receipt period."""
-    since = (
-        transaction.environment.now() - transaction.environment.options.duplicate_delivery_retention
-    )
-    statement = select(col(DeliveryReceipt.digest)).where(
-        col(DeliveryReceipt.digest) == digest, col(DeliveryReceipt.at) > since
-    )
-    return transaction.connection.execute(statement).first() is not None
-
-
-def _record_receipt(transaction: DatabaseTransaction, digest: str) -> None:
-    receipt = {"digest": digest, "message_id": 0, "at": transaction.environment.now()}
-    transaction.execute_statements([(upsert_receipt(transaction.connection.dialect.name), receipt)])
-
-
 def enqueue_prepared_redirect_once(
     transaction: DatabaseTransaction, redirect: PreparedRedirect, stored_blobs: StoredMessageBlobs
 ) -> None:
@@ -169,11 +140,10 @@ def enqueue_prepared_redirect_once(
     owner_key = forward.address_id if forward.user_id is None else f"user {forward.user_id}"
     receipt_text = f"{redirect.sender}\0onward\0{owner_key}\0{','.join(targets)}"
     receipt_text = f"{receipt_text}\0{redirect.original_digest}"
-    digest = hashlib.sha256(receipt_text.encode()).hexdigest()
-    if _is_receipt_known(transaction, digest):
+    if receipts.is_receipt_known(transaction, receipt_text):
         return
     _count_forwards_within_limits(transaction, forward, len(targets))  # raises before any change
-    _record_receipt(transaction, digest)
+    receipts.record_receipt(transaction, receipt_text)
     sender = _original_or_srs_sender(transaction.environment, redirect)
     dsn_requests = dict.fromkeys(
         [*forward.target_addresses, *(via.recipient for via in forward.endpoints)],

@@ -23,7 +23,7 @@ from mail.inbound.incoming_message import IncomingMessage
 from mail.mime.authentication_results import passed_domains
 from mail.mime.calendar_events import CALENDAR_TYPES, MAX_CALENDAR_BYTES
 from mail.queue.enqueue import SubmissionOwner, build_submission_and_insert_blobs, enqueue
-from mail.queue.redirect import record_receipt_if_new
+from mail.queue.receipts import record_receipt_if_new
 from mail.recipients.recipient_routes import AcceptedResource
 from mail.recipients.sender_accounts import find_user_id_that_sends_as
 from mail.resources.bookings import (

@@ -29,6 +29,7 @@ from models.files.blobs import Blob, MessageBlob
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction, Environment
+from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.columns import ColumnRow, UtcDateTime, select_columns
 
 COPIES_PER_READ = 1000  # copies that one statement reads
@@ -42,6 +43,10 @@ COPIED_COLUMNS = (  # columns that a copy takes from the message
     "to", "cc", "bcc", "message_id", "preview", "attachment_count", "envelope_from",
     "envelope_to",
 )  # fmt: skip
+QUARANTINE_COLUMNS = (
+    "id", "user_id", "created_at", "sender", "recipient", "sha256", "size", "blob_id", "subject",
+    "from_name", "from_address", "attachments",
+)  # fmt: skip
 
 _IS_RUNNING = (
     col(LegalHold.ended_at).is_(None),
@@ -53,6 +58,22 @@ IS_AUDITED: Any = (  # SQL: true if `user` is audited at `now`
 _SELECT_RUNNING_LEGAL_HOLDS = select(*select_columns(LegalHold)).where(
     col(LegalHold.user_id) == bindparam("user"), *_IS_RUNNING
 )
+_SELECT_RUNNING_LEGAL_HOLDS_OF_QUARANTINE_ITEMS = select(*select_columns(LegalHold)).where(
+    col(LegalHold.user_id).in_(
+        select(col(QuarantineItem.user_id)).where(
+            col(QuarantineItem.id).in_(bindparam("ids", expanding=True))
+        )
+    ),
+    *_IS_RUNNING,
+)
+_SELECT_QUARANTINE_ITEMS = (
+    select(*select_columns(QuarantineItem, QUARANTINE_COLUMNS))
+    .where(col(QuarantineItem.id).in_(bindparam("ids", expanding=True)))
+    .order_by(col(QuarantineItem.id))
+)
+_SELECT_QUARANTINE_BLOB_IDS: Select[*tuple[Any, ...]] = select(
+    col(QuarantineBlob.item_id).label("origin_id"), col(QuarantineBlob.blob_id)
+).where(col(QuarantineBlob.item_id).in_(bindparam("ids", expanding=True)))
 _SELECT_MESSAGES = (
     select(
         *select_columns(Message, ("id", "deleted_at", *COPIED_COLUMNS)),
@@ -62,9 +83,9 @@ _SELECT_MESSAGES = (
     .where(col(Message.id).in_(bindparam("ids", expanding=True)))
     .order_by(col(Message.id))
 )
-_SELECT_BLOB_IDS = select(col(MessageBlob.message_id), col(MessageBlob.blob_id)).where(
-    col(MessageBlob.message_id).in_(bindparam("ids", expanding=True))
-)
+_SELECT_BLOB_IDS: Select[*tuple[Any, ...]] = select(
+    col(MessageBlob.message_id).label("origin_id"), col(MessageBlob.blob_id)
+).where(col(MessageBlob.message_id).in_(bindparam("ids", expanding=True)))
 _SELECT_EXISTING_COPIES = select(col(HeldCopy.origin_id), col(HeldCopy.sha256)).where(
     col(HeldCopy.legal_hold_id) == bindparam("legal_hold"),
     col(HeldCopy.origin_id).in_(bindparam("ids", expanding=True)),
@@ -130,15 +151,24 @@ def copy_sent_message_to_legal_holds(
     _copy_unfiled_message_to_legal_holds(transaction, user_id, entry, blob_ids)
 
 
-def copy_quarantined_message_to_legal_holds(
+async def has_running_legal_hold(environment: Environment, user_id: int) -> bool:
+    """True if a legal hold of the user is running, whatever its period."""
+    parameters = {"user": user_id, "now": environment.now()}
+    return bool(await environment.database.read(_SELECT_RUNNING_LEGAL_HOLDS, parameters))
+
+
+def copy_received_message_to_legal_holds(
     transaction: DatabaseTransaction,
     user_id: int,
-    quarantine_item_id: int,
+    origin_id: int,
     column_values: Mapping[str, Any],
     blob_ids: Sequence[int],
 ) -> None:
-    """Copy a received message that goes to quarantine to the user's running legal holds."""
-    entry = _unfiled_entry(quarantine_item_id, CopyOrigin.RECEIVED, column_values)
+    """Copy a received message that goes to no mailbox to the user's running legal holds.
+
+    `origin_id` is the quarantine item, or a new id for a message that rules discard.
+    """
+    entry = _unfiled_entry(origin_id, CopyOrigin.RECEIVED, column_values)
     _copy_unfiled_message_to_legal_holds(transaction, user_id, entry, blob_ids)
 
 
@@ -153,10 +183,10 @@ def _unfiled_entry(
 def _copy_unfiled_message_to_legal_holds(
     transaction: DatabaseTransaction, user_id: int, entry: dict[str, Any], blob_ids: Sequence[int]
 ) -> None:
-    """Append the entry to all legal holds of the user that are running and include this time."""
+    """Append the entry to all running legal holds that include its arrival or the present time."""
     now = transaction.environment.now()
     for legal_hold in _load_running_legal_holds(transaction, user_id):
-        if is_any_in_period(legal_hold, now):
+        if is_any_in_period(legal_hold, entry["received_at"], now):
             _append_copies(transaction, legal_hold, [entry], {entry["origin_id"]: blob_ids})
 
 
@@ -177,6 +207,50 @@ def copy_removed_messages_to_incomplete_holds(
                 legal_hold,
                 [row for row in rows if is_any_in_period(legal_hold, row.received_at)],
             )
+
+
+def copy_removed_quarantine_items_to_legal_holds(
+    transaction: DatabaseTransaction, item_ids: Sequence[int]
+) -> None:
+    """Copy quarantined messages before they are removed, for all running legal holds.
+
+    A legal hold that was running when a message was quarantined has its copy.
+    """
+    ids = list(item_ids)
+    running = transaction.connection.execute(
+        _SELECT_RUNNING_LEGAL_HOLDS_OF_QUARANTINE_ITEMS,
+        {"ids": ids, "now": transaction.environment.now()},
+    ).all()
+    if not running:
+        return
+    items = transaction.connection.execute(_SELECT_QUARANTINE_ITEMS, {"ids": ids}).all()
+    for legal_hold in running:
+        _append_missing_copies(
+            transaction,
+            legal_hold,
+            [
+                _entry_from_quarantine_item(item)
+                for item in items
+                if item.user_id == legal_hold.user_id
+                and is_any_in_period(legal_hold, item.created_at)
+            ],
+            _SELECT_QUARANTINE_BLOB_IDS,
+        )
+
+
+def _entry_from_quarantine_item(item: ColumnRow) -> dict[str, Any]:
+    """The column values of a copy, as far as the quarantine item has them."""
+    shared = ("sha256", "size", "blob_id", "subject", "from_name", "from_address")
+    return {
+        **{name: getattr(item, name) for name in shared},
+        "origin_id": item.id,
+        "mailbox_path": None,
+        "origin": CopyOrigin.RECEIVED,
+        "received_at": item.created_at,
+        "envelope_from": item.sender,
+        "envelope_to": [item.recipient],
+        "attachment_count": len(item.attachments),
+    }
 
 
 def copy_messages_without_copy(
@@ -205,11 +279,6 @@ def _copy_missing_messages(
     origin: CopyOrigin | None = None,
 ) -> int:
     """Copy the messages that the legal hold has no copy of and return their number."""
-    parameters = {"legal_hold": legal_hold.id, "ids": [row.id for row in message_rows]}
-    existing_copies = {
-        (copy_row.origin_id, copy_row.sha256)
-        for copy_row in transaction.connection.execute(_SELECT_EXISTING_COPIES, parameters)
-    }
     entries = [
         {
             **{name: getattr(row, name) for name in COPIED_COLUMNS},
@@ -218,17 +287,36 @@ def _copy_missing_messages(
             "origin": origin or (CopyOrigin.DELETED if row.deleted_at else CopyOrigin.STORED),
         }
         for row in message_rows
-        if (row.id, row.sha256)
+    ]
+    return _append_missing_copies(transaction, legal_hold, entries, _SELECT_BLOB_IDS)
+
+
+def _append_missing_copies(
+    transaction: DatabaseTransaction,
+    legal_hold: Any,
+    entries: Sequence[dict[str, Any]],
+    select_blob_ids: Select[*tuple[Any, ...]],
+) -> int:
+    """Append the entries that the legal hold has no copy of and return their number."""
+    parameters = {"legal_hold": legal_hold.id, "ids": [entry["origin_id"] for entry in entries]}
+    existing_copies = {
+        (copy_row.origin_id, copy_row.sha256)
+        for copy_row in transaction.connection.execute(_SELECT_EXISTING_COPIES, parameters)
+    }
+    missing = [
+        entry
+        for entry in entries
+        if (entry["origin_id"], entry["sha256"])
         not in existing_copies  # a draft that was saved again is another message
     ]
-    if entries:
+    if missing:
         blobs: defaultdict[int, list[int]] = defaultdict(list)
         for row in transaction.connection.execute(
-            _SELECT_BLOB_IDS, {"ids": [entry["origin_id"] for entry in entries]}
+            select_blob_ids, {"ids": [entry["origin_id"] for entry in missing]}
         ):
-            blobs[row.message_id].append(row.blob_id)
-        _append_copies(transaction, legal_hold, entries, blobs)
-    return len(entries)
+            blobs[row.origin_id].append(row.blob_id)
+        _append_copies(transaction, legal_hold, missing, blobs)
+    return len(missing)
 
 
 def _append_copies(

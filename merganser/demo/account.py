@@ -52,7 +52,6 @@ from resolvers.messages.bulk import flag_changes, flags, row_changes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 
-DEFAULT_MESSAGE_COUNT = 520
 MAX_CONCURRENT_DELIVERIES = 32
 RANDOM_SEED = 1
 

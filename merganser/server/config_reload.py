@@ -23,7 +23,7 @@ START_OPTIONS = frozenset(
         "argon2_memory_cost", "disk_reserve", "dns_resolver", "dnssec_trusted", "hostname",
         "next_hop", "offline_sink", "password_hashing_memory", "submission_listen",
         "submission_tls_listen",
-        # the allocated quota of domains depends on it, and only settingSet changes both
+        # the allocated quota of domains depends on it: settingSet and a start count it again
         "users_default_quota",
     }
     | {definition.option for definition in DEFINITIONS.values() if definition.restart_required}

@@ -73,6 +73,7 @@ from resolvers.health.server_control import reload_config_of_server_or_log_error
 from resolvers.metrics.request_kinds import METRICS_REQUEST_KINDS
 from resolvers.metrics.worker import write_statistics_until_cancelled
 from resolvers.sessions.request_kinds import SESSION_REQUEST_KINDS
+from resolvers.users.quota.default_quota import recount_allocated_quotas_if_default_changed
 
 log = logging.getLogger("merganser")
 
@@ -184,6 +185,7 @@ async def migrate_free_old_leases_and_check_settings(settings: Settings, server_
         environment.process.server_id = server_id
         with database_errors_as_command_errors(settings):
             await RestoreGuard(environment).try_begin_incarnation_if_restored()
+            await recount_allocated_quotas_if_default_changed(environment)
         _outbound_settings_or_fail_command(environment)
         await http_server.require_credential_if_reachable(environment, settings)
         await smtp_listeners.require_certificate_for_submission(settings, environment)
@@ -248,6 +250,7 @@ async def _lock_migrate_and_open_server_environment(
         if is_whole_server:
             with database_errors_as_command_errors(settings):
                 await guard.try_begin_incarnation_if_restored()
+                await recount_allocated_quotas_if_default_changed(environment)
         if process_role.runs_workers:
             keeping = keep_spare_file_until_cancelled(settings)
             await stack.enter_async_context(_run_in_background_or_stop_server(keeping, shutdown))

@@ -9,7 +9,6 @@ from merganser.settings.toml_config import InvalidToml, TextOrTexts, parse_toml
 
 TOML_SUFFIX = ".toml"
 MAX_SIZE = 256 << 10  # bytes
-MAX_LINE_LENGTH = 64 << 10  # characters
 QUOTES = "\"'"
 
 

@@ -50,15 +50,3 @@ CREATE_TRIGGERS = {
         _FILL_TOTALS,
     ),
 }
-DROP_TRIGGERS = {
-    "sqlite": (
-        "DROP TRIGGER domain_totals_in",
-        "DROP TRIGGER domain_totals_out",
-        "DROP TRIGGER domain_totals_more",
-        "DROP TRIGGER domain_totals_moved",
-    ),
-    "postgresql": (
-        "DROP TRIGGER domain_totals_follow ON users",
-        "DROP FUNCTION domain_totals_follow()",
-    ),
-}

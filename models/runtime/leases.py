@@ -6,7 +6,6 @@ transaction. So no lease depends on the time of day.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -322,8 +321,10 @@ async def keep_process_registered(environment: Environment) -> AsyncGenerator[No
             if process.heartbeat_task is not None:
                 process.heartbeat_task.cancel()
                 await asyncio.gather(process.heartbeat_task, return_exceptions=True)
-            with contextlib.suppress(Exception):  # its leases end with its heartbeats
+            try:
                 await deregister_process_and_free_leases(environment)
+            except Exception:  # its leases end with its heartbeats
+                log.exception("Could not deregister this process")
 
 
 async def free_leases_of_stopped_worker(environment: Environment, table: Any) -> int:
@@ -410,7 +411,8 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
             row = update(lease.table).where(
                 *lease.conditions, col(lease.table.holder) == process_id
             )
-            transaction.connection.execute(row.values(**freed_lease_values(lease.table)))
+            values = {**freed_lease_values(lease.table), **lease.values}
+            transaction.connection.execute(row.values(values))
             transaction.workers_to_wake |= set(WORKERS)
         return is_deleted
 
@@ -424,10 +426,10 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
 
 
 def end_lease_at_later_heartbeat(
-    environment: Environment, table: Any, *conditions: Any, delay_seconds: float
+    environment: Environment, table: Any, *conditions: Any, delay_seconds: float, **values: Any
 ) -> None:
-    """End the lease of failed work, at a heartbeat after `delay_seconds`."""
-    lease = AbandonedLease(table, conditions, time.monotonic() + delay_seconds)
+    """End the lease of failed work, and set these values, at a heartbeat after `delay_seconds`."""
+    lease = AbandonedLease(table, conditions, time.monotonic() + delay_seconds, values)
     environment.process.abandoned_leases.append(lease)
 
 

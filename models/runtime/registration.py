@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -135,6 +135,7 @@ class AbandonedLease:
     table: Any
     conditions: Sequence[Any]
     due_at: float  # seconds of the monotonic clock
+    values: Mapping[str, Any]  # other columns that change with it
 
 
 class LeasedRow(NamedTuple):

@@ -15,7 +15,8 @@ class StoreFact(SQLModel, table=True):
 
     `digest` identifies it and does not reveal it. `host` and `location` name the machine and the
     file of the server that registered it. One row has the oldest revision of compatible code:
-    see `models/store/compatible_revisions.py`.
+    see `models/store/compatible_revisions.py`. Another row has a default quota:
+    see `resolvers/users/quota/default_quota.py`.
     """
 
     __tablename__ = "store_facts"

@@ -71,22 +71,6 @@ CREATE_INDEXES = {
         _create_last_login_index_sql("postgresql"),
     ),
 }
-DROP_INDEXES = {
-    "sqlite": (
-        "DROP TRIGGER search_users_made",
-        "DROP TRIGGER search_users_gone",
-        "DROP TRIGGER search_users_changed",
-        "DROP TABLE search_users",
-        "DROP INDEX search_users_logins",
-    ),
-    "postgresql": (
-        "DROP INDEX search_users_logins",
-        "DROP INDEX search_users_mains",
-        "DROP INDEX search_users_names",
-        "DROP INDEX search_users_words",
-        "DROP FUNCTION trigrams_of(text)",
-    ),
-}
 
 
 def search_text(username: str, name: str | None, address: str | None) -> str:

@@ -9,20 +9,18 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Select, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, delete, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.admin.settings import SettingHistoryEntry, SettingValue
-from models.domains.tables import Domain
 from models.errors import InvalidInput, LimitReached
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM, Stream
 from models.runtime.environment import CommittedOptions, Environment
-from models.store.columns import BIG_INTEGER, ColumnRow, insert_with_conflict, select_columns
+from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
-from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers import pagination
 from resolvers.admin import audit_log
@@ -40,6 +38,7 @@ from resolvers.auth.log_actors import load_log_actor
 from resolvers.context import Context
 from resolvers.list_orders import ListOrder, SortColumn, list_orders, read_list_pages
 from resolvers.pagination import read_by_keys, rows_beyond_cursor
+from resolvers.users.quota.default_quota import recount_allocated_quotas
 from resolvers.viewer import GuardRule
 
 log = logging.getLogger(__name__)
@@ -265,9 +264,8 @@ async def _store_changed_settings_with_history_and_logs(
         options_with_stored_values(initial_options, change.values_before),
         options_with_stored_values(initial_options, change.values_after),
     )
-    await _adjust_and_record_allocated_quota(
-        ctx, session, options.users_default_quota - options_before.users_default_quota
-    )
+    if options.users_default_quota != options_before.users_default_quota:
+        await recount_allocated_quotas(ctx, session, options.users_default_quota)
     history_ids = [row["id"] for row in history_rows]
     position = await ctx.record_change(
         session, PLATFORM, EventType.SETTING_UPDATED, history_ids, key=change.changed_keys
@@ -346,44 +344,6 @@ def _upsert_setting_values(
         )
         changed = {name: insert.excluded[name] for name in ("value", "updated_at")}
         connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=changed))
-
-
-async def _adjust_and_record_allocated_quota(
-    ctx: Context, session: AsyncSession, default_quota_difference: int
-) -> None:
-    """Adapt the allocated quota of domains to a new default quota of users.
-
-    Domains with a default quota of their own do not change. In each other domain, the difference in
-    bytes, which can be negative, is added once per user without a quota of their own. Locks the
-    streams of these domains, and records in PLATFORM the domains with such a user.
-    """
-    if not default_quota_difference:
-        return
-    connection = await session.connection()
-    has_no_default = col(Domain.default_user_quota).is_(None)
-    domain_ids = select(col(Domain.id)).where(has_no_default)
-    stream_statement = (
-        select(col(Stream.id)).where(col(Stream.id).in_(domain_ids)).order_by(col(Stream.id))
-    )
-    await connection.execute(stream_statement.with_for_update())
-    user_count = (
-        select(func.count())
-        .where(col(User.domain_id) == col(Domain.id), col(User.quota).is_(None))
-        .scalar_subquery()
-    )
-    statement = (
-        update(Domain)
-        .where(has_no_default, user_count > 0)
-        .values(
-            quota_allocated=Domain.quota_allocated
-            + user_count * literal(default_quota_difference, BIG_INTEGER)
-        )
-        .returning(col(Domain.id))
-        .execution_options(synchronize_session=False)
-    )
-    ids = sorted((await connection.execute(statement)).scalars())
-    if ids:
-        await ctx.record_change(session, PLATFORM, EventType.DOMAIN_UPDATED, ids)
 
 
 async def apply_stored_settings_and_list_invalid(environment: Environment) -> list[str]:

@@ -23,6 +23,7 @@ from models.runtime.environment import Environment, wake_workers_after_commit
 from models.runtime.worker_stop import is_worker_stopping, wait_for_event_or_worker_stop
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
+from models.store.outages import storage_failure
 from models.users.roles import Role, Scope
 from models.validation_constraints import ValidationConstraint
 from resolvers.access import require_user_id
@@ -242,10 +243,12 @@ async def _run_task_or_end_lease_later(
     try:
         with leases.protect_leases_in_use(environment, task.lease):
             await _run_task(environment, task, turns)
-    except Exception:
+    except Exception as problem:
         is_leased_task = col(Task.id) == task.id, col(Task.lease) == task.lease
+        values = {"attempts": 0} if storage_failure(problem) else {}  # an outage is no attempt
+        delay = RETRY_AFTER_ERROR_SECONDS
         leases.end_lease_at_later_heartbeat(
-            environment, Task, *is_leased_task, delay_seconds=RETRY_AFTER_ERROR_SECONDS
+            environment, Task, *is_leased_task, delay_seconds=delay, **values
         )
         raise
 
@@ -276,8 +279,8 @@ async def _run_task(environment: Environment, task: ColumnRow, turns: TaskTurns)
         await _store_task_result_and_release_lease(
             ctx, task, TaskState.FAILED, result=result, error=DamagedContent().message
         )
-    except Exception:
-        if task.attempts >= MAX_ATTEMPTS:
+    except Exception as problem:
+        if task.attempts >= MAX_ATTEMPTS and not storage_failure(problem):
             await _store_task_result_and_release_lease(
                 ctx, task, TaskState.FAILED, error=INTERNAL_ERROR_TEXT
             )

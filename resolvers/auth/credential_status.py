@@ -220,10 +220,11 @@ async def load_api_key_if_valid(
                 Role.USER,
                 credential_makers.limit_scopes_to_impersonation([*map(Scope, row.scopes)]),
             )
-        user_id = row.user_id or 0
+        user_id, key_owner_id = row.user_id or 0, 0
         role_rights: dict[str, Any] = _role_rights(row, role)
         if row.domains:
-            user_id, role_rights = 0, _rights_in_domains_of_key(row, role)
+            key_owner_id, user_id = user_id, 0
+            role_rights = _rights_in_domains_of_key(row, role)
             role = Role.DOMAIN_ADMIN
             if not role_rights["administered_domains"]:
                 return None
@@ -234,6 +235,7 @@ async def load_api_key_if_valid(
             **role_rights,
             read_only=row.read_only,
             api_key_id=row.id,
+            key_owner_id=key_owner_id,
             actor_id=(row.made_by or 0) if has_maker else 0,
             actor_key_id=row.made_by_key,
             allowed_operations=frozenset(row.operations),

@@ -16,6 +16,7 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from models.runtime.worker_stop import is_worker_stopping
 from models.store.columns import ColumnRow
+from models.store.outages import storage_failure
 from resolvers.certificates.acme_leases import (
     CertificateLeaseLost,
     is_leased_certificate_sql,
@@ -90,7 +91,10 @@ async def order_or_query_next_due_certificate(environment: Environment) -> bool:
 async def _order_or_query_and_store_outcome(
     environment: Environment, certificate: ColumnRow
 ) -> None:
-    """Order the certificate or query when to renew it, and store the outcome."""
+    """Order the certificate or query when to renew it, and store the outcome.
+
+    Raises the errors of an outage of the storage, which is no failure of the order.
+    """
     is_renewed_later = (
         certificate.acme_renew_at is not None and certificate.acme_renew_at > environment.now()
     )
@@ -121,7 +125,9 @@ async def _order_or_query_and_store_outcome(
     except asyncio.CancelledError:
         await release_lease(environment, certificate)
         raise
-    except Exception:
+    except Exception as problem:
+        if storage_failure(problem):
+            raise
         log.exception(
             "Certificate order failed with an internal error",
             extra={"serverName": certificate.server_name},

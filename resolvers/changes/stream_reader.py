@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlmodel import col
 
 from models.errors import InvalidInput
@@ -325,17 +325,15 @@ async def _skip_changes_of_other_types(
     position = dict(start_position)
     if events_between(position, current_position) <= overflow_limit:
         return position
+    is_requested: ColumnElement[bool] = col(Change.type).in_(types)
     if not {EventType.MESSAGE_ADDED, EventType.MESSAGE_PURGED}.isdisjoint(types):
-        types = {*types, EventType.MESSAGE_MOVED}  # it is visible as one of these in a share
+        # a move is visible as one of these in a share, also of a draft that is replaced
+        is_requested |= col(Change.facts)["fromMailbox"].as_string().is_not(None)
     for stream_id, number in position.items():
         is_unread = col(Change.last).between(number + 1, current_position[stream_id])
-        statement = (
-            select(col(Change.last))
-            .where(col(Change.stream_id) == stream_id, is_unread, col(Change.type).in_(types))
-            .order_by(col(Change.last))
-            .limit(1)
-        )
-        rows = await ctx.read(statement)
+        statement = select(col(Change.last)).where(col(Change.stream_id) == stream_id, is_unread)
+        first_requested = statement.where(is_requested).order_by(col(Change.last)).limit(1)
+        rows = await ctx.read(first_requested)
         first = rows[0].last - journal.MAX_IDS_PER_ROW if rows else current_position[stream_id]
         position[stream_id] = max(number, first)
     return position

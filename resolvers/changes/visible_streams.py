@@ -95,13 +95,13 @@ class ViewerStreams:
         """Return the event as the viewer sees it, or None if it is not visible.
 
         Of other users these are events in shared mailboxes since they were shared. A
-        message moved to another mailbox is deleted, one moved from another is added. The
-        origin is removed.
+        message moved to another mailbox is deleted, one moved from another is added. So is a
+        draft that another version replaces in another mailbox. The origin is removed.
         """
         if event.stream_id == self.viewer_id:
             return event
         event = replace(event, origin=None)
-        if event.type is EventType.MESSAGE_MOVED:
+        if "fromMailbox" in event.facts:
             return self._visible_move(event)
         if event.type.startswith("MAILBOX_"):
             is_visible = self._has_right_granted_before_event(

@@ -31,6 +31,7 @@ from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
+from models.store.outages import storage_failure
 from models.transfer import ImportArchive
 from models.users.roles import Role, Scope
 from models.users.tables import User
@@ -163,6 +164,8 @@ def _open_archive(file: Any, environment: Environment) -> MailSource:
     try:
         return inspect_mail_source(file, environment.options.message_max_size)
     except (UnusableMessageError, OSError) as problem:
+        if storage_failure(problem):
+            raise
         raise RemoteFailure(ConnectorStage.FETCH, f"The archive can't be read: {problem}") from None
 
 
@@ -171,6 +174,8 @@ def _read_next_source_messages(reading: SourceReader) -> list[SourceMessage]:
     try:
         return reading.read_batch()
     except OSError as problem:
+        if storage_failure(problem):
+            raise
         raise RemoteFailure(
             ConnectorStage.FETCH, f"The archive can't be read: {problem.strerror}."
         ) from None

@@ -25,6 +25,8 @@ from models.runtime import leases
 from models.runtime.environment import Environment, wake_workers_after_commit
 from models.runtime.worker_stop import is_worker_stopping
 from models.store.columns import ColumnRow, select_columns
+from models.store.outage_log import OUTAGES
+from models.store.outages import storage_failure
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.connectors import one_time_imports
@@ -42,7 +44,7 @@ from resolvers.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
-PAUSE_AFTER_ERROR = 60.0  # seconds until a run continues if its end could not be written
+PAUSE_AFTER_ERROR = 60.0  # seconds until a run continues after an outage of the storage
 PROGRESS_SECONDS = 15.0  # between two writes of progress, which also detect a cancellation
 POLL_SECONDS = 15.0  # between two reads without a wake-up
 MAX_RUNS = 500  # of a process, including those that only listen
@@ -237,12 +239,7 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
     )
     state, error, stage = TaskState.SUCCEEDED, None, None
     try:
-        await asyncio.wait([fetch_task, progress_task], return_when=asyncio.FIRST_COMPLETED)
-        if not fetch_task.done():
-            fetch_task.cancel()
-            await asyncio.gather(fetch_task, return_exceptions=True)
-            progress_task.result()
-        fetch_task.result()
+        await _wait_for_end_of_fetch(fetch_task, progress_task)
     except RunLeaseLost:
         log.warning(
             "Connector run taken over from another process", extra={"connector": run.connector.id}
@@ -262,7 +259,11 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
         await asyncio.gather(fetch_task, return_exceptions=True)
         await _release_lease(run)
         raise
-    except Exception:
+    except Exception as problem:
+        if (outage := storage_failure(problem)) is not None:
+            OUTAGES.note_suppressed_record(outage)
+            _end_lease_after_pause(run)
+            return
         log.exception(
             "Connector run failed with an internal error", extra={"connector": run.connector.id}
         )
@@ -279,10 +280,27 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
         log.exception(
             "Could not write the end of a connector run", extra={"connector": run.connector.id}
         )
-        is_leased = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
-        leases.end_lease_at_later_heartbeat(
-            worker.environment, Connector, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
-        )
+        _end_lease_after_pause(run)
+
+
+def _end_lease_after_pause(run: ActiveRun) -> None:
+    """Let a process continue the run after a pause."""
+    is_leased = col(Connector.id) == run.connector.id, col(Connector.lease) == run.lease
+    leases.end_lease_at_later_heartbeat(
+        run.ctx.environment, Connector, *is_leased, delay_seconds=PAUSE_AFTER_ERROR
+    )
+
+
+async def _wait_for_end_of_fetch(
+    fetch_task: asyncio.Task[None], progress_task: asyncio.Task[None]
+) -> None:
+    """Wait for the fetch; cancel it if the progress task ends before. Raises its error."""
+    await asyncio.wait([fetch_task, progress_task], return_when=asyncio.FIRST_COMPLETED)
+    if not fetch_task.done():
+        fetch_task.cancel()
+        await asyncio.gather(fetch_task, return_exceptions=True)
+        progress_task.result()
+    fetch_task.result()
 
 
 async def _record_progress_until_lease_lost(run: ActiveRun) -> None:

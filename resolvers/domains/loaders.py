@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, false, func, or_, select, true, union_all
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -330,15 +330,34 @@ async def lock_domain_with_address_room(
     return domain
 
 
-def require_address_room(domain: Domain, *, path: str) -> None:
-    """Raise LimitReached if the domain can't have another address."""
-    if domain.max_addresses and domain.address_count >= domain.max_addresses:
+def require_address_room(domain: Domain, *, path: str, count: int = 1) -> None:
+    """Raise LimitReached if the domain can't have this number of further addresses."""
+    if domain.max_addresses and domain.address_count + count > domain.max_addresses:
         raise LimitReached(
             "The domain has reached its limit of addresses.",
             limit=domain.max_addresses,
             used=domain.address_count,
             path=[path],
         )
+
+
+async def load_names_of_others_domains(ctx: Context, names: Collection[str]) -> set[str]:
+    """Load those names that a domain of this server has which the viewer doesn't administer.
+
+    A name can be an alias of the domain. Empty for an ADMIN.
+    """
+    if not names or ctx.viewer.role.includes(Role.ADMIN):
+        return set()
+    domain_names = union_all(
+        select(col(Domain.name).label("name"), col(Domain.id).label("id")),
+        select(col(DomainAlias.alias), col(DomainAlias.domain_id)),
+    ).subquery()
+    statement = select(domain_names.c.name, domain_names.c.id).where(domain_names.c.name.in_(names))
+    return {
+        row.name
+        for row in await ctx.read(statement)
+        if row.id not in ctx.viewer.administered_domains
+    }
 
 
 def _select_alias_target(name: str) -> Select[int]:

@@ -28,7 +28,6 @@ from resolvers.pagination import read_by_keys
 LIFETIME = timedelta(hours=24)
 MAX_UPLOADS = 100  # of one user
 MAX_TOTAL_BYTES = 1024 * MIB  # of one user
-ROUND = 1000  # rows that one transaction deletes
 MAX_NAME_LENGTH = 255  # characters of a file name
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 

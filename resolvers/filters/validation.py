@@ -40,7 +40,6 @@ MAX_SUBJECT_BYTES = 512  # bytes
 MAX_REPLY_BYTES = 16 << 10  # bytes of the text and of the HTML of a reply
 TEXT_TESTS = ("from", "to", "subject", "listId", "text")
 INPUT_NAME_BY_TEST = {"to": "toOrCc"}  # of stored tests that the schema names differently
-BOOLEAN_ACTIONS = ("seen", "flag", "delete", "spam")
 
 InputValues = Mapping[str, Any]
 InputPath = Sequence[str]

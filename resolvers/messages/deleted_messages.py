@@ -11,6 +11,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import restored_mailbox_name
+from mail.queue.held_messages import find_messages_without_hold
 from models.admin.tasks import Task, TaskKind
 from models.errors import Forbidden, InvalidInput, NotFound
 from models.events.event_types import EventType
@@ -260,14 +261,21 @@ async def _undelete_rows_into_given_or_former_mailbox(
         {mailbox.id: mailbox for mailbox in mailboxes},
         {mailbox.path: mailbox for mailbox in mailboxes},
     )
+    inbox = by_path["INBOX"]
+    targets = {
+        row.id: by_id.get(mailbox_id or row.deleted_mailbox_id)
+        or by_path.get(row.deleted_from, inbox)
+        for row in rows
+    }
+    if mailbox_id is None:
+        connection = await session.connection()
+        unheld_ids = await connection.run_sync(find_messages_without_hold, targets)
+        for key, target in targets.items():  # from a holding mailbox, nothing would bring it back
+            if key in unheld_ids or target.special_use is SpecialUse.SNOOZED:
+                targets[key] = inbox
     groups: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        home_mailbox = by_id.get(mailbox_id or row.deleted_mailbox_id) or by_path.get(
-            row.deleted_from
-        )
-        if mailbox_id is None and home_mailbox and home_mailbox.special_use is SpecialUse.SNOOZED:
-            home_mailbox = None  # no snooze time would bring it back from there
-        groups[(home_mailbox or by_path["INBOX"]).id].append(row)
+        groups[targets[row.id].id].append(row)
     for key, group_rows in sorted(groups.items()):
         await row_changes.restore_deleted_messages_to_mailbox(ctx, session, group_rows, by_id[key])
     if deleted_flag_ids := [row.id for row in rows if row.deleted]:

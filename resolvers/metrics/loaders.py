@@ -50,7 +50,6 @@ NUMBERED_TYPES = (
     MetricSetKind.SESSION,
 )  # their keys are ids
 MILLISECOND = timedelta(milliseconds=1)
-TIME_COUNTERS = frozenset({MetricName.COMMAND_TIME})  # rows have them in microseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,11 +110,11 @@ async def read_new_messages_by_channel(
         is_wanted = _message_filter(channel, existing_mailbox_ids)
         news_by_channel[channel.id] = ChannelNewMessages(
             [
-                PushMessage(rows[key], change.last)
+                PushMessage(rows[key], position)
                 for change in received_changes
-                if change.stream_id == channel.user_id and change.last > channel.number
-                for key in change.ids
-                if key in rows
+                if change.stream_id == channel.user_id
+                for position, key in enumerate(change.ids, change.last - len(change.ids) + 1)
+                if position > channel.number and key in rows
                 if rows[key].mailbox_id == change.facts["mailbox"] and is_wanted(rows[key])
             ],
             position,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from time import monotonic
@@ -451,7 +450,9 @@ async def _cancel_channels_and_release_leases(worker: PushWorker) -> None:
     await asyncio.gather(
         *(served_channel.task for served_channel in served.values()), return_exceptions=True
     )
-    with suppress(Exception):  # the leases end with the process registration
+    try:
         await release_leases(
             worker.environment, [served_channel.lease for served_channel in served.values()]
         )
+    except Exception:  # the leases end with the process registration
+        log.exception("Could not release the push channels")

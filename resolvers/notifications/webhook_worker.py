@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -207,8 +206,10 @@ async def _cancel_lane_tasks_and_release_leases(worker: WebhookWorker) -> None:
     for task in lanes.values():
         task.cancel()
     await asyncio.gather(*lanes.values(), return_exceptions=True)
-    with suppress(Exception):  # the leases end with the process registration
+    try:
         await release_lanes(worker.environment, lanes)
+    except Exception:  # the leases end with the process registration
+        log.exception("Could not release the webhooks")
 
 
 async def _delete_all_but_newest_if_due(worker: WebhookWorker) -> None:

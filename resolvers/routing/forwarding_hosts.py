@@ -30,8 +30,6 @@ from resolvers.routing.loaders import (
 )
 from resolvers.routing.mutations import audit_log_values, require_below_row_limit
 
-MAX_SOURCE_LENGTH = 255  # characters
-
 
 def parse_network_or_none(text: str) -> str | None:
     """Return an IP address or network in normal form, or None if the text is a name.

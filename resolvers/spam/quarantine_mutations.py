@@ -16,7 +16,7 @@ from mail.envelope.local_recipient import LocalRecipient
 from mail.recipients.address_resolution import ENCRYPTION_KEY, find_applied_rewrite
 from mail.recipients.sender_accounts import find_receiving_address_row
 from mail.scanners import training_worker
-from mail.storage import message_content, message_open
+from mail.storage import held_copies, message_content, message_open
 from mail.storage.blobs.blob_writer import BlobRowDeleted
 from mail.storage.message_content import read_all
 from models.errors import (
@@ -309,12 +309,18 @@ async def _delete_items_journal_and_audit(
     items: Sequence[ColumnRow],
     mutation_and_event_type: tuple[str, EventType],
 ) -> None:
-    """Delete quarantined messages and record the change.
+    """Delete quarantined messages and record the change. Legal holds without them get a copy.
 
     Changes to messages of other users are also written to the audit log.
     """
     mutation, event_type = mutation_and_event_type
     keys = [row.id for row in items]
+    await ctx.environment.run_in_session(
+        session,
+        lambda transaction: held_copies.copy_removed_quarantine_items_to_legal_holds(
+            transaction, keys
+        ),
+    )
     connection = await session.connection()
     await connection.execute(delete(QuarantineItem).where(col(QuarantineItem.id).in_(keys)))
     entries = {

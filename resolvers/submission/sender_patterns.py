@@ -7,17 +7,17 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import select, union_all
+from sqlalchemy import select
 from sqlmodel import col
 
 from mail.addresses.address_syntax import normalize_and_validate_domain, normalized_domain
 from models.addresses.tables import Address
-from models.domains.tables import Domain, DomainAlias
 from models.errors import Forbidden, InvalidInput
 from models.users.roles import Role
 from models.users.tables import User
 from models.validation_constraints import ValidationConstraint
 from resolvers.context import Context
+from resolvers.domains import loaders as domain_loaders
 
 MAX_PATTERN_LENGTH = 128  # characters
 _FORBIDDEN_CHARACTERS = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff,;<>\"]")
@@ -98,18 +98,9 @@ async def _forbid_patterns_of_others_hosted_domains(
 ) -> None:
     """Raise Forbidden if a pattern is not in one of the domains that the viewer administers."""
     pattern_domains = [_domain_of_pattern(pattern) for pattern in patterns]
-    domain_names = union_all(
-        select(col(Domain.name).label("name"), col(Domain.id).label("id")),
-        select(col(DomainAlias.alias), col(DomainAlias.domain_id)),
-    ).subquery()
-    statement = select(domain_names.c.name, domain_names.c.id).where(
-        domain_names.c.name.in_([n for n in pattern_domains if n])
+    foreign_domains = await domain_loaders.load_names_of_others_domains(
+        ctx, [name for name in pattern_domains if name]
     )
-    foreign_domains = {
-        row.name
-        for row in await ctx.read(statement)
-        if row.id not in ctx.viewer.administered_domains
-    }
     for index, name in enumerate(pattern_domains):
         if name is None or name in foreign_domains:
             error_text = (

@@ -8,6 +8,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_upload_rows_up_to_limit
+from mail.storage import held_copies
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.admin.key_values import KeyValueEntry
 from models.auth.security_log import SecurityEvent
@@ -103,6 +104,22 @@ async def _purge_deleted_messages(
     return TaskStepResult({}, done_count=len(rows), has_more=len(rows) == CHUNK_ROWS)
 
 
+async def _purge_quarantine(ctx: Context, session: AsyncSession, user_id: int) -> TaskStepResult:
+    """Delete a chunk of quarantined messages. Legal holds without them get a copy."""
+    statement = select(col(QuarantineItem.id)).where(col(QuarantineItem.user_id) == user_id)
+    rows = await ctx.read(statement.order_by(col(QuarantineItem.id)).limit(CHUNK_ROWS))
+    ids = [row.id for row in rows]
+    await ctx.environment.run_in_session(
+        session,
+        lambda transaction: held_copies.copy_removed_quarantine_items_to_legal_holds(
+            transaction, ids
+        ),
+    )
+    connection = await session.connection()
+    await connection.execute(delete(QuarantineItem).where(col(QuarantineItem.id).in_(ids)))
+    return TaskStepResult({}, has_more=len(rows) == CHUNK_ROWS)
+
+
 def _phase_purging_table(table: Any, owner_column: Any, key_column: Any) -> PurgePhase:
     """Return a phase that deletes the rows of a table, the lowest keys first."""
 
@@ -146,7 +163,7 @@ _PURGE_PHASES: tuple[PurgePhase, ...] = (
     _phase_purging_table(Submission, col(Submission.user_id), col(Submission.id)),
     _delete_chunk_of_mailbox_messages,
     _purge_deleted_messages,
-    _phase_purging_table(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
+    _purge_quarantine,
     _phase_purging_table(Change, col(Change.stream_id), col(Change.last)),
     _phase_purging_table(SecurityEvent, col(SecurityEvent.user_id), col(SecurityEvent.id)),
     _phase_purging_table(KeyValueEntry, col(KeyValueEntry.stream_id), col(KeyValueEntry.id)),

@@ -1,6 +1,7 @@
 """Deleted users: find and restore them while their data waits for removal."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
+from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.addresses.address_syntax import normalized_address, normalized_domain, username_key
@@ -28,6 +30,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
+from resolvers.domains.loaders import require_address_room
 from resolvers.users import loaders as user_loaders
 from resolvers.users.delete import (
     can_restore_or_purge_deleted_sql,
@@ -133,8 +136,8 @@ async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
     """Restore a deleted user while its deletion task waits.
 
     Raises NotFound for an unknown user; Conflict if its data is being removed, its username is
-    taken, or it is not deleted; LimitReached if its domain is full. If its domain no longer exists,
-    the user has none.
+    taken, or it is not deleted; LimitReached if its domain is full, or if the domain of an address
+    has no room for it. If its domain no longer exists, the user has none.
     """
     row = await find_deleted_user(ctx, ref)
     if row is None:
@@ -178,7 +181,8 @@ async def _restore_user_rows_and_log(
     addresses = await load_recoverable_addresses(ctx, row.addresses)
     main_address = _choose_main_address(ctx, row, addresses)
     domain_id = main_address["domain_id"] if main_address else row.domain_id
-    domain = await session.get(Domain, domain_id, populate_existing=True) if domain_id else None
+    domains = await _load_locked_domains(session, [domain_id, *(a["domain_id"] for a in addresses)])
+    domain = domains.get(domain_id)
     user_place = SimpleNamespace(
         id=row.id, quota=row.quota, domain_id=domain.id if domain else None
     )
@@ -186,6 +190,9 @@ async def _restore_user_rows_and_log(
         quota = effective_quota(ctx.environment, domain, row.quota)
         require_user_slot(domain, path=["user"])
         validated_allocation_after_increase(domain, quota, is_unlimited=not quota, path=["user"])
+    for key, count in Counter(address["domain_id"] for address in addresses).items():
+        if key is not None:
+            require_address_room(domains[key], path="user", count=count)
     await update_domain_counters(ctx, session, [user_place], addresses, sign=1)
     now = ctx.environment.now()
     session.add_all(
@@ -212,6 +219,15 @@ async def _restore_user_rows_and_log(
         NewAuditLogEntry("userRestore", "User", row.id, user_place.domain_id, None, new_values),
     )
     return RestoredUser(user, recovered_addresses, lost_addresses)
+
+
+async def _load_locked_domains(
+    session: AsyncSession, domain_ids: Iterable[int | None]
+) -> dict[int | None, Domain]:
+    """Load the domains that exist, by id, with their current counters."""
+    statement = instances(Domain).where(col(Domain.id).in_({*domain_ids} - {None}))
+    fresh_statement = statement.execution_options(populate_existing=True)
+    return {domain.id: domain for domain in await session.exec(fresh_statement)}
 
 
 async def _mark_as_restored(

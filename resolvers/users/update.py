@@ -25,6 +25,7 @@ from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
+from resolvers.domains import loaders as domain_loaders
 from resolvers.mailboxes.retention import update_inherited_retention
 from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
@@ -44,12 +45,14 @@ from resolvers.users.selection import UserSelector, require_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 from resolvers.users.validation import (
     OWN_COLUMNS,
+    domain_of_username,
     patch_path,
     require_column_permissions,
     require_reject_score_not_below_junk_score,
     require_unlimited_quota_permission,
     schema_name,
     schema_path,
+    username_in_others_domain_error,
     validate_user_columns,
 )
 from resolvers.viewer import GuardRule
@@ -126,6 +129,7 @@ async def update_users(
     password = await _validate_password(ctx, rows, patch, problems)
     _collect_missing_existing_password_error(ctx, rows, patch, existing_password, problems)
     problems.raise_collected()
+    await _require_username_in_no_domain_of_others(ctx, rows, changes)
     require_unlimited_quota_permission(ctx, changes.get("quota"), PATCH_PATH)
     await sender_patterns.require_rights_for_patterns(
         ctx, changes.get("allowed_senders", ()), [*PATCH_PATH, "allowedSenders"]
@@ -227,6 +231,18 @@ def _validated_username_columns(username: str | None, problems: ErrorCollector) 
             )
             return {"username": name, "username_key": address_syntax.username_key(name)}
     return {}
+
+
+async def _require_username_in_no_domain_of_others(
+    ctx: Context, rows: Sequence[ColumnRow], changes: Mapping[str, Any]
+) -> None:
+    """Raise Forbidden for a new username that is an address in a domain of others."""
+    username_key = changes.get("username_key")
+    if username_key is None or any(row.username_key == username_key for row in rows):
+        return
+    domain = domain_of_username(username_key)
+    if await domain_loaders.load_names_of_others_domains(ctx, [domain] if domain else ()):
+        raise username_in_others_domain_error(PATCH_PATH)
 
 
 async def _public_key_columns(

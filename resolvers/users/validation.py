@@ -140,6 +140,17 @@ def require_column_permissions(
         ctx.viewer.require(guard, path=[*path_prefix, *schema_path(column)])
 
 
+def domain_of_username(username_key: str) -> str | None:
+    """Return the domain of a normalized username that is an address, or else None."""
+    return username_key.rpartition("@")[2] if "@" in username_key else None
+
+
+def username_in_others_domain_error(path_prefix: Sequence[str] = ()) -> Forbidden:
+    """Return the error for a username that is an address in a domain of other administrators."""
+    text = "Requires the role ADMIN: the username is an address in another domain of this server."
+    return Forbidden(text, requires=Role.ADMIN, path=[*path_prefix, "username"])
+
+
 def require_unlimited_quota_permission(
     ctx: Context, quota: int | None, path_prefix: Sequence[str] = ()
 ) -> None:

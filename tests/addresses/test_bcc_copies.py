@@ -23,7 +23,7 @@ from models.runtime.environment import Environment
 from models.users.roles import Role
 from models.users.rule_makers import RuleSubject
 from resolvers.submission import mutations as submission_mutations
-from tests.conftest import GraphQLClient, client_context, make_client, raw_message
+from tests.conftest import GraphQLClient, ManualClock, client_context, make_client, raw_message
 from tests.support.case_loop import each_case
 from tests.support.mail_servers.queue_worker import (
     load_inbox_rows,
@@ -162,6 +162,20 @@ async def test_recipients_get_no_copy_and_each_address_gets_one(
     assert await load_copy_recipients(environment) == [(ARCHIVE, "carol@example.com")]
 
 
+async def test_message_in_several_transactions_is_copied_once(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = ada.environment
+    await create_bcc_rule(root, "@example.org", ARCHIVE)
+    for addresses in ([ada.address], [ada.address, bob.address], [bob.address]):
+        await deliver_incoming(environment, *addresses)
+        assert await load_copy_recipients(environment) == [(ARCHIVE, "carol@example.com")]
+    await deliver_incoming(environment, ada.address, sender="dave@example.com")
+    clock.tick(days=1, seconds=1)  # after the time in which repeats are recognized
+    await deliver_incoming(environment, ada.address)
+    assert len(await load_copy_recipients(environment)) == 3
+
+
 async def test_bcc_rule_matches_the_rewritten_recipient(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
@@ -198,7 +212,7 @@ async def test_bcc_rule_applies_to_subaddresses_with_configured_delimiters(
                     root, "*@example.org", user={"username": "ada"}, allowWildcard=True
                 )
             copies = await load_copy_recipients(ada.environment)
-            await deliver_incoming(ada.environment, address)
+            await deliver_incoming(ada.environment, address, raw=raw_message(body=address))
             copies += [(ARCHIVE, "carol@example.com")] if is_copied else []
             assert await load_copy_recipients(ada.environment) == copies
 

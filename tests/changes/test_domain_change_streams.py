@@ -1,8 +1,10 @@
 """Subscriptions to the changes of the users of domains."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
+import pytest
 
 from graph.types.scalars import SCALARS, Cursor
 from models.runtime.environment import Environment
@@ -25,6 +27,9 @@ from tests.support.operations.domain_operations import (
     run_mutation,
 )
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
+
+API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) {
+  apiKeyCreate(input: $input) { apiKey { id } secret } }"""
 
 
 def kinds_and_names(follower: SubscriptionFollower) -> list[Any]:
@@ -92,6 +97,32 @@ async def test_admin_gets_events_of_all_and_new_domains(
     assert kinds_and_names(second_follower) == [("USER_CREATED", "x@new.test")]
     for subscription in (follower, second_follower):
         await subscription.unsubscribe()
+
+
+@EACH_TRANSPORT
+@pytest.mark.parametrize(
+    ("mutation", "extra"),
+    [("apiKeyDelete", {}), ("apiKeyUpdate", {"set": {"active": False}})],
+)
+async def test_stream_ends_with_the_key_for_domains(
+    live_server: LiveServer,
+    admin_client: GraphQLClient,
+    transport: str,
+    mutation: str,
+    extra: dict[str, Any],
+) -> None:
+    live_server.endpoint.connection_watch.check_interval = 3600  # only the change can close it
+    key = {"name": "panel", "role": "ADMIN", "domains": [{"name": "example.org"}]}
+    created = (await admin_client(API_KEY_CREATE, input=key))["apiKeyCreate"]
+    panel = replace(admin_client, secret=created["secret"])
+    follower = await open_subscription(live_server, transport, panel, DOMAIN_CHANGES_SUBSCRIPTION)
+    payload = await run_mailbox_mutation(
+        admin_client, mutation, "__typename", apiKeys=[{"id": created["apiKey"]["id"]}], **extra
+    )
+    assert payload["errors"] == []
+    await wait_until(lambda: follower.end_frame)
+    assert not [item for item in follower.payloads if item.get("data")]
+    await follower.unsubscribe()
 
 
 async def test_user_filter_applies_except_to_deletions(

@@ -75,9 +75,7 @@ def back_up(shell: CommandLine, target: Path | str, *options: str | Path) -> dic
     """Run `merganser backup`, and return its report."""
     result = shell("backup", target, "--json", *options)
     assert result.code == 0, result.err + result.out
-    report = result.json
-    assert isinstance(report, dict)
-    return report
+    return dict(result.json)
 
 
 def test_restored_store_has_the_same_messages(full_shell: CommandLine, tmp_path: Path) -> None:
@@ -448,6 +446,20 @@ def test_keys_that_are_rotated_during_the_backup_fail_it(
     change_last_byte(full_shell.data / "vault")
     with pytest.raises(BackupError, match="vault has changed during the backup"):
         require_unchanged_keys(settings, keys, id_)
+
+
+def test_failed_backup_leaves_no_copies_of_keys(full_shell: CommandLine, tmp_path: Path) -> None:
+    target, keys = tmp_path / "backup", tmp_path / "keys"
+    (target / "objects").mkdir(parents=True)
+    first, *_ = stored_objects(full_shell.data / "blobs")
+    (target / "objects" / first.parent.name).write_bytes(b"not a folder")
+    assert full_shell("backup", target, "--keys", keys).code != 0
+    assert not any(keys.iterdir())
+    (full_shell.data / "secret").unlink(missing_ok=True)
+    (full_shell.data / "secret").mkdir()
+    with pytest.raises(CommandError, match="Cannot copy the keys"):
+        copy_key_files(read_settings(), keys, "20260101T000000.000Z")
+    assert list(keys.iterdir()) == []
 
 
 def test_restore_follows_symbolic_link_of_database(full_shell: CommandLine, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ async def test_domain_bcc_rule_follows_current_role_of_its_maker(
     await change_role(admin_client, Role.DOMAIN_ADMIN)
     await deliver_incoming(ada.environment, domain_admin.address, raw=raw_message("Later"))
     assert len(await load_copy_recipients(ada.environment)) == 1
-    await deliver_incoming(ada.environment, ada.address)
+    await deliver_incoming(ada.environment, ada.address, raw=raw_message("Latest"))
     assert len(await load_copy_recipients(ada.environment)) == 2
 
 

@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.envelope.delivery_jobs import QueueLimits
+from mail.maintenance import snooze_worker
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
 from mail.queue.delivery_results import OPEN_STATES
@@ -17,6 +18,7 @@ from models.events.journal import Change
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
+from resolvers.admin import tasks
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
@@ -27,7 +29,8 @@ from tests.support.mail_servers.queue_worker import (
     run_queue_worker,
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
-from tests.support.operations.bulk_operations import undo_mutation
+from tests.support.operations.bulk_operations import run_message_mutation, undo_mutation
+from tests.support.operations.quarantine_operations import set_options
 from tests.support.operations.rewrite_and_bcc_operations import ARCHIVE, create_bcc_rule
 from tests.support.operations.send_operations import send_with_undo_window
 from tests.support.stores.counter_check import assert_store_consistent, select_rows
@@ -146,6 +149,80 @@ async def test_deleted_scheduled_message_is_not_sent(
     assert await load_submission_states(environment) == [SubmissionState.CANCELLED]
     queue_entries = await environment.database.read(select(col(QueueEntry.state)))
     assert [row.state for row in queue_entries] == [DeliveryState.CANCELLED]
+
+
+SOON = timedelta(hours=1)
+DELETED_RESTORE = """mutation ($ids: [ID!]!) {
+  deletedMessageRestore(input: {select: {ids: $ids}}) { errors { code } } }"""
+PERIOD_RESTORE = """mutation { deletedMessageRestore(input: {select: {period: {
+  since: "2029-01-01T00:00:00Z", before: "2031-01-01T00:00:00Z"}}}) { errors { code } } }"""
+
+
+async def send_soon(client: GraphQLClient, clock: ManualClock) -> str:
+    """Schedule a message in an hour and return the ID of its copy."""
+    sent = await send_with_undo_window(client, later=(clock() + SOON).isoformat())
+    return str(sent["messages"][0]["id"])
+
+
+@pytest.mark.parametrize("way", ["restore", "restore of a period", "undo"])
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_restored_message_returns_to_scheduled_only_while_held(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, way: str, is_held: bool
+) -> None:
+    set_options(environment, undo_window=timedelta(days=1))
+    message_id = await send_soon(ada, clock)
+    deletion = await run_message_mutation(ada, "messageDelete", select={"ids": [message_id]})
+    assert await load_placements(ada) == {}
+    if not is_held:
+        clock.tick(hours=2)
+        await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
+        assert await load_submission_states(environment) == [SubmissionState.CANCELLED]
+    if way == "undo":
+        assert (await undo_mutation(ada, deletion))["errors"] == []
+    elif way == "restore":
+        document = "{ viewer { user { deletedMessages { nodes { id } } } } }"
+        nodes = (await ada(document))["viewer"]["user"]["deletedMessages"]["nodes"]
+        restored = await ada(DELETED_RESTORE, ids=[node["id"] for node in nodes])
+        assert restored["deletedMessageRestore"]["errors"] == []
+    else:
+        assert (await ada(PERIOD_RESTORE))["deletedMessageRestore"]["errors"] == []
+        while await tasks.run_next_task(environment):
+            pass
+    expected = "SCHEDULED" if is_held else "INBOX"
+    assert await load_placements(ada) == {message_id: (expected, False)}
+    clock.tick(hours=2)
+    await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
+    expected = "SENT" if is_held else "INBOX"
+    assert await load_placements(ada) == {message_id: (expected, False)}
+
+
+@pytest.mark.parametrize("way", ["undo of a move", "end of a snooze", "snooze time"])
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_moved_message_returns_to_scheduled_only_while_held(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, way: str, is_held: bool
+) -> None:
+    set_options(environment, undo_window=timedelta(days=1))
+    message_id = await send_soon(ada, clock)
+    selection: dict[str, Any] = {"select": {"ids": [message_id]}}
+    until = (clock() + SOON / 2).isoformat()
+    move = (
+        await run_message_mutation(ada, "messageMove", **selection, to={"specialUse": "JUNK"})
+        if way == "undo of a move"
+        else await run_message_mutation(
+            ada, "messageUpdate", **selection, set={"snoozedUntil": until}
+        )
+    )
+    assert move["errors"] == []
+    clock.tick(minutes=45 if is_held else 75)
+    await recipient_leases.release_held_and_claim_due_jobs(environment, QueueLimits())
+    if way == "undo of a move":
+        assert (await undo_mutation(ada, move))["errors"] == []
+    elif way == "end of a snooze":
+        await run_message_mutation(ada, "messageUpdate", **selection, set={"snoozedUntil": None})
+    else:
+        assert await snooze_worker.unsnooze_due_messages(environment) == 1
+    expected = "SCHEDULED" if is_held else "INBOX"
+    assert await load_placements(ada) == {message_id: (expected, False)}
 
 
 @pytest.mark.parametrize("keeps_sent_mailbox", [False, True])

@@ -10,7 +10,7 @@ import pytest
 
 from graph.types.scalars import SCALARS, Cursor
 from models.events.event_types import EventType
-from models.events.journal import JournalEvent, StreamPositions
+from models.events.journal import MAX_IDS_PER_ROW, JournalEvent, StreamPositions
 from models.events.wakeups import FollowerWakeup
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import EventBatch, FollowRequest, ResyncReason
@@ -24,8 +24,10 @@ from tests.support.accounts.shared_mailboxes import (
 )
 from tests.support.clients.change_followers import wait_for_followers
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
+from tests.support.operations.message_sources import create_draft
 from tests.support.servers.live_server import (
     NESTED_CHANGES_SUBSCRIPTION,
+    record_journal_entry,
     run_live_server,
     wait_until,
 )
@@ -199,6 +201,45 @@ async def test_moves_out_of_and_into_share_are_delete_and_add_events(
     await run_mutation(ada, "mailboxDelete", mailboxes=[{"path": "Other"}])
     (event,) = await follower.events(1)
     assert (event.type, event.stream_id) == (EventType.MAILBOX_DELETED, bob.user.id)
+
+
+async def test_draft_that_is_sent_enters_or_leaves_share(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    draft = await create_draft(ada, to=[{"address": "carol@example.net"}])
+    await share_mailbox(ada, bob, *READ_RIGHTS, path="Drafts")
+    since = await current_positions(bob)
+    follower = await ChangeFollower(bob).start()
+    sending = {"message": {"id": draft["id"]}, "undoWindow": "PT10S"}
+    answer = await run_mailbox_mutation(ada, "draftSend", "undo { token }", **sending)
+    assert answer["errors"] == []
+    (left,) = await follower.events(1)
+    assert kinds_and_locations([left]) == [(EventType.MESSAGE_PURGED, {"mailbox", "uid"})]
+    assert (left.facts["mailbox"], left.facts["uid"]) == ((await ada.load_mailbox("Drafts")).id, 1)
+    await run_mutation(ada, "undo", token=answer["undo"]["token"])
+    (entered,) = await follower.events(1)
+    assert kinds_and_locations([entered]) == [(EventType.MESSAGE_ADDED, {"mailbox", "uid"})]
+    assert (entered.facts["uid"], entered.facts["flags"]) == (2, ["\\Seen", "\\Draft"])
+    await run_mutation(ada, "draftSave", draft={"id": draft["id"]}, set={"subject": "New"})
+    (replaced,) = await follower.events(1)
+    assert replaced.type is EventType.MESSAGE_UPDATED
+    for kind, event in ((EventType.MESSAGE_PURGED, left), (EventType.MESSAGE_ADDED, entered)):
+        (missed,) = await ChangeFollower(bob, since, types={kind}).events(1)
+        assert missed.positions[ada.user.id] == event.positions[ada.user.id]
+
+
+async def test_draft_moves_are_found_behind_many_other_changes(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    draft = await create_draft(ada, to=[{"address": "carol@example.net"}])
+    await share_mailbox(ada, bob, *READ_RIGHTS, path="Drafts")
+    since = await current_positions(bob)
+    await run_mutation(ada, "draftSend", message={"id": draft["id"]})
+    max_lag = ada.environment.options.subscriptions_max_lag_events
+    for _ in range(max_lag // MAX_IDS_PER_ROW + 1):
+        await record_journal_entry(ada, EventType.TASK_UPDATED, [1] * MAX_IDS_PER_ROW)
+    follower = ChangeFollower(bob, since, types={EventType.MESSAGE_PURGED})
+    assert (await follower.next_batch()).resync_reason is ResyncReason.OVERFLOW
 
 
 async def test_lookup_right_gets_mailbox_events_only(

@@ -11,13 +11,21 @@ import pytest
 
 from graph.types import global_ids
 from mail.network.outbound_http import NetworkPolicy
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from resolvers.notifications import push_events, push_worker
-from resolvers.notifications.push_worker import MAX_PUSHES_PER_WINDOW
-from tests.conftest import GraphQLClient, ManualClock, make_client
+from resolvers.notifications.push_worker import MAX_PUSHES_PER_WINDOW, MAX_SINGLE_NOTIFICATIONS
+from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
 from tests.support.case_loop import each_case
 from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
+from tests.support.operations.connector_operations import (
+    add_connector,
+    dovecot_account,
+    rerun_connector,
+    run_connector,
+    shared_dovecot,
+)
 from tests.support.operations.push_receivers import (
     PushSubscriber,
     allow_local_pushes,
@@ -29,6 +37,7 @@ from tests.support.operations.push_receivers import (
     push_until_idle,
     received_texts,
 )
+from tests.support.servers.dovecot_server import DovecotAccount
 from tests.support.servers.live_server import wait_until
 from tests.support.servers.webhook_receiver import (
     OK_RESPONSE,
@@ -36,9 +45,11 @@ from tests.support.servers.webhook_receiver import (
     WebhookReceiver,
     run_webhook_receiver,
 )
+from tests.support.stores.counter_check import load_journal_entries
 from tests.support.stores.other_processes import deregister_as_dead
 from tests.support.time_limits import HANG_SECONDS
 
+__all__ = ["dovecot_account", "shared_dovecot"]
 UNAVAILABLE_RESPONSE = b"HTTP/1.1 503 Later\r\nContent-Length: 11\r\n\r\nhunter2 key"
 ERROR_RESPONSE = b"HTTP/1.1 %d Gone\r\nContent-Length: 0\r\n\r\n"
 
@@ -77,6 +88,24 @@ async def test_retry_includes_messages_received_meanwhile(
     await push_until_idle(worker)
     assert received_texts(receiver)[1:] == ["4 new messages"]
     assert (await load_push_channel(ada))["lastError"] is None
+
+
+async def test_each_message_of_a_connector_run_is_pushed(
+    ada: GraphQLClient, receiver: WebhookReceiver, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_message(raw_message("Before"))
+    connector_id = await add_connector(ada, dovecot_account)
+    await run_connector(ada.environment, connector_id)
+    await create_push_channel(ada, **http_channel_input(receiver))
+    subjects = [f"No. {n}" for n in range(MAX_SINGLE_NOTIFICATIONS)]
+    for subject in subjects:
+        dovecot_account.save_with_date(raw_message(subject), ada.environment.now())
+    await rerun_connector(ada.environment, connector_id)
+    entries = await load_journal_entries(ada.environment, ada.user.id)
+    counts = [len(ids) for kind, ids in entries if kind is EventType.MESSAGE_RECEIVED]
+    assert counts == [len(subjects)]  # one entry for all
+    await push_until_idle(make_push_worker(ada.environment))
+    assert sorted(received_texts(receiver)) == subjects
 
 
 async def test_message_older_than_a_day_is_not_pushed(

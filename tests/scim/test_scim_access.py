@@ -198,6 +198,25 @@ async def test_other_domain_sees_and_changes_nothing(
     assert (await scim.send("GET", "/Users"))["totalResults"] == 1
 
 
+async def test_username_in_other_local_domain_is_refused(
+    scim: ScimTestClient, other_scim: ScimTestClient
+) -> None:
+    assert other_scim.domain_ids
+    body = {
+        "schemas": [USER_SCHEMA],
+        "userName": "ceo@other.example",
+        "emails": [{"value": "ceo@example.org", "primary": True}],
+    }
+    assert await scim.error("POST", "/Users", body) == (403, None)
+    created = await scim.create_user("alice")
+    path = f"/Users/{created['id']}"
+    rename = patch_body(replace_value("userName", "ceo@other.example"))
+    assert await scim.error("PATCH", path, rename) == (403, None)
+    replacement = {**created, "userName": "ceo@other.example"}
+    assert await scim.error("PUT", path, replacement) == (403, None)
+    assert await scim.send("GET", path) == created
+
+
 async def test_administrators_of_the_domain_can_not_be_changed(
     http: httpx.AsyncClient, environment: Environment, scim: ScimTestClient
 ) -> None:

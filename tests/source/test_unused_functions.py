@@ -1,4 +1,4 @@
-"""Every function of the product is used.
+"""Every function and constant of the product is used.
 
 A method that overrides one of a library and lost its name is such an unused function: the library
 calls its own method instead, and nothing else fails.
@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("models", "mail", "resolvers", "graph", "merganser")
@@ -65,18 +67,57 @@ def function_definitions(
             yield from function_definitions(child, module, class_path)
 
 
-def unused_functions(root: Path) -> list[str]:
+def constant_names(module: ast.Module) -> Iterator[str]:
+    """Yield the names that a module assigns to, without the special ones."""
+    for statement in module.body:
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        else:
+            continue
+        for target in targets:
+            for node in ast.walk(target):
+                if isinstance(node, ast.Name) and not node.id.startswith("__"):
+                    yield node.id
+
+
+@dataclass
+class ProductNames:
+    """The words of all modules, with the functions and constants that they define."""
+
+    words: Counter[str]
+    functions: list[FunctionDefinition]
+    constants: list[tuple[str, str]]  # module and name
+
+    @classmethod
+    def read(cls, root: Path) -> "ProductNames":
+        """Read the modules below a folder."""
+        names = cls(Counter(), [], [])
+        for layer in (*LAYERS, *OTHER_USERS):
+            for path in sorted((root / layer).rglob("*.py")):
+                text = path.read_text()
+                names.words.update(WORD.findall(text))
+                if layer in LAYERS:
+                    module, tree = (
+                        ".".join(path.relative_to(root).with_suffix("").parts),
+                        ast.parse(text),
+                    )
+                    names.functions += function_definitions(tree, module)
+                    names.constants += [(module, name) for name in constant_names(tree)]
+        names.words.update(WORD.findall((root / "pyproject.toml").read_text()))
+        return names
+
+
+@pytest.fixture(scope="module")
+def product_names() -> ProductNames:
+    """The names of the product."""
+    return ProductNames.read(ROOT)
+
+
+def unused_functions(names: ProductNames) -> list[str]:
     """Functions whose name occurs nowhere but in definitions of that name."""
-    words: Counter[str] = Counter()
-    definitions: list[FunctionDefinition] = []
-    for layer in (*LAYERS, *OTHER_USERS):
-        for path in sorted((root / layer).rglob("*.py")):
-            text = path.read_text()
-            words.update(WORD.findall(text))
-            if layer in LAYERS:
-                module = ".".join(path.relative_to(root).with_suffix("").parts)
-                definitions += function_definitions(ast.parse(text), module)
-    words.update(WORD.findall((root / "pyproject.toml").read_text()))
+    words, definitions = names.words, names.functions
     definition_counts = Counter(definition.name for definition in definitions)
     return [
         definition.path
@@ -87,8 +128,18 @@ def unused_functions(root: Path) -> list[str]:
     ]
 
 
-def test_every_function_is_used() -> None:
-    assert set(unused_functions(ROOT)) <= TEST_ENTRIES
+def test_every_function_is_used(product_names: ProductNames) -> None:
+    assert set(unused_functions(product_names)) <= TEST_ENTRIES
+
+
+def test_every_constant_is_used(product_names: ProductNames) -> None:
+    definition_counts = Counter(name for _, name in product_names.constants)
+    unused = [
+        f"{module}.{name}"
+        for module, name in product_names.constants
+        if product_names.words[name] <= definition_counts[name] and name != "_"
+    ]
+    assert unused == []
 
 
 def test_override_is_told_from_a_method_with_a_wrong_name() -> None:

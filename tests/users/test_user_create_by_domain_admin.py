@@ -8,6 +8,7 @@ from graph.types import global_ids
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.user_operations import (
+    execute_mutation,
     make_admin_of_domain,
     try_create_user,
     try_update_users,
@@ -119,3 +120,58 @@ async def test_domain_admin_whitelists_no_sender_of_other_local_domain(root: Gra
     )
     assert errors == []
     assert len(user["allowedSenders"]) == 3
+
+
+@pytest.mark.usefixtures("ada")
+async def test_domain_admin_gives_no_username_in_other_local_domain(root: GraphQLClient) -> None:
+    await try_create_user(root, address="x@other.example")
+    alias = await execute_mutation(
+        root,
+        "aliasDomainCreate",
+        "aliasDomain { id }",
+        alias="alias.example",
+        domain={"name": "other.example"},
+    )
+    assert alias["errors"] == []
+    domain_admin = await make_admin_of_domain(root)
+    user, errors = await try_create_user(domain_admin, username="eve")
+    assert errors == []
+    user_id = global_ids.decode("User", user["id"])
+    for username in ("ceo@other.example", "C.eo@OTHER.example", "ceo@alias.example"):
+        new_user, (error,) = await try_create_user(
+            domain_admin, username=username, address="ceo@example.org"
+        )
+        assert (new_user, error["code"], error["requires"], error["path"]) == (
+            None, "FORBIDDEN", "ADMIN", ["username"],
+        )  # fmt: skip
+        _, (error,) = await try_update_users(domain_admin, user_id, username=username)
+        assert (error["code"], error["requires"], error["path"]) == (
+            "FORBIDDEN", "ADMIN", ["set", "username"],
+        )  # fmt: skip
+    for username in ("eve@example.org", "eve@not-hosted.example"):
+        assert (await try_update_users(domain_admin, user_id, username=username))[1] == []
+    assert (await try_update_users(root, user_id, username="ceo@other.example"))[1] == []
+    # the administrator can still change the rest, and repeat the name
+    assert (
+        await try_update_users(domain_admin, user_id, username="ceo@other.example", name="Eve")
+    )[1] == []
+
+
+@pytest.mark.usefixtures("ada")
+async def test_list_of_users_reports_each_username_in_other_local_domain(
+    root: GraphQLClient,
+) -> None:
+    await try_create_user(root, address="x@other.example")
+    domain_admin = await make_admin_of_domain(root)
+    users = [
+        {"username": username, "address": address, "passwordDisabled": True}
+        for username, address in (
+            ("a@other.example", "a@example.org"),
+            ("b@example.org", "b@other.example"),
+            ("c@example.org", "c@example.org"),
+        )
+    ]
+    payload = await execute_mutation(domain_admin, "usersCreate", users=users)
+    assert [(error["code"], error["path"]) for error in payload["errors"]] == [
+        ("FORBIDDEN", ["users", "0", "username"]), ("NOT_FOUND", ["users", "1", "address"]),
+    ]  # fmt: skip

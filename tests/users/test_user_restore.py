@@ -129,6 +129,30 @@ async def test_restore_with_taken_name_or_full_domain_is_refused(
     )  # the user is still deleted
 
 
+async def test_restore_into_domain_without_room_for_its_addresses_is_refused(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
+) -> None:
+    await add_addresses(ada, "lady", "countess")
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    await make_user(environment, "bert")
+
+    async def set_max_addresses(limit: int) -> None:
+        async with environment.write_session() as session:
+            await (await session.connection()).execute(
+                text("UPDATE domains SET max_addresses = :limit"), {"limit": limit}
+            )
+
+    await set_max_addresses(3)  # of bert's address and Ada's three
+    _, (error,) = await restore_user(root, username="ada")
+    assert (error["code"], error["path"], error["limit"], error["used"]) == (
+        "LIMIT_REACHED", ["user"], 3, 1,
+    )  # fmt: skip
+    assert await load_deleted_user(root, username="ada")
+    await set_max_addresses(4)
+    payload, errors = await restore_user(root, username="ada")
+    assert (errors, len(payload["recoveredAddresses"])) == ([], 3)
+
+
 async def test_user_is_restored_without_main_address_or_domain(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:

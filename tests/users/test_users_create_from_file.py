@@ -222,11 +222,16 @@ async def test_domain_admin_creates_users_of_own_domains_only(root: GraphQLClien
         {"address": "y@elsewhere.example", "passwordDisabled": True},
         {"address": "z@example.org", "passwordDisabled": True, "role": "ADMIN"},
         {"address": "q@example.org", "passwordDisabled": True, "quota": None},
+        {
+            "username": "ceo@elsewhere.example",
+            "address": "ceo@example.org",
+            "passwordDisabled": True,
+        },
     )
     task = await run_creation(domain_admin, content)
     errors = task["result"]["errors"]
     assert [(error["line"], error["code"]) for error in errors] == [
-        (2, "NOT_FOUND"), (3, "FORBIDDEN"), (4, "FORBIDDEN"),
+        (2, "NOT_FOUND"), (3, "FORBIDDEN"), (4, "FORBIDDEN"), (5, "FORBIDDEN"),
     ]  # fmt: skip
 
 

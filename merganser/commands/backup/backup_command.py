@@ -1,8 +1,8 @@
 """Implementation of `merganser backup`."""
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
@@ -57,9 +57,11 @@ def backup_store(
         )
         try:
             with _errors_as_command_errors(opened.folder or settings.data):
-                if keys is not None:
-                    copy_key_files(settings, keys, id_)
-                return await _back_up_with_progress_bar(environment, order)
+                if keys is None:
+                    return await _back_up_with_progress_bar(environment, order)
+                copy_key_files(settings, keys, id_)
+                async with _delete_key_copies_without_backup(keys, order):
+                    return await _back_up_with_progress_bar(environment, order)
         finally:
             await opened.close()
 
@@ -74,6 +76,21 @@ def backup_store(
     _print_summary(summary, as_json=as_json)
     if summary.manifest.missing_objects or summary.problems:
         raise typer.Exit(EXIT_FAILURE)
+
+
+@asynccontextmanager
+async def _delete_key_copies_without_backup(keys: Path, order: BackupOrder) -> AsyncGenerator[None]:
+    """Delete the copies of the keys if the backup fails before it is complete.
+
+    They stay if the target doesn't tell whether it has the backup.
+    """
+    try:
+        yield
+    except BaseException:  # an interrupted backup is a task that was cancelled
+        with suppress(BaseError, OSError):
+            if order.id not in await order.target.list_ids():
+                delete_key_copies(keys, [order.id])
+        raise
 
 
 async def _back_up_with_progress_bar(environment: Environment, order: BackupOrder) -> BackupSummary:

@@ -29,14 +29,21 @@ def require_folder_outside(keys_folder: Path, target: str) -> None:
 
 
 def copy_key_files(settings: Settings, keys_folder: Path, backup_id: str) -> None:
-    """Copy the key files into a new folder that only this user can read. Raises CommandError."""
+    """Copy the key files into a new folder that only this user can read.
+
+    Raises CommandError, and leaves no folder then.
+    """
     folder = keys_folder / backup_id
     try:
         keys_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
-        for path, relative_path in _key_files(settings):
-            if path.exists():
-                _copy_private_file(path, folder / relative_path)
+        try:
+            for path, relative_path in _key_files(settings):
+                if path.exists():
+                    _copy_private_file(path, folder / relative_path)
+        except OSError:
+            delete_key_copies(keys_folder, [backup_id])
+            raise
     except OSError as problem:
         raise CommandError(f"Cannot copy the keys to {folder}: {problem.strerror}.") from problem
 

@@ -71,7 +71,7 @@ def restore_backup(
 
 
 def _summary_json(summary: RestoreSummary) -> dict[str, object]:
-    lost = summary.lost_history
+    lost, newer = summary.lost_changes, summary.newer_objects
     return {
         "id": summary.manifest.id,
         "began_at": summary.manifest.began_at,
@@ -81,8 +81,8 @@ def _summary_json(summary: RestoreSummary) -> dict[str, object]:
         "messages_with_missing_objects": list(summary.lost_messages),
         "waiting_recipients": summary.waiting_recipient_count,
         "newer": {
-            "objects": lost.object_count,
-            "object_bytes": lost.object_bytes,
+            "objects": newer.count,
+            "object_bytes": newer.size,
             "accounts": lost.account_count,
             "last_seen_at": lost.last_seen_at or None,
         },
@@ -91,7 +91,8 @@ def _summary_json(summary: RestoreSummary) -> dict[str, object]:
 
 
 def _print_summary(summary: RestoreSummary) -> None:
-    manifest, objects, lost = summary.manifest, summary.objects, summary.lost_history
+    manifest, objects = summary.manifest, summary.objects
+    lost, newer = summary.lost_changes, summary.newer_objects
     typer.echo(
         f"Restored the backup {manifest.id}: {objects.copied_count} objects copied, "
         f"{objects.kept_count} kept."
@@ -100,7 +101,7 @@ def _print_summary(summary: RestoreSummary) -> None:
     if lost.last_seen_at:
         typer.echo(
             f"The lost history was last seen at {lost.last_seen_at}: {lost.account_count} accounts "
-            f"have changed, and {lost.object_count} objects of {lost.object_bytes} bytes are newer "
+            f"have changed, and {newer.count} objects of {newer.size} bytes are newer "
             "than the backup."
         )
     for name in names_of_lost_objects(manifest, objects):

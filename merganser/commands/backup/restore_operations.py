@@ -12,7 +12,7 @@ from mail.backup.errors import BackupError
 from mail.backup.manifest import BackupManifest
 from mail.backup.object_copy import ObjectTransfer
 from mail.backup.postgres_copy import require_program, restore_dump
-from mail.backup.restore_run import LostHistory, RestoredObjects
+from mail.backup.restore_run import LostChanges, NewerObjects, RestoredObjects
 from mail.backup.target import DATABASE_SUFFIX, OBJECTS_SUFFIX, BackupTarget, sync_and_rename
 from mail.backup.work_folder import locked_work_folder
 from mail.consistency import ConsistencyReport, check_consistency
@@ -58,7 +58,8 @@ class RestoreSummary:
 
     manifest: BackupManifest
     objects: RestoredObjects
-    lost_history: LostHistory
+    lost_changes: LostChanges
+    newer_objects: NewerObjects
     lost_messages: Sequence[str]
     waiting_recipient_count: int  # in the queue, and not held
     report: ConsistencyReport
@@ -92,10 +93,14 @@ async def restore_store(
             use_database_exclusively(environment, settings, PURPOSE),
         ):
             await environment.run_transaction(free_orphaned_leases)
-            lost_history = await restore_run.load_lost_history(environment, manifest, object_list)
+            lost_changes = await restore_run.load_lost_changes(environment)
             await begin_incarnation_after_consistent_restore(environment, REASON)
-            if order.holds_queue:
+            if order.holds_queue:  # before slow steps: a server can start after one was stopped
                 await restore_run.hold_queue(environment)
+            reach_fault_point("queue")
+            newer_objects = await restore_run.count_newer_objects(
+                environment, manifest, object_list
+            )
             waiting_recipient_count = await restore_run.count_waiting_unheld_recipients(environment)
             report = await check_consistency(
                 environment, reads_blobs=not order.is_quick, progress=report_progress
@@ -103,7 +108,13 @@ async def restore_store(
             lost_names = names_of_lost_objects(manifest, objects)
             lost_messages = await name_messages_of_objects(environment, lost_names)
     return RestoreSummary(
-        manifest, objects, lost_history, lost_messages, waiting_recipient_count, report
+        manifest,
+        objects,
+        lost_changes,
+        newer_objects,
+        lost_messages,
+        waiting_recipient_count,
+        report,
     )
 
 

@@ -14,6 +14,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.mailboxes.special_use_names import snoozed_mailbox_name
+from mail.queue.held_messages import find_messages_without_hold
 from mail.storage.message_flags import imap_flags
 from models.errors import Forbidden, InvalidInput, LimitReached
 from models.mailboxes.tables import SpecialUse
@@ -29,7 +30,7 @@ from resolvers.messages.bulk.flag_changes import FlagChanges
 
 INPUT_PATH = ("set", "snoozedUntil")
 MAX_SNOOZE = timedelta(days=3660)
-MAILBOX_COLUMNS = frozenset({"id", "user_id", "path", "retention"})
+MAILBOX_COLUMNS = frozenset({"id", "user_id", "path", "retention", "special_use"})
 SNOOZED_MAILBOX = SpecialMailbox(SpecialUse.SNOOZED, snoozed_mailbox_name)
 
 
@@ -102,7 +103,10 @@ async def _snooze_messages_of_user(
 async def _end_snooze(
     ctx: Context, session: AsyncSession, user_id: int, rows: Sequence[ColumnRow]
 ) -> None:
-    """Move the snoozed ones of these messages to the mailboxes they came from, else to INBOX."""
+    """Move the snoozed ones of these messages to the mailboxes they came from, else to INBOX.
+
+    INBOX also replaces SCHEDULED for a message that is no longer held.
+    """
     snoozed = [row for row in rows if row.snoozed_until is not None]
     if not snoozed:
         return
@@ -113,9 +117,12 @@ async def _end_snooze(
         )
     }
     inbox = next(mailbox for mailbox in mailboxes.values() if mailbox.path == "INBOX")
+    former = {row.id: mailboxes.get(row.snoozed_from, inbox) for row in snoozed}
+    connection = await session.connection()
+    unheld_ids = await connection.run_sync(find_messages_without_hold, former)
     homes: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in snoozed:
-        homes[mailboxes.get(row.snoozed_from, inbox).id].append(row)
+        homes[(inbox if row.id in unheld_ids else former[row.id]).id].append(row)
     for home_mailbox, mailbox_rows in homes.items():
         await row_changes.move_messages_to_mailbox(
             ctx, session, mailbox_rows, mailboxes[home_mailbox]

@@ -12,6 +12,7 @@ from sqlmodel import col
 from sqlmodel import select as instances
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mail.queue.held_messages import find_messages_without_hold
 from mail.storage.message_flags import imap_flags
 from models.admin.tasks import TaskKind, UndoRecord
 from models.errors import Conflict, ErrorCollector, NotFound
@@ -378,19 +379,25 @@ def _reverted_flag_names(
 async def _restore_or_move_to_former_mailboxes(
     ctx: Context, session: AsyncSession, task_kind: TaskKind, mailbox_by_message: Mapping[int, int]
 ) -> None:
-    """Return deleted or moved messages to their former mailboxes, else to INBOX."""
+    """Return deleted or moved messages to their former mailboxes, else to INBOX.
+
+    INBOX also replaces SCHEDULED for a message that is no longer held.
+    """
     rows = await row_changes.load_rows_in_transaction(session, list(mailbox_by_message))
     mailboxes, inboxes = await _load_homes_and_inboxes(session, rows, mailbox_by_message)
+    homes = {
+        row.id: mailboxes.get(mailbox_by_message[row.id], inboxes[row.user_id]) for row in rows
+    }
+    connection = await session.connection()
+    unheld_ids = await connection.run_sync(find_messages_without_hold, homes)
+    homes |= {row.id: inboxes[row.user_id] for row in rows if row.id in unheld_ids}
     deleted = task_kind != TaskKind.MESSAGE_MOVE
     back: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        home_mailbox = mailboxes.get(mailbox_by_message[row.id], inboxes[row.user_id])
-        if (row.mailbox_id is None) is deleted and row.mailbox_id != home_mailbox.id:
-            back[home_mailbox.id].append(row)
+        if (row.mailbox_id is None) is deleted and row.mailbox_id != homes[row.id].id:
+            back[homes[row.id].id].append(row)
     for mailbox_rows in back.values():
-        home_mailbox = mailboxes.get(
-            mailbox_by_message[mailbox_rows[0].id], inboxes[mailbox_rows[0].user_id]
-        )
+        home_mailbox = homes[mailbox_rows[0].id]
         if deleted:
             await row_changes.restore_deleted_messages_to_mailbox(
                 ctx, session, mailbox_rows, home_mailbox

@@ -17,7 +17,7 @@ from mail.mailboxes.paths import missing_paths_with_parents
 from mail.text import confusables
 from models.addresses.tables import Address
 from models.domains.tables import Domain, DomainAlias
-from models.errors import Conflict, InvalidInput, LimitReached, NotFound, RequestError
+from models.errors import Conflict, InvalidInput, NotFound, RequestError
 from models.events import journal
 from models.events.event_types import EventType
 from models.events.journal import PLATFORM, JournalEntry, Stream
@@ -37,6 +37,7 @@ from resolvers.users.quota.quota_allocation import (
     reallocate_quotas_or_raise,
     require_user_slot,
 )
+from resolvers.users.validation import domain_of_username, username_in_others_domain_error
 
 MAX_TRASH_RETENTION = 30 * 86_400  # seconds
 MAX_NAMES = 1000  # in one SELECT
@@ -74,10 +75,16 @@ class UserAdmission:
     domains: Mapping[str, Domain | RequestError]  # by name
     usernames: set[str]  # keys of those that exist
     addresses: set[tuple[int, str]]  # domain id and local part of those that exist
+    forbidden_username_domains: set[str]  # domains that the viewer doesn't administer
 
     def count_user_in_or_raise(self, user: PreparedUser) -> None:
-        """Count a user in. Raises Conflict, LimitReached or NotFound if it can't be stored."""
+        """Count a user in.
+
+        Raises Conflict, LimitReached, NotFound or Forbidden if it can't be stored.
+        """
         domain = self._require_domain_with_address_room(user)
+        if domain_of_username(user.user.username_key) in self.forbidden_username_domains:
+            raise username_in_others_domain_error()
         if user.user.username_key in self.usernames:
             raise Conflict("The username already exists.", path=["username"])
         if domain is not None:
@@ -103,13 +110,7 @@ class UserAdmission:
         domain = self.domains[user.domain_name]
         if isinstance(domain, RequestError):
             raise domain
-        if domain.max_addresses and domain.address_count >= domain.max_addresses:
-            raise LimitReached(
-                "The domain has reached its limit of addresses.",
-                limit=domain.max_addresses,
-                used=domain.address_count,
-                path=["address"],
-            )
+        domain_loaders.require_address_room(domain, path="address")
         return domain
 
     def count_users_in_and_collect_errors(
@@ -261,9 +262,12 @@ async def _load_admission(
 ) -> UserAdmission:
     """Load the existing names and addresses that these users could collide with."""
     username_keys, local_parts_by_domain = set[str](), dict[int, set[str]]()
+    username_domains = set[str]()
     for user in prepared:
         username_keys.add(user.user.username_key)
         domain = domains[user.domain_name] if user.domain_name else None
+        if username_domain := domain_of_username(user.user.username_key):
+            username_domains.add(username_domain)
         if isinstance(domain, Domain):
             local_parts_by_domain.setdefault(domain.id, set()).add(user.local_part)
     usernames = {
@@ -283,7 +287,10 @@ async def _load_admission(
             )
         )
     }
-    return UserAdmission(ctx, domains, usernames, addresses)
+    forbidden_domains = await domain_loaders.load_names_of_others_domains(
+        ctx, [name for name in username_domains if not isinstance(domains.get(name), Domain)]
+    )
+    return UserAdmission(ctx, domains, usernames, addresses, forbidden_domains)
 
 
 def _chunks_of_names(names: Iterable[str]) -> list[list[str]]:

@@ -261,16 +261,22 @@ def test_restore_can_hold_the_queue(store: StoreUnderTest, tmp_path: Path) -> No
     backup = server.run_command("backup", target, "--keys", keys)
     assert backup.exit_code == 0, backup.stdout + backup.stderr
     server.stop()
-    restore = restored.run_command("restore", target, "--keys", keys, "--hold-queue", "--json")
-    assert restore.exit_code == 0, restore.stdout + restore.stderr
-    assert json.loads(restore.stdout)["waiting_recipients"] == 0
 
-    async def count_held() -> int:
+    async def count_held(restored: MerganserProcess) -> int:
         async with restored.environment() as environment:
             statement = select(QueueEntry.id).where(col(QueueEntry.held_at).is_not(None))
             return len(await environment.database.read(statement))
 
-    assert store_fixtures.run_in_new_loop(count_held()) == 1
+    arguments = ("restore", target, "--keys", keys, "--hold-queue", "--json")
+    restore = restored.run_command(*arguments)
+    assert restore.exit_code == 0, restore.stdout + restore.stderr
+    assert json.loads(restore.stdout)["waiting_recipients"] == 0
+    assert store_fixtures.run_in_new_loop(count_held(restored)) == 1
+    interrupted = store.create_empty_server()
+    interrupted.extra_settings["FAULT"] = "queue:1"  # before the objects are listed
+    killed = interrupted.run_command(*arguments)
+    assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert store_fixtures.run_in_new_loop(count_held(interrupted)) == 1
 
 
 def test_full_disk_of_the_target_is_one_sentence_and_keeps_the_earlier_backup(

@@ -23,6 +23,9 @@ from models.spam.greylist import GreylistEntry
 from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.mail.forwarding_addresses import set_account_forwarding
+from tests.support.mail.queued_deliveries import queued_envelopes
+from tests.support.mail.stored_messages import subjects_by_mailbox
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.queue_worker import (
     load_inbox_rows,
@@ -36,6 +39,8 @@ from tests.support.mail_servers.smtp_client import (
     send_rcpt,
     start_tls,
 )
+from tests.support.operations.rewrite_and_bcc_operations import ARCHIVE, create_bcc_rule
+from tests.support.operations.sieve_operations import put_sieve_script
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -95,6 +100,39 @@ async def test_message_is_delivered_once_although_repeated(
     for recipient in (ada, bob):
         (message,) = await load_inbox_rows(recipient)
         assert (message.subject, message.envelope_from) == ("Hello", "carol@example.net")
+
+
+EVERYTHING_QUEUED = """require ["copy", "enotify", "fcc", "mailbox", "vacation"];
+redirect :copy "redirect@far.example";
+notify :fcc "Notices" :create "mailto:notify@far.example";
+vacation "I am away.";
+"""
+QUEUED_MAIL = [  # recipients of the mail that one message causes
+    ARCHIVE,
+    "carol@example.net",  # vacation reply
+    "forward@far.example",
+    "notify@far.example",
+    "redirect@far.example",
+]
+
+
+async def test_repeated_delivery_queues_other_mail_once(
+    mx_client: SmtpTestClient, clock: ManualClock, root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await put_sieve_script(ada, EVERYTHING_QUEUED)
+    await set_account_forwarding(ada, "forward@far.example")
+    await create_bcc_rule(root, ada.address, ARCHIVE)
+    for _ in range(2):  # the second one gets another Received field
+        reply = await deliver_to(mx_client, raw_message("Hello"), ada.address)
+        assert reply.startswith("250"), reply
+        recipients = [recipient for _, recipient in await queued_envelopes(ada.environment)]
+        assert sorted(recipients) == QUEUED_MAIL
+        clock.tick(minutes=1)
+    subjects = await subjects_by_mailbox(ada.environment, ada)
+    assert subjects == {"INBOX": ["Hello"], "Notices": ["Hello"]}
+    await deliver_to(mx_client, raw_message("Another"), ada.address)
+    queued = await queued_envelopes(ada.environment)
+    assert len(queued) == 2 * len(QUEUED_MAIL) - 1  # carol has her vacation reply
 
 
 async def test_mx_listener_does_not_relay(mx_client: SmtpTestClient, ada: GraphQLClient) -> None:
