@@ -353,7 +353,7 @@ def _message_records_by_file_name(
     """
     try:
         text = reader.read_content_within_limits(manifest_entry, json_lines.MAX_RECORD_BYTES)
-        lines = [json_lines.parse_json_object(line) for line in text.splitlines()]
+        lines = json_lines.parse_json_objects(text)
         return {record["file"]: record for record in lines if isinstance(record["file"], str)}
     except (UnusableMessageError, InvalidRecordError, KeyError) as problem:
         raise DamagedArchiveError(

@@ -17,6 +17,7 @@ RECORDS_FOLDER = "merganser/"  # with the records of the archive
 ACCOUNT_FILE = f"{RECORDS_FOLDER}account.json"
 MANIFEST_PREFIX = f"{RECORDS_FOLDER}messages-"  # each has the records of the messages after it
 MAX_RECORD_BYTES = 16 << 20  # of the account record, and of a manifest
+MAX_JSON_VALUES = 1 << 20  # of a record: a parsed value can have 30 times the size of its text
 MAX_ITEMS = 10_000  # mailboxes of an account, and other lists
 MAX_FLAGS = 100  # of a message, and recipients
 MAX_ADDRESS_LENGTH = 1000  # characters of an address
@@ -99,7 +100,8 @@ def json_line(record: Mapping[str, Any]) -> bytes:
 
 
 def parse_json_object(text: bytes) -> dict[str, Any]:
-    """Parse the JSON object of a line. Raises InvalidRecordError if it is none."""
+    """Parse the JSON object of a line. Raises InvalidRecordError if it is none or too complex."""
+    _require_limited_values(text)
     try:
         value = orjson.loads(text.removeprefix(UTF8_BOM))
     except orjson.JSONDecodeError as problem:
@@ -107,6 +109,19 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRecordError("The metadata of the message is not a JSON object.")
     return value
+
+
+def parse_json_objects(text: bytes) -> list[dict[str, Any]]:
+    """Parse the JSON objects of lines. Raises InvalidRecordError if they are too complex."""
+    _require_limited_values(text)
+    return [parse_json_object(line) for line in text.splitlines()]
+
+
+def _require_limited_values(text: bytes) -> None:
+    """Raise InvalidRecordError if JSON can have more than MAX_JSON_VALUES values."""
+    # Characters in strings are counted too. The source of a message, in base64, has none of them.
+    if sum(map(text.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise InvalidRecordError(f"A record has more than {MAX_JSON_VALUES} values.")
 
 
 def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
