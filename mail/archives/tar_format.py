@@ -27,7 +27,7 @@ class TarEntry:
     name: str
     offset: int  # of its content
     size: int
-    modified_at: float  # seconds since 1970
+    modified_at: float  # seconds since 1970; 0 if unknown
     next_offset: int
     unusable_reason: str = ""  # "" for a file
 
@@ -76,7 +76,8 @@ def read_tar_entries(file: IO[bytes], start: int) -> Iterator[TarEntry]:
             odd = "" if kind in _FILE_TYPES else "The entry is not a file."
             entry_name = _entry_name(head) if name is None else name
             entry_name += "/" if kind == b"5" and not entry_name.endswith("/") else ""
-            yield TarEntry(entry_name, begin, entry_size, _parse_number(head[136:148]), after, odd)
+            modified_at = _modification_time_or_zero(head[136:148])
+            yield TarEntry(entry_name, begin, entry_size, modified_at, after, odd)
             name, size = None, None
         start = after
 
@@ -151,6 +152,14 @@ def _parse_number(field: bytes) -> int:
     if not 0 <= number < MAX_ENTRY_BYTES:
         raise DamagedArchiveError("An entry of the tar archive is too large.")
     return number
+
+
+def _modification_time_or_zero(field: bytes) -> int:
+    """Return seconds since 1970; 0 if they can't be parsed or are negative, as GNU tar writes."""
+    try:
+        return _parse_number(field)
+    except DamagedArchiveError:
+        return 0
 
 
 def _entry_name(head: bytes) -> str:

@@ -272,6 +272,14 @@ def test_tar_entry_that_is_no_file_is_refused(entry_type: bytes) -> None:
     assert (message.raw, message.reason) == (None, "The entry is not a file.")
 
 
+def test_tar_entry_modified_before_1970_is_read() -> None:
+    entry = tar_entry("cur/a")
+    entry.size, entry.mtime = len(b"Subject: x\n\nx\n"), -1
+    content = entry.tobuf(tarfile.GNU_FORMAT) + b"Subject: x\n\nx\n".ljust(512, b"\0")
+    (message,) = read_archive(content + tar_format.END)
+    assert (message.raw, message.received_at) == (b"Subject: x\r\n\r\nx\r\n", None)
+
+
 def tar_with_pax_header(header: bytes) -> bytes:
     """Return a tar whose only entry has this extended header."""
     entry = tarfile.TarInfo("header")
