@@ -45,7 +45,10 @@ class FileBytes:
 
 @dataclass(frozen=True, slots=True)
 class ServedFile:
-    """The metadata of a file to serve, with a function that opens its bytes."""
+    """The metadata of a file to serve, with a function that opens its bytes.
+
+    `count_access` is called before each response to GET that begins with the first byte.
+    """
 
     etag: str  # differs for different bytes
     content_type: str
@@ -54,6 +57,7 @@ class ServedFile:
     charset: str | None = None
     cache_control: str = "private"
     is_inline_allowed: bool = True  # a browser can display harmless media types
+    count_access: Callable[[], Awaitable[None]] | None = None
 
 
 class _ClosingStreamResponse(StreamingResponse):
@@ -96,6 +100,8 @@ async def serve_file(request: Request, served: ServedFile) -> Response:
     if request.method == "HEAD":
         return Response(headers=headers)
     await content.require_intact(start, end)
+    if served.count_access is not None and not start:
+        await served.count_access()
     status = 206 if "Content-Range" in headers else 200
     return _ClosingStreamResponse(content.stream(start, end), status, headers)
 

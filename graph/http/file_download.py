@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -116,12 +117,11 @@ async def serve_or_replace_shared_file(service: UploadService, request: Request)
         return await _replace_shared_file(service, request, row)
 
     async def open_shared_file() -> FileBytes:
-        blob = await (stored_files.read_blob_row(ctx, row.blob_id) if _is_continuation(request) else
-                      shares.count_access_and_read_blob(ctx, row))  # fmt: skip
-        return _file_bytes_of_blob(ctx, blob)
+        return _file_bytes_of_blob(ctx, await stored_files.read_blob_row(ctx, row.blob_id))
 
+    served = _file_served_as_attachment(row, open_shared_file, "private, no-cache")
     return await serve_file(
-        request, _file_served_as_attachment(row, open_shared_file, "private, no-cache")
+        request, replace(served, count_access=partial(shares.count_access, ctx, row))
     )
 
 
@@ -143,12 +143,6 @@ async def _replace_shared_file(
         except StaleObject:
             raise RequestRejected(412, "STALE", "The ETag differs from If-Match.") from None
     return Response(status_code=204, headers={"ETag": f'"{received.digest}"'})
-
-
-def _is_continuation(request: Request) -> bool:
-    """True if the request must not count as a download: HEAD, or a later range."""
-    is_from_start = request.headers.get("range", "bytes=0-").replace(" ", "").startswith("bytes=0-")
-    return request.method == "HEAD" or not is_from_start
 
 
 def _password_from_basic(request: Request) -> str | None:

@@ -88,7 +88,8 @@ class ZipEntryStream(ByteStream):
         if self._inflate is None:
             return self._packed.read_some(size)
         content, packed = b"", b"?"
-        while packed and not content:
+        # After the end of the deflated data, zlib would keep all further bytes in memory.
+        while packed and not content and not self._inflate.eof:
             packed = self._inflate.unconsumed_tail or self._packed.read_some(_CHUNK_BYTES)
             content = self._inflate.decompress(packed, size)
         return content

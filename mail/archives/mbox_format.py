@@ -51,10 +51,9 @@ def exact_words(from_line: bytes) -> list[bytes]:
     return match[1].split() if match else []
 
 
-def restore_exact_message_or_none(lines: list[bytes], from_line: bytes) -> bytes | None:
+def restore_exact_message_or_none(raw: bytes, from_line: bytes) -> bytes | None:
     """Return the exact message of an entry that this server wrote, else None."""
     exact_text = exact_words(from_line)
     if not exact_text:
         return None
-    raw = b"".join(lines)
     return raw.removesuffix(b"\n") if NO_EOL in exact_text else raw

@@ -16,7 +16,7 @@ from mail.archives.source_message import (
 from mail.archives.state_fields import with_message_and_state
 from mail.mime.header_fields import UTF8_BOM
 
-_FROM_LINE = re.compile(rb"From (\S*) .*?\b(\d{1,2}:\d{2}.*|.*\d{4})$")
+_FROM_LINE = re.compile(rb"From (\S*) (?:.*\b\d{1,2}:\d{2}|.*\d{4}$)")  # a time, or a year last
 _QUOTED_FROM_LINE = re.compile(rb"^>+From ")
 _ASCTIME = re.compile(
     rb"(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) +(?P<time>\d{1,2}:\d{2}(?::\d{2})?)"
@@ -82,7 +82,7 @@ def read_mbox_messages_and_skips(mbox: MboxFile, start: int) -> Iterator[SourceM
 class _MboxEntry:
     """The unquoted lines of a message in an mbox file, up to the next From line."""
 
-    lines: list[bytes]  # the first `max_bytes`
+    content: bytes  # incomplete if larger than `max_bytes`
     size: int  # bytes of all lines
     read_bytes: int  # of the file, up to the next From line
     next_from_line: bytes  # empty at the end of the file
@@ -93,8 +93,8 @@ def _read_mbox_entry(file: LineReader, max_bytes: int) -> _MboxEntry:
 
     A line longer than one read comes in several pieces; only the first one begins a line.
     """
-    lines: list[bytes] = []
-    size, read_bytes, after_blank_line, at_line_start = 0, 0, True, True
+    content = bytearray()  # objects for short lines would need many times their size
+    size, read_bytes, after_blank_line, at_line_start, last_line = 0, 0, True, True, b""
     while line := file.readline(_MAX_LINE_READ):
         if (
             after_blank_line
@@ -110,10 +110,12 @@ def _read_mbox_entry(file: LineReader, max_bytes: int) -> _MboxEntry:
         at_line_start = line.endswith(b"\n")
         size += len(line)
         if size <= max_bytes:
-            lines.append(line)
-    if after_blank_line and lines and size <= max_bytes:
-        size -= len(lines.pop())  # it belongs to the next From line, or to the file's end
-    return _MboxEntry(lines, size, read_bytes, line)
+            content += line
+            last_line = line
+    if after_blank_line and content and size <= max_bytes:
+        size -= len(last_line)  # it belongs to the next From line, or to the file's end
+        del content[size:]
+    return _MboxEntry(bytes(content), size, read_bytes, line)
 
 
 def _message_of_mbox_entry(
@@ -125,11 +127,11 @@ def _message_of_mbox_entry(
     """
     if entry.size > max_bytes:
         raise UnusableMessageError("The message is larger than MERGANSER_MESSAGE_MAX_SIZE.")
-    raw = mbox_format.restore_exact_message_or_none(entry.lines, from_line)
+    raw = mbox_format.restore_exact_message_or_none(entry.content, from_line)
     if raw is None:
-        if not entry.lines:
+        if not entry.content:
             raise UnusableMessageError("The message is empty.")
-        raw = read_foreign_message(b"".join(entry.lines))
+        raw = read_foreign_message(entry.content)
     match = _FROM_LINE.match(from_line.rstrip().removeprefix(UTF8_BOM))
     sender = match[1].decode("utf-8", "replace") if match else ""
     header = raw[: raw.find(b"\r\n\r\n") + 2] if b"\r\n\r\n" in raw else raw[: 1 << 16]

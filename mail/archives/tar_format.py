@@ -1,5 +1,6 @@
 """tar archives (POSIX.1-2001, pax), with one entry in memory at a time."""
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ BINARY_NUMBER_BIT = 0o200  # marks a number that is not written in digits
 MAX_ENTRY_BYTES = 1 << 62
 _EXTENSION_TYPES = (b"x", b"g", b"L", b"K")  # headers about the entry after them
 _FILE_TYPES = (b"0", b"\0", b"5", b"7")
+_RECORD_LENGTH = re.compile(rb"([0-9]{1,19}) ")  # the first field of a pax record
+_PAX_SIZE = re.compile(rb"[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +166,18 @@ def _next_name_and_size_from_pax(
     """Return name and size of the next entry, as far as a pax header has them."""
     name = known_name
     size: int | None = None
-    while data:
-        digits, _, _ = data.partition(b" ")
-        if not digits.isdigit() or not len(digits) + 2 < (record_length := int(digits)) <= len(
-            data
-        ):
+    start = 0
+    while start < len(data):
+        length = _RECORD_LENGTH.match(data, start)
+        end = start + int(length[1]) if length else 0
+        if length is None or not length.end() + 1 < end <= len(data):
             raise DamagedArchiveError("The tar archive is damaged: a header can't be parsed.")
-        key, _, value = data[len(digits) + 1 : record_length - 1].partition(b"=")
+        key, _, value = data[length.end() : end - 1].partition(b"=")
         if key == b"path":
             name = value.decode("utf-8", "replace")
         elif key == b"size":
-            if not value.isdigit() or int(value) >= MAX_ENTRY_BYTES:
+            if not _PAX_SIZE.fullmatch(value) or int(value) >= MAX_ENTRY_BYTES:
                 raise DamagedArchiveError("The tar archive is damaged: a size can't be parsed.")
             size = int(value)
-        data = data[record_length:]
+        start = end
     return name, size

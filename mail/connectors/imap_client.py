@@ -2,9 +2,10 @@
 
 import re
 from base64 import b64decode
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from imapclient.response_parser import parse_response
@@ -39,12 +40,15 @@ METADATA_BATCH_SIZE = 1_000  # messages of one request for metadata
 MAX_FETCHED_MESSAGES = 200  # messages of one FETCH
 MAX_FETCHED_BYTES = 4 << 20  # bytes of one FETCH, unless a single message has more
 MAX_SEARCH_LINE = 1 << 24  # bytes of the SEARCH response with all UIDs
+MAX_ITEM_BYTES = 4096  # bytes of the metadata of a message or mailbox, on average
+MAX_NAME_BYTES = 1000  # bytes of a mailbox name: indexes of PostgreSQL refuse longer ones
 MAX_REFUSED_MESSAGES = 10  # refused messages after which the run fails
 TOO_MANY = f"The mailbox has more than {MAX_MESSAGES} messages."
 MAX_FLAGS = 100  # of a message
 LOGOUT_TIMEOUT = 2.0  # seconds to wait for the response to LOGOUT
 SPECIAL_USES = ("\\all", "\\archive", "\\drafts", "\\flagged", "\\junk", "\\sent", "\\trash")
 UNSELECTABLE_FLAGS = frozenset({b"\\noselect", b"\\nonexistent"})
+KNOWN_LIST_FLAGS = UNSELECTABLE_FLAGS | {use.encode() for use in SPECIAL_USES}
 IDLE_SECONDS = 25 * 60.0  # seconds: servers end an IDLE after 29 minutes (RFC 2177)
 UID_LIMIT = 1 << 32
 MODSEQ_LIMIT = 1 << 63
@@ -60,6 +64,24 @@ class _ListResponse:
     flags: frozenset[bytes]  # in lower case
     delimiter: Any
     raw_name: bytes
+
+
+@dataclass(slots=True)
+class _MessageItems:
+    """The metadata of a message, from one or more FETCH responses."""
+
+    flags: frozenset[str] | None = None  # None: no response has them
+    size: int = 0
+    received_at: datetime | None = None
+
+    def update(self, response: Mapping[bytes, Any]) -> None:
+        """Take the items of a response. Only these are kept, since a server can send others."""
+        if b"FLAGS" in response:
+            self.flags = _parse_flags(response[b"FLAGS"])
+        if isinstance(size := response.get(b"RFC822.SIZE"), int):
+            self.size = size
+        if b"INTERNALDATE" in response:
+            self.received_at = parse_internal_date_or_none(response[b"INTERNALDATE"])
 
 
 class ImapSession:
@@ -137,11 +159,15 @@ class ImapSession:
         self.connection.close()
 
     def list_mailboxes(self) -> list[ListedMailbox]:
-        """List the mailboxes that can be opened, in the order of the server."""
+        """List the mailboxes that can be opened, in the order of the server.
+
+        Mailboxes whose name is very long or has NUL, which is not allowed, are omitted.
+        """
         mailboxes: dict[bytes, ListedMailbox] = {}
         for listed in self._send_list_or_lsub_and_parse_responses("LIST"):
             raw = listed.raw_name
-            if listed.flags & UNSELECTABLE_FLAGS or not raw:
+            is_valid_name = 0 < len(raw) <= MAX_NAME_BYTES and b"\0" not in raw
+            if listed.flags & UNSELECTABLE_FLAGS or not is_valid_name:
                 continue
             use = next((use for use in SPECIAL_USES if use.encode() in listed.flags), None)
             mailboxes.setdefault(
@@ -167,8 +193,8 @@ class ImapSession:
                 text = "NIL" if name is None else str(name)
                 raw = name if isinstance(name, bytes) else text.encode()
                 flag_names = frozenset(flag.lower() for flag in flags if isinstance(flag, bytes))
-                responses.append(_ListResponse(flag_names, delimiter, raw))
-                self._protocol.reset_byte_limit()
+                responses.append(_ListResponse(flag_names & KNOWN_LIST_FLAGS, delimiter, raw))
+                self._protocol.extend_byte_limit(MAX_ITEM_BYTES)
                 if len(responses) > MAX_MAILBOXES:
                     raise RemoteFailure(
                         ConnectorStage.LIST, f"The account has more than {MAX_MAILBOXES} mailboxes."
@@ -215,8 +241,9 @@ class ImapSession:
             self._protocol.max_line_size = MAX_SEARCH_LINE
             try:
                 for parts in self._protocol.stream_responses("SEARCH", "UID", b"SEARCH", criteria):
-                    numbers = b" ".join(parts).partition(b"(")[0]
-                    if len(uids) + numbers.count(b" ") > MAX_MESSAGES:
+                    text = b" ".join(parts).partition(b"(")[0]
+                    numbers = text.split(maxsplit=MAX_MESSAGES)
+                    if len(uids) + len(numbers) > MAX_MESSAGES:
                         raise RemoteFailure(ConnectorStage.FETCH, TOO_MANY)
                     uids.update(_parse_uids(numbers))
             finally:
@@ -232,12 +259,8 @@ class ImapSession:
             items_by_uid = self._fetch_items(batch, b"(UID FLAGS INTERNALDATE RFC822.SIZE)")
             for message_id in batch:
                 if items := items_by_uid.get(int(message_id)):
-                    size = items.get(b"RFC822.SIZE")
-                    size = size if isinstance(size, int) else 0
-                    date = parse_internal_date_or_none(items.get(b"INTERNALDATE"))
-                    messages.append(
-                        RemoteMessage(message_id, size, _parse_flags(items.get(b"FLAGS")), date)
-                    )
+                    flags = items.flags or frozenset[str]()
+                    messages.append(RemoteMessage(message_id, items.size, flags, items.received_at))
         return messages
 
     def fetch_messages(
@@ -289,9 +312,7 @@ class ImapSession:
         except RequestRefused:
             items_by_uid = self._fetch_items((), b"(UID FLAGS)")
         return {
-            str(uid): _parse_flags(items[b"FLAGS"])
-            for uid, items in items_by_uid.items()
-            if b"FLAGS" in items
+            str(uid): items.flags for uid, items in items_by_uid.items() if items.flags is not None
         }
 
     def fetch_flags(self, message_ids: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -300,25 +321,26 @@ class ImapSession:
         for id_batch in _batches_of_ids(message_ids, METADATA_BATCH_SIZE):
             items_by_uid = self._fetch_items(id_batch, b"(UID FLAGS)")
             for message_id in id_batch:
-                if b"FLAGS" in (items := items_by_uid.get(int(message_id), {})):
-                    flags_by_id[message_id] = _parse_flags(items[b"FLAGS"])
+                items = items_by_uid.get(int(message_id))
+                if items is not None and items.flags is not None:
+                    flags_by_id[message_id] = items.flags
         return flags_by_id
 
     def _fetch_items(
         self, message_ids_or_all: Sequence[str], *items: bytes
-    ) -> dict[int, dict[bytes, Any]]:
+    ) -> dict[int, _MessageItems]:
         """Fetch items of these messages, or of all if the list is empty, by UID."""
         requested_uids = {int(message_id) for message_id in message_ids_or_all}
         ids = uid_set(requested_uids).encode() if requested_uids else b"1:*"
 
-        def collect_items() -> dict[int, dict[bytes, Any]]:
-            items_by_uid: dict[int, dict[bytes, Any]] = {}
+        def collect_items() -> dict[int, _MessageItems]:
+            items_by_uid: dict[int, _MessageItems] = {}
             for uid, response in self._stream_fetch(ids, *items):
                 if requested_uids and uid not in requested_uids:
                     continue
                 if uid not in items_by_uid:
-                    self._protocol.reset_byte_limit()
-                items_by_uid.setdefault(uid, {}).update(response)
+                    self._protocol.extend_byte_limit(MAX_ITEM_BYTES)
+                items_by_uid.setdefault(uid, _MessageItems()).update(response)
                 if len(items_by_uid) > MAX_MESSAGES:
                     raise RemoteFailure(ConnectorStage.FETCH, TOO_MANY)
             return items_by_uid
@@ -395,8 +417,11 @@ def mailbox_levels(raw_name: bytes, delimiter: Any) -> list[str]:
 def _decode_level(raw_level: bytes) -> str:
     """Decode a level of a name: modified UTF-7 (RFC 3501, section 5.1.3), UTF-8 or Latin-1."""
     try:
-        if raw_level.isascii():
-            return UTF7_SHIFT.sub(_decode_utf7_shift_or_raise, raw_level).decode()
+        if not raw_level.isascii():
+            return raw_level.decode()
+        level = UTF7_SHIFT.sub(_decode_utf7_shift_or_raise, raw_level).decode()
+        if "\0" not in level:  # no column accepts NUL
+            return level
         return raw_level.decode()
     except ValueError:
         return raw_level.decode("latin-1")
@@ -419,8 +444,8 @@ def _last_number(response_parts: ResponseParts | None, limit: int) -> int | None
     return last_number if (last_number := int(said_last)) < limit else None
 
 
-def _parse_uids(numbers: bytes) -> Iterator[int]:
-    for number in numbers.split():
+def _parse_uids(numbers: Iterable[bytes]) -> Iterator[int]:
+    for number in numbers:
         if not number.isdigit() or len(number) > 10:  # noqa: PLR2004
             raise ValueError(number)
         if 0 < int(number) < UID_LIMIT:

@@ -204,6 +204,10 @@ class ImapProtocol(imaplib.IMAP4):
                 self.connection.stage, "UIDVALIDITY of the mailbox changed during the run."
             )
 
+    def extend_byte_limit(self, byte_count: int) -> None:
+        """Allow more bytes in this response, since a requested item has arrived."""
+        self._bytes_left += byte_count
+
     def _count_against_byte_limit(self, byte_count: int) -> None:
         self._bytes_left -= byte_count
         if self._bytes_left < 0:

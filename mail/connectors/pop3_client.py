@@ -3,6 +3,7 @@
 import hashlib
 import re
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -246,25 +247,33 @@ class Pop3Session:
             text = f"The server does not support UIDL: {problem.message}"
             raise RemoteFailure(ConnectorStage.LIST, text) from None
         self._numbers = {}
+        copies_by_uidl = Counter[bytes]()
         for line in lines:
             number, _, unique_id = line.partition(b" ")
             if not (message_number := _parse_number(number)) or not unique_id.strip():
                 raise RemoteFailure(
                     ConnectorStage.LIST, "The server sent an empty UIDL of a message."
                 )
-            self._numbers[self._distinct_message_id(unique_id.strip())] = message_number
+            message_id = self._distinct_message_id(unique_id.strip(), copies_by_uidl)
+            self._numbers[message_id] = message_number
         if len(self._numbers) < len(self._sizes):
             raise RemoteFailure(
                 ConnectorStage.LIST, "The server did not send the UIDL of every message."
             )
         return list(self._numbers)
 
-    def _distinct_message_id(self, uidl: bytes) -> str:
-        """A unique id for a message: some servers give several messages one UIDL."""
-        unique_id, copies = _message_id(uidl), 1
+    def _distinct_message_id(self, uidl: bytes, copies_by_uidl: Counter[bytes]) -> str:
+        """A unique id for a message: some servers give several messages one UIDL.
+
+        `copies_by_uidl` counts the ids that were tried for a UIDL, so that none is tried twice.
+        """
+        copies_by_uidl[uidl] += 1
+        unique_id = _message_id(uidl)
+        if copies_by_uidl[uidl] > 1:
+            unique_id = _digest(b"%d %s" % (copies_by_uidl[uidl], uidl))
         while unique_id in self._numbers:
-            copies += 1
-            unique_id = _digest(b"%d %s" % (copies, uidl))
+            copies_by_uidl[uidl] += 1
+            unique_id = _digest(b"%d %s" % (copies_by_uidl[uidl], uidl))
         return unique_id
 
     def fetch_metadata(self, message_ids: Sequence[str]) -> list[RemoteMessage]:

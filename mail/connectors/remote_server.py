@@ -94,6 +94,11 @@ class RemoteMessage(NamedTuple):
 
 def printable_text(value: object) -> str:
     """The text of a server or an error in one printable line of limited length."""
+    return printable_line(value)[:MAX_TEXT_LENGTH]
+
+
+def printable_line(value: object) -> str:
+    """The text of a server or an error in one printable line."""
     words = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     clean_text = "".join(sign if sign.isprintable() else " " for sign in words)
-    return " ".join(clean_text.split())[:MAX_TEXT_LENGTH]
+    return " ".join(clean_text.split())

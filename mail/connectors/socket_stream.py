@@ -16,15 +16,17 @@ from functools import cache
 from threading import Event
 
 from mail.connectors.remote_server import (
+    MAX_TEXT_LENGTH,
     ConnectorStage,
     RemoteFailure,
     RemoteServer,
-    printable_text,
+    printable_line,
 )
 
 CONNECT_TIMEOUT = 10.0  # seconds for one address
 MAX_ADDRESSES = 3  # addresses of a host
 READ_SIZE = 1 << 16  # bytes of one read
+MAX_SEARCHED_LENGTH = 4096  # characters of a text in which secrets are searched
 LINGER_ZERO = struct.pack("ii", 1, 0)  # `close` sends RST
 ABORTED_TEXT = "The run was cancelled."
 CLOSED_TEXT = "The server closed the connection."
@@ -137,12 +139,21 @@ class RemoteConnection:
             self._hidden_texts |= {secret, escaped, packed} - {""}
 
     def printable_text_without_secrets(self, raw_text: object) -> str:
-        """A text of the server in printable form, without secrets."""
-        text = raw_text.decode("utf-8", "replace") if isinstance(raw_text, bytes) else str(raw_text)
-        for secret in sorted(self._hidden_texts, key=len, reverse=True):
-            spaced = r"\s+".join(map(re.escape, re.split(r"\s+", secret)))
-            text = re.sub(spaced, lambda _: "…", text, flags=re.IGNORECASE)
-        return printable_text(text)
+        """A text of the server in printable form, without secrets.
+
+        The server can send a secret with other white space. Therefore both are compared in
+        printable form.
+        """
+        text = printable_line(raw_text)
+        secrets = sorted({printable_line(secret) for secret in self._hidden_texts} - {""}, key=len)
+        longest = len(secrets[-1]) if secrets else 0
+        is_cut = len(text) > MAX_SEARCHED_LENGTH + longest
+        text = text[: MAX_SEARCHED_LENGTH + longest]
+        for secret in reversed(secrets):
+            text = re.sub(re.escape(secret), lambda _: "…", text, flags=re.IGNORECASE)
+        if is_cut:  # the end can be the first part of a secret
+            text = text[: max(0, len(text) - longest)]
+        return text[:MAX_TEXT_LENGTH].rstrip()
 
     def failure_from(self, problem: BaseException) -> RemoteFailure:
         """The RemoteFailure for an exception, with a text for the owner of the connector."""

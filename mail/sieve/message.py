@@ -107,6 +107,10 @@ class _ParsedSievePart:
         return [_ParsedSievePart(self._raw, part) for part in self._part.parts]
 
     def text(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         part = self._part
         if part.parts:
             return ""
@@ -160,9 +164,10 @@ class ParsedSieveMessage:
 
     def contents_of_types(self, content_types: Sequence[str]) -> Iterator[str]:
         """Yield the content of each part with one of the types (RFC 5173, section 5.2)."""
+        searched_types = frozenset(content_types)
         for part in walk_parts(self._structure):
-            content_type, main_type = part.content_type, part.content_type.partition("/")[0]
-            if any(kind in ("", content_type, main_type) for kind in content_types):
+            types_of_part = {"", part.content_type, part.content_type.partition("/")[0]}
+            if not searched_types.isdisjoint(types_of_part):
                 yield self._content_of_part(part)
 
     def _content_of_part(self, part: ParsedPart) -> str:

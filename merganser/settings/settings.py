@@ -322,8 +322,8 @@ class Settings(
         default=DEFAULT_OPTIONS.connectors_max_runs,
         ge=1,
         le=256,
-        description="Largest number of concurrent runs of connectors. Runs that only wait for "
-        "events (IMAP IDLE) don't count.",
+        description="Largest number of concurrent runs of connectors. One account "
+        "has at most half of them. Runs that only wait for events (IMAP IDLE) don't count.",
     )
     connectors_max_runs_per_host: int = Field(
         default=DEFAULT_OPTIONS.connectors_max_runs_per_host,

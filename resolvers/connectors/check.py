@@ -1,6 +1,7 @@
 """Check whether an account on another server can be fetched, stage by stage; nothing is stored."""
 
 import ssl
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -32,12 +33,13 @@ STAGES = (
 )
 MAX_LISTED_MAILBOXES = 1000
 MAX_RUNNING_CHECKS = 8  # of one process
+MAX_CHECKS_OF_VIEWER = 2  # running ones, so that checks of others can run beside them
 STORED_CHECK_TIMEOUT = 30.0  # seconds without data, for stored connectors
 NEW_CREDENTIAL_WARNING = (
     "The OAuth token endpoint returned a new refresh token, which was not stored. The tested one "
     "can be invalid now: request another before you create a connector."
 )
-_RUNNING_CHECKS: set[object] = set()
+_RUNNING_CHECKS = Counter[str]()  # by principal of the viewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ async def check_new_connector(
     """Connect, sign in and list the mailboxes of an account on another server.
 
     With `validate_only`, only the fields are validated. Raises InvalidInput if a field is wrong,
-    and RateLimited if eight checks are running. A failure of the server is part of the result, and
-    so is a warning if the token endpoint replaced the refresh token.
+    and RateLimited if eight checks are running, or two of the viewer. A failure of the server is
+    part of the result, and so is a warning if the token endpoint replaced the refresh token.
     """
     options = ctx.environment.options
     values = connector_validation.validate_connector_fields(fields, {}, options)
@@ -83,7 +85,7 @@ async def check_new_connector(
         options, allows_private=options.connectors_allow_private_networks
     )
     oauth, is_token_replaced = fields.get("oauth"), False
-    with _reserve_check_slot_or_raise_rate_limited(MAX_RUNNING_CHECKS):
+    with _reserve_check_slot_or_raise_rate_limited(ctx, MAX_RUNNING_CHECKS):
         try:
             if oauth:
                 secret = {"password": credential, "client": oauth.get("client_secret")}
@@ -109,7 +111,7 @@ async def check_stored_connector(
 ) -> ConnectorTestResult:
     """Check one of the viewer's connectors with its stored credential.
 
-    Raises NotFound, and RateLimited if eight checks are running.
+    Raises NotFound, and RateLimited if eight checks are running, or two of the viewer.
     """
     statement = select(*select_columns(Connector)).where(
         is_visible_connector(ctx), col(Connector.id) == connector_id
@@ -119,7 +121,7 @@ async def check_stored_connector(
     network_policy = NetworkPolicy.from_options(
         options, allows_private=options.connectors_allow_private_networks
     )
-    with _reserve_check_slot_or_raise_rate_limited(MAX_RUNNING_CHECKS):
+    with _reserve_check_slot_or_raise_rate_limited(ctx, MAX_RUNNING_CHECKS):
         opening = credentials.open_session_of_connector(
             ctx.environment, row, (network_policy, ssl_context), STORED_CHECK_TIMEOUT
         )
@@ -127,17 +129,22 @@ async def check_stored_connector(
 
 
 @contextmanager
-def _reserve_check_slot_or_raise_rate_limited(max_checks: int) -> Generator[None]:
+def _reserve_check_slot_or_raise_rate_limited(ctx: Context, max_checks: int) -> Generator[None]:
     """Count a check of this process while it runs. Raises RateLimited if there are too many."""
-    if len(_RUNNING_CHECKS) >= max_checks:
+    principal = ctx.viewer.principal
+    if _RUNNING_CHECKS.total() >= max_checks:
         text = f"{max_checks} accounts are being checked: retry later."
         raise RateLimited(text, retry_after=timedelta(seconds=10))
-    slot = object()
-    _RUNNING_CHECKS.add(slot)
+    if _RUNNING_CHECKS[principal] >= MAX_CHECKS_OF_VIEWER:
+        text = f"You are checking {MAX_CHECKS_OF_VIEWER} accounts already: retry later."
+        raise RateLimited(text, retry_after=timedelta(seconds=10))
+    _RUNNING_CHECKS[principal] += 1
     try:
         yield
     finally:
-        _RUNNING_CHECKS.discard(slot)
+        _RUNNING_CHECKS[principal] -= 1
+        if not _RUNNING_CHECKS[principal]:
+            del _RUNNING_CHECKS[principal]
 
 
 def _server_from_fields(fields: Mapping[str, Any], credential: str) -> RemoteServer:

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, func, select, true, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -85,6 +85,13 @@ class ConnectorWorker:
         """The number of runs by host, without those that only listen."""
         return Counter(run.connector.host for run in self.running.values() if not run.is_listening)
 
+    @property
+    def run_count_by_user(self) -> Counter[int]:
+        """The number of runs by user, without those that only listen."""
+        return Counter(
+            run.connector.user_id for run in self.running.values() if not run.is_listening
+        )
+
 
 async def run_worker(
     environment: Environment, network_policy: NetworkPolicy | None = None, ssl_context: Any = None
@@ -138,9 +145,14 @@ def request_cancel_checks(worker: ConnectorWorker) -> None:
 
 
 async def start_due_runs(worker: ConnectorWorker) -> None:
-    """Start due runs, up to the limits of the process and of each host."""
+    """Start due runs, up to the limits of the process, of each host and of each user.
+
+    A user has at most half of the runs: else servers that never end a response, under several
+    names, could keep the connectors of all other users from running.
+    """
     options = worker.environment.options
     max_per_host = options.connectors_max_runs_per_host
+    max_per_user = max(1, options.connectors_max_runs // 2)
     while (
         worker.run_count_by_host.total() < options.connectors_max_runs
         and len(worker.running) < MAX_RUNS
@@ -150,7 +162,16 @@ async def start_due_runs(worker: ConnectorWorker) -> None:
             for host, run_count in worker.run_count_by_host.items()
             if host and run_count >= max_per_host
         ]
-        claimed = await _lease_next_due_run(worker.environment, full_hosts)
+        full_user_ids = [
+            user_id
+            for user_id, run_count in worker.run_count_by_user.items()
+            if run_count >= max_per_user
+        ]
+        claimed = await _lease_next_due_run(
+            worker.environment,
+            col(Connector.host).not_in(full_hosts),
+            col(Connector.user_id).not_in(full_user_ids),
+        )
         if claimed is None:
             return
         claimed.slot_freed = worker.slot_freed
@@ -165,20 +186,16 @@ def _release_slot(worker: ConnectorWorker, task: "asyncio.Task[None]") -> None:
 
 
 async def _lease_next_due_run(
-    environment: Environment, full_hosts: list[str], connector_id: int | None = None
+    environment: Environment, *connector_conditions: ColumnElement[bool]
 ) -> ActiveRun | None:
-    """Claim the next due connector that no process runs, or return None.
-
-    `connector_id` limits it to one id.
-    """
+    """Claim the next due connector with these conditions that no process runs, or return None."""
     while True:
         now, lease = environment.now(), environment.new_id()
         conditions = (
             col(Connector.next_run_at) <= now,
             leases.is_unleased(Connector),
-            col(Connector.host).not_in(full_hosts),
             col(Connector.user_id).in_(select(col(User.id)).where(col(User.active))),
-            true() if connector_id is None else col(Connector.id) == connector_id,
+            *connector_conditions,
         )
         statement = select(col(Connector.id), col(Connector.user_id)).where(*conditions)
         statement_first = statement.order_by(col(Connector.next_run_at), col(Connector.id)).limit(1)
@@ -396,7 +413,7 @@ async def run_connector_if_due(
     ssl_context: Any = None,
 ) -> bool:
     """Run one connector in this process; False if it is not due or another process runs it."""
-    claimed = await _lease_next_due_run(environment, [], connector_id)
+    claimed = await _lease_next_due_run(environment, col(Connector.id) == connector_id)
     if claimed is None:
         return False
     claimed.may_listen = False

@@ -322,11 +322,8 @@ async def check_share_password_and_count_failure(
     return False
 
 
-async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRow:
-    """Count an access to a link, extend an idle link, and return the blob behind it.
-
-    Raises NotFound.
-    """
+async def count_access(ctx: Context, share: ColumnRow) -> None:
+    """Count an access to a link, and extend an idle link. Raises NotFound."""
     now = ctx.environment.now()
     async with ctx.write_session() as session:
         connection = await session.connection()
@@ -343,7 +340,6 @@ async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRo
             col(File.id) == share.file_id, col(File.used_at) <= now - stored_files.USED_AT_INTERVAL
         )
         await connection.execute(file_update.values(used_at=now))
-    return await stored_files.read_blob_row(ctx, share.blob_id)
 
 
 def require_writable(share: ColumnRow) -> None:

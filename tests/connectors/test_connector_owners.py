@@ -1,11 +1,19 @@
-"""Connectors after a change of their user, and after the deletion of the user."""
+"""Connectors after a change or the deletion of their user, and tests of several users."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
+from tests.support.mail_servers.imap_and_pop3_servers import (
+    SILENT_FAULT,
+    FakeImapServer,
+    run_remote_server,
+)
 from tests.support.operations.connector_operations import load_connector_row, update_connector_row
+from tests.support.time_limits import HANG_SECONDS
 
 SERVER = {"host": "imap.example.net", "username": "ada@example.net", "password": "open sesame"}
 
@@ -65,3 +73,32 @@ async def test_delete_source_false_is_no_new_value(ada: GraphQLClient) -> None:
     connector_id = await create_connector(ada, "hers")
     (error,) = (await update_connector(ada, connector_id, deleteSource=False))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["set"])
+
+
+async def test_silent_servers_of_one_user_leave_tests_to_others(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    options = replace(ada.environment.options, connectors_allow_private_networks=True)
+    object.__setattr__(ada.environment, "options", options)
+    silent, working = FakeImapServer(faults={"GREETING": SILENT_FAULT}), FakeImapServer()
+
+    async def check_server(client: GraphQLClient, remote: FakeImapServer) -> Any:
+        server = {**SERVER, "host": "127.0.0.1", "port": remote.port}
+        fields = {"server": {**server, "protocol": "IMAP", "security": "NONE"}, "timeout": "PT1M"}
+        return await execute_mutation(client, "connectorTest", "ok", **fields)
+
+    async with (
+        asyncio.timeout(HANG_SECONDS),
+        run_remote_server(silent),
+        run_remote_server(working),
+    ):
+        tests = [asyncio.create_task(check_server(ada, silent)) for _ in range(2)]
+        async with silent.asked:
+            await silent.asked.wait_for(lambda: len(silent.sessions) == len(tests))
+        (error,) = (await check_server(ada, working))["errors"]
+        assert error["code"] == "RATE_LIMITED"
+        assert await check_server(bob, working) == {"ok": True, "errors": []}
+        for test in tests:
+            test.cancel()
+        await asyncio.gather(*tests, return_exceptions=True)
+        assert (await check_server(ada, working))["ok"]

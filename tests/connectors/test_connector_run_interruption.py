@@ -1,8 +1,11 @@
 """Connector runs that are killed, cancelled, taken over or listening lose and duplicate nothing."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +319,34 @@ async def test_number_of_runs_per_host_is_limited(
         await connector_worker.start_due_runs(worker)
     for connector_id in connector_ids:
         assert (await load_newest_run(ada.environment, connector_id)).state is TaskState.SUCCEEDED
+
+
+async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        await reader.read()
+    writer.close()
+
+
+async def test_connectors_of_one_user_leave_runs_to_others(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    environment = ada.environment
+    options = replace(environment.options, connectors_max_runs=4, connectors_max_runs_per_host=1)
+    object.__setattr__(environment, "options", options)
+    earlier = environment.now() - timedelta(hours=1)
+    worker = ConnectorWorker(environment, NetworkPolicy(allows_private=True))
+    async with await asyncio.start_server(stay_silent, "0.0.0.0", 0) as listener:  # noqa: S104 - each loopback address
+        account = DovecotAccount(Path(), {"imap": listener.sockets[0].getsockname()[1]})
+        for number in range(1, 5):
+            await add_connector(ada, account, host=f"127.0.0.{number}", next_run_at=earlier)
+        await add_connector(bob, account, host="127.0.0.5")
+        await connector_worker.start_due_runs(worker)
+        running = Counter(run.connector.user_id for run in worker.running.values())
+        assert running == {ada.user.id: 2, bob.user.id: 1}
+        tasks = list(worker.running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_private_address_is_refused_before_connecting(

@@ -51,6 +51,27 @@ async def test_share_serves_file_and_counts_accesses(
     assert (await housekeeping.run_housekeeping_round(ada.environment)).shares == 1
 
 
+async def test_each_response_from_the_first_byte_counts_as_an_access(ada: GraphQLClient) -> None:
+    share = await share_file(ada, await store_file(ada))
+    document = "query ($id: ID!) { node(id: $id) { ... on FileShare { accessCount } } }"
+    access_count = 0
+    for headers, body, is_counted in (
+        ({"Range": "bytes=0-1"}, "Du", True),
+        ({"Range": "BYTES= 0-"}, "Ducks.", True),
+        ({"Range": "bytes=-100"}, "Ducks.", True),
+        ({"Range": "bytes=1-2,4-5"}, "Ducks.", True),
+        ({"Range": "lines=1-2"}, "Ducks.", True),
+        ({"Range": "bytes=2-", "If-Range": '"old"'}, "Ducks.", True),
+        ({"Range": "bytes=-2"}, "s.", False),
+        ({"Range": "bytes=2-"}, "cks.", False),
+        ({"Range": "bytes=9-"}, None, False),
+    ):
+        response = await ada.http.get(share["url"], headers=headers)
+        assert body in (None, response.text), headers
+        access_count += is_counted
+        assert (await ada(document, id=share["id"]))["node"] == {"accessCount": access_count}
+
+
 async def test_invalid_share_input_is_refused(ada: GraphQLClient) -> None:
     file = await store_file(ada)
     cases: list[tuple[dict[str, Any], list[str]]] = [

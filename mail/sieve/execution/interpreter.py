@@ -248,7 +248,8 @@ class ScriptRun:
             if length > limits.MAX_EXPANDED_LENGTH:
                 raise self.error_at(call, "A string with its variables is too long.")
             out.append(text)
-        self.count_steps(call, length // 1000)
+        length += len(value.pieces) * limits.CHARACTERS_PER_PIECE
+        self.count_steps(call, length // limits.EXPANDED_CHARACTERS_PER_STEP)
         return "".join(out)
 
     def expanded_argument_or_empty(self, call: SieveCall, name: str) -> str:
@@ -263,6 +264,8 @@ class ScriptRun:
             strings = [self.expand_string(call, value) for value in values]
             if all(isinstance(value, str) for value in values):
                 call.cache[name] = strings
+        # A test looks at each string, also if it compares none with the message.
+        self.count_steps(call, len(strings) // limits.STRINGS_PER_STEP)
         return strings
 
     def comparison_key(self, comparator: str, text: str) -> str:

@@ -133,6 +133,7 @@ def _execute_notify(run: ScriptRun, call: SieveCall) -> None:
 def _evaluate_valid_notify_method(run: ScriptRun, call: SieveCall) -> bool:
     try:
         for uri in run.strings_argument(call, "uris"):
+            run.count_steps(call)
             parse_mailto(uri)
     except ValueError:
         return False

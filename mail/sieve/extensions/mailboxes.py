@@ -109,10 +109,9 @@ def _special_use_argument(run: ScriptRun, call: SieveCall) -> str | None:
 
 
 def _evaluate_mailboxexists(run: ScriptRun, call: SieveCall) -> bool:
-    mailboxes = run.environment.mailboxes
-    return all(
-        canonical_path(name) in mailboxes for name in run.strings_argument(call, "mailboxes")
-    )
+    mailboxes, names = run.environment.mailboxes, run.strings_argument(call, "mailboxes")
+    run.count_steps(call, sum(map(len, names)) // 256)
+    return all(canonical_path(name) in mailboxes for name in names)
 
 
 def _evaluate_specialuse_exists(run: ScriptRun, call: SieveCall) -> bool:

@@ -18,6 +18,7 @@ from mail.sieve.execution.string_templates import parse_variable_name
 from mail.sieve.extensions.variables import MODIFIER_OPTIONS, apply_modifiers
 from mail.sieve.message import SievePart
 
+_TEXT_COST = 32  # cost of converting a byte of HTML to text, relative to a comparison
 MIME_OPTIONS = (
     TagOption("mime", extension="mime"),
     TagOption("anychild", extension="mime"),
@@ -115,7 +116,8 @@ def _execute_break(run: ScriptRun, call: SieveCall) -> None:
 
 def _execute_extracttext(run: ScriptRun, call: SieveCall) -> None:
     part = run.current_part or run.message.root_part
-    run.count_steps(call, comparators.comparison_steps(min(part.size, limits.MAX_PART_BYTES), 8))
+    read_bytes = min(part.size, limits.MAX_PART_BYTES)
+    run.count_steps(call, comparators.comparison_steps(read_bytes, _TEXT_COST))
     text = part.text()
     first = call.number_argument("first", len(text))
     name = call.chosen_tag("variable", "")

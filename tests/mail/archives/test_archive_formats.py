@@ -6,7 +6,9 @@ import mailbox
 import struct
 import tarfile
 import tempfile
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mail.archives import archive_writer, json_lines, mbox_format, zip_format
+from mail.archives import archive_writer, json_lines, mbox_format, tar_format, zip_format
 from mail.archives.archive_reader import MAX_COMPRESSION_RATIO, RATIO_ALLOWANCE
 from mail.archives.archive_writer import ArchiveState, ExportFormat
 from mail.archives.json_lines import ExportedMessage, MessageRecord
@@ -25,6 +27,7 @@ from mail.archives.source_message import SourceMessage, UnusableMessageError
 from mail.archives.zip_format import DamagedArchiveError
 from mail.mailboxes.paths import validate_path
 from models.errors import InvalidInput
+from tests.support.growth import assert_grows_with_size
 from tests.support.run_scope import RUNS_ALL_TESTS
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -269,6 +272,28 @@ def test_tar_entry_that_is_no_file_is_refused(entry_type: bytes) -> None:
     assert (message.raw, message.reason) == (None, "The entry is not a file.")
 
 
+def tar_with_pax_header(header: bytes) -> bytes:
+    """Return a tar whose only entry has this extended header."""
+    entry = tarfile.TarInfo("header")
+    entry.type, entry.size = tarfile.XHDTYPE, len(header)
+    block = entry.tobuf(tarfile.USTAR_FORMAT) + header + bytes(-len(header) % tar_format.BLOCK)
+    return block + tar_bytes(tar_entry("cur/a"))
+
+
+@pytest.mark.parametrize("header", [b"9" * 5000 + b" a=\n", b"5012 size=" + b"9" * 5001 + b"\n"])
+def test_tar_header_with_too_many_digits_is_refused(header: bytes) -> None:
+    with pytest.raises(UnusableMessageError, match="can't be parsed"):
+        read_archive(tar_with_pax_header(header))
+
+
+def test_tar_header_with_many_records_is_read_in_linear_time() -> None:
+    def read_header(record_count: int) -> Callable[[], object]:
+        content = io.BytesIO(tar_with_pax_header(b"4 =\n" * record_count))
+        return lambda: list(tar_format.read_tar_entries(content, 0))
+
+    assert_grows_with_size(read_header, large_size=tar_format.MAX_EXTENSION_BYTES // 4)
+
+
 def test_symbolic_link_in_zip_is_refused() -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -331,6 +356,28 @@ def test_false_entry_sizes_are_refused() -> None:
     entry[148:156] = b"%06o\0 " % (sum(entry[:148]) + 8 * 32 + sum(entry[156:512]))
     with pytest.raises(UnusableMessageError, match="truncated"):
         read_archive(bytes(entry))
+
+
+def test_bytes_after_the_deflated_data_of_an_mbox_are_not_kept() -> None:
+    mbox = mbox_format.encode_mbox_entry(b"Subject: x\r\n\r\n" + b"x\r\n" * 99, "a@b.example", NOW)
+    local_entry, directory_entry = map(
+        bytearray, zip_format.local_and_directory_entry("a.mbox", mbox, NOW, 0)
+    )
+    extra = bytes(8 << 20)
+    packed_size, size = struct.unpack_from("<II", directory_entry, 20)
+    struct.pack_into("<II", directory_entry, 20, packed_size + len(extra), size + 1)
+    content = bytes(local_entry + extra + directory_entry)
+    content += zip_format.directory_end_records(
+        1, len(directory_entry), len(local_entry) + len(extra)
+    )
+    tracemalloc.start()
+    try:
+        (message,) = read_archive(content)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert message.reason == "The ZIP archive is damaged: the entry differs from the directory."
+    assert peak_bytes < len(extra) // 2
 
 
 @pytest.mark.parametrize("export_format", EXPORT_FORMATS)

@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from mail.archives.mail_sources import inspect_mail_source, read_source_messages
 from mail.archives.source_message import SourceMessage
 from mail.archives.zip_format import DamagedArchiveError
 from mail.mime import facts_from_message_bytes
+from tests.support.growth import assert_grows_with_size
 
 FROM_LINE = b"From ann@example.net Mon Mar  2 09:30:00 2026\n"
 UNKNOWN_FILE = "The file is neither an .eml file, an mbox file nor a file of a Maildir."
@@ -160,3 +163,50 @@ def test_mbox_that_unpacks_to_too_many_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DamagedArchiveError, match="100 times its size"):
         read_file(tmp_path / "a")
+
+
+def test_long_line_that_begins_like_a_from_line_is_read_in_linear_time(tmp_path: Path) -> None:
+    def read_mbox(word_count: int) -> Callable[[], object]:
+        body = b"x\n\nFrom x " + b"a " * word_count + b"\n"
+        path = tmp_path / f"{word_count}.mbox"
+        path.write_bytes(mbox("one", body=body) + mbox("two"))
+        assert folders_and_subjects(read_file(path)) == [("INBOX", "one"), ("INBOX", "two")]
+        return lambda: read_file(path)
+
+    assert_grows_with_size(read_mbox, large_size=80_000)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_from_line"),
+    [
+        (b"From ann@example.net Mon Mar  2 09:30:00 2026", True),
+        (b"From ann@example.net Mon Mar  2 2026", True),
+        (b"From  9:30", True),
+        (b"From x 2026", True),
+        (b"From x ab2026", True),
+        (b"From ann@example.net Mon Mar  2 09:30 +0100 remote from mx", True),
+        (b"From x 026", False),
+        (b"From x a9:30", False),
+        (b"From now on 2026 is", False),
+        (b"From 2026", False),
+    ],
+)
+def test_lines_with_a_time_or_a_year_at_the_end_are_from_lines(
+    tmp_path: Path, line: bytes, is_from_line: bool
+) -> None:
+    (tmp_path / "a.mbox").write_bytes(mbox("one") + line + b"\nSubject: two\n\nx\n")
+    assert len(read_file(tmp_path / "a.mbox")) == 1 + is_from_line
+
+
+def test_memory_for_a_message_with_short_lines_is_bounded_by_its_size(tmp_path: Path) -> None:
+    body = b"ab\n" * 300_000
+    (tmp_path / "a.mbox").write_bytes(mbox("one", body=body))
+    tracemalloc.start()
+    try:
+        (message,) = read_file(tmp_path / "a.mbox")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert message.raw is not None
+    assert message.raw.endswith(b"ab\r\n")
+    assert peak_bytes < 8 * len(body)

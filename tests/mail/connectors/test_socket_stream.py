@@ -1,6 +1,7 @@
 """The TCP connection of a connector."""
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from mail.connectors.remote_server import RemoteFailure
 from mail.connectors.socket_stream import BoundedReader, RemoteConnection
+from tests.support.growth import assert_grows_with_size
 from tests.support.mail_servers.imap_and_pop3_servers import (
     FakeImapServer,
     remote_server_settings,
@@ -47,3 +49,31 @@ def test_close_after_abort_resets_the_connection_of_a_sending_server() -> None:
             connection.close()
             with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 send_without_end(sender)
+
+
+def connection_with_secret(secret: str) -> RemoteConnection:
+    return RemoteConnection(replace(remote_server_settings(FakeImapServer()), secret=secret), [])
+
+
+@pytest.mark.parametrize("secret", [" x", "x  y", "\tx\t"])
+@pytest.mark.parametrize("text", [b" ", b"x ", b"x"])
+def test_secrets_are_removed_in_linear_time(secret: str, text: bytes) -> None:
+    connection = connection_with_secret(secret)
+
+    def remove_secrets(size: int) -> Callable[[], object]:
+        return lambda: connection.printable_text_without_secrets(text * size)
+
+    assert_grows_with_size(remove_secrets, large_size=1 << 15)
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "expected"),
+    [
+        (" open  sesame ", "with open\t sesame", "with …"),
+        (" open  sesame ", "with OPEN \x01 SESAME!", "with …!"),
+        ("sesame", "x" * 298 + " sesame", "x" * 298 + " …"),
+        ("sesame", "sesame " * 1000 + "sesa", ("… " * 150).rstrip()),
+    ],
+)
+def test_secrets_with_other_white_space_are_removed(secret: str, text: str, expected: str) -> None:
+    assert connection_with_secret(secret).printable_text_without_secrets(text) == expected

@@ -1,5 +1,6 @@
 """Limits of Sieve scripts: expensive scripts end with an error."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from mail.sieve import SieveError, SieveRunError, limits, print_script
 from mail.sieve.syntax.syntax_tree import Tree
+from tests.support.growth import assert_cpu_ratio
 from tests.support.mail.random_sieve_scripts import COMPILING_SCRIPTS
 from tests.support.mail.sieve_runs import (
     SAMPLE_MESSAGE,
@@ -116,3 +118,59 @@ def test_long_script_raises_too_long() -> None:
     with pytest.raises(SieveRunError, match="takes too long") as error:
         run_script(script)
     assert error.value.line > 1
+
+
+MULTIPART_MESSAGE = (
+    b"Subject: %s\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n" % (b"ab" * 200)
+    + b"--b\r\n\r\nx\r\n" * 3000
+    + b"--b--\r\n"
+)
+REQUIRE_IN_LOOPS = (
+    'require ["variables", "body", "mime", "foreverypart", "mailbox", "enotify", "imap4flags",'
+    ' "relational", "regex"];\n'
+)
+
+
+def string_list(text: str, count: int = 5000) -> str:
+    return '["' + '", "'.join([text] * count) + '"]'
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f'if body :content {string_list("x/y")} :contains "x" {{ }}',
+        f"if exists {string_list('subject')} {{ }}",
+        f'if header :contains {string_list("x-none")} "x" {{ }}',
+        f'if header :count "gt" {string_list("subject")} "999999" {{ }}',
+        f'if address :contains {string_list("cc")} "x" {{ }}',
+        f'if hasflag :contains {string_list("x")} "x" {{ }}',
+        f'if header :contains "x-none" {string_list("${a}b")} {{ }}',
+        f"if mailboxexists {string_list('INBOX')} {{ }}",
+        f"if valid_notify_method {string_list('mailto:a@b.example', 2500)} {{ }}",
+        f"keep :flags {string_list('x')};",
+        'set "b" "' + "${a}" * 10_000 + '";',
+    ],
+)
+def test_repeated_work_that_compares_nothing_costs_steps(command: str) -> None:
+    def run_in_loop(block: str) -> Callable[[], object]:
+        def run() -> None:
+            with pytest.raises(SieveRunError, match="takes too long"):
+                run_script(
+                    f"{REQUIRE_IN_LOOPS} foreverypart {{ {block} }}",
+                    MULTIPART_MESSAGE,
+                    mailboxes={"INBOX"},
+                )
+
+        return run
+
+    search = 'if header :regex "subject" "(a|b)*(c|d)*q" { }'
+    assert_cpu_ratio(run_in_loop(command), run_in_loop(search), max_ratio=1.5)
+
+
+def test_texts_of_parts_cost_steps() -> None:
+    message = b"Content-Type: text/html\r\n\r\n" + b"<" * limits.MAX_PART_BYTES
+    script = 'require ["variables", "foreverypart", "extracttext"]; foreverypart {{ {} }}'
+    extract = 'extracttext :first 9 "a";'
+    assert run_script(script.format(extract), message).steps > 500
+    with pytest.raises(SieveRunError, match="takes too long"):
+        run_script(script.format(extract * 10), message)
