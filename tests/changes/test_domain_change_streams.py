@@ -115,14 +115,15 @@ async def test_stream_ends_with_the_key_for_domains(
     panel = replace(owner, secret=created["secret"])
     follower = await open_subscription(live_server, transport, panel, DOMAIN_CHANGES_SUBSCRIPTION)
     keys = {"apiKeys": [{"id": created["apiKey"]["id"]}]}
-    mutation, values = {
+    changes: dict[str, tuple[str, dict[str, Any]]] = {
         "key deleted": ("apiKeyDelete", keys),
         "key switched off": ("apiKeyUpdate", {**keys, "set": {"active": False}}),
         "owner suspended": (
             "userUpdate",
             {"users": {"usernames": [owner.user.username]}, "set": {"suspended": True}},
         ),
-    }[change]
+    }
+    mutation, values = changes[change]
     payload = await run_mailbox_mutation(root, mutation, "__typename", **values)
     assert payload["errors"] == []
     await wait_until(lambda: follower.end_frame)

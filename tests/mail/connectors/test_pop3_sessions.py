@@ -15,7 +15,6 @@ from mail.connectors.session_thread import ThreadedSession
 from mail.connectors.socket_stream import RemoteConnection
 from models.connectors import ConnectorSecurity
 from tests.support.case_loop import each_case
-from tests.support.growth import GROWTH, MAX_RATIO, cpu_seconds
 from tests.support.mail_servers.imap_and_pop3_servers import (
     HANG_UP_FAULT,
     HANGS_UP,
@@ -307,18 +306,6 @@ async def test_repeated_uidl_gets_distinct_message_ids() -> None:
         assert await open_and_list_ids(session) == message_ids
         await session.run_in_thread(session.remote.delete_messages, message_ids[1:2])
     assert set(remote.messages) == {1, 3}
-
-
-async def test_one_uidl_of_all_messages_is_read_in_linear_time() -> None:
-    seconds = []
-    for message_count in (400, 400 * GROWTH):
-        lines = b"".join(b"%d same\r\n" % number for number in range(1, message_count + 1))
-        remote = FakePop3Server(faults={"UIDL": b"+OK\r\n" + lines + b".\r\n"})
-        async with open_signed_in_session(remote) as session:
-            assert len(set(await open_and_list_ids(session))) == message_count
-            list_ids = session.remote.list_message_ids
-            seconds.append(await session.run_in_thread(cpu_seconds, list_ids))
-    assert seconds[1] < MAX_RATIO * seconds[0]
 
 
 async def test_unusual_uidls_become_short_printable_message_ids() -> None:
