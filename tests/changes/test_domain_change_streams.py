@@ -100,25 +100,31 @@ async def test_admin_gets_events_of_all_and_new_domains(
 
 
 @EACH_TRANSPORT
-@pytest.mark.parametrize(
-    ("mutation", "extra"),
-    [("apiKeyDelete", {}), ("apiKeyUpdate", {"set": {"active": False}})],
-)
+@pytest.mark.parametrize("change", ["key deleted", "key switched off", "owner suspended"])
 async def test_stream_ends_with_the_key_for_domains(
     live_server: LiveServer,
-    admin_client: GraphQLClient,
+    root: GraphQLClient,
     transport: str,
-    mutation: str,
-    extra: dict[str, Any],
+    change: str,
 ) -> None:
     live_server.endpoint.connection_watch.check_interval = 3600  # only the change can close it
-    key = {"name": "panel", "role": "ADMIN", "domains": [{"name": "example.org"}]}
-    created = (await admin_client(API_KEY_CREATE, input=key))["apiKeyCreate"]
-    panel = replace(admin_client, secret=created["secret"])
+    await create_domain(root, "b.test")
+    owner = await make_admin_of_domains(root.environment, root.http, "chief", "b.test")
+    key = {"name": "panel", "role": "DOMAIN_ADMIN", "domains": [{"name": "b.test"}]}
+    created = (await owner(API_KEY_CREATE, input=key))["apiKeyCreate"]
+    panel = replace(owner, secret=created["secret"])
     follower = await open_subscription(live_server, transport, panel, DOMAIN_CHANGES_SUBSCRIPTION)
-    payload = await run_mailbox_mutation(
-        admin_client, mutation, "__typename", apiKeys=[{"id": created["apiKey"]["id"]}], **extra
-    )
+    keys = {"apiKeys": [{"id": created["apiKey"]["id"]}]}
+    changes: dict[str, tuple[str, dict[str, Any]]] = {
+        "key deleted": ("apiKeyDelete", keys),
+        "key switched off": ("apiKeyUpdate", {**keys, "set": {"active": False}}),
+        "owner suspended": (
+            "userUpdate",
+            {"users": {"usernames": [owner.user.username]}, "set": {"suspended": True}},
+        ),
+    }
+    mutation, values = changes[change]
+    payload = await run_mailbox_mutation(root, mutation, "__typename", **values)
     assert payload["errors"] == []
     await wait_until(lambda: follower.end_frame)
     assert not [item for item in follower.payloads if item.get("data")]
