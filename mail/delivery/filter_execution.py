@@ -52,6 +52,7 @@ from models.store.prepared_statements import (
     is_in_parameter,
     prepare_cached,
 )
+from models.users.roles import Role
 from models.users.tables import User
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,14 @@ def _insert_webhook_deliveries(
     filter_result: FilterResult,
     event_body: dict[str, Any],
 ) -> None:
-    """Insert webhook deliveries for the active webhooks of the account."""
+    """Insert webhook deliveries for the active webhooks of the account.
+
+    A webhook with a domain gets none if the account has left the domain, or is now that of another
+    administrator.
+    """
+    is_in_reach = (col(Webhook.domain_id) == col(User.domain_id)) & (
+        (col(User.role) == Role.USER) | (col(Webhook.made_by) == col(User.id))
+    )
     hooks = (
         select(col(Webhook.id), col(User.username))
         .join(User, col(User.id) == col(Webhook.user_id))
@@ -179,6 +187,7 @@ def _insert_webhook_deliveries(
             col(Webhook.id).in_(filter_result.webhook_ids),
             col(Webhook.user_id) == user_id,
             col(Webhook.active),
+            col(Webhook.domain_id).is_(None) | is_in_reach,
         )
     )
     now, number = transaction.environment.now(), transaction.lock_stream_and_read_position(user_id)

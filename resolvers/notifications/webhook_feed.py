@@ -13,6 +13,7 @@ from sqlmodel import col
 from models.auth.security_log import SECURITY_EVENT_TYPES, SecurityEvent
 from models.domains.tables import Domain
 from models.events.event_types import (
+    ADDRESS_EVENT_TYPES,
     DOMAIN_EVENT_TYPES,
     TASK_EVENT_TYPES,
     USER_EVENT_TYPES,
@@ -36,6 +37,7 @@ from models.store.columns import (
     insert_with_conflict,
     select_columns,
 )
+from models.users.roles import Role
 from models.users.tables import User
 from resolvers.notifications.webhook_events import WebhookEvent, webhook_event_of_change_or_none
 
@@ -45,7 +47,8 @@ MAX_STREAMS = 250  # in one statement
 MAX_CHANGES = 500  # in one statement
 MAX_GROWN_STREAMS = 5000  # if more streams have grown, all are read
 RESTORED_REASON = "STORE_RESTORED"  # as in `ResyncReason`
-TARGET_COLUMNS = {"id", "user_id", "domain_id", "types", "since"}
+EVENT_TYPES_OF_ADMINISTRATORS = USER_EVENT_TYPES | ADDRESS_EVENT_TYPES | DOMAIN_EVENT_TYPES
+TARGET_COLUMNS = {"id", "user_id", "domain_id", "types", "since", "made_by"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +195,16 @@ class StreamOwner:
     user: ColumnRow | None
     domain_id: int | None
 
+    def is_other_administrator(self, user_id: int | None) -> bool:
+        """True for the account of an administrator who is not this user."""
+        user = self.user
+        return user is not None and user.role is not Role.USER and user.id != user_id
+
 
 async def _read_stream_owners(
     environment: Environment, stream_ids: Collection[int]
 ) -> dict[int, StreamOwner]:
-    user_statement = select(col(User.id), col(User.username), col(User.domain_id))
+    user_statement = select(*select_columns(User, ("id", "username", "domain_id", "role")))
     users = await environment.database.read(user_statement.where(col(User.id).in_(stream_ids)))
     domains = select(col(Domain.id)).where(col(Domain.id).in_(stream_ids))
     owners = {row.id: StreamOwner(None, row.id) for row in await environment.database.read(domains)}
@@ -212,6 +220,7 @@ class WebhookTarget:
     domain_id: int | None
     types: Sequence[str] | None  # None: all
     since: datetime
+    made_by: int | None  # users.id
 
 
 async def webhook_delivery_rows(
@@ -321,7 +330,7 @@ async def _read_webhooks_of_changes(
         col(Webhook.user_id).is_(None) | col(Webhook.user_id).in_(sorted(user_ids)),
     )
     rows = await environment.database.read(statement.order_by(col(Webhook.id)))
-    return [WebhookTarget(r.id, r.user_id, r.domain_id, r.types, r.since) for r in rows]
+    return [WebhookTarget(r.id, r.user_id, r.domain_id, r.types, r.since, r.made_by) for r in rows]
 
 
 async def _read_security_rows(
@@ -348,9 +357,19 @@ def _is_duplicate_or_task_without_account(change: ColumnRow) -> bool:
 def _event_for_target(
     target: WebhookTarget, event: WebhookEvent, owner: StreamOwner
 ) -> WebhookEvent | None:
-    """Return the event, limited to what the webhook covers, or None."""
+    """Return the event, limited to what the webhook covers, or None.
+
+    A webhook with a domain can be that of a DOMAIN_ADMIN, who has no rights in the accounts of
+    other administrators. Of these it gets only the events that the domain has too.
+    """
     change = event.change
     if change.at < target.since or (target.types is not None and change.type not in target.types):
+        return None
+    if (
+        target.domain_id is not None
+        and owner.is_other_administrator(target.made_by)
+        and change.type not in EVENT_TYPES_OF_ADMINISTRATORS
+    ):
         return None
     is_in_domain = target.domain_id in (None, owner.domain_id, change.facts.get("domain"))
     if target.user_id is None:

@@ -90,6 +90,7 @@ async def plan_deliveries_of_next_changes(
         webhook.domain_id,
         webhook.types,
         changes[0].at if changes else webhook.since,
+        webhook.made_by,
     )
     rows = await webhook_delivery_rows(ctx.environment, changes, [target])
     position = changes[-1].last if changes else task_order["until"][stream]

@@ -5,6 +5,7 @@ import pytest
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
+from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
@@ -202,6 +203,24 @@ async def test_filter_calls_webhook_with_message(
     references = [(entry["id"], entry["message"]) for entry in latest["body"]["objects"]]
     assert references == [(first_filter["id"], None), (second_filter["id"], None)]
     assert {latest["state"], earliest["state"]} == {"PENDING"}
+
+
+async def test_filter_calls_webhook_of_domain_admin_only_while_the_account_is_in_reach(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
+) -> None:
+    keeper = await make_domain_admin(environment, ada.http, "keeper")
+    arguments = {"url": "https://h.example/", "user": user_reference(ada)}
+    created = await execute_mutation(keeper, "webhookCreate", "webhook { id }", **arguments)
+    await add_filter(ada, {}, {"webhook": {"id": created["webhook"]["id"]}})
+    for subject, role in (("One", "DOMAIN_ADMIN"), ("Two", "USER"), ("Three", "USER")):
+        assert await deliver_without_queue_id(lmtp_client, raw_message(subject)) == [
+            DELIVERED_REPLY
+        ]
+        users = {"ids": [user_global_id(ada)]}
+        payload = await execute_mutation(root, "userRoleSet", "", users=users, role=role)
+        assert payload["errors"] == []
+    sizes = "SELECT count(*) FROM webhook_deliveries WHERE type = 'FILTER_MATCHED'"
+    assert await select_rows(environment, sizes) == [(2,)]
 
 
 def user_reference(client: GraphQLClient) -> dict[str, str]:

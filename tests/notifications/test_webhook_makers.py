@@ -4,10 +4,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from models.events.event_types import EventType
 from models.runtime.environment import Environment
 from models.users.roles import Role
-from tests.conftest import GraphQLClient, make_client
+from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
+from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.lost_rights import (
     LOSSES,
@@ -129,3 +132,35 @@ async def test_webhook_for_account_is_reported_to_the_user(
       nodes { detail } } } } }"""
     (event,) = (await ada(document))["viewer"]["user"]["securityLog"]["nodes"]
     assert event["detail"] == {"host": "hooks.example", "target": webhook_id}
+
+
+async def test_webhook_of_domain_gets_no_mail_events_of_other_administrators(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+) -> None:
+    keeper = await make_domain_admin(environment, http, "keeper")
+    await create_webhook(keeper, "https://hooks.example/domain", domain=DOMAIN)
+    await create_webhook(keeper, "https://hooks.example/user", user={"username": "ada"})
+    admin = await make_client(environment, http, "adam", role=Role.ADMIN)
+    clients = {client.user.id: client.user.username for client in (ada, keeper, admin)}
+
+    async def load_new_deliveries() -> list[tuple[str, str]]:
+        await create_deliveries_if_webhooks_active(environment)
+        rows = await select_rows(environment, "SELECT stream_id, type FROM webhook_deliveries")
+        async with environment.write_session() as session:
+            await (await session.connection()).execute(text("DELETE FROM webhook_deliveries"))
+        return sorted((clients.get(stream_id, "domain"), event) for stream_id, event in rows)
+
+    await load_new_deliveries()
+    for client in (ada, keeper, admin):
+        await deliver_to(client)
+    received = EventType.MESSAGE_RECEIVED
+    assert await load_new_deliveries() == [("ada", received)] * 2 + [("keeper", received)]
+    await set_role(root, "ada", role="DOMAIN_ADMIN", administers=[DOMAIN])
+    await load_new_deliveries()
+    await deliver_to(ada)
+    assert await load_new_deliveries() == []
+    users = {"usernames": ["adam"]}
+    changes = {"users": users, "set": {"name": "Adam"}}
+    payload = await execute_mutation(root, "userUpdate", "", **changes)
+    assert payload["errors"] == []
+    assert ("adam", EventType.USER_UPDATED) in await load_new_deliveries()
