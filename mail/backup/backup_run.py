@@ -65,6 +65,7 @@ class BackupOrder:
     keep_count: int | None = None  # complete backups that stay in the target; None: all
     has_keys: bool = False
     require_unchanged_keys: Callable[[], None] = lambda: None  # raises BackupError
+    delete_key_copies: Callable[[Sequence[str]], None] = lambda _: None  # of deleted backups
 
     @property
     def work_folder(self) -> Path:
@@ -178,7 +179,11 @@ class _BackupRun:
             return []
         try:
             return await retention.delete_old_backups(
-                self.order.target, self.order.keep_count, self.folder, self.environment.now()
+                self.order.target,
+                self.order.keep_count,
+                self.folder,
+                self.environment.now(),
+                self.order.delete_key_copies,
             )
         except BackupError as problem:
             self.problems.append(f"Old backups were not deleted: {problem}")

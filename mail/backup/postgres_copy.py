@@ -6,6 +6,7 @@ names of the objects in it. So the list of objects fits the dump exactly.
 
 import asyncio
 import os
+import re
 import shutil
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ ERROR_LENGTH = 500  # characters of a program's last error in a message
 NAMED_OBJECTS_BY_BYTES_SQL = (
     f'SELECT name, size FROM ({NAMED_OBJECTS_SQL}) AS named ORDER BY name COLLATE "C"'  # noqa: S608 - constants
 )
+REVISION_ITEM = re.compile(rb" TABLE DATA \S+ alembic_version ")  # in a list of pg_restore
 NO_PROGRAM = (
     "The program {} is missing: install the client programs of PostgreSQL (Debian: "
     "postgresql-client), or use pg_basebackup and WAL as docs/operating/backup.md describes."
@@ -77,11 +79,19 @@ async def dump_database(database: Database, url: str, copy: Path, names_path: Pa
 
 
 async def restore_dump(copy: Path, url: str) -> None:
-    """Restore a dump into an empty database in one transaction. Raises BackupError."""
+    """Restore a dump into an empty database in one transaction. Raises BackupError.
+
+    The table of the revision stays empty, so that no server can use the database yet.
+    """
+    program = require_program("pg_restore")
+    items = await _run_program([program, "--list", str(copy)], url)
+    lines = items.splitlines(keepends=True)
+    item_list = copy.with_name(f"{copy.name}.items")
+    item_list.write_bytes(b"".join(line for line in lines if not REVISION_ITEM.search(line)))
     options = ("--no-owner", "--no-acl", "--exit-on-error", "--single-transaction", "--no-password")
     database_name = parse_postgres_address(url).get("dbname")
-    program = require_program("pg_restore")
-    await _run_program([program, *options, "--dbname", database_name, str(copy)], url)
+    command = [program, *options, "--use-list", str(item_list), "--dbname", database_name]
+    await _run_program([*command, str(copy)], url)
 
 
 def libpq_environment(url: str) -> dict[str, str]:
@@ -101,13 +111,16 @@ def libpq_environment(url: str) -> dict[str, str]:
     return inherited | given
 
 
-async def _run_program(command: Sequence[str], url: str) -> None:
-    """Run a program of PostgreSQL, and end it if this task is cancelled. Raises BackupError."""
+async def _run_program(command: Sequence[str], url: str) -> bytes:
+    """Run a program of PostgreSQL and return its output. Raises BackupError.
+
+    If this task is cancelled, the program is ended.
+    """
     process = await asyncio.create_subprocess_exec(
-        *command, env=libpq_environment(url), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+        *command, env=libpq_environment(url), stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
     try:
-        _, errors = await process.communicate()
+        output, errors = await process.communicate()
     except asyncio.CancelledError:
         with suppress(ProcessLookupError):
             process.kill()
@@ -116,3 +129,4 @@ async def _run_program(command: Sequence[str], url: str) -> None:
     if process.returncode:
         reason = errors.decode(errors="replace").strip()[-ERROR_LENGTH:]
         raise BackupError(f"{Path(command[0]).name} failed: {reason}")
+    return output

@@ -5,13 +5,11 @@ interrupted leaves no database, and can be continued by a run that keeps the obj
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import Connection, delete, func, select, text, update
 from sqlmodel import col
 
 from mail.backup.errors import BackupError
@@ -33,17 +31,17 @@ from mail.backup.object_list import (
 )
 from mail.backup.target import BackupTarget
 from mail.maintenance.restore_mark import read_mark_or_none
-from mail.queue import bulk_updates
 from mail.queue.delivery_results import OPEN_STATES
 from mail.storage.blob_cache.cached_store import store_without_cache
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.object_names import OWNER_MARK, is_admin_name
 from mail.storage.blobs.tiered_store import COLD_NAME, HOT_NAME, browsable_stores_by_name
-from models.events.journal import PLATFORM, Stream
+from models.events.journal import Stream
 from models.queue.tables import QueueEntry
-from models.runtime.environment import DatabaseTransaction, Environment
+from models.runtime.environment import Environment
+from models.runtime.server_processes import ServerProcess
+from models.store.columns import core_table
 from models.store.object_store import BrowsableObjectStore, ObjectRange, ObjectStoreProtocol
-from models.submission.tables import Submission
 
 IS_WAITING = col(QueueEntry.state).in_(OPEN_STATES), col(QueueEntry.held_at).is_(None)
 FACT_BY_STORE_NAME = {HOT_NAME: "blobs", COLD_NAME: "cold blobs"}
@@ -163,21 +161,22 @@ async def count_waiting_unheld_recipients(environment: Environment) -> int:
     return int((await environment.database.read(statement))[0][0])
 
 
-async def hold_queue(environment: Environment) -> None:
-    """Hold all recipients in the queue, so that no server sends to them before their release."""
-    is_waiting = exists().where(col(QueueEntry.submission_id) == col(Submission.id), *IS_WAITING)
-    statement = select(col(Submission.id), col(Submission.user_id)).where(is_waiting)
-    statement = statement.order_by(col(Submission.id)).limit(bulk_updates.MAX_SUBMISSIONS)
-    while rows := await environment.database.read(statement):
-        submission_ids = [row.id for row in rows]
-        stream_ids = {PLATFORM if row.user_id is None else row.user_id for row in rows}
-        await environment.run_transaction(
-            partial(_hold_submissions, submission_ids=submission_ids), *sorted(stream_ids)
+def complete_database(connection: Connection, revision: str, *, holds_queue: bool) -> None:
+    """Change a restored database so that a server can use it; no process uses it yet.
+
+    It names no running process. With `holds_queue`, all recipients in the queue are held. No
+    journal entries are written: the new incarnation lets all clients read their state again.
+    """
+    connection.execute(delete(core_table(ServerProcess)))
+    if holds_queue:
+        entries = core_table(QueueEntry)
+        held = update(entries).where(
+            entries.c.state.in_(sorted(OPEN_STATES)), entries.c.held_at.is_(None)
         )
-
-
-def _hold_submissions(transaction: DatabaseTransaction, submission_ids: Sequence[int]) -> None:
-    bulk_updates.hold_submissions(transaction, submission_ids)
+        connection.execute(held.values(held_at=datetime.now(UTC), ready_at=None))
+    connection.execute(text("DELETE FROM alembic_version"))
+    row = {"revision": revision}
+    connection.execute(text("INSERT INTO alembic_version (version_num) VALUES (:revision)"), row)
 
 
 async def load_lost_changes(environment: Environment) -> LostChanges:

@@ -1,7 +1,7 @@
 """Delete the old backups of a target, and the objects that only they have."""
 
 import heapq
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -18,9 +18,15 @@ DELETE_BATCH_SIZE = 1000  # names
 
 
 async def delete_old_backups(
-    target: BackupTarget, keep_count: int, work_folder: Path, now: datetime
+    target: BackupTarget,
+    keep_count: int,
+    work_folder: Path,
+    now: datetime,
+    delete_key_copies: Callable[[Sequence[str]], None],
 ) -> Sequence[str]:
     """Delete all but the newest `keep_count` complete backups, and return their IDs.
+
+    The copies of their keys are deleted at once, so that they don't outlast a later failure.
 
     Then delete the objects that no kept backup lists. An object that was copied in the last day
     stays, since another backup that runs now may have copied it. Raises BackupError, before
@@ -34,6 +40,7 @@ async def delete_old_backups(
     ]
     old_ids = [manifest.id for manifest in old]
     await target.delete_backups(old_ids)
+    delete_key_copies(old_ids)
     await target.delete_remains([manifest.id for manifest in newest], now)
     await _delete_unlisted_objects(target, lists, now)
     return old_ids

@@ -25,7 +25,7 @@ from models.events.incarnation import MARK_OBJECT_NAME, SELECT_INCARNATION, Inca
 from models.events.journal import Stream
 from models.events.wakeups import GrowthEvent, wait_for_any_event_or_timeout
 from models.runtime.environment import DatabaseTransaction, Environment
-from models.store.outages import StorageUnavailable
+from models.store.outages import StorageUnavailable, storage_failure
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class RestoreGuard:
             int, int
         ] = {}  # of the streams that grew last, in this order
         self._reconnected = asyncio.Event()
-        self._is_failing = False
+        self._last_failure_type: type[Exception] | None = None
         self._is_started = not writes_marks  # the mark was compared, so it can be written
 
     async def try_begin_incarnation_if_restored(self) -> None:
@@ -300,14 +300,23 @@ class RestoreGuard:
             await self.begin_incarnation_if_older_than_seen()
             if write and self._writes_marks:
                 await self._write_next_mark()
-        except Exception as problem:  # noqa: BLE001 - any outage: the next check runs later
-            if not self._is_failing:
-                log_fields = {"problem": type(problem).__name__}
-                log.warning("Could not write the incarnation mark", extra=log_fields)
-            self._is_failing = True
+        except Exception as problem:  # noqa: BLE001 - logged; the next check runs later
+            if type(problem) is not self._last_failure_type:
+                self._log_failed_check(problem)
+            self._last_failure_type = type(problem)
             return False
-        self._is_failing = False
+        self._last_failure_type = None
         return write
+
+    @staticmethod
+    def _log_failed_check(problem: Exception) -> None:
+        """Log an outage in one line, and any other failure with its traceback."""
+        message = "Could not write the incarnation mark"
+        log_fields = {"problem": type(problem).__name__}
+        if storage_failure(problem) or isinstance(problem, OSError):
+            log.warning(message, extra=log_fields)
+        else:
+            log.error(message, exc_info=problem, extra=log_fields)
 
     async def begin_incarnation_if_older_than_seen(self) -> None:
         """Begin a new incarnation if the database is older than what this process has seen."""

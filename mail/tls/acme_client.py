@@ -25,6 +25,7 @@ CHALLENGE_PATH = "/.well-known/acme-challenge/"
 RATE_LIMITED = "rateLimited"
 UNKNOWN_ACCOUNT = "accountDoesNotExist"
 UNREASONABLE = "badRevocationReason"
+SERVER_FAILURE = "serverInternal"
 
 
 class AcmeError(Exception):
@@ -34,6 +35,10 @@ class AcmeError(Exception):
         text = "".join(sign if sign.isprintable() else " " for sign in message)
         super().__init__(text[:MAX_MESSAGE_CHARACTERS])
         self.code = error_type
+
+
+class AcmeServerUnavailable(AcmeError):
+    """The ACME server can't be reached, or fails itself. Another attempt needs no change here."""
 
 
 class RevocationReason(StrEnum):

@@ -19,16 +19,18 @@ from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 from requests import Response
 from requests.adapters import HTTPAdapter
-from requests.exceptions import RequestException, SSLError
+from requests.exceptions import HTTPError, RequestException, SSLError
 
 from mail.tls.acme_client import (
     DEFAULT_ADVICE_SECONDS,
     MAX_TOKEN_CHARACTERS,
     RATE_LIMITED,
+    SERVER_FAILURE,
     UNKNOWN_ACCOUNT,
     AcmeClient,
     AcmeError,
     AcmeServer,
+    AcmeServerUnavailable,
     HttpChallenge,
     RenewalAdvice,
     RevocationReason,
@@ -39,6 +41,8 @@ from mail.tls.acme_client import (
 REQUEST_TIMEOUT = 15  # seconds, for one response
 POLL_TIME = datetime.timedelta(seconds=2)  # maximum of one call, so that the server can stop
 POLL_PAUSE = 1.0  # seconds between two polls
+FIRST_SERVER_ERROR = 500  # HTTP status
+UNTRUSTED_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # in the text of an SSLError
 ALREADY_REVOKED = "alreadyRevoked"
 PARSE_ERRORS = (
     ValueError,
@@ -84,6 +88,7 @@ class _LibraryClient(AcmeClient):
             timeout=REQUEST_TIMEOUT,
             verify_ssl=verify,
         )
+        self._network.session.hooks["response"].append(_require_answer_of_acme_server)
         self._binding = server.external_binding
         self._current_order: OrderResource | None = None
         self._pending: deque[AuthorizationResource] = deque()  # authorizations without a result
@@ -281,6 +286,17 @@ class _LibraryClient(AcmeClient):
         return self._current_order
 
 
+def _require_answer_of_acme_server(response: Response, **_: Any) -> None:
+    """Raise HTTPError for the response of a server or proxy that fails, without a problem document.
+
+    The library would report a response that it can't parse.
+    """
+    content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    is_problem = content_type == ClientNetwork.JSON_ERROR_CONTENT_TYPE
+    if response.status_code >= FIRST_SERVER_ERROR and not is_problem:
+        raise HTTPError(f"HTTP {response.status_code}")
+
+
 @contextmanager
 def _convert_library_errors() -> Generator[None]:
     """Convert exceptions of the library to AcmeError. Texts contain no key."""
@@ -290,12 +306,14 @@ def _convert_library_errors() -> Generator[None]:
         raise _failure_from_problem(problem) from None
     except errors.IssuanceError as problem:
         raise _failure_from_problem(problem.error) from None
-    except SSLError:
-        text = "The TLS certificate of the ACME server is not trusted: set MERGANSER_ACME_CA."
-        raise AcmeError(text) from None
+    except HTTPError as problem:
+        raise AcmeServerUnavailable(f"The ACME server fails: {problem}.") from None
     except (RequestException, OSError) as problem:
+        if isinstance(problem, SSLError) and UNTRUSTED_CERTIFICATE in str(problem):
+            text = "The TLS certificate of the ACME server is not trusted: set MERGANSER_ACME_CA."
+            raise AcmeError(text) from None
         text = f"The ACME server does not respond: {type(problem).__name__}."
-        raise AcmeError(text) from None
+        raise AcmeServerUnavailable(text) from None
     except (errors.Error, DeserializationError, KeyError, *PARSE_ERRORS) as problem:
         text = f"The response of the ACME server can't be parsed: {type(problem).__name__}."
         raise AcmeError(text) from None
@@ -308,7 +326,8 @@ def _failure_from_problem(problem: Any) -> AcmeError:
     for subproblem in problem.subproblems or ():
         prefix = f"{subproblem.identifier.value}: " if subproblem.identifier else ""
         parts.append(f"{prefix}{subproblem.detail or subproblem.code or 'no reason given'}")
-    return AcmeError("; ".join(parts), error_type=error_type)
+    kind = AcmeServerUnavailable if error_type == SERVER_FAILURE else AcmeError
+    return kind("; ".join(parts), error_type=error_type)
 
 
 def _failure_of_authorizations(authorizations: Sequence[AuthorizationResource]) -> AcmeError:

@@ -59,7 +59,7 @@ async def _load_problem_certificates_if_readable(
         select(*select_columns(Certificate, SELECTED_COLUMNS))
         .where(
             (col(Certificate.not_after) < now + EXPIRY_WARNING)
-            | (col(Certificate.acme_failures) > 0)
+            | col(Certificate.acme_error).is_not(None)
             | col(Certificate.acme_state).in_((AcmeState.TERMS_NOT_AGREED, AcmeState.REVOKED))
         )
         .order_by(col(Certificate.not_after))

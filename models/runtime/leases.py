@@ -336,27 +336,30 @@ async def free_leases_of_stopped_worker(environment: Environment, table: Any) ->
     if process_id is None:
         return 0
 
+    process, abandoned = environment.process, environment.process.abandoned_leases
+    ended = [lease for lease in abandoned if lease.table is table]
+
     def free_worker_leases(transaction: DatabaseTransaction) -> int:
+        _end_abandoned_leases(transaction, process_id, ended)
         release = update(table).where(col(table.holder) == process_id)
         count = transaction.connection.execute(release.values(**freed_lease_values(table))).rowcount
         if count:
             transaction.workers_to_wake |= set(WORKERS)
         return count
 
-    process = environment.process
-    process.abandoned_leases = [
-        lease for lease in process.abandoned_leases if lease.table is not table
-    ]
+    process.abandoned_leases = [lease for lease in abandoned if lease.table is not table]
     return await environment.run_transaction(free_worker_leases)
 
 
 async def deregister_process_and_free_leases(environment: Environment) -> None:
     """Delete the registration of this process, and end its leases."""
-    process = environment.process
-    if process.id is not None:
-        own_row = delete(ServerProcess).where(col(ServerProcess.id) == process.id)
+    process, process_id = environment.process, environment.process.id
+    if process_id is not None:
+        own_row = delete(ServerProcess).where(col(ServerProcess.id) == process_id)
+        abandoned, process.abandoned_leases = process.abandoned_leases, []
 
         def delete_registration(transaction: DatabaseTransaction) -> None:
+            _end_abandoned_leases(transaction, process_id, abandoned)
             transaction.connection.execute(own_row)
             free_orphaned_leases(transaction)
 
@@ -407,13 +410,7 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
             for restore in process.restore_leases:
                 restore(transaction)
         _shorten_waits_after_steps(transaction, is_steady=steady)
-        for lease in due_leases:
-            row = update(lease.table).where(
-                *lease.conditions, col(lease.table.holder) == process_id
-            )
-            values = {**freed_lease_values(lease.table), **lease.values}
-            transaction.connection.execute(row.values(values))
-            transaction.workers_to_wake |= set(WORKERS)
+        _end_abandoned_leases(transaction, process_id, due_leases)
         return is_deleted
 
     if await environment.run_heartbeat_transaction(increase_heartbeat_or_register_again):
@@ -425,10 +422,23 @@ async def send_heartbeat_or_register_again(environment: Environment) -> None:
         process.clock_ahead_before_step = None  # the waits are shortened
 
 
+def _end_abandoned_leases(
+    transaction: DatabaseTransaction, process_id: int, abandoned_leases: Sequence[AbandonedLease]
+) -> None:
+    for lease in abandoned_leases:
+        row = update(lease.table).where(*lease.conditions, col(lease.table.holder) == process_id)
+        values = {**freed_lease_values(lease.table), **lease.values}
+        transaction.connection.execute(row.values(values))
+        transaction.workers_to_wake |= set(WORKERS)
+
+
 def end_lease_at_later_heartbeat(
     environment: Environment, table: Any, *conditions: Any, delay_seconds: float, **values: Any
 ) -> None:
-    """End the lease of failed work, and set these values, at a heartbeat after `delay_seconds`."""
+    """End the lease of failed work, and set these values, at a heartbeat after `delay_seconds`.
+
+    If the process or the worker ends before, they are set at that time.
+    """
     lease = AbandonedLease(table, conditions, time.monotonic() + delay_seconds, values)
     environment.process.abandoned_leases.append(lease)
 

@@ -68,6 +68,12 @@ FULL_DISKS = {
 }
 # error numbers of a system call: the disk, or the process' share of it, is full
 NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# error numbers of a disk that fails, is mounted read-only or is no longer connected, and of a
+# process with too many open files
+UNAVAILABLE_DISK_ERRNOS = frozenset({
+    errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN,
+    errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE,
+})  # fmt: skip
 NO_SPACE_SQLSTATE = "53100"  # PostgreSQL: disk_full
 CONFLICT_SQLSTATES = ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
 LOCK_TIMEOUT_SQLSTATE = "55P03"  # PostgreSQL: lock_timeout
@@ -115,6 +121,20 @@ def skip_if_disk_full() -> Generator[None]:
     except Exception as problem:
         if not isinstance(storage_failure(problem), DiskFull):
             raise
+
+
+def outage_of_disk_or_none(
+    problem: OSError, component: StorageComponent, message: str
+) -> StorageUnavailable | None:
+    """Return the outage that a failed system call on the disk of a component means, or None.
+
+    `message` is that of a disk that is not full, but fails.
+    """
+    if problem.errno in NO_SPACE_ERRNOS:
+        return DiskFull(component)
+    if problem.errno in UNAVAILABLE_DISK_ERRNOS:
+        return StorageUnavailable(message, component=component)
+    return None
 
 
 def _component_of_full_disk_or_none(problem: BaseException) -> StorageComponent | None:

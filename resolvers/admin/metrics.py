@@ -92,7 +92,9 @@ async def _read_certificate_figures(environment: Environment) -> _CertificateFig
     expiry_statement = select(func.min(col(Certificate.not_after)).label("at")).where(
         col(Certificate.chain).is_not(None)
     )
-    failing_statement = select(func.count().label("many")).where(col(Certificate.acme_failures) > 0)
+    failing_statement = select(func.count().label("many")).where(
+        col(Certificate.acme_error).is_not(None)  # also in an outage of the ACME server
+    )
     (first,), (count,) = (
         await environment.database.read(expiry_statement),
         await environment.database.read(failing_statement),

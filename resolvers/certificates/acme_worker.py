@@ -6,7 +6,7 @@ import random
 from datetime import datetime, timedelta
 
 from mail.tls import acme_client
-from mail.tls.acme_client import AcmeError
+from mail.tls.acme_client import AcmeError, AcmeServerUnavailable
 from models.certificates import AcmeState, Certificate
 from models.errors import InvalidInput, ServiceUnavailable
 from models.events.journal import PLATFORM
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 60.0  # between checks without wake-up
 ORDER_TIMEOUT = timedelta(minutes=8)  # per certificate
 RETRY_AFTER_ERROR_SECONDS = 600.0  # until a step without stored result is repeated
-FIRST_RETRY = timedelta(minutes=10)  # after a failure; doubled each time
+FIRST_RETRY = timedelta(minutes=10)  # after a failure; doubled after each failed order
 RATE_LIMIT_RETRY = timedelta(hours=1)  # at least, if the authority limits the rate
 RETRY_SPREAD = 0.1  # the share by which a retry is earlier or later, so that not all come at once
 ORDERS_METRIC = metrics.counter(
@@ -121,7 +121,7 @@ async def _order_or_query_and_store_outcome(
     except TimeoutError:
         minutes = ORDER_TIMEOUT.total_seconds() / 60
         text = f"The ACME server did not finish within {minutes:g} minutes."
-        await handle_failure(environment, certificate, AcmeError(text))
+        await handle_failure(environment, certificate, AcmeServerUnavailable(text))
     except asyncio.CancelledError:
         await release_lease(environment, certificate)
         raise
@@ -166,10 +166,16 @@ async def _update_renewal_time_and_release_lease(
 async def _store_failure_and_retry_time(
     environment: Environment, certificate: ColumnRow, failure: AcmeError
 ) -> None:
-    """Store why the order failed and when it is repeated."""
-    ORDERS_METRIC.add("failed")
-    failures = certificate.acme_failures + 1
-    pause = min(FIRST_RETRY * 2 ** min(failures - 1, 10), MAX_RETRY)
+    """Store why the order failed and when it is repeated.
+
+    If the ACME server was unavailable, that does not count as a failed order: the pauses stay
+    short, so that the order follows soon after the outage.
+    """
+    failures, pause = certificate.acme_failures, FIRST_RETRY
+    if not isinstance(failure, AcmeServerUnavailable):
+        ORDERS_METRIC.add("failed")
+        failures += 1
+        pause = min(FIRST_RETRY * 2 ** min(failures - 1, 10), MAX_RETRY)
     if failure.code == acme_client.RATE_LIMITED:
         pause = max(pause, RATE_LIMIT_RETRY)
     factor = random.uniform(1 - RETRY_SPREAD, 1 + RETRY_SPREAD)  # noqa: S311

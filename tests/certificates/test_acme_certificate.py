@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from bench.servers.ports import free_port
 from mail.tls import acme_client
 from models.certificates import AcmeChallenge
 from models.runtime.environment import Environment
@@ -38,7 +39,7 @@ from tests.support.servers.acme.acme_platforms import (
     configure_unreachable_authority,
     run_acme_platform,
 )
-from tests.support.servers.acme.acme_proxy import run_acme_proxy
+from tests.support.servers.acme.acme_proxy import NEW_ORDER_PATH, AcmeReply, run_acme_proxy
 from tests.support.stores.counter_check import select_rows
 from tests.support.time_limits import HANG_SECONDS
 
@@ -282,6 +283,37 @@ async def test_unreachable_acme_server_is_reported(
     failed = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"]
     assert failed["acmeState"] == "FAILED"
     assert "The ACME server does not respond: " in failed["acmeError"]
+
+
+async def test_outage_of_the_acme_server_is_no_failed_order(
+    environment: Environment, root: GraphQLClient, tmp_path: Path
+) -> None:
+    """The retry delay does not grow, and the order succeeds soon after the outage."""
+    async with (
+        run_acme_platform(environment, root, tmp_path) as platform,
+        run_acme_proxy(platform.pebble) as proxy,
+    ):
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
+        html = {"Content-Type": "text/html"}
+        failing_replies = [
+            ("/dir", AcmeReply(b"<h1>Maintenance</h1>", 503, html)),
+            ("/dir", AcmeReply({"message": "no upstream"}, 502)),
+            (NEW_ORDER_PATH, AcmeReply.from_problem("serverInternal", 500)),
+        ]
+        authorities = [f"https://localhost:{free_port()}/dir", *[proxy.directory_url] * 3]
+        for path, reply in failing_replies:
+            proxy.replies_by_path.setdefault(path, []).append(reply)
+        for directory in authorities:
+            platform.set_options(acme_directory=directory)
+            assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+            failed = await platform.load_certificate()
+            assert (failed["acmeState"], bool(failed["acmeError"])) == ("FAILED", True), failed
+            next_order_at = datetime.fromisoformat(failed["acmeNextOrderAt"])
+            assert 500 < (next_order_at - platform.clock()).total_seconds() < 700, failed
+            platform.clock.offset += timedelta(minutes=12)
+        assert await select_rows(environment, "SELECT acme_failures FROM certificates") == [(0,)]
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
+        assert (await platform.load_certificate())["acmeState"] == "VALID"
 
 
 async def test_caa_records_are_checked_before_the_order(environment: Environment) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.servers.ports import free_port
 from mail.backup.errors import BackupError
 from mail.backup.postgres_copy import libpq_environment, require_program
 from mail.backup.work_folder import locked_work_folder
@@ -22,6 +23,7 @@ from models.events.incarnation import MARK_OBJECT_NAME
 from tests.support.accounts.account_rows import message_with_subject
 from tests.support.clients.command_line import CommandLine, prepare_once
 from tests.support.clients.terminal_commands import run_on_terminal
+from tests.support.stores.small_disk import mount_small_disk
 
 MESSAGES_QUERY = "SELECT id, user_id, sha256, subject, seen FROM messages ORDER BY id"
 ATTACHMENT_SIZE = 9000  # bytes, so that each message has an object
@@ -460,6 +462,34 @@ def test_failed_backup_leaves_no_copies_of_keys(full_shell: CommandLine, tmp_pat
     with pytest.raises(CommandError, match="Cannot copy the keys"):
         copy_key_files(read_settings(), keys, "20260101T000000.000Z")
     assert list(keys.iterdir()) == []
+
+
+def test_backup_to_unreachable_bucket_leaves_no_copies_of_keys(
+    full_shell: CommandLine, tmp_path: Path
+) -> None:
+    full_shell.monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    full_shell.monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    target = f"s3://bucket/backup?endpoint=http://127.0.0.1:{free_port()}&region=eu-west-1"
+    result = full_shell("backup", target, "--keys", tmp_path / "keys")
+    assert (result.code, "does not respond" in result.err) == (1, True), result.err
+    assert not any((tmp_path / "keys").iterdir())
+
+
+def test_keys_of_deleted_backups_do_not_outlast_a_later_failure(
+    full_shell: CommandLine, tmp_path: Path
+) -> None:
+    target, keys = tmp_path / "backup", tmp_path / "keys"
+    (target / "objects").mkdir(parents=True)
+    with mount_small_disk(target / "objects" / "ab", 4) as disk:
+        back_up(full_shell, target, "--keys", keys)
+        unlisted = disk.folder / "unlisted"
+        unlisted.write_bytes(b"x")
+        os.utime(unlisted, (time.time() - TWO_DAYS,) * 2)
+        with disk.mounted_read_only():
+            result = full_shell("backup", target, "--keys", keys, "--keep", "1")
+        assert result.code == 1, result.out
+        (manifest,) = (target / "db").glob("*.manifest.json")
+        assert [path.name for path in keys.iterdir()] == [manifest.name.partition(".m")[0]]
 
 
 def test_restore_follows_symbolic_link_of_database(full_shell: CommandLine, tmp_path: Path) -> None:

@@ -336,3 +336,22 @@ async def test_object_that_is_referenced_again_is_kept(
     clock.tick(hours=1)
     await collect_garbage(environment, environment.object_store)
     assert await environment.object_store.size(name) == 1
+
+
+async def test_failed_check_is_logged_once_and_a_bug_with_its_traceback(
+    environment: Environment, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_mark, "CHECK_INTERVAL", 0.01)
+    await environment.object_store.put(MARK_OBJECT_NAME, b"{}")  # no version wrote such a mark
+    checks = asyncio.create_task(RestoreGuard(environment).check_and_write_marks_until_cancelled())
+    try:
+        async with asyncio.timeout(HANG_SECONDS):
+            while not caplog.records:  # noqa: ASYNC110 - a list has no event
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # more checks fail in the same way
+    finally:
+        checks.cancel()
+        await asyncio.gather(checks, return_exceptions=True)
+    (record,) = [record for record in caplog.records if "incarnation mark" in record.getMessage()]
+    assert record.exc_info
+    assert isinstance(record.exc_info[1], KeyError)

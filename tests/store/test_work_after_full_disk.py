@@ -1,4 +1,4 @@
-"""Tasks and connector runs go on after a full disk: an outage is no failure of their own."""
+"""Tasks and connector runs go on after a full or failed disk: an outage is not their failure."""
 
 import os
 from base64 import b64encode
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mail.storage.blobs.object_stores import FolderStore
-from models.admin.tasks import TaskState
+from models.admin.tasks import Task, TaskState
 from models.runtime import leases
 from models.runtime.environment import Environment
-from models.store.outages import DiskFull
+from models.store.outages import DiskFull, StorageUnavailable
 from resolvers.admin import tasks
 from resolvers.connectors import worker as connector_worker
 from tests.conftest import GraphQLClient, deliver_to, raw_message
@@ -26,6 +26,7 @@ from tests.support.operations.connector_operations import (
 )
 from tests.support.servers.dovecot_server import DovecotAccount
 from tests.support.stores.counter_check import select_rows
+from tests.support.stores.other_processes import make_other_process
 from tests.support.stores.small_disk import SmallDisk, mount_small_disk
 
 __all__ = ["dovecot_account", "shared_dovecot"]
@@ -58,6 +59,53 @@ async def test_task_does_not_fail_by_outages(
     disk.remove_ballast()
     assert await tasks.run_next_task(small)
     assert (await load_export(ada, payload["userExport"]["id"]))["state"] == "SUCCEEDED"
+
+
+async def test_task_does_not_fail_by_restarts_in_an_outage(
+    ada: GraphQLClient,
+    environment: Environment,
+    disk: SmallDisk,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each server, or worker of a server, ends before the pause after the error is over."""
+    monkeypatch.setattr(tasks, "RETRY_AFTER_ERROR_SECONDS", 600.0)
+    small = replace(environment, object_store=FolderStore(disk.folder))
+    await deliver_to(replace(ada, environment=small), raw_message("Large", body=LARGE_BODY))
+    payload = await execute_mutation(ada, "userExport", "userExport { id }")
+    disk.fill()
+    for number in range(tasks.MAX_ATTEMPTS):
+        server = make_other_process(small, name=f"server {number}")
+        async with leases.keep_process_registered(server):
+            with pytest.raises(DiskFull):
+                await tasks.run_next_task(server)
+            await leases.free_leases_of_stopped_worker(server, Task)
+            with pytest.raises(DiskFull):
+                await tasks.run_next_task(server)
+    disk.remove_ballast()
+    assert await tasks.run_next_task(small)
+    assert (await load_export(ada, payload["userExport"]["id"]))["state"] == "SUCCEEDED"
+
+
+async def test_work_continues_after_the_disk_was_read_only(
+    ada: GraphQLClient, environment: Environment, dovecot_account: DovecotAccount, disk: SmallDisk
+) -> None:
+    small = replace(environment, object_store=FolderStore(disk.folder))
+    await deliver_to(replace(ada, environment=small), raw_message("Large", body=LARGE_BODY))
+    dovecot_account.save_message(raw_message("Other", body=LARGE_BODY[::-1]))
+    connector_id = await add_connector(ada, dovecot_account)
+    payload = await execute_mutation(ada, "userExport", "userExport { id }")
+    with disk.mounted_read_only():
+        for _ in range(tasks.MAX_ATTEMPTS + 1):
+            with pytest.raises(StorageUnavailable):
+                await tasks.run_next_task(small)
+            await leases.send_heartbeat_or_register_again(small)
+        interrupted = await run_connector(small, connector_id)
+        assert (interrupted.state, interrupted.error) == (TaskState.RUNNING, None)
+        await leases.send_heartbeat_or_register_again(small)
+    assert await tasks.run_next_task(small)
+    assert (await load_export(ada, payload["userExport"]["id"]))["state"] == "SUCCEEDED"
+    run = await run_connector(small, connector_id)
+    assert (run.id, run.state, run.imported_count) == (interrupted.id, TaskState.SUCCEEDED, 1)
 
 
 async def test_connector_run_continues_after_an_outage(

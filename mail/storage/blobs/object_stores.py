@@ -30,7 +30,7 @@ from mail.storage.blobs.object_names import (
 )
 from models.store.object_store import ObjectRange, ObjectStoreProtocol, StoredObject
 from models.store.outage_log import OUTAGES
-from models.store.outages import NO_SPACE_ERRNOS, DiskFull, StorageComponent, StorageUnavailable
+from models.store.outages import StorageComponent, StorageUnavailable, outage_of_disk_or_none
 
 CHUNK_SIZE = 1024 * 1024  # most bytes that `stream` yields at once
 THREAD_COUNT = 8  # they mostly wait for the disk
@@ -52,6 +52,7 @@ CLIENT_OPTIONS = frozenset({
     "randomize_addresses", "timeout", "user_agent",
 })  # fmt: skip
 CONCURRENT_UPLOADS = 4  # parts of 5 MiB that are sent at the same time
+UNAVAILABLE_MESSAGE = "The object storage does not respond: retry later."
 
 Result = TypeVar("Result")
 
@@ -102,8 +103,7 @@ class FolderStore:
         def write_content(part: IO[bytes]) -> None:
             part.write(data)
 
-        with _outage_guard:
-            await self._run_in_thread(self._write_object, name, write_content)
+        await self._run_in_thread(self._write_object, name, write_content)
 
     async def put_file(self, name: str, path: Path) -> None:
         """Store the content of a file without reading all of it into memory."""
@@ -112,8 +112,7 @@ class FolderStore:
             with path.open("rb") as source:
                 shutil.copyfileobj(source, part, CHUNK_SIZE)
 
-        with _outage_guard:
-            await self._run_in_thread(self._write_object, name, write_content)
+        await self._run_in_thread(self._write_object, name, write_content)
 
     async def get(self, name: str) -> bytes:
         """Return the whole object. Raises KeyError if it does not exist."""
@@ -190,7 +189,9 @@ class FolderStore:
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _run_in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        loop = asyncio.get_running_loop()
+        with _outage_guard:
+            return await loop.run_in_executor(self._threads, function, *arguments)
 
     def _path(self, name: str) -> Path:
         return self.folder / validated_name(name)
@@ -458,11 +459,9 @@ _outage_guard = _OutageGuard()  # it has no state
 def _outage_from(problem: BaseException) -> StorageUnavailable | None:
     """The outage that an exception means, or None."""
     if isinstance(problem, BaseError) and not isinstance(problem, FileNotFoundError):
-        return StorageUnavailable(
-            "The object storage does not respond: retry later.", component=StorageComponent.BLOBS
-        )
-    if isinstance(problem, OSError) and problem.errno in NO_SPACE_ERRNOS:
-        return DiskFull(StorageComponent.BLOBS)
+        return StorageUnavailable(UNAVAILABLE_MESSAGE, component=StorageComponent.BLOBS)
+    if isinstance(problem, OSError):
+        return outage_of_disk_or_none(problem, StorageComponent.BLOBS, UNAVAILABLE_MESSAGE)
     return None
 
 

@@ -1,8 +1,9 @@
 """Implementation of `merganser backup`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
@@ -15,10 +16,10 @@ from mail.backup.backup_run import BackupOrder, BackupSummary, back_up
 from mail.backup.errors import BackupError
 from mail.backup.target import BackupTarget, backup_id, folder_or_url
 from merganser.commands.backup.key_copies import (
+    KeyCopies,
     copy_key_files,
     delete_key_copies,
     require_folder_outside,
-    require_unchanged_keys,
 )
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.progress_bar import create_progress_bar
@@ -52,16 +53,12 @@ def backup_store(
             scratch_folder=settings.data,
             reads_objects=verify,
             keep_count=keep,
-            has_keys=keys is not None,
-            require_unchanged_keys=partial(require_unchanged_keys, settings, keys, id_),
         )
         try:
             with _errors_as_command_errors(opened.folder or settings.data):
                 if keys is None:
                     return await _back_up_with_progress_bar(environment, order)
-                copy_key_files(settings, keys, id_)
-                async with _delete_key_copies_without_backup(keys, order):
-                    return await _back_up_with_progress_bar(environment, order)
+                return await _back_up_with_keys(environment, order, KeyCopies(settings, keys, id_))
         finally:
             await opened.close()
 
@@ -71,25 +68,26 @@ def backup_store(
         raise CommandError(
             "Backup stopped. The earlier backups are complete.", exit_code=130
         ) from None
-    if keys is not None:
-        delete_key_copies(keys, summary.deleted_ids)
     _print_summary(summary, as_json=as_json)
     if summary.manifest.missing_objects or summary.problems:
         raise typer.Exit(EXIT_FAILURE)
 
 
-@asynccontextmanager
-async def _delete_key_copies_without_backup(keys: Path, order: BackupOrder) -> AsyncGenerator[None]:
-    """Delete the copies of the keys if the backup fails before it is complete.
-
-    They stay if the target doesn't tell whether it has the backup.
-    """
+async def _back_up_with_keys(
+    environment: Environment, order: BackupOrder, key_copies: KeyCopies
+) -> BackupSummary:
+    """Copy the keys, and back up. If the backup fails, the copies of the keys are deleted."""
+    order = replace(
+        order,
+        has_keys=True,
+        require_unchanged_keys=key_copies.require_unchanged_before_completion,
+        delete_key_copies=partial(delete_key_copies, key_copies.keys_folder),
+    )
+    copy_key_files(key_copies.settings, key_copies.keys_folder, order.id)
     try:
-        yield
+        return await _back_up_with_progress_bar(environment, order)
     except BaseException:  # an interrupted backup is a task that was cancelled
-        with suppress(BaseError, OSError):
-            if order.id not in await order.target.list_ids():
-                delete_key_copies(keys, [order.id])
+        await key_copies.delete_if_backup_failed(order.target)
         raise
 
 

@@ -8,14 +8,46 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from mail.backup.errors import BackupError
+from mail.backup.target import BackupTarget
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.key_file import key_file_path
 from merganser.settings.settings import Settings
 
 KEY_FILE, SECRET, ARC_FOLDER = "vault", "secret", "arc"
+
+
+@dataclass
+class KeyCopies:
+    """The copies of the key files for one backup."""
+
+    settings: Settings
+    keys_folder: Path
+    backup_id: str
+    has_complete_backup: bool | None = False  # None: its manifest may have been written
+
+    def require_unchanged_before_completion(self) -> None:
+        """Raise BackupError if a key file was rotated. Afterwards the manifest is written."""
+        require_unchanged_keys(self.settings, self.keys_folder, self.backup_id)
+        self.has_complete_backup = None
+
+    async def delete_if_backup_failed(self, target: BackupTarget) -> None:
+        """Delete the copies, unless the target has the backup or doesn't tell that."""
+        if self.has_complete_backup is None:
+            try:
+                self.has_complete_backup = self.backup_id in await target.list_ids()
+            except Exception:  # noqa: BLE001 - the failure of the backup is reported
+                folder = self.keys_folder / self.backup_id
+                typer.echo(
+                    f"The target does not tell whether it has the backup: {folder} stays.", err=True
+                )
+        if self.has_complete_backup is False:
+            delete_key_copies(self.keys_folder, [self.backup_id])
 
 
 def require_folder_outside(keys_folder: Path, target: str) -> None:
@@ -48,10 +80,8 @@ def copy_key_files(settings: Settings, keys_folder: Path, backup_id: str) -> Non
         raise CommandError(f"Cannot copy the keys to {folder}: {problem.strerror}.") from problem
 
 
-def require_unchanged_keys(settings: Settings, keys_folder: Path | None, backup_id: str) -> None:
+def require_unchanged_keys(settings: Settings, keys_folder: Path, backup_id: str) -> None:
     """Raise BackupError if a key file differs from its copy: it was rotated during the backup."""
-    if keys_folder is None:
-        return
     for path, relative_path in _key_files(settings):
         copy = keys_folder / backup_id / relative_path
         if path.exists() and (not copy.exists() or path.read_bytes() != copy.read_bytes()):

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from sqlalchemy import inspect, make_url, text
+from sqlalchemy import inspect, make_url
 
 from mail.backup import restore_run
 from mail.backup.backup_run import name_messages_of_objects
@@ -87,7 +88,7 @@ async def restore_store(
             reach_fault_point("objects")
             report_progress("Restoring the database", 0, None)
             await _restore_database(settings, order, manifest, folder)
-            reach_fault_point("restored")
+            reach_fault_point("restored")  # from now on a server can start
         async with (
             open_environment(settings, migrate=True) as environment,
             use_database_exclusively(environment, settings, PURPOSE),
@@ -95,9 +96,6 @@ async def restore_store(
             await environment.run_transaction(free_orphaned_leases)
             lost_changes = await restore_run.load_lost_changes(environment)
             await begin_incarnation_after_consistent_restore(environment, REASON)
-            if order.holds_queue:  # before slow steps: a server can start after one was stopped
-                await restore_run.hold_queue(environment)
-            reach_fault_point("queue")
             newer_objects = await restore_run.count_newer_objects(
                 environment, manifest, object_list
             )
@@ -216,16 +214,28 @@ async def _restore_keys_and_objects(
 async def _restore_database(
     settings: Settings, order: RestoreOrder, manifest: BackupManifest, folder: Path
 ) -> None:
-    """Verify the hash of the database copy, and put it in its place in one step."""
+    """Verify the hash of the database copy, and put it in its place.
+
+    No server can use the database before it is complete, and its queue is held if that is ordered.
+    """
     copy = await order.source.fetch_file(manifest.id, DATABASE_SUFFIX, manifest.database, folder)
     path = _sqlite_path_or_none(settings)
+    complete = partial(
+        restore_run.complete_database, revision=manifest.revision, holds_queue=order.holds_queue
+    )
     if path is None:
         await restore_dump(copy, settings.database_url)
-    else:
-        for suffix in ("-wal", "-shm"):  # of a removed database: they would damage the new one
-            path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
-        sync_and_rename(copy, path)
-    async with open_database(settings) as database:  # no process uses the restored database yet
-        await database.run_transaction(
-            lambda connection: connection.execute(text("DELETE FROM server_processes")).close()
-        )
+        fault_point_killer(settings.fault)("dump")
+        async with open_database(settings) as database:
+            await database.run_transaction(complete)
+        return
+    url = make_url(settings.database_url).set(database=str(copy))
+    copy_settings = settings.model_copy(update={"database_url": url.render_as_string()})
+    async with open_database(copy_settings) as database:
+        await database.run_transaction(complete)
+    if copy.with_name(f"{copy.name}-wal").exists():  # closing it would have removed the file
+        raise BackupError(f"The database copy {copy} can't be written: its disk may be full.")
+    fault_point_killer(settings.fault)("dump")
+    for suffix in ("-wal", "-shm"):  # of a removed database: they would damage the new one
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    sync_and_rename(copy, path)

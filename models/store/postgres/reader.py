@@ -4,6 +4,7 @@ If the caller of a read is cancelled, PostgreSQL gets a request to cancel its st
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,10 +16,13 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.store.dependent_selects import Result, SelectStep, SelectSteps, run_steps_async
+from models.store.outages import storage_failure
 from models.store.prepared_statements import CompiledStatement, LazyRows, PreparedStatement
 from models.store.read_slots import ReadSlots, current_read_owner
 
 Columns = TypeVarTuple("Columns")
+
+log = logging.getLogger(__name__)
 
 CHECK_AFTER_IDLE = 1.0  # seconds after which a connection may have ended without a message
 CONNECTIONS_PER_POOL = 4  # selects of a kind that the driver runs at once
@@ -37,6 +41,7 @@ class PostgresReaders:
     def __init__(self, read_engine: AsyncEngine, checked_engine: AsyncEngine) -> None:
         self._read_engine, self._checked_engine = read_engine, checked_engine
         self.engine = read_engine.sync_engine
+        self._logged_statements = set[str]()
         # separate, so that slow searches do not take the connections of quick reads
         self._quick_reads, self._searches = DriverPool(read_engine), DriverPool(read_engine)
         self._read_slots, self._search_slots = (
@@ -94,8 +99,21 @@ class PostgresReaders:
         driven, values = statement.compile_with_values_and_notify(self.engine, parameters)
         try:
             return LazyRows(driven, await pool.fetch(driven, values))
-        except Exception:  # noqa: BLE001 - the second try raises it as usual
-            return await self._read_on_checked_engine(statement.statement, parameters)
+        except Exception as problem:  # noqa: BLE001 - a second failure is raised as usual
+            rows = await self._read_on_checked_engine(statement.statement, parameters)
+            self._log_failed_statement_once(driven.sql, problem)
+            return rows
+
+    def _log_failed_statement_once(self, sql: str, problem: Exception) -> None:
+        """Log a failure of the driver that is no lost connection: each read would take two tries.
+
+        The same statement has succeeded on the checked engine.
+        """
+        is_outage = storage_failure(problem) is not None or isinstance(problem, OSError)
+        if is_outage or sql in self._logged_statements:
+            return
+        self._logged_statements.add(sql)
+        log.warning("A prepared statement failed at the first try", exc_info=problem)
 
     async def _read_on_checked_engine(
         self, statement: Select[*Columns], parameters: Mapping[str, Any] | None

@@ -273,10 +273,37 @@ def test_restore_can_hold_the_queue(store: StoreUnderTest, tmp_path: Path) -> No
     assert json.loads(restore.stdout)["waiting_recipients"] == 0
     assert store_fixtures.run_in_new_loop(count_held(restored)) == 1
     interrupted = store.create_empty_server()
-    interrupted.extra_settings["FAULT"] = "queue:1"  # before the objects are listed
+    interrupted.extra_settings["FAULT"] = "restored:1"  # as soon as a server can start
     killed = interrupted.run_command(*arguments)
     assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
     assert store_fixtures.run_in_new_loop(count_held(interrupted)) == 1
+    interrupted.extra_settings.pop("FAULT")
+    interrupted.start()
+    interrupted.stop()
+    assert store_fixtures.run_in_new_loop(count_held(interrupted)) == 1
+
+
+def test_no_server_uses_a_database_before_its_restore_is_complete(
+    store: StoreUnderTest, tmp_path: Path
+) -> None:
+    server, restored, target = store.server, store.restored, tmp_path / "backup"
+    store_fixtures.run_in_new_loop(deliver(server, "first"))
+    keys = tmp_path / "keys"
+    backup = server.run_command("backup", target, "--keys", keys)
+    assert backup.exit_code == 0, backup.stdout + backup.stderr
+    restored.extra_settings["FAULT"] = "dump:1"
+    arguments = ("restore", target, "--keys", keys, "--keep-objects")
+    killed = restored.run_command(*arguments)
+    assert killed.exit_code == -signal.SIGKILL, killed.stdout + killed.stderr
+    restored.extra_settings.pop("FAULT")
+    again = restored.run_command(*arguments)
+    if not restored.store_url:  # SQLite: there is no database yet
+        assert again.exit_code == 0, again.stdout + again.stderr
+        return
+    assert (again.exit_code, "empty" in again.stderr) == (1, True), again.stderr
+    for command in (("init",), ("serve",)):
+        refused = restored.run_command(*command)
+        assert refused.exit_code == 1, refused.stdout + refused.stderr
 
 
 def test_full_disk_of_the_target_is_one_sentence_and_keeps_the_earlier_backup(

@@ -44,6 +44,19 @@ class SmallDisk:
         """Remove the file that `fill` has written."""
         self._ballast.unlink()
 
+    @contextmanager
+    def mounted_read_only(self) -> Generator[None]:
+        """Mount the disk read-only, as the kernel does after an error of the device."""
+        self._remount("ro")
+        try:
+            yield
+        finally:
+            self._remount("rw")
+
+    def _remount(self, option: str) -> None:
+        command = ["/usr/bin/mount", "-o", f"remount,{option}", str(self.folder)]
+        subprocess.run(command, check=True)
+
 
 @contextmanager
 def mount_small_disk(folder: Path, mebibytes: int) -> Generator[SmallDisk]:
