@@ -10,74 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from bench.servers.ports import free_port
 from mail.backup.errors import BackupError
 from mail.backup.postgres_copy import libpq_environment, require_program
 from mail.backup.work_folder import locked_work_folder
 from merganser.commands.backup.backup_command import require_target_outside
-from merganser.commands.backup.key_copies import copy_key_files, require_unchanged_keys
 from merganser.errors import CommandError
 from merganser.server.store import store_lock
-from merganser.settings.settings import Settings, read_settings
+from merganser.settings.settings import Settings
 from models.events.incarnation import MARK_OBJECT_NAME
-from tests.support.accounts.account_rows import message_with_subject
-from tests.support.clients.command_line import CommandLine, prepare_once
+from tests.support.clients.backup_commands import (
+    back_up,
+    change_last_byte,
+    full_shell,
+    import_messages,
+    new_shell,
+    stored_objects,
+    use_settings_of,
+)
+from tests.support.clients.command_line import CommandLine
 from tests.support.clients.terminal_commands import run_on_terminal
-from tests.support.stores.small_disk import mount_small_disk
 
+__all__ = ["full_shell"]
 MESSAGES_QUERY = "SELECT id, user_id, sha256, subject, seen FROM messages ORDER BY id"
-ATTACHMENT_SIZE = 9000  # bytes, so that each message has an object
 TWO_DAYS = 2 * 24 * 3600.0
-
-
-def import_messages(shell: CommandLine, folder: Path, *subjects: str) -> None:
-    """Import a message with an object of its own for each subject."""
-    source = folder / subjects[0]
-    source.mkdir()
-    for subject in subjects:
-        raw = message_with_subject(subject, attachment_size=ATTACHMENT_SIZE)
-        (source / f"{subject}.eml").write_bytes(raw)
-    result = shell("import", source, "--user", "ada", "--mailbox", "Old")
-    assert result.code == 0, result.err
-
-
-@pytest.fixture
-def full_shell(ada: CommandLine, prepared_folder: Path, tmp_path: Path) -> CommandLine:
-    """A command line with two messages in its store."""
-    copy = prepared_folder / "two messages"
-    prepare_once(ada, copy, lambda: import_messages(ada, tmp_path, "one", "two"))
-    return ada
-
-
-def new_shell(shell: CommandLine, data: Path) -> CommandLine:
-    """A command line with another, empty data folder."""
-    empty = CommandLine(data, shell.monkeypatch, shell.capsys)
-    empty.set_settings(data=str(data), database_url=f"sqlite:///{data}/mail.db")
-    return empty
-
-
-def use_settings_of(shell: CommandLine) -> None:
-    """Return to the settings of a command line after those of another."""
-    shell.set_settings(data=str(shell.data), database_url=f"sqlite:///{shell.data}/mail.db")
-
-
-def stored_objects(folder: Path) -> list[Path]:
-    """The objects of a store in a folder, without its marks."""
-    paths = sorted(folder.glob("[0-9a-f][0-9a-f]/*"))
-    return [path for path in paths if path.name not in {"merganser.mark", "incarnation.json"}]
-
-
-def change_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def back_up(shell: CommandLine, target: Path | str, *options: str | Path) -> dict[str, object]:
-    """Run `merganser backup`, and return its report."""
-    result = shell("backup", target, "--json", *options)
-    assert result.code == 0, result.err + result.out
-    return dict(result.json)
 
 
 def test_restored_store_has_the_same_messages(full_shell: CommandLine, tmp_path: Path) -> None:
@@ -283,13 +238,6 @@ def test_target_and_object_store_must_be_apart_in_a_bucket(target: str, is_refus
         require_target_outside(target, settings)
 
 
-def test_backup_refuses_keys_in_target(full_shell: CommandLine, tmp_path: Path) -> None:
-    result = full_shell("backup", tmp_path / "backup", "--keys", tmp_path / "backup" / "keys")
-    assert result.code == 2
-    assert "--keys" in result.err
-    assert not (tmp_path / "backup").exists()
-
-
 def test_backup_refuses_target_of_another_store(full_shell: CommandLine, tmp_path: Path) -> None:
     back_up(full_shell, tmp_path / "backup")
     other = new_shell(full_shell, tmp_path / "other")
@@ -328,16 +276,6 @@ def test_restore_refuses_foreign_objects(full_shell: CommandLine, tmp_path: Path
     assert result.code == 1
     assert "another store" in result.err
     assert stored_objects(restored.data / "blobs") == [foreign]
-    assert not (restored.data / "mail.db").exists()
-
-
-def test_restore_refuses_missing_key_file(full_shell: CommandLine, tmp_path: Path) -> None:
-    back_up(full_shell, tmp_path / "backup")
-    restored = new_shell(full_shell, tmp_path / "new")
-    result = restored("restore", tmp_path / "backup")
-    assert result.code == 1
-    assert "--keys" in result.err
-    assert stored_objects(restored.data / "blobs") == []
     assert not (restored.data / "mail.db").exists()
 
 
@@ -436,60 +374,6 @@ def test_second_backup_of_a_target_is_refused_and_remains_are_deleted(
     back_up(full_shell, tmp_path / "backup", "--keep", "5")
     assert [path.name for path in work_folder.iterdir()] == ["lock"]
     assert not old_part.exists()
-
-
-def test_keys_that_are_rotated_during_the_backup_fail_it(
-    full_shell: CommandLine, tmp_path: Path
-) -> None:
-    keys, id_ = tmp_path / "keys", "20260101T000000.000Z"
-    settings = read_settings()
-    copy_key_files(settings, keys, id_)
-    require_unchanged_keys(settings, keys, id_)
-    change_last_byte(full_shell.data / "vault")
-    with pytest.raises(BackupError, match="vault has changed during the backup"):
-        require_unchanged_keys(settings, keys, id_)
-
-
-def test_failed_backup_leaves_no_copies_of_keys(full_shell: CommandLine, tmp_path: Path) -> None:
-    target, keys = tmp_path / "backup", tmp_path / "keys"
-    (target / "objects").mkdir(parents=True)
-    first, *_ = stored_objects(full_shell.data / "blobs")
-    (target / "objects" / first.parent.name).write_bytes(b"not a folder")
-    assert full_shell("backup", target, "--keys", keys).code != 0
-    assert not any(keys.iterdir())
-    (full_shell.data / "secret").unlink(missing_ok=True)
-    (full_shell.data / "secret").mkdir()
-    with pytest.raises(CommandError, match="Cannot copy the keys"):
-        copy_key_files(read_settings(), keys, "20260101T000000.000Z")
-    assert list(keys.iterdir()) == []
-
-
-def test_backup_to_unreachable_bucket_leaves_no_copies_of_keys(
-    full_shell: CommandLine, tmp_path: Path
-) -> None:
-    full_shell.monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    full_shell.monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
-    target = f"s3://bucket/backup?endpoint=http://127.0.0.1:{free_port()}&region=eu-west-1"
-    result = full_shell("backup", target, "--keys", tmp_path / "keys")
-    assert (result.code, "does not respond" in result.err) == (1, True), result.err
-    assert not any((tmp_path / "keys").iterdir())
-
-
-def test_keys_of_deleted_backups_do_not_outlast_a_later_failure(
-    full_shell: CommandLine, tmp_path: Path
-) -> None:
-    target, keys = tmp_path / "backup", tmp_path / "keys"
-    (target / "objects").mkdir(parents=True)
-    with mount_small_disk(target / "objects" / "ab", 4) as disk:
-        back_up(full_shell, target, "--keys", keys)
-        unlisted = disk.folder / "unlisted"
-        unlisted.write_bytes(b"x")
-        os.utime(unlisted, (time.time() - TWO_DAYS,) * 2)
-        with disk.mounted_read_only():
-            result = full_shell("backup", target, "--keys", keys, "--keep", "1")
-        assert result.code == 1, result.out
-        (manifest,) = (target / "db").glob("*.manifest.json")
-        assert [path.name for path in keys.iterdir()] == [manifest.name.partition(".m")[0]]
 
 
 def test_restore_follows_symbolic_link_of_database(full_shell: CommandLine, tmp_path: Path) -> None:
