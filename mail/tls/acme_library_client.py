@@ -294,6 +294,7 @@ def _require_answer_of_acme_server(response: Response, **_: Any) -> None:
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
     is_problem = content_type == ClientNetwork.JSON_ERROR_CONTENT_TYPE
     if response.status_code >= FIRST_SERVER_ERROR and not is_problem:
+        response.close()  # nothing else would close its connection
         raise HTTPError(f"HTTP {response.status_code}")
 
 
