@@ -11,10 +11,18 @@ from merganser.commands.lazy_commands import LazyCommandGroup, join_wrapped_line
 
 # Name, module with the declarations, and help text, in the order of the help
 COMMAND_GROUPS = (
-    ("user", "users.user_declarations", "Create, list and change accounts."),
+    ("user", "users.user_declarations", "Create, list, change, delete and restore accounts."),
     ("api-key", "users.api_key_declarations", "Create, list and revoke API keys."),
-    ("domain", "domains.domain_declarations", "Create, list, rename and delete domains."),
-    ("certificate", "certificates.certificate_declarations", "List, set and renew certificates."),
+    (
+        "domain",
+        "domains.domain_declarations",
+        "Create, list, rename and delete domains, with their DNS records and keys.",
+    ),
+    (
+        "certificate",
+        "certificates.certificate_declarations",
+        "List, set, renew and delete certificates.",
+    ),
     ("connector", "connectors.connector_declarations", "List, check and run connectors."),
     ("session", "sessions.session_declarations", "List and end the open sessions of all nodes."),
     (

@@ -28,7 +28,7 @@ def serve(
         bool,
         typer.Option(
             "--demo",
-            help="Create the demo account and print how to use it. Nothing is sent to other "
+            help="Create the demo accounts and print how to use them. Nothing is sent to other "
             "machines: outgoing mail is written into a folder.",
         ),
     ] = False,
@@ -42,7 +42,7 @@ def serve(
         ),
     ] = 1,
 ) -> None:
-    """Run the server: HTTP, LMTP and the background workers, in one process or several.
+    """Run the server: HTTP, LMTP, SMTP and the background workers, in one process or several.
 
     The database is created or migrated first. Ctrl-C or SIGTERM stops the server. No accepted
     message is lost. SIGHUP reads the settings file MERGANSER_CONFIG and the certificates again.
@@ -74,11 +74,14 @@ def init(
 @declarations.command("demo")
 @implemented_in("merganser.commands.server.demo_command")
 def create_missing_demo_accounts(
-    count: Annotated[int, typer.Option(min=1, help="Number of messages.")] = 520,
+    count: Annotated[
+        int, typer.Option(min=1, help="Number of messages, if they are not delivered yet.")
+    ] = 520,
 ) -> None:
-    """Create a demo account with messages of all kinds, and print its credentials.
+    """Create demo accounts, and print their credentials.
 
-    If the account exists, only its credentials are printed.
+    One account has messages of all kinds, one is an administrator, and one has no mail. Accounts
+    that exist stay as they are.
 
     Example: merganser demo
     """
@@ -96,7 +99,9 @@ def export_account(
             help="EML_ZIP, MAILDIR_TAR, JSON or MBOX. Default: by the extension of the file.",
         ),
     ] = None,
-    mailbox: Annotated[str | None, typer.Option(help="Export only this mailbox.")] = None,
+    mailbox: Annotated[
+        str | None, typer.Option(help="Export only the messages of this mailbox.")
+    ] = None,
     settings: Annotated[bool, typer.Option(help="Include settings and key-value entries.")] = True,
     passphrase_stdin: PassphraseStdin = False,
 ) -> None:
@@ -104,7 +109,8 @@ def export_account(
 
     `merganser import` restores the account on this server or another one. An mbox file has only
     the messages. An existing file is not overwritten, and an incomplete file is removed. The file
-    has the passwords of connectors only if a passphrase encrypts them.
+    has the passwords of connectors only if a passphrase encrypts them. The exit code is 1 if a
+    message is damaged: it is named, and left out.
 
     Example: merganser export ada.zip --user ada
 
@@ -188,7 +194,7 @@ def print_settings_page() -> None:
 def run_doctor(
     as_json: JsonOption = False,
 ) -> None:
-    """Check the database, disk, clock, permissions, ports, DNS, certificates and backups.
+    """Check database, object store, disk, clock, files, keys, ports, DNS, certificates, backups.
 
     For each problem it prints what to do. The exit code is 1 if something must be done.
 

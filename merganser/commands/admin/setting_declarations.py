@@ -22,9 +22,10 @@ def list_settings(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the settings that can be stored, with their values and whether these are defaults.
+    """List the settings that can be stored, with their values and whether these are stored.
 
-    `merganser settings` lists the environment variables.
+    Values that are not stored come from environment variables or are defaults. `merganser
+    settings` lists the environment variables.
 
     Example: merganser setting list retention
     """

@@ -32,14 +32,24 @@ def set_certificate(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(help="PEM file with the private key. Default: the file of the certificate."),
+        typer.Option(
+            help="PEM file with the private key. Default: the file of the certificate, or else "
+            "the stored key."
+        ),
     ] = None,
     acme: Annotated[
-        bool, typer.Option("--acme", help="Request and renew the certificate by ACME.")
+        bool,
+        typer.Option(
+            "--acme",
+            help="Request and renew the certificate by ACME. Without it, ACME stops to renew it.",
+        ),
     ] = False,
     also: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Another name in the certificate; can be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help="Another name that ACME requests; can be repeated. Default: the stored names.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

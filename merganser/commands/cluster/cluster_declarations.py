@@ -22,7 +22,9 @@ def print_or_write_user_node_map(
         typer.Option("--output", help="File to replace with the map. Default: the map is printed."),
     ] = None,
 ) -> None:
-    """Print the node of each user as a map file of HAProxy: one line "username host:port" each.
+    """Print the nodes of users as a map file of HAProxy: one line "username host:port" each.
+
+    Users without a node are left out.
 
     Example: merganser cluster map --output /etc/haproxy/users.map
     """

@@ -49,7 +49,8 @@ def add_dkim_key(
 ) -> None:
     """Create DKIM keys that sign at once, and print their DNS records.
 
-    A key with the same selector is replaced; `domain dkim-rotate` waits for DNS first.
+    A key with the same selector is replaced. Other keys of the same algorithm are retired.
+    `domain dkim-rotate` waits for DNS first.
 
     Example: merganser domain dkim-add example.org --selector s1
     """
@@ -73,6 +74,8 @@ def activate_dkim_key(
     selector: Annotated[str, typer.Argument(help="Selector of the key.")],
 ) -> None:
     """Activate a pending or retired DKIM key without a check of DNS.
+
+    Other keys of the same domain and algorithm are retired.
 
     Example: merganser domain dkim-activate example.org dkim-20300131
     """

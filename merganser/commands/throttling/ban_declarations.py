@@ -36,7 +36,7 @@ def add_bans(
     duration: Annotated[
         str | None,
         typer.Option(
-            "--for", help='Such as "2 hours" or P1D, at most 30 days. Default: by the policy.'
+            "--for", help='Such as "2 hours" or P1D, 1 minute to 30 days. Default: by the policy.'
         ),
     ] = None,
     reason: ReasonOption = None,
@@ -52,7 +52,9 @@ def add_bans(
 def lift_bans_and_delete_failure_counts(
     networks: NetworksArgument, reason: ReasonOption = None
 ) -> None:
-    """Lift the bans of networks and their delays after failed sign-ins.
+    """Lift the bans of networks and their delays after failures.
+
+    Bans and delays of all networks that overlap these networks end. The deny list stays.
 
     Example: merganser ban lift 203.0.113.7 --reason "misconfigured client"
     """

@@ -17,7 +17,11 @@ declarations = typer.Typer()
 def create_api_key(
     name: Annotated[str, typer.Option(help="Name of the key, which tells its use.")],
     user: Annotated[
-        str | None, typer.Option(help="Owner. Default: the key belongs to the platform.")
+        str | None,
+        typer.Option(
+            help="Owner. Default: the key belongs to the platform. It then requires --domain, or "
+            "at least the role ADMIN."
+        ),
     ] = None,
     role: Annotated[Role, typer.Option(help="Role of the key.")] = Role.USER,
     domain: Annotated[

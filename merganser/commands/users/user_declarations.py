@@ -28,7 +28,11 @@ def add_user(
     no_address: Annotated[bool, typer.Option("--no-address", help="Create no address.")] = False,
     password_stdin: PasswordStdin = False,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="No password: only API keys can sign in.")
+        bool,
+        typer.Option(
+            "--no-password",
+            help="No password: API keys, application passwords and identity providers sign in.",
+        ),
     ] = False,
     role: Annotated[Role, typer.Option(help="Role of the user.")] = Role.USER,
     quota: Annotated[str | None, typer.Option(help="Storage, such as 5 GiB. 0: unlimited.")] = None,
@@ -110,7 +114,8 @@ def delete_user(
 ) -> None:
     """Delete an account. Its name and addresses are free at once. A task deletes its data.
 
-    With --after the account can be restored until then. Run the command again to change the time.
+    With --after the account can be restored until then. To change the time, run the command again
+    with the username.
 
     Example: merganser user delete ada --after "30 days"
     """
