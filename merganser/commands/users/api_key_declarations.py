@@ -20,7 +20,7 @@ def create_api_key(
         str | None,
         typer.Option(
             help="Owner. Default: the key belongs to the platform. It then requires --domain, or "
-            "the role ADMIN or ROOT."
+            "at least the role ADMIN."
         ),
     ] = None,
     role: Annotated[Role, typer.Option(help="Role of the key.")] = Role.USER,
