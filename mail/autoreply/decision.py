@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from mail.addresses.address_syntax import normalize_and_validate_address, normalized_domain
 from mail.addresses.quoted_local_part import join_address, split_address
-from mail.mime import DecodedField, MessageFacts
+from mail.mime import DecodedField, MessageFacts, leading_keyword
 from models.errors import InvalidInput
 
 MAX_SUBJECT = 512  # bytes of the original subject
@@ -215,7 +215,7 @@ def _reason_in_header_or_spam(
     """Return the reason in the header fields, None if there is none."""
 
     def first_words(name: str) -> set[str]:
-        return {_first_word(value) for value in values_by_name.get(name, ())}
+        return set(map(leading_keyword, values_by_name.get(name, ())))
 
     suppressed_kinds = set(
         _WORD_END.split(" ".join(values_by_name.get("x-auto-response-suppress", ())))
@@ -239,11 +239,6 @@ def _reason_in_header_or_spam(
         ),
         None,
     )
-
-
-def _first_word(value: str) -> str:
-    """Return the first word of a header value."""
-    return _WORD_END.split(value, maxsplit=1)[0]
 
 
 def _reason_of_sender_or_recipient(

@@ -15,6 +15,7 @@ from mail.compose.message_draft import MAX_SUBJECT_BYTES, CustomHeader, MessageD
 from mail.filters.script_environment import ScriptMailboxes
 from mail.inbound.incoming_message import IncomingMessage
 from mail.inbound.spam_check import RecipientVerdict
+from mail.mime import leading_keyword
 from mail.mime.header_encoding import NamedAddress, with_ascii_domain
 from mail.queue.redirect import enqueue_redirect
 from mail.recipients.recipient_routes import OutgoingForward
@@ -25,7 +26,6 @@ from mail.storage.received_messages import DeliveryCopies
 from models.runtime.environment import Environment
 
 _PRIORITY_BY_IMPORTANCE = {1: Priority.HIGH, 3: Priority.LOW}
-_AUTOMATIC_FIELDS = frozenset({"auto-submitted"})
 
 
 async def enqueue_notification_and_store_copy(
@@ -80,11 +80,10 @@ async def enqueue_notification_and_store_copy(
 
 def _has_auto_submitted_field(trigger: AutoreplyTrigger) -> bool:
     """Return True if Auto-Submitted says that a program sent the message."""
-    automatic_values = [
-        field.value for field in trigger.header_fields if field.name.lower() in _AUTOMATIC_FIELDS
-    ]
     return any(
-        value.strip().lower().partition(";")[0].strip() != "no" for value in automatic_values
+        leading_keyword(field.value) != "no"
+        for field in trigger.header_fields
+        if field.name.lower() == "auto-submitted"
     )
 
 

@@ -14,6 +14,7 @@ from mail.mime.encoded_words import collapse_whitespace, decode_encoded_words_an
 from mail.mime.header_fields import (
     DecodedField,
     decoded_fields,
+    leading_keyword,
     parse_date_or_none,
     parse_message_ids,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "imap_envelope",
     "is_body_part",
     "json_rows_from_tree",
+    "leading_keyword",
     "parse_address_list",
     "parse_date_or_none",
     "parse_events",

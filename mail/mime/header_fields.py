@@ -23,6 +23,7 @@ _LINE = re.compile(rb"([^\r\n]*+)(\r{0,2}\n|\r|\Z)")
 _MESSAGE_ID = re.compile(r"<([^<>]*)>")
 SPACE_AROUND_DOT = re.compile(r"(?<!\s)\s*+([.@])\s*+")  # and around the "@"
 _WHITESPACE = re.compile(r"\s")
+_KEYWORD = re.compile(r"(?:\s|\((?:[^()\\]|\\.)*+\))*+([^\s;,(]*+)")  # comments, then a word
 _DATE = re.compile(
     r"\s*(?:[A-Za-z]{2,9}\.?,?\s*)?(\d{1,2})[\s-]+([A-Za-z]{3})[a-z]*\.?,?[\s-]+(\d{4})\s+"
     r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:[.,]\d+)?\s*(?:([+-])(\d\d):?(\d\d)|(GMT|UTC?|Z)\b|$)"
@@ -176,3 +177,13 @@ def _parse_unusual_date_or_none(value: str) -> datetime | None:
 def _next_line_start(raw: bytes, position: int, end: int) -> int:
     line = _LINE.match(raw, position, end)
     return line.end() if line else end
+
+
+def leading_keyword(value: str) -> str:
+    """Return the first word of a field value in lower case, or an empty text.
+
+    Comments before it are left out, and parameters after it: as in Auto-Submitted (RFC 3834,
+    section 5).
+    """
+    match = _KEYWORD.match(value)
+    return match[1].lower() if match else ""

@@ -21,6 +21,7 @@ from mail.mime.encoded_words import (
 )
 from mail.mime.header_fields import (
     RawField,
+    leading_keyword,
     parse_date_or_none,
     parse_fields_with_lowercase_names,
     parse_message_ids,
@@ -196,14 +197,8 @@ def _requests_one_click(top: _TopFields) -> bool:
 
 
 def _is_auto_submitted(top: _TopFields) -> bool:
-    word = (
-        top.unfolded_value_or_empty("auto-submitted")
-        .partition(";")[0]
-        .partition("(")[0]
-        .strip()
-        .lower()
-    )
-    return word not in ("", "no")
+    keyword = leading_keyword(top.unfolded_value_or_empty("auto-submitted"))
+    return keyword not in ("", "no")
 
 
 def _is_encrypted(raw: bytes, structure: ParsedPart) -> bool:

@@ -119,8 +119,9 @@ def is_automatic(source: ByteSource, structure: ParsedPart) -> bool:
     """Return True if a mailing list or a program sent the message (RFC 2919, RFC 3834)."""
     fields = mime.decoded_fields(source, structure)
     values_by_name = {field.name.casefold(): field.value.strip().casefold() for field in fields}
-    automatic = values_by_name.get("auto-submitted", "no").partition(";")[0].strip() != "no"
-    return automatic or "list-id" in values_by_name or "x-auto-response-suppress" in values_by_name
+    is_automatic_reply = mime.leading_keyword(values_by_name.get("auto-submitted", "no")) != "no"
+    names = ("list-id", "x-auto-response-suppress")
+    return is_automatic_reply or any(name in values_by_name for name in names)
 
 
 def contact_key_or_none(address: str | None) -> str | None:

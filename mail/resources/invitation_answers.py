@@ -126,13 +126,13 @@ async def _refuse_automatic_replies(incoming: IncomingMessage) -> None:
     structure = incoming.message.facts.structure
     most = min(incoming.message.facts.header_size, MAX_HEADER_BYTES)
     header = await read_beginning(incoming.raw_message, most)
-    values = [
-        field.value.strip().lower().split(";")[0].split(" ")[0]
+    keywords = [
+        mime.leading_keyword(field.value)
         for field in mime.decoded_fields(header, structure)
         if field.name.lower() == "auto-submitted"
     ]
     if not incoming.envelope_sender or any(
-        value not in ANSWERED_AUTOMATIC_MAIL for value in values
+        keyword not in ANSWERED_AUTOMATIC_MAIL for keyword in keywords
     ):
         raise ResourceMailRefused("The address does not accept automatic replies.")
 

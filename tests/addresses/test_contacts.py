@@ -112,6 +112,7 @@ async def test_administrator_cannot_read_contacts_of_a_user(
 SENDERS_OF_MESSAGES: list[tuple[dict[str, str], bool]] = [
     ({}, True),
     ({"Auto-Submitted": "no"}, True),
+    ({"Auto-Submitted": "(by hand) no (comment)"}, True),
     ({"Auto-Submitted": "auto-replied; owner"}, False),
     ({"List-Id": "<list.far.example>"}, False),
     ({"LIST-ID": "x"}, False),

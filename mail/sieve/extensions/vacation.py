@@ -5,6 +5,7 @@ from collections.abc import Callable
 from hashlib import sha256
 
 from mail.addresses.address_syntax import NormalizedAddress, normalized_address
+from mail.mime import leading_keyword
 from mail.sieve.actions import VacationReply
 from mail.sieve.execution.interpreter import ScriptRun
 from mail.sieve.execution.signatures import (
@@ -103,8 +104,8 @@ def no_reply_reason(run: ScriptRun, own_addresses: set[NormalizedAddress]) -> st
 
 def _forbids_reply(run: ScriptRun, name: str, is_allowed: Callable[[str], bool]) -> bool:
     """True if a field with this name forbids an automatic reply."""
-    words = (field.value.partition(";")[0].strip().lower() for field in run.fields_named(name))
-    return not all(map(is_allowed, words))
+    keywords = (leading_keyword(field.value) for field in run.fields_named(name))
+    return not all(map(is_allowed, keywords))
 
 
 def _is_addressed_to(run: ScriptRun, own_addresses: set[NormalizedAddress]) -> bool:

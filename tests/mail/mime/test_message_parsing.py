@@ -18,6 +18,7 @@ from mail.mime import (
     decoded_fields,
     facts_from_message_bytes,
     find_part,
+    leading_keyword,
     parse_structure,
     part_text,
     read_message_facts,
@@ -386,9 +387,18 @@ def test_encrypted_message_is_detected_by_content_type(header: bytes, expected: 
     assert facts_from_message_bytes(header + b"\n\n").encrypted is expected
 
 
-def test_auto_submitted_field_is_read() -> None:
-    assert facts_from_message_bytes(b"Auto-Submitted: auto-replied; x=y\n\n").auto_submitted
-    assert not facts_from_message_bytes(b"Auto-Submitted: no\n\n").auto_submitted
+@pytest.mark.parametrize(
+    ("value", "keyword"),
+    [
+        ("auto-replied; x=y", "auto-replied"), ("Auto-Generated(by cron)", "auto-generated"),
+        (" (a) (no; \\) b)\tNO ; x", "no"), ("no, yes", "no"), ("", ""), ("(open no", ""),
+        ("; no", ""),
+    ],
+)  # fmt: skip
+def test_keyword_of_auto_submitted_field_is_read(value: str, keyword: str) -> None:
+    assert leading_keyword(value) == keyword
+    header = f"Auto-Submitted: {value}\n\n".encode()
+    assert facts_from_message_bytes(header).auto_submitted is (keyword not in {"", "no"})
 
 
 async def test_message_of_each_size_has_same_facts_in_async_reader(tmp_path: Path) -> None:

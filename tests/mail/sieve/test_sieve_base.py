@@ -348,6 +348,11 @@ def test_automatic_message_gets_no_vacation_reply(field: bytes) -> None:
     assert run_vacation_script("", field + b"\n" + SAMPLE_MESSAGE) == ["keep"]
 
 
+def test_message_of_a_person_gets_a_vacation_reply() -> None:
+    field = b"Auto-Submitted: (by hand) No (comment); x=y\n"
+    assert run_vacation_script("", field + SAMPLE_MESSAGE) == run_vacation_script("")
+
+
 @pytest.mark.parametrize(
     "sender",
     ["", "bob@example.com", "MAILER-DAEMON@x.org", "owner-x@x.org", "x-request@x.org",
