@@ -143,7 +143,7 @@ class ConnectorEditMutation:
         "replaces the refresh token, the new one is lost and a stage has a warning. "
         "CONNECTOR_FAILURE, with the stage, if the remote server can't be reached or refuses the "
         "connection. With `validateOnly` only the input is checked. A process runs at most 8 "
-        "tests at once, else RATE_LIMITED.",
+        "tests at once, and 2 of one caller, else RATE_LIMITED.",
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )
