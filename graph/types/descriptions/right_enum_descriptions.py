@@ -59,7 +59,7 @@ RIGHT_VALUE_DESCRIPTIONS = {
         "MAIL": "Reading and changing the user's mail.",
         "SUBMIT": "Sending messages.",
         "SETTINGS": "Changing the settings of the user's account. "
-        "Queries of settings require READ.",
+        "Most queries of settings require READ.",
         "IMAP": "Sign-in to an IMAP server beside Merganser, which checks passwords with "
         "`passwordVerify`.",
         "POP3": "Sign-in to a POP3 server beside Merganser, which checks passwords with "
