@@ -26,6 +26,8 @@ from mail.connectors.remote_server import (
 CONNECT_TIMEOUT = 10.0  # seconds for one address
 MAX_ADDRESSES = 3  # addresses of a host
 READ_SIZE = 1 << 16  # bytes of one read
+MAX_DELAY = 3600.0  # seconds that a server may keep readers waiting, beyond those for its bytes
+MIN_BYTES_PER_SECOND = 20  # of a slow server; faster bytes make up for earlier delays
 MAX_SEARCHED_LENGTH = 4096  # characters of a text in which secrets are searched
 LINGER_ZERO = struct.pack("ii", 1, 0)  # `close` sends RST
 ABORTED_TEXT = "The run was cancelled."
@@ -56,6 +58,7 @@ class RemoteConnection:
     _socket: socket.socket | None = field(default=None, repr=False)
     _aborted: Event = field(default_factory=Event, repr=False)
     _next_read_at: float = 0.0  # monotonic time until which the rate limit makes reads wait
+    _delay: float = 0.0  # seconds
     _hidden_texts: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +105,16 @@ class RemoteConnection:
             )
             self._aborted.wait(self._next_read_at - now)
             self.raise_if_aborted()
+
+    def count_delay(self, waited_seconds: float, byte_count: int) -> None:
+        """Count the time that a read has waited for these bytes.
+
+        Raises RemoteFailure for a server that sends just enough to avoid the timeout, since a run
+        would never end.
+        """
+        self._delay = max(self._delay + waited_seconds - byte_count / MIN_BYTES_PER_SECOND, 0.0)
+        if self._delay > MAX_DELAY:
+            raise RemoteFailure(self.stage, "The server responds too slowly.")
 
     def abort(self) -> None:
         """End the connection, also while another thread waits for it.
@@ -224,7 +237,7 @@ class BoundedReader:
         try:
             while b"\n" not in self._buffer and len(self._buffer) < READ_SIZE:
                 self._source.settimeout(max(until - time.monotonic(), 0.001))
-                self._receive_at_limited_rate()
+                self._connection.wait_for_rate(len(self._receive()))
         except TimeoutError:
             return False
         except OSError as problem:
@@ -237,16 +250,19 @@ class BoundedReader:
         """Do nothing, for libraries that close their source: the connection closes its socket."""
 
     def _receive_more(self) -> None:
+        began_at = time.monotonic()
         try:
-            self._receive_at_limited_rate()
+            chunk = self._receive()
         except OSError as problem:
             raise self._connection.failure_from(problem) from None
+        self._connection.count_delay(time.monotonic() - began_at, len(chunk))
+        self._connection.wait_for_rate(len(chunk))
 
-    def _receive_at_limited_rate(self) -> None:
-        """Receive bytes into the buffer, and wait as long as the rate limit requires.
+    def _receive(self) -> bytes:
+        """Receive bytes into the buffer, and return them.
 
-        Blocks the thread. The caller must limit the size of the buffer. Raises RemoteFailure if the
-        connection ends or is aborted, and the OSError of the socket.
+        Blocks the thread. The caller must limit the size of the buffer, and keep the rate limit.
+        Raises RemoteFailure if the connection ends or is aborted, and the OSError of the socket.
         """
         chunk = self._source.recv(
             min(READ_SIZE, self._connection.server.bytes_per_second or READ_SIZE)
@@ -255,7 +271,7 @@ class BoundedReader:
         if not chunk:
             raise RemoteFailure(self._connection.stage, CLOSED_TEXT)
         self._buffer += chunk
-        self._connection.wait_for_rate(len(chunk))
+        return chunk
 
     def _take_from_buffer(self, size: int) -> bytes:
         data = bytes(memoryview(self._buffer)[:size])

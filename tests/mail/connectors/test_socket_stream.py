@@ -1,14 +1,22 @@
 """The TCP connection of a connector."""
 
 import socket
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
+from mail.connectors import socket_stream
 from mail.connectors.remote_server import RemoteFailure
-from mail.connectors.socket_stream import BoundedReader, RemoteConnection
+from mail.connectors.socket_stream import (
+    MAX_DELAY,
+    MIN_BYTES_PER_SECOND,
+    BoundedReader,
+    RemoteConnection,
+)
 from tests.support.growth import assert_grows_with_size
 from tests.support.mail_servers.imap_and_pop3_servers import (
     FakeImapServer,
@@ -49,6 +57,44 @@ def test_close_after_abort_resets_the_connection_of_a_sending_server() -> None:
             connection.close()
             with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 send_without_end(sender)
+
+
+def test_server_that_sends_just_enough_to_avoid_the_timeout_is_too_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket_stream, "MAX_DELAY", 0.2)
+    server, client = socket.socketpair()
+    with server, client:
+        connection = connection_with_secret("x")
+        reader = BoundedReader(connection, client)
+        sent_sizes: list[int] = []
+
+        def send_slowly() -> None:
+            with suppress(OSError):
+                while server.send(b"x"):
+                    sent_sizes.append(1)
+                    time.sleep(0.1)
+
+        sender = threading.Thread(target=send_slowly)
+        sender.start()
+        try:
+            with pytest.raises(RemoteFailure, match=r"^The server responds too slowly\.$"):
+                reader.read_exactly(1000)
+        finally:
+            client.close()
+            server.close()
+            sender.join()
+        assert len(sent_sizes) < 100
+
+
+def test_fast_bytes_make_up_for_earlier_delays() -> None:
+    connection = connection_with_secret("x")
+    for _ in range(3):
+        connection.count_delay(MAX_DELAY / 2, 1)
+        connection.count_delay(1.0, round(MIN_BYTES_PER_SECOND * MAX_DELAY / 2))
+    connection.count_delay(MAX_DELAY / 2, 1)
+    with pytest.raises(RemoteFailure):
+        connection.count_delay(MAX_DELAY / 2 + 1.0, 1)
 
 
 def connection_with_secret(secret: str) -> RemoteConnection:
