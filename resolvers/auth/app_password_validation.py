@@ -1,5 +1,6 @@
 """Validation and generation of application passwords."""
 
+import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from resolvers.auth.passwords import foreign_hashes
 from resolvers.users import apple_profiles
 
 LENGTH = 16
+SELECTOR_LENGTH = 5  # hex digits
 PASSWORD_PATTERN = re.compile(rf"[a-z]{{{LENGTH}}}")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MIN_DISTINCT_LETTERS = 6
@@ -249,3 +251,11 @@ def generate_password(environment: Environment) -> str:
         text = "".join(LETTERS[byte % len(LETTERS)] for byte in unbiased_bytes[:LENGTH])
         if PASSWORD_PATTERN.fullmatch(text) and not _is_weak(text):
             return text
+
+
+def password_selector(normalized: str) -> str:
+    """Return the first hex digits of the SHA-256, by which a password is looked up.
+
+    It reveals 20 of the password's 75 bits; a guess still costs one hash.
+    """
+    return hashlib.sha256(normalized.encode()).hexdigest()[:SELECTOR_LENGTH]

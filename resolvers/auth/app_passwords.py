@@ -1,6 +1,5 @@
 """Application passwords: sign-in, create, list, update and delete."""
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -31,6 +30,7 @@ from resolvers.auth.app_password_validation import (
     NewAppPassword,
     generate_password,
     normalize_app_password,
+    password_selector,
     require_right_to_import_hash,
     require_within_impersonation_and_expand_all,
     validate_description,
@@ -48,7 +48,6 @@ from resolvers.users import apple_profiles, managed_objects
 from resolvers.users.selection import require_managed_user
 from resolvers.viewer import GuardRule
 
-SELECTOR_LENGTH = 5  # hex digits
 # Selectors of imported hashes, whose passwords are unknown: each sign-in checks all of a user.
 IMPORT_SELECTORS = tuple(f"import{number}" for number in range(10))
 
@@ -63,14 +62,6 @@ def scopes_of_app_password(stored_scopes: Collection[str]) -> frozenset[Scope]:
     if AppPasswordScope.ALL in stored_scopes:
         return ALL_SCOPES
     return expand_scopes(frozenset(map(Scope, stored_scopes)))
-
-
-def password_selector(normalized: str) -> str:
-    """Return the first hex digits of the SHA-256, by which a password is looked up.
-
-    It reveals 20 of the password's 75 bits; a guess still costs one hash.
-    """
-    return hashlib.sha256(normalized.encode()).hexdigest()[:SELECTOR_LENGTH]
 
 
 async def find_app_password(
@@ -203,9 +194,7 @@ async def create_app_password(
         if new_password.profile
         else ""
     )
-    text = (
-        generate_password(environment) if new_password.password is None else new_password.password
-    )
+    text = new_password.password or await _generate_password_with_free_selector(ctx, user.id)
     password_hash = (
         text.strip()
         if new_password.is_hash
@@ -239,6 +228,17 @@ async def create_app_password(
     return CreatedAppPassword(row, None if new_password.is_hash else text, profile)
 
 
+async def _generate_password_with_free_selector(ctx: Context, user_id: int) -> str:
+    """Return a random password with a selector that no password of the user has."""
+    statement = select(col(ApplicationPassword.selector)).where(
+        col(ApplicationPassword.user_id) == user_id
+    )
+    used_selectors = {row.selector for row in await ctx.read(statement)}
+    while password_selector(text := generate_password(ctx.environment)) in used_selectors:
+        pass  # once in twenty thousand, with 50 of them
+    return text
+
+
 async def _require_free_import_selector(session: AsyncSession, user_id: int) -> str:
     """Return an unused selector for an imported hash. Raises LimitReached if there is none."""
     statement = select(col(ApplicationPassword.selector)).where(
@@ -263,7 +263,7 @@ async def _insert_app_password_and_log(
     try:
         async with session.begin_nested():
             session.add(app_password_row)
-    except IntegrityError as clash:  # once in twenty thousand, with 50 of them
+    except IntegrityError as clash:
         raise Conflict(
             "The password is too similar to another one of the user: retry.", path=["password"]
         ) from clash

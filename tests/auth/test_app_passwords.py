@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -66,6 +67,22 @@ async def test_created_app_password_is_found_in_any_spelling(ada: GraphQLClient)
         assert (await find_app_password(ada.environment, ada, typed)).description == "Phone"
     for wrong in (payload["password"][:-1], payload["password"] + "a", "", "x" * 10_000, "ß" * 8):
         assert await find_app_password(ada.environment, ada, wrong) is None
+
+
+async def test_generated_password_has_another_selector(ada: GraphQLClient) -> None:
+    first, second = (bytes((seed + n * n) % 256 for n in range(64)) for seed in (0, 1))
+    taken, free = (
+        app_password_validation.generate_password(
+            replace(ada.environment, random_bytes=lambda _, content=content: content)
+        )
+        for content in (first, second)
+    )
+    contents = iter((first, second))
+    environment = replace(ada.environment, random_bytes=lambda _: next(contents))
+    await create_app_password(ada, password=taken)
+    ctx = replace(client_context(ada), environment=environment)
+    created = await app_passwords.create_app_password(ctx, None, NewAppPassword("Laptop"))
+    assert created.password == free != taken
 
 
 async def test_app_password_is_not_stored_as_text(ada: GraphQLClient) -> None:

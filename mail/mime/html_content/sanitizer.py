@@ -189,7 +189,7 @@ class _TextWriter:
         if not self.is_preformatted:
             text = " ".join(text.split())
         if "&" in text:
-            text = entities.unescape(text)
+            text = entities.unescape(text.replace("&lt;", "<"))  # one by one, many take seconds
         text = text.replace("\xa0", " ")
         prefix = "> " * min(self.quote_level, _MAX_QUOTE_LEVELS)
         if self.is_preformatted:

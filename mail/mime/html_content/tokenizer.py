@@ -4,8 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+# The text can contain "<" that begins neither a tag nor a comment.
 _TEXT_AND_TAG = re.compile(
-    r"([^<]*+)(?:<(/?[a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+'|))*+)>)?", re.DOTALL
+    r"((?:[^<]++|<(?![a-zA-Z/!?]))*+)"
+    r"(?:<(/?[a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+'|))*+)>)?",
+    re.DOTALL,
 )
 _END_TAGS = {
     name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE)
@@ -48,6 +51,7 @@ def tokenize(html: str) -> Iterator[HtmlToken]:
     at = 0
     while match := _TEXT_AND_TAG.match(html, at):
         text, name, attributes = match.groups()
+        text = text.replace("<", "&lt;")
         at = match.end()
         if attributes is not None:
             name = name.lower()
@@ -64,13 +68,9 @@ def tokenize(html: str) -> Iterator[HtmlToken]:
             # A tag without an end. Searching again after it would take quadratic time.
             yield HtmlToken(html[at:].replace("<", "&lt;"))
             return
-        if following in ("/", "!", "?"):
-            at = _find_comment_or_declaration_end(html, at)
-            if at < 0:
-                return
-        else:
-            yield HtmlToken("&lt;")
-            at += 1
+        at = _find_comment_or_declaration_end(html, at)
+        if at < 0:
+            return
 
 
 def _find_closing_tag(html: str, tag: str, start: int) -> int:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail.mime import SanitizedHtml, html_to_text, sanitize_html
+from mail.mime.html_content.tokenizer import HtmlToken, tokenize
 
 
 def sanitize(html: str, *, remote_images: bool = False) -> SanitizedHtml:
@@ -174,3 +175,21 @@ def test_html_is_converted_to_text() -> None:
     assert html_to_text(html) == (
         "Dear Ada,\n\none\ntwo\n\n- first\n- second\n\n> said\n> he\n\n1 2\n\n<b> café\n\nx\n  y"
     )
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<<<<a>b", "<<<b"),
+        ("1 << 2 < 3 <", "1 << 2 < 3 <"),
+        ("<1<p>2<", "<1\n\n2<"),
+        ("&lt;b&gt; &amp;lt; &lt", "<b> &lt; <"),
+        ("&&lt;lt; &#6&lt;0;", "&<lt; <0;"),
+    ],
+)
+def test_signs_outside_of_tags_are_kept_as_text(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+def test_less_than_signs_are_one_token() -> None:
+    assert list(tokenize("<" * 1000)) == [HtmlToken("&lt;" * 1000)]  # one for each is slow

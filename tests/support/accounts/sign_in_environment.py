@@ -16,7 +16,7 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
-from resolvers.auth import app_passwords, authentication, impersonation
+from resolvers.auth import app_password_validation, authentication, impersonation
 from resolvers.auth.authentication import AuthenticatedUser
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.sign_in import SignInRequest
@@ -175,7 +175,7 @@ async def add_app_password(
         id=password_id,
         user_id=sign_in_environment.users["ada"],
         description="Phone",
-        selector=app_passwords.password_selector(APP_PASSWORD),
+        selector=app_password_validation.password_selector(APP_PASSWORD),
         password=await password_hashes.hash_password(sign_in_environment.environment, APP_PASSWORD),
         scopes=scopes,
         created_at=now,
