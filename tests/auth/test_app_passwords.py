@@ -69,17 +69,20 @@ async def test_created_app_password_is_found_in_any_spelling(ada: GraphQLClient)
         assert await find_app_password(ada.environment, ada, wrong) is None
 
 
+def with_random_bytes(environment: Environment, *contents: bytes) -> Environment:
+    """The environment with these random bytes, each of which is returned once."""
+    remaining = iter(contents)
+    return replace(environment, random_bytes=lambda _: next(remaining))
+
+
 async def test_generated_password_has_another_selector(ada: GraphQLClient) -> None:
-    first, second = (bytes((seed + n * n) % 256 for n in range(64)) for seed in (0, 1))
+    contents = [bytes((seed + n * n) % 256 for n in range(64)) for seed in (0, 1)]
     taken, free = (
-        app_password_validation.generate_password(
-            replace(ada.environment, random_bytes=lambda _, content=content: content)
-        )
-        for content in (first, second)
+        app_password_validation.generate_password(with_random_bytes(ada.environment, content))
+        for content in contents
     )
-    contents = iter((first, second))
-    environment = replace(ada.environment, random_bytes=lambda _: next(contents))
     await create_app_password(ada, password=taken)
+    environment = with_random_bytes(ada.environment, *contents)
     ctx = replace(client_context(ada), environment=environment)
     created = await app_passwords.create_app_password(ctx, None, NewAppPassword("Laptop"))
     assert created.password == free != taken
