@@ -378,10 +378,8 @@ async def _measure_deliveries(
 
 async def _measure_live(plan: Plan, servers: ComparedServers, bar: Progress) -> list[MeasuredValue]:
     task = bar.add_task(LIVE, total=4)
-    lmtp_connection, messages = (
-        await lmtp_client.connect(servers.lmtp.port),
-        _generate_messages(SMALL_EVENT_SIZE),
-    )
+    lmtp_connection = await lmtp_client.connect(servers.lmtp.port)
+    messages = _generate_messages(SMALL_EVENT_SIZE)
     target = replace(servers.merganser, bearer_token=servers.account.receiver_api_key)
     facts = await live_subscriptions.measure_subscribers(
         target, lmtp_connection, messages, RECEIVER_ADDRESS, plan.subscriber_count

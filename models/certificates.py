@@ -53,16 +53,14 @@ class Certificate(RowWithId, table=True):
     not_before: OptionalTimestamp = None
     not_after: OptionalTimestamp = Field(default=None, index=True)
     acme: bool = False
-    acme_names: list[str] = json_column(
-        list
-    )  # names besides server_name for ACME, in ASCII, lower case
+    # names besides server_name for ACME, in ASCII, lower case
+    acme_names: list[str] = json_column(list)
     acme_directory: str | None = None  # of the issuer; None: the certificate was uploaded
     acme_renew_at: OptionalTimestamp = None  # start of the renewal; None: at the next step
     acme_state: AcmeState | None = enum_column(AcmeState, default=None, nullable=True)
     acme_error: str | None = None  # text of the last failure; None: no failure since a success
-    acme_next_at: OptionalTimestamp = Field(
-        default=None, index=True
-    )  # next step: a check, or an order
+    # next step: a check, or an order
+    acme_next_at: OptionalTimestamp = Field(default=None, index=True)
     acme_failures: Int64 = 0  # in a row
     lease: OptionalInt64 = None  # number of the current lease
     holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py

@@ -233,9 +233,8 @@ class AuthenticationFailed(RequestError):
         path: Sequence[str] = (),
     ) -> None:
         super().__init__(message, path=path)
-        self.required_two_factor_methods = list(
-            required_two_factor_methods
-        )  # the password is right; the second factors that are accepted
+        # the password is right; the second factors that are accepted
+        self.required_two_factor_methods = list(required_two_factor_methods)
 
 
 class Unauthenticated(RequestError):

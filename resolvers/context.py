@@ -104,15 +104,12 @@ class Context:
     drop_ended_subscribers: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
     # charges bytes read from stored messages to the viewer; raises if they exceed a limit
     charge_bytes: Callable[[int], None] = field(default=ignore_byte_charge, repr=False)
-    query_position: StreamPositions | None = field(
-        default=None, repr=False
-    )  # journal position a query reads at
-    committed_position: StreamPositions | None = field(
-        default=None, init=False
-    )  # of the last transaction
-    warnings: list[MutationWarning] = field(
-        default_factory=list, init=False
-    )  # of the current mutation
+    # journal position a query reads at
+    query_position: StreamPositions | None = field(default=None, repr=False)
+    # of the last transaction
+    committed_position: StreamPositions | None = field(default=None, init=False)
+    # of the current mutation
+    warnings: list[MutationWarning] = field(default_factory=list, init=False)
     # functions that return the search terms of a list, by its response path
     search_terms_by_path: dict[Hashable, Callable[[], Sequence[Any]]] = field(
         default_factory=dict, init=False, repr=False
@@ -252,9 +249,8 @@ class Context:
         applying = asyncio.ensure_future(
             self.environment.run_transaction(run_and_get_position, *stream_ids)
         )
-        outcome, self.committed_position = await await_to_end(
-            applying
-        )  # a commit must not be left unknown
+        # a commit must not be left unknown
+        outcome, self.committed_position = await await_to_end(applying)
         self.clear_loaded()
         return outcome
 

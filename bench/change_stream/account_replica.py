@@ -166,10 +166,8 @@ class AccountReplica:
     @property
     def account_state(self) -> AccountState:
         """Mailboxes with the counters computed from the messages, and the messages."""
-        total, unseen = (
-            dict.fromkeys(self.path_by_mailbox, 0),
-            dict.fromkeys(self.path_by_mailbox, 0),
-        )
+        total = dict.fromkeys(self.path_by_mailbox, 0)
+        unseen = dict.fromkeys(self.path_by_mailbox, 0)
         for state in self.message_states.values():
             mailbox_id = state.mailbox_id
             total[mailbox_id] = total.get(mailbox_id, 0) + 1

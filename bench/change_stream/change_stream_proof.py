@@ -74,9 +74,8 @@ class ProofResult:
 
     seed: int
     change_count: int = 0
-    operation_counts: Counter[str] = field(
-        default_factory=Counter
-    )  # operations of the writers and disturbances
+    # operations of the writers and disturbances
+    operation_counts: Counter[str] = field(default_factory=Counter)
     watchers: list[StreamWatcher] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 

@@ -163,10 +163,8 @@ async def deliver_rest_and_stop(
     process = await server.start()
     try:
         inspection, before = _inspect_store(server, ledger), ledger.accepted.total()
-        load, lmtp_connection = (
-            RoundLoad(messages, ledger, process),
-            await connect(server.lmtp_port),
-        )
+        load = RoundLoad(messages, ledger, process)
+        lmtp_connection = await connect(server.lmtp_port)
         async with asyncio.timeout(ROUND_TIMEOUT):
             while ledger.unanswered:
                 await _deliver_message(lmtp_connection, load, ledger.unanswered.pop(0))

@@ -106,9 +106,8 @@ class ForwardSoakResult:
 
     rounds: list[CrashRound] = field(default_factory=list)
     ledger: DeliveryLedger = field(default_factory=DeliveryLedger)
-    unconfirmed: set[tuple[OutgoingKey, str]] = field(
-        default_factory=set
-    )  # sent when a server died, whose reply it had not written to the database or its file
+    # sent when a server died, whose reply it had not written to the database or its file
+    unconfirmed: set[tuple[OutgoingKey, str]] = field(default_factory=set)
     received: Counter[OutgoingKey] = field(default_factory=Counter)
     differences: list[str] = field(default_factory=list)
 
@@ -126,11 +125,9 @@ async def run_forward_soak(
     report_round: Callable[[CrashRound], None],
 ) -> ForwardSoakResult:
     """Kill a server on this empty folder as planned, and compare the received messages."""
-    external_server, verdict, post = (
-        ExternalServer(),
-        ForwardSoakResult(),
-        UniqueSenderMessages(seed),
-    )
+    external_server = ExternalServer()
+    verdict = ForwardSoakResult()
+    post = UniqueSenderMessages(seed)
     extra_settings = {
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{external_server.port}?tls=never",
         "MERGANSER_LIMITS_FORWARDS_PER_DAY": "0",

@@ -87,10 +87,8 @@ def account_for_all(account: RecipientAccount, evidence: SoakEvidence) -> None:
 def _account_for_recipient(
     account: RecipientAccount, evidence: SoakEvidence, recipient: str
 ) -> None:
-    row, copies = (
-        evidence.rows_by_recipient.get(recipient),
-        evidence.copies_by_recipient.get(recipient, 0),
-    )
+    row = evidence.rows_by_recipient.get(recipient)
+    copies = evidence.copies_by_recipient.get(recipient, 0)
     by_kill = evidence.kills_by_recipient.get(recipient, 0)
     by_failover = evidence.lost_commits.second_copies[recipient]
     is_open = row is not None and row.state in OPEN_STATES

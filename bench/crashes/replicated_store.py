@@ -49,9 +49,8 @@ class LostCommits:
     results: set[str] = field(default_factory=set)  # sent, and the standby has no result
     dots: set[str] = field(default_factory=set)  # about to be sent, and the standby has no mark
     claims: set[str] = field(default_factory=set)  # taken by a process, and nothing more
-    second_copies: Counter[str] = field(
-        default_factory=Counter
-    )  # possible surplus copies, by recipient
+    # possible surplus copies, by recipient
+    second_copies: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def from_states(

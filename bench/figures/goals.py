@@ -5,12 +5,10 @@ from typing import NamedTuple
 
 from bench.figures.measurements import ComparedFigure, MeasuredValue
 
-INBOX_PAGE, MAILBOXES, FULL_MESSAGE, APP_START = (
-    "inbox page",
-    "mailboxes",
-    "one message in full",
-    "app start",
-)
+INBOX_PAGE = "inbox page"
+MAILBOXES = "mailboxes"
+FULL_MESSAGE = "one message in full"
+APP_START = "app start"
 GOAL_CONNECTIONS = 16  # connections
 EVENT_TO_LAST_SUBSCRIBER = "from the start of a delivery to the event at the last of"
 IDLE_MEMORY = "memory without subscribers, PSS"
@@ -18,10 +16,8 @@ SUBSCRIBER_MEMORY = "WebSocket subscribers, PSS"
 SUBSCRIBERS_PREFIX = "WebSocket subscribers: "
 CATCH_UP_RATE = "missed changes read page by page, per CPU second"
 IDLE_SUBSCRIBER_MEMORY = "idle WebSocket subscribers of many accounts, additional memory"
-DELIVERY_TO_EVENT, CHANGE_TO_EVENT = (
-    "from the 250 reply of LMTP to the event",
-    "from the response of a mutation to the event",
-)
+DELIVERY_TO_EVENT = "from the 250 reply of LMTP to the event"
+CHANGE_TO_EVENT = "from the response of a mutation to the event"
 CHANGE_RATE = "changes per second"
 REPLAY_RATE = "missed changes read by a subscription, per second"
 JOURNAL_SHARE = "share of the journal in a delivery"

@@ -43,10 +43,8 @@ FLAG_MUTATION = (
     "mutation Flag($ids: [ID!]!, $flagged: Boolean!) { messageUpdate(input: {select: {ids: $ids}, "
     "set: {flagged: $flagged}}) { updatedCount %s errors { code message } } }"
 )
-FLAG_ONE_MUTATION, FLAG_MANY_MUTATION = (
-    FLAG_MUTATION % "messages { id imap { flags modseq } }",
-    FLAG_MUTATION % "undo { token }",
-)
+FLAG_ONE_MUTATION = FLAG_MUTATION % "messages { id imap { flags modseq } }"
+FLAG_MANY_MUTATION = FLAG_MUTATION % "undo { token }"
 
 
 @dataclass(frozen=True, slots=True)

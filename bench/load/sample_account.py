@@ -111,10 +111,8 @@ async def _deliver_messages(
     environment: Environment, count: int, report_progress: DeliveryProgress
 ) -> bytes:
     """Deliver the messages, oldest first, and return the bytes of the newest."""
-    writer, to = (
-        MessageGenerator(),
-        await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS),
-    )
+    writer = MessageGenerator()
+    to = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
     raw = b""
     for first in range(0, count, CONCURRENT_DELIVERIES):
         numbers = range(first, min(first + CONCURRENT_DELIVERIES, count))

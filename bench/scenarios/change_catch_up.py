@@ -115,10 +115,8 @@ async def _create_model_rows(
     environment: Environment, user_id: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Create a message and flag it. Returns these journal rows and the last position."""
-    message, to = (
-        await received_messages.parse_storable_message(MessageGenerator().make_message(0)),
-        await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS),
-    )
+    message = await received_messages.parse_storable_message(MessageGenerator().make_message(0))
+    to = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
     stored = await received_messages.store_once_for_recipient(
         environment, message, to, "bob@example.com"
     )

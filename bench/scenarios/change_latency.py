@@ -183,9 +183,8 @@ async def _measure_idle_memory(
 ) -> list[MeasuredValue]:
     """Return the memory of idle subscribers, spread over the accounts."""
     pid = targets[0].pid
-    _disconnect(
-        await open_subscribers(targets[:1], CHANGES_SUBSCRIPTION)
-    )  # the first subscriber causes imports
+    # the first subscriber causes imports
+    _disconnect(await open_subscribers(targets[:1], CHANGES_SUBSCRIPTION))
     await wait_until_idle(pid)
     before, _ = memory_of_process(pid)
     subscribers = await open_subscribers(
@@ -244,20 +243,16 @@ async def _measure_change_latency(
     watched_accounts: Sequence[AccountWithWatcher], size: LatencySize, advance: AdvanceStep
 ) -> list[MeasuredValue]:
     """Measure the time from the response of a mutation to its event, at a steady rate."""
-    numbers, started_at = (
-        iter(range(int(size.changes_per_second * size.seconds))),
-        time.perf_counter(),
-    )
+    numbers = iter(range(int(size.changes_per_second * size.seconds)))
+    started_at = time.perf_counter()
     measured_changes = list[
         tuple[float, float, asyncio.Future[float]]
     ]()  # sent, answered, event received
 
     async def client(connection: SequentialConnection) -> None:
         for number in numbers:  # shared by all clients
-            account, is_second_pass = (
-                watched_accounts[number % len(watched_accounts)],
-                number // len(watched_accounts) % 2,
-            )
+            account = watched_accounts[number % len(watched_accounts)]
+            is_second_pass = number // len(watched_accounts) % 2
             request = _encode_flag_request(account, is_flagged=not is_second_pass)
             await asyncio.sleep(
                 max(started_at + number / size.changes_per_second - time.perf_counter(), 0)

@@ -81,10 +81,8 @@ async def measure_filtered_delivery(
         }
         await _create_filters_and_script(targets)
         lmtp = BenchmarkTarget(server.lmtp_port, pid)
-        messages, figures = (
-            large_message.small_messages(MESSAGE_SIZE),
-            dict[str, list[LoadFigure]](),
-        )
+        messages = large_message.small_messages(MESSAGE_SIZE)
+        figures = dict[str, list[LoadFigure]]()
         for _ in range(size.rounds):
             for name, address in ADDRESSES.items():
                 figures.setdefault(name, []).append(

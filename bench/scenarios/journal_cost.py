@@ -87,9 +87,8 @@ class RoundTimes(NamedTuple):
 
 async def measure_shares(environment: Environment, rounds: int) -> dict[str, float]:
     """Return the journal's share in percent, and the CPU of a delivery in µs."""
-    names = [
-        f"{number}.{RECEIVER_ADDRESS}" for number in range(MESSAGES_PER_ROUND)
-    ]  # one account each, to avoid lock waits
+    # one account each, to avoid lock waits
+    names = [f"{number}.{RECEIVER_ADDRESS}" for number in range(MESSAGES_PER_ROUND)]
     for name in names:
         await create_user(environment, name)
     to = [await address_resolution.load_recipient_below_limits(environment, name) for name in names]

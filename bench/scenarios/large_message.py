@@ -39,11 +39,9 @@ from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 
 TITLE = "deliveries during large messages that are forwarded"
-PLAIN_ADDRESS, FORWARDING_ADDRESS, EXTERNAL_ADDRESS = (
-    "plain@bench.example",
-    "onward@bench.example",
-    "far@elsewhere.example",
-)
+PLAIN_ADDRESS = "plain@bench.example"
+FORWARDING_ADDRESS = "onward@bench.example"
+EXTERNAL_ADDRESS = "far@elsewhere.example"
 SMALL_SIZE, LARGE_SIZE = 2_000, 50 * 1024 * 1024  # bytes
 READ_SIZE = 1 << 20  # bytes
 POLL_SECONDS = 0.02

@@ -85,10 +85,8 @@ async def _measure_server(
             figure = await measure_load(
                 target, requests, connection_count=connections, seconds=seconds
             )
-            each, name = (
-                abs(many),
-                shape_name if process_count == 1 else f"{shape_name}, {process_count} processes",
-            )
+            each = abs(many)
+            name = shape_name if process_count == 1 else f"{shape_name}, {process_count} processes"
             facts.append(MeasuredValue(SUBMISSION_RATE.format(name), figure.rate * each, ""))
             if process_count == 1:  # of more processes the CPU is not summed up
                 facts.append(

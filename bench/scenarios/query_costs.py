@@ -223,9 +223,8 @@ async def _cost_on_postgres(
     await _send_after_flush_interval(recorder, body)
     before = await _read_row_counters(environment)
     await recorder.send_request(body, MEASURED_REQUESTS - 1)
-    statement_count = len(
-        recorder.statements_by_request[-1]
-    )  # the next one checks the credential again
+    # the next one checks the credential again
+    statement_count = len(recorder.statements_by_request[-1])
     await _send_after_flush_interval(recorder, body)
     return QueryCost(
         statement_count,

@@ -222,14 +222,12 @@ async def time_claims(
     busy = [BIG_DOMAIN] if shape.is_big_domain_busy else []
 
     async def worker() -> None:
-        round_, room = (
-            LineCursor(),
-            ClaimCapacity(
-                SENDING_PACE.claim_size,
-                SENDING_PACE.max_destinations,
-                SENDING_PACE.max_destinations,
-                busy,
-            ),
+        round_ = LineCursor()
+        room = ClaimCapacity(
+            SENDING_PACE.claim_size,
+            SENDING_PACE.max_destinations,
+            SENDING_PACE.max_destinations,
+            busy,
         )
         for _ in range(CLAIM_COUNT // shape.worker_count):
             started_at = time.perf_counter()

@@ -152,10 +152,8 @@ async def _measure_timing(
             took[is_known].append((time.perf_counter() - started_at) * 1e3)
             if b"AUTHENTICATION_FAILED" not in answer:
                 raise RuntimeError(f"unexpected response: {answer!r}")
-    known_user_ms, unknown_user_ms = (
-        statistics.median(took[True]),
-        statistics.median(took[False]),
-    )
+    known_user_ms = statistics.median(took[True])
+    unknown_user_ms = statistics.median(took[False])
     return [
         MeasuredValue(
             f"sign-in with a wrong password, median of {len(wrong)}", known_user_ms, "ms"

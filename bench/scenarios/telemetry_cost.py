@@ -86,11 +86,9 @@ def measure_cpu(
     operation: Callable[[RequestInfo, DocumentInfo, object], None], count: int
 ) -> float:
     """Return the µs of CPU of one operation."""
-    request_info, document_info, result = (
-        RequestInfo(),
-        DocumentInfo(),
-        SimpleNamespace(data={}, errors=None),
-    )
+    request_info = RequestInfo()
+    document_info = DocumentInfo()
+    result = SimpleNamespace(data={}, errors=None)
     started_at = time.process_time()
     for _ in range(count):
         operation(request_info, document_info, result)

@@ -38,13 +38,12 @@ TITLE = "searches"
 MESSAGE_COUNTS = (10_000, 100_000)
 RUN_TIMEOUT = 900.0  # seconds
 ROWS_PER_TRANSACTION = 2000
-COMMON_INTERVAL, HALF_INTERVAL, TENTH_INTERVAL, HUNDREDTH_INTERVAL, RARE_INTERVAL = (
-    4,
-    2,
-    10,
-    100,
-    5000,
-)  # messages per message with the word
+# messages per message with the word
+COMMON_INTERVAL = 4
+HALF_INTERVAL = 2
+TENTH_INTERVAL = 10
+HUNDREDTH_INTERVAL = 100
+RARE_INTERVAL = 5000
 SEARCH_QUERY = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_AT_DESC) {
   messages(filter: $filter, orderBy: $orderBy, first: 50) {
     nodes { id subject from { name address } receivedAt seen flagged size preview }

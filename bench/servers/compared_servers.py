@@ -63,9 +63,8 @@ class ComparedServers:
     baseline_lmtp: BenchmarkTarget
     account: SampleAccount
     log_file: Path  # of Merganser
-    process_environment: dict[str, str] = field(
-        repr=False
-    )  # for processes that use Merganser's database
+    # for processes that use Merganser's database
+    process_environment: dict[str, str] = field(repr=False)
 
     async def measure_in_process(self) -> list[MeasuredValue]:
         """Return what a separate process measures inside itself, over Merganser's database."""

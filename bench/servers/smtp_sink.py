@@ -32,9 +32,8 @@ class SinkProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the greeting."""
-        self.transport = cast(
-            asyncio.Transport, transport
-        )  # uvloop's transport does not derive from it
+        # uvloop's transport does not derive from it
+        self.transport = cast(asyncio.Transport, transport)
         self.held, self.taking = b"", False
         SinkCounters.connections += 1
         self.transport.write(b"220 sink\r\n")

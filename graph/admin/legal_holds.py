@@ -416,10 +416,8 @@ class LegalHoldQuery:
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[LegalHold]:
-        ctx, user_id = (
-            info.context,
-            await _held_user_id_or_unmatchable_id(info, filter.user if filter else None),
-        )
+        ctx = info.context
+        user_id = await _held_user_id_or_unmatchable_id(info, filter.user if filter else None)
         list_order = legal_holds.LEGAL_HOLD_ORDERS[order_by]
         list_ordering = ordering_name(f"legal-holds-{order_by}", user_id)
         requested_page = page_request(list_ordering, first, after, last, before)

@@ -380,11 +380,9 @@ async def _resolve_certificate_ids_or_raise(
 
 def _certificate_values_from_input(input: CertificateSetInput) -> CertificateValues:
     """Convert the input to the request to store a certificate or to get it by ACME."""
-    cert, key, ca = (
-        value_or_none(input.cert),
-        value_or_none(input.private_key),
-        value_or_none(input.ca),
-    )
+    cert = value_or_none(input.cert)
+    key = value_or_none(input.private_key)
+    ca = value_or_none(input.ca)
     certificate = None
     if cert is not None or key is not None or ca:
         certificate = CertificateInput(cert or "", key, tuple(ca or ()))

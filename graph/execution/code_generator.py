@@ -239,10 +239,8 @@ class FunctionWriter(LeafWriter):
         index_name = self.new_variable("i")
         bare = get_nullable_type(item_type)
         if isinstance(bare, GraphQLObjectType) and derived_fields_of_type_or_none(bare) is not None:
-            function, rows = (
-                self.new_variable("f"),
-                self.add_constant(RowListFunctions(self.document, bare, details)),
-            )
+            function = self.new_variable("f")
+            rows = self.add_constant(RowListFunctions(self.document, bare, details))
             self.write_line(
                 indent, f"{function} = {rows}({var}) if type({var}) is Listed else None"
             )

@@ -17,8 +17,7 @@ INVALID_VALUE_CHECKS = {
 }
 
 TEXT_SCALARS = frozenset(("String", "ID", "URL", "EmailAddress"))  # counted by length
-FIXED_SIZE_SCALARS = frozenset(
-    ("Boolean", "Int", "Float", "BigInt", "ByteSize")
-)  # counted by a fixed size
+# counted by a fixed size
+FIXED_SIZE_SCALARS = frozenset(("Boolean", "Int", "Float", "BigInt", "ByteSize"))
 
 NEVER_AWAITABLE_TYPES = frozenset({bool, bytes, datetime, dict, float, int, list, str, timedelta})

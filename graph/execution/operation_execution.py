@@ -78,9 +78,8 @@ class OperationContext(Context):
     live_session_id: int | None = field(default=None, repr=False)  # of a WebSocket
     paid: bool = False  # the cost is already charged
     answer: ResponseBudget | None = field(default=None, repr=False)  # of the last execution
-    batch: AtomicBatch | None = field(
-        default=None, repr=False
-    )  # the fields of an `@atomic` request
+    # the fields of an `@atomic` request
+    batch: AtomicBatch | None = field(default=None, repr=False)
     field_deadline: FieldDeadline | None = field(default=None, repr=False)  # of a mutation
     trial_end: AsyncExitStack | None = field(default=None, repr=False)  # of the current root field
 

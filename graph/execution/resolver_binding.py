@@ -75,10 +75,8 @@ class ArgumentConverters:
         return None
 
     def _maybe_converter(self, input_type: StrawberryMaybe) -> ConvertFunction:
-        inner, nullable = (
-            self._value_converter(input_type.of_type),
-            isinstance(input_type.of_type, StrawberryOptional),
-        )
+        inner = self._value_converter(input_type.of_type)
+        nullable = isinstance(input_type.of_type, StrawberryOptional)
 
         def convert_maybe(value: Any) -> Any:
             if value is None and not nullable:

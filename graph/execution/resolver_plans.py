@@ -43,10 +43,9 @@ log = logging.getLogger(__name__)
 
 MAX_VARIABLE_ERRORS = 10
 MAX_CONDITION_OUTCOMES = 8  # combinations of the variables of @skip and @include with plans
-MIN_USES_PER_FALLBACK_LIMIT, MAX_FALLBACKS = (
-    1_000,
-    100,
-)  # a plan with more fallbacks per uses is given up
+# a plan with more fallbacks per uses is given up
+MIN_USES_PER_FALLBACK_LIMIT = 1_000
+MAX_FALLBACKS = 100
 
 
 class PlanCounters(NamedTuple):

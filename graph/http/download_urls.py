@@ -124,10 +124,8 @@ def legal_hold_path(legal_hold_key: int) -> str:
 
 def export_path(user_key: int, export_key: int) -> str:
     """Return the path of the file of an account export."""
-    user, export = (
-        global_ids.encode("User", user_key),
-        global_ids.encode("UserExport", export_key),
-    )
+    user = global_ids.encode("User", user_key)
+    export = global_ids.encode("UserExport", export_key)
     return f"/rest/users/{user}/export/{export}"
 
 

@@ -306,9 +306,8 @@ def _response_media_type(accept: str | None) -> str:
     return JSON if plain or not response else GRAPHQL_RESPONSE_JSON
 
 
-_cached_response_media_type = lru_cache(256)(
-    _response_media_type
-)  # clients send the same header each time
+# clients send the same header each time
+_cached_response_media_type = lru_cache(256)(_response_media_type)
 
 
 def is_media_type_named(accept: str, media_type: str) -> bool:

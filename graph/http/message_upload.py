@@ -41,10 +41,8 @@ async def authorize_and_store_posted_message(service: UploadService, request: Re
     ctx = await authenticated_context(service, request)
     mailbox = MailboxSelector(id=global_ids.decode_path_id("Mailbox", request.path_params["id"]))
     _require_message_content_type(request.headers)
-    flags, size = (
-        _parse_flags_from_query(request),
-        require_raw_body_and_return_size(request.headers),
-    )
+    flags = _parse_flags_from_query(request)
+    size = require_raw_body_and_return_size(request.headers)
     max_bytes = service.environment.options.message_max_size
     require_upload_size_within(size, max_bytes)
     await message_import.require_message_storable_in_mailbox(ctx, mailbox, size)

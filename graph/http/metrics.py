@@ -37,9 +37,8 @@ from resolvers.viewer import GuardRule, Viewer
 
 log = logging.getLogger(__name__)
 
-AuthenticateRequest = Callable[
-    [Mapping[str, str], str | None], Awaitable[Viewer]
-]  # headers, address
+# headers, address
+AuthenticateRequest = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]
 
 DATABASE_METRICS_LIFETIME = 5.0  # seconds
 DATABASE_TIMEOUT = 2.0  # seconds
@@ -113,9 +112,8 @@ class MetricsCollector:
             families = own_metric_families()
         else:
             self._process_metrics.write_metrics()
-            families = await asyncio.to_thread(
-                self._process_metrics.merged_families
-            )  # tens of milliseconds
+            # tens of milliseconds
+            families = await asyncio.to_thread(self._process_metrics.merged_families)
         return [
             *families,
             version_info_family(self.environment.database.dialect),

@@ -115,9 +115,8 @@ def _create_upload_service_and_folder(
     """Create the service that the routes share, and the folder for uploads."""
     folder = spool or Path(tempfile.gettempdir())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    limiter = ConcurrencyLimiter(
-        sys.maxsize, limits.max_per_user
-    )  # the memory budget limits all users together
+    # the memory budget limits all users together
+    limiter = ConcurrencyLimiter(sys.maxsize, limits.max_per_user)
     return UploadService(
         environment, authenticate_request, folder, limits, ByteBudget(limits.memory_budget), limiter
     )
@@ -290,10 +289,8 @@ async def _serve_quarantined_attachment(service: UploadService, request: Request
         raise NotFound(text)
     part = require_found(message_bytes.find_attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = (
-        attachment["filename"] or zip_download.default_part_filename(part),
-        attachment["sha256"],
-    )
+    name = attachment["filename"] or zip_download.default_part_filename(part)
+    tag = attachment["sha256"]
     served = _served_mime_part(message, part, name=name, etag=tag, cache_control=NO_STORE)
     return await serve_file(request, replace(served, is_inline_allowed=False))
 
@@ -416,10 +413,8 @@ async def _authorize_and_serve_attachment(service: UploadService, request: Reque
     )
     part = require_found(message_bytes.find_attachment_part(message, index))
     attachment = message.row.attachments[index]
-    name, tag = (
-        attachment["filename"] or zip_download.default_part_filename(part),
-        attachment["sha256"],
-    )
+    name = attachment["filename"] or zip_download.default_part_filename(part)
+    tag = attachment["sha256"]
     served = _served_mime_part(message, part, name=name, etag=tag, cache_control=caching)
     return await serve_file(request, served)
 

@@ -149,9 +149,8 @@ async def _require_upload_with_all_bytes(
     """Return the upload's row. Raises NotFound if acknowledged bytes are missing."""
     row = await resumable_uploads.read_own_upload_row(ctx, upload_id)
     if _lacks_bytes(service, row):
-        row = await resumable_uploads.read_own_upload_row(
-            ctx, upload_id
-        )  # another request may have completed it
+        # another request may have completed it
+        row = await resumable_uploads.read_own_upload_row(ctx, upload_id)
         if _lacks_bytes(service, row):
             raise _lost_bytes_error(row.id, "The file is shorter.")
     return row
@@ -225,9 +224,8 @@ async def _append_body_and_complete_if_whole(
         acquire_user_upload_slot(service, ctx.viewer.user_id),
         _lock_upload_file_or_hurry_holder(service, upload_id) as (file, flow),
     ):
-        row = await resumable_uploads.read_own_upload_row(
-            ctx, upload_id
-        )  # again, since it can't change from here on
+        # again, since it can't change from here on
+        row = await resumable_uploads.read_own_upload_row(ctx, upload_id)
         is_complete = row.blob_name is not None
         if is_complete:
             resumable_file.remove_file(service.spool, upload_id)  # the lock has created it

@@ -25,9 +25,8 @@ from resolvers.files import signed_urls, uploads
 from resolvers.files.uploads import ReceivedFile
 from resolvers.viewer import GuardRule, Viewer
 
-AuthenticateRequest = Callable[
-    [Mapping[str, str], str | None], Awaitable[Viewer]
-]  # headers, address
+# headers, address
+AuthenticateRequest = Callable[[Mapping[str, str], str | None], Awaitable[Viewer]]
 
 MAX_CONCURRENT_PARTS = 8  # of uploads; each part is in memory
 MAX_CONCURRENT_LARGE_MESSAGES = 2

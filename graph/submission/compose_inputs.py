@@ -313,9 +313,8 @@ def attachments_from_inputs(
         return None
     attachments: list[OutgoingFile | UploadedAttachment] = []
     for index, file_input in enumerate(attachment_inputs):
-        attachments.append(
-            OutgoingFile(b"")
-        )  # a placeholder, so that the indexes of the others stay right
+        # a placeholder, so that the indexes of the others stay right
+        attachments.append(OutgoingFile(b""))
         with problems.collecting():
             attachments[index] = _attachment_from_input(file_input, index, field_name)
     return attachments
@@ -334,10 +333,8 @@ def _attachment_from_input(
         attachment_input.content_type or None,
         attachment_input.content_id or None,
     )
-    content, upload = (
-        value_or_none(attachment_input.content),
-        value_or_none(attachment_input.upload),
-    )
+    content = value_or_none(attachment_input.content)
+    upload = value_or_none(attachment_input.upload)
     if (content is None) is (upload is None):
         text = "Exactly one of `content` and `upload` is required."
         raise InvalidInput(text, constraint=ValidationConstraint.EXCLUSIVE, path=path, index=index)

@@ -184,9 +184,8 @@ class SubscriptionGroup:
         self.context = context
         self.positions = positions
         self.members: set[Subscriber] = set()
-        self.catching_up: set[Subscriber] = (
-            set()
-        )  # they read alone until they reach the group's position
+        # they read alone until they reach the group's position
+        self.catching_up: set[Subscriber] = set()
         self.is_interrupted = False  # by an outage; new subscribers don't wait for its end
         self._task = groups.start_task(self._read_and_distribute_results())
 

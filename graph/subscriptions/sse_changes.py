@@ -133,9 +133,8 @@ async def authorize_and_stream_user_changes(
     )
     if not is_viewer:
         await user_loaders.require_visible_or_viewer_user_id(context, user_id)
-        await managed_streams.selector_of_user_stream(user_id)(
-            context
-        )  # an error becomes the status
+        # an error becomes the status
+        await managed_streams.selector_of_user_stream(user_id)(context)
     if rejection := node_refusal_or_none(service.environment):
         raise rejection
     if not service.environment.live_sessions.accepts_sessions_of(viewer_user_id(viewer)):

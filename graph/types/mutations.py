@@ -251,9 +251,8 @@ class MutationExecution(FieldGuard):
                 for warning in ctx.warnings
             ]
             reached = {**before, **ctx.committed_position} if ctx.committed_position else {}
-            is_cursor_short = (
-                0 < len(reached) <= MAX_CURSOR_STREAMS
-            )  # a longer cursor would be refused
+            # a longer cursor would be refused
+            is_cursor_short = 0 < len(reached) <= MAX_CURSOR_STREAMS
             payload.journal_cursor = Cursor(reached) if is_cursor_short else None
             return _clear_unstored_and_set_task_counts(payload) if ctx.is_dry_run else payload
 
@@ -402,9 +401,8 @@ class AtomicBatch:
     stage: AtomicStage = AtomicStage.INSPECT
     field_count: int = 0
     is_dry_run: bool = False  # if one field is a dry run, all are
-    payloads_with_errors: dict[str, MutationPayload] = field(
-        default_factory=dict
-    )  # by response name
+    # by response name
+    payloads_with_errors: dict[str, MutationPayload] = field(default_factory=dict)
     has_broken_field: bool = False  # a field of a payload raised an error
     result: ExecutionResult | None = None  # of the execution that is being committed
 

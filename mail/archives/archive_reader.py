@@ -219,11 +219,9 @@ def _read_file_entries(reader: _EntryReader, checkpoint: str | None) -> Iterator
             yield from _skipped_messages_of_missing_entries(
                 records, f"{entry_offset} -1 0", entry_offset
             )
-            records, manifest_offset, used_records = (
-                _message_records_by_file_name(reader, entry),
-                entry_offset,
-                0,
-            )
+            records = _message_records_by_file_name(reader, entry)
+            manifest_offset = entry_offset
+            used_records = 0
             continue
         if entry.name == ACCOUNT_FILE or (entry.name.endswith("/") and not entry.unusable_reason):
             continue

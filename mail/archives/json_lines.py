@@ -72,9 +72,8 @@ class AccountRecord:
     saved_searches: Sequence[Mapping[str, Any]] = ()
     subscriptions: Sequence[str] = ()  # paths without a mailbox
     connectors: Sequence[Mapping[str, Any]] = ()
-    lock: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the key derivation that their passwords are encrypted with
+    # the key derivation that their passwords are encrypted with
+    lock: Mapping[str, Any] = field(default_factory=dict)
     entries_with_nul: Sequence[str] = ()  # names of left-out entries, such as labels[2]
 
 

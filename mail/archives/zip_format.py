@@ -76,11 +76,9 @@ def directory_end_records(entry_count: int, directory_size: int, directory_offse
         facts = (45, 45, 0, 0, entry_count, entry_count, directory_size, directory_offset)
         zip64_records = _END64.pack(END64, _END64.size - 12, *facts)
         zip64_records += _LOCATOR.pack(LOCATOR, 0, directory_offset + directory_size, 1)
-    short_count, short_size, short_offset = (
-        min(entry_count, ZIP64_SHORT),
-        min(directory_size, ZIP64_LONG),
-        min(directory_offset, ZIP64_LONG),
-    )
+    short_count = min(entry_count, ZIP64_SHORT)
+    short_size = min(directory_size, ZIP64_LONG)
+    short_offset = min(directory_offset, ZIP64_LONG)
     return zip64_records + _END.pack(
         END, 0, 0, short_count, short_count, short_size, short_offset, 0
     )

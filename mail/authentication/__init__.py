@@ -220,10 +220,8 @@ async def rewrite_own_results_and_hash_original(
     Removes results in the name of this host and of these authserv-ids. A file is rewritten in
     place.
     """
-    top, names = (
-        results.to_header_field(hostname),
-        results_removal.comparable_names((hostname, *authserv_ids)),
-    )
+    top = results.to_header_field(hostname)
+    names = results_removal.comparable_names((hostname, *authserv_ids))
     if isinstance(source, bytes):
         return MessageWithResults(
             top + results_removal.remove_authentication_results_of_servers(source, names),

@@ -201,10 +201,8 @@ def parse_signature(
     body_form = body_form or "simple"
     if not {header_form, body_form} <= {"relaxed", "simple"}:
         raise MalformedInput("unknown canonicalization in c=")
-    domain, selector = (
-        required_ascii_tag(field_tags, "d").lower(),
-        required_ascii_tag(field_tags, "s"),
-    )
+    domain = required_ascii_tag(field_tags, "d").lower()
+    selector = required_ascii_tag(field_tags, "s")
     if not (is_domain(domain) and is_domain(selector)):
         raise MalformedInput("invalid d= or s=")
     signed = [

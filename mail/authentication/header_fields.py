@@ -60,9 +60,8 @@ def parse_canonical_fields(header: bytes) -> list[CanonicalField]:
     """The fields of a header, topmost first. Raises MalformedInput; see `split_fields_and_body`."""
     if len(header) > MAX_HEADER_SIZE or header.count(b"\n") > MAX_LINES:
         raise MalformedInput("message header too large")
-    lines = (
-        _FOLDED_LINE_END.sub(b"\n", with_crlf(header)).removesuffix(_CRLF).split(_CRLF)
-    )  # LF is a fold
+    # LF is a fold
+    lines = _FOLDED_LINE_END.sub(b"\n", with_crlf(header)).removesuffix(_CRLF).split(_CRLF)
     if not header:
         lines = []
     fields = []

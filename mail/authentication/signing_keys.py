@@ -26,10 +26,8 @@ log = logging.getLogger(__name__)
 
 PARSED_KEY_CACHE = 500  # decrypted and parsed keys
 RECORD_TIMEOUT = 3.0  # seconds for the DNS record of a key for all domains
-FOUND_TTL, MISSING_TTL = (
-    timedelta(hours=1),
-    timedelta(minutes=5),
-)  # until the record is queried again
+FOUND_TTL = timedelta(hours=1)  # until a record that was found is queried again
+MISSING_TTL = timedelta(minutes=5)  # until a missing record is queried again
 CACHE_ENTRY_SIZE = 300  # bytes of that in the cache
 
 UNUSABLE_KEYS = metrics.counter(

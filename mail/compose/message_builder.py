@@ -177,11 +177,9 @@ def _validate_and_collect_draft_body(draft: MessageDraft, problems: ErrorCollect
 def _collect_attachment_problems(
     attachment: OutgoingFile, index: int, problems: ErrorCollector
 ) -> None:
-    name, kind, content_id = (
-        attachment.filename or "",
-        attachment.content_type,
-        attachment.content_id,
-    )
+    name = attachment.filename or ""
+    kind = attachment.content_type
+    content_id = attachment.content_id
     long = len(name) > MAX_NAME_BYTES or CONTROL_CHARACTERS.search(name) or "\t" in name
     for field_, wrong, text in (
         (
@@ -208,11 +206,9 @@ def _collect_attachment_problems(
 
 def sanitize_attachment(attachment: OutgoingFile) -> OutgoingFile:
     """Return an attachment of a received message with only valid name, type, id and charset."""
-    kind, content_id, charset = (
-        attachment.content_type or "",
-        attachment.content_id,
-        attachment.charset,
-    )
+    kind = attachment.content_type or ""
+    content_id = attachment.content_id
+    charset = attachment.charset
     return replace(
         attachment,
         filename=_clean_filename(attachment.filename or ""),
@@ -267,10 +263,8 @@ def _build_mime_entity(body: _DraftBody, marker_seed: str) -> bytes:
     """
     if body.html is None and not body.files:
         return text_parts.text_entity(body.text)
-    message, messages_by_marker = (
-        text_parts.text_part(body.text, "plain", _POLICY),
-        list[tuple[bytes, bytes]](),
-    )
+    message = text_parts.text_part(body.text, "plain", _POLICY)
+    messages_by_marker = list[tuple[bytes, bytes]]()
     if body.html is not None:
         html = text_parts.text_part(body.html, "html", _POLICY)
         message.make_alternative()

@@ -37,9 +37,8 @@ MAX_REFUSED_MESSAGES = 10  # refused messages after which the run fails
 QUIT_TIMEOUT = 2.0  # seconds to wait for the response to QUIT
 MAX_CAPABILITIES = 200  # lines of the response to CAPA
 MAX_DIGITS = 18
-UIDL_PATTERN = re.compile(
-    r"[!-9;-~]{1,70}"
-)  # RFC 1939, without the colon, which is a separator elsewhere
+# RFC 1939, without the colon, which is a separator elsewhere
+UIDL_PATTERN = re.compile(r"[!-9;-~]{1,70}")
 TEMPORARY_CODES = ("[IN-USE]", "[LOGIN-DELAY]", "[SYS/TEMP]")  # RFC 2449, 3206
 PROTOCOL_ERRORS = (OSError, EOFError, ValueError, LookupError, AttributeError)
 

@@ -321,10 +321,8 @@ def _with_flag_changes_of_filters(
         unique_keywords([*placement.keywords, *filter_result.added_keywords]),
         filter_result.removed_keywords,
     )[:MAX_KEYWORDS]
-    seen, flagged = (
-        placement.seen or filter_result.is_seen,
-        placement.flagged or filter_result.is_flagged,
-    )
+    seen = placement.seen or filter_result.is_seen
+    flagged = placement.flagged or filter_result.is_flagged
     return replace(placement, seen=seen, flagged=flagged, keywords=keywords)
 
 

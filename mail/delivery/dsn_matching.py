@@ -82,10 +82,8 @@ def update_reported_deliveries(
     for row in rows:
         changed = 0
         for delivery in _find_reported_deliveries(transaction, row.id, reported_results):
-            fate, proven = (
-                reported_results.result_of_delivery_or_none(delivery),
-                _has_valid_proof(transaction, row, delivery, own_envelope_id),
-            )
+            fate = reported_results.result_of_delivery_or_none(delivery)
+            proven = _has_valid_proof(transaction, row, delivery, own_envelope_id)
             if (
                 fate
                 and (proven or not require_proof)

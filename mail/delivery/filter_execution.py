@@ -229,11 +229,9 @@ async def send_first_filter_reply_if_addressed(
     mailboxes: ScriptMailboxes,
 ) -> None:
     """Send the reply of the first matching filter, under the rules of all automatic replies."""
-    reply, recipient, message = (
-        filter_result.replies[0],
-        recipient_verdict.recipient,
-        incoming.message,
-    )
+    reply = filter_result.replies[0]
+    recipient = recipient_verdict.recipient
+    message = incoming.message
     header_addresses = [
         header_address.address for header_address in (*message.facts.to, *message.facts.cc)
     ]

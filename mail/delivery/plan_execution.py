@@ -336,10 +336,8 @@ async def _edit_and_encrypt_for_placement(
     recipient = plan.recipient_verdict.recipient
 
     async def parse_changed_message(raw_message: bytes | Path) -> StorableMessage:
-        changed_message, original_message = (
-            await received_messages.parse_storable_message(raw_message),
-            incoming.message,
-        )
+        changed_message = await received_messages.parse_storable_message(raw_message)
+        original_message = incoming.message
         return replace(
             changed_message,
             received_digest=incoming.content_digest,

@@ -160,10 +160,12 @@ async def _insert_item_unless_received(
         ).first():
             return False
         _count_against_received_limit(transaction, recipient.user_id)
-        key, item_values = (
-            transaction.environment.new_id(),
-            {**_message_columns(message), **_reason_columns(reason), "receipt": receipt_digest},
-        )
+        key = transaction.environment.new_id()
+        item_values = {
+            **_message_columns(message),
+            **_reason_columns(reason),
+            "receipt": receipt_digest,
+        }
         row = {"id": key, **_envelope_columns(transaction, mail, recipient), **item_values}
         blobs = upsert_blob_rows(transaction, stored_blobs)
         row |= {"blob_id": blobs[stored_blobs.layout_digest]}

@@ -50,9 +50,8 @@ from models.store.columns import ColumnRow
 
 log = logging.getLogger(__name__)
 
-RELEASED_VERDICT = SpamVerdict(
-    is_spam=False, score=0, reason=VerdictReason.LEVEL
-)  # a verdict that filters can't change
+# a verdict that filters can't change
+RELEASED_VERDICT = SpamVerdict(is_spam=False, score=0, reason=VerdictReason.LEVEL)
 EMPTY_BLOB = NewBlob("", b"")
 
 

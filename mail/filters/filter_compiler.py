@@ -134,10 +134,8 @@ def script_from_filter(
     filter_id: int, query: FilterForm, action: FilterForm, script_names: ScriptNames
 ) -> Tree:
     """Return a filter as a script. `comments_on_actions_without_sieve` has the rest."""
-    test, commands = (
-        sieve_test_from_query(query),
-        tuple(_commands_of_action(filter_id, action, script_names)),
-    )
+    test = sieve_test_from_query(query)
+    commands = tuple(_commands_of_action(filter_id, action, script_names))
     needed = sorted(
         {
             *extensions_of_test(test),

@@ -21,10 +21,8 @@ from models.users.tables import User
 
 PERSONAL_LOCATION = "personal"  # RFC 6609; there are no global scripts
 # Loaded only if a script uses the extension.
-_VACATION_EXTENSION, _METADATA_EXTENSIONS = (
-    "vacation",
-    frozenset({"mboxmetadata", "servermetadata"}),
-)
+_VACATION_EXTENSION = "vacation"
+_METADATA_EXTENSIONS = frozenset({"mboxmetadata", "servermetadata"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +82,8 @@ class UserScript:
 
     id: int | None  # None: a test run
     text: str
-    other_scripts: Mapping[str, str] = field(
-        default_factory=dict
-    )  # scripts of the account, texts by name
+    # scripts of the account, texts by name
+    other_scripts: Mapping[str, str] = field(default_factory=dict)
     extensions: Collection[str] = ()  # extensions of the script and of those it can include
 
     def find_included(self, location: str, name: str) -> SieveProgram | None:

@@ -38,10 +38,8 @@ _SINGLE_ADDRESS_FIELDS = {
     "sender",
 }  # fields with one address
 _REGEX_SPECIAL = re.compile(r"([\\^$.|?*+()\[\]{}])")
-_ADDRESS_CHARACTER, _LOCAL_CHARACTER = (
-    r"[^<>,;\s]",
-    r"[^<>,;\s@]",
-)  # one character of an address, of a local part or domain
+_ADDRESS_CHARACTER = r"[^<>,;\s]"
+_LOCAL_CHARACTER = r"[^<>,;\s@]"  # of a local part or domain
 
 
 class NoFilterEquivalent(Exception):
@@ -291,10 +289,8 @@ def _unanchored_regex_of_key(match_type: str, key: str, character_class: str) ->
 def _query_of_address(test: SieveCall, problems: ImportProblems) -> QueryForm:
     require_allowed_arguments(test, _ADDRESS_ARGUMENTS)
     kind, keys = _match_type_and_keys(test, problems)
-    names, part = (
-        require_string_arguments_without_variables(test, "names"),
-        test.chosen_tag("part", "all"),
-    )
+    names = require_string_arguments_without_variables(test, "names")
+    part = test.chosen_tag("part", "all")
     if kind == "regex":
         raise NoFilterEquivalent(
             test.position, "Filters match regular expressions with whole fields only: use `header`."

@@ -55,9 +55,8 @@ async def compute_verdicts_and_set_junk_mailboxes(
     rules = await _load_matching_sender_rules_by_user(
         environment, message, envelope_sender, recipients
     )
-    viruses = (
-        environment.options.virus_action != "tag"
-    )  # quarantined viruses don't reach this point
+    # quarantined viruses don't reach this point
+    viruses = environment.options.virus_action != "tag"
     verdicts = [
         verdict.compute_verdict(
             facts,
@@ -114,10 +113,8 @@ def _spam_facts(
     from_trusted_server: bool,
 ) -> verdict.SpamFacts:
     """Return the facts about spam that are the same for all recipients."""
-    opinions, believed = (
-        message.facts.spam_headers if from_trusted_server else (),
-        environment.options.spam_headers,
-    )
+    opinions = message.facts.spam_headers if from_trusted_server else ()
+    believed = environment.options.spam_headers
     return verdict.spam_facts(
         opinions, believed, envelope_sender, message.authentication, message.scan
     )

@@ -32,9 +32,8 @@ def find_or_create_mailbox_id_or_none_at_limit(
         return None
     rows = _new_rows_with_reserved_uid_validity(transaction, user_id, missing)
     transaction.connection.execute(insert(Mailbox), rows)
-    digests = [
-        sha256(path.encode()).hexdigest() for path in missing
-    ]  # subscriptions of missing mailboxes; the new ones are subscribed themselves
+    # subscriptions of missing mailboxes; the new ones are subscribed themselves
+    digests = [sha256(path.encode()).hexdigest() for path in missing]
     transaction.connection.execute(
         delete(MailboxSubscription).where(
             col(MailboxSubscription.user_id) == user_id,

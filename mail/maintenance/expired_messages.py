@@ -122,9 +122,8 @@ async def purge_due_messages_and_empty_threads(environment: Environment) -> Purg
 
     Returns the number of messages and of threads.
     """
-    is_audited = has_legal_hold_with_uncopied_messages(
-        col(Message.user_id)
-    )  # a running legal hold needs them
+    # a running legal hold needs them
+    is_audited = has_legal_hold_with_uncopied_messages(col(Message.user_id))
     conditions = [
         col(Message.purge_at) <= environment.now(),
         col(Message.mailbox_id).is_(None),

@@ -78,9 +78,8 @@ SWEEP_INTERVAL = 86_400.0  # seconds
 TASK_RETENTION = timedelta(days=7)  # after the end of a task
 IMPORT_RETENTION = timedelta(days=30)  # after the end of a single import
 PROCESS_REQUEST_RETENTION = timedelta(minutes=10)  # also of the answers
-UNCONFIRMED_RETENTION = timedelta(
-    hours=6
-)  # WebAuthn challenges, and TOTP secrets that were not confirmed
+# WebAuthn challenges, and TOTP secrets that were not confirmed
+UNCONFIRMED_RETENTION = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +193,8 @@ async def run_housekeeping_round(
         for name, (table, condition) in expired_rows.items()
     }
     files = await _delete_unfetched_unshared_files(environment)
-    quarantine_count, announced = (
-        await _delete_expired_quarantine_items(environment),
-        await quarantine.insert_due_notification_tasks(environment),
-    )
+    quarantine_count = await _delete_expired_quarantine_items(environment)
+    announced = await quarantine.insert_due_notification_tasks(environment)
     legal_holds, copies = await _end_expired_legal_holds_and_delete_copies(environment)
     uploads = await delete_expired_uploads(environment)
     oauth_clients = await unused_oauth_clients.delete_unused_registered_clients(environment)
@@ -457,10 +454,8 @@ async def delete_orphaned_upload_files(environment: Environment, upload_folder: 
 
     The row of an upload is inserted before its file, so a file without a row is unused.
     """
-    upload_ids, deleted_count = (
-        await asyncio.to_thread(resumable_file.list_file_keys, upload_folder),
-        0,
-    )
+    upload_ids = await asyncio.to_thread(resumable_file.list_file_keys, upload_folder)
+    deleted_count = 0
     statement = select(col(Upload.id)).where(
         col(Upload.blob_name).is_(None), col(Upload.expires_at) > environment.now()
     )

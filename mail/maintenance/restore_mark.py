@@ -202,10 +202,8 @@ class RestoreGuard:
                 transaction.connection, store_id
             )
         )
-        current, restore_mark = (
-            await load_and_enter_incarnation(environment),
-            await read_mark_or_none(environment),
-        )
+        current = await load_and_enter_incarnation(environment)
+        restore_mark = await read_mark_or_none(environment)
         cluster = await read_cluster(environment)
         if restore_mark is None and current.beat == 0:
             await write_mark(
@@ -396,10 +394,8 @@ async def begin_incarnation_after_consistent_restore(
             transaction.connection, store_id
         )
     )
-    current, restore_mark = (
-        await load_and_enter_incarnation(environment),
-        await read_mark_or_none(environment),
-    )
+    current = await load_and_enter_incarnation(environment)
+    restore_mark = await read_mark_or_none(environment)
     begun = await begin_incarnation_unless_begun(
         environment, reason, current, restore_mark.incarnation if restore_mark else None
     )

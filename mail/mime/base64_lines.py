@@ -38,9 +38,8 @@ def decode_restorable_chunks(
     the text.
     """
     stride = wrapping.width + len(wrapping.eol)
-    step = (
-        max(CHUNK_BYTES // (4 * stride), 1) * 4 * stride if wrapping.width else CHUNK_BYTES
-    )  # whole quads
+    # whole quads
+    step = max(CHUNK_BYTES // (4 * stride), 1) * 4 * stride if wrapping.width else CHUNK_BYTES
     for at in range(start, end, step):
         text = raw[at : min(at + step, end)]
         last = at + step >= end

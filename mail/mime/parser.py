@@ -87,9 +87,8 @@ class _ParserState:
     has_bare_cr: bool
     nodes: list[_PartBuilder] = field(default_factory=list)
     open_nodes: list[_PartBuilder] = field(default_factory=list)  # outermost first, with the leaf
-    open_boundaries: dict[bytes, list[int]] = field(
-        default_factory=dict
-    )  # boundary: indexes of the stack
+    # boundary: indexes of the stack
+    open_boundaries: dict[bytes, list[int]] = field(default_factory=dict)
     root_fields: list[RawField] = field(default_factory=list)
     is_full: bool = False
 

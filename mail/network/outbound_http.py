@@ -100,9 +100,8 @@ class NetworkPolicy:
     """Which addresses requests may go to, and how they are resolved and trusted."""
 
     allows_private: bool = False  # private networks too
-    trusted_context: ssl.SSLContext | None = field(
-        default=None, repr=False
-    )  # instead of the system's authorities
+    # instead of the system's authorities
+    trusted_context: ssl.SSLContext | None = field(default=None, repr=False)
     resolve: ResolveHost = resolve_by_system
     timeout_seconds: float = REQUEST_TIMEOUT
 

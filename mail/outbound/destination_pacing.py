@@ -92,10 +92,9 @@ async def reserve_slot_and_get_wait_seconds(
             if time_until_free > timedelta(seconds=MAX_SLOT_WAIT) + interval
             else timedelta(0)
         )
-        first, last = (
-            row.free_at - correction,
-            row.until - correction,
-        )  # corrects slots from before the clock was set back
+        # corrects slots from before the clock was set back
+        first = row.free_at - correction
+        last = row.until - correction
         slot_at: datetime = max(first, now)
         if slot_at - now < timedelta(seconds=MAX_SLOT_WAIT):
             free_at, until = slot_at + interval, max(last, slot_at + interval)

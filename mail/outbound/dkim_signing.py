@@ -97,11 +97,9 @@ async def _relaxed_body_hash_of_stream(message: StreamedBytes, header_end: int) 
 
     `header_end` is the position of the empty line in the first piece, or negative.
     """
-    digest, canonicalization, start = (
-        hashlib.sha256(),
-        RelaxedBodyConverter(),
-        header_end + 4 if header_end >= 0 else None,
-    )
+    digest = hashlib.sha256()
+    canonicalization = RelaxedBodyConverter()
+    start = header_end + 4 if header_end >= 0 else None
 
     def update_digest(chunk: bytes) -> None:
         for part in canonicalization.convert(chunk):

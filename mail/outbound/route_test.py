@@ -144,10 +144,8 @@ async def _test_if_envelope_accepted(
     if utf8 and not channel.has_extension("smtputf8"):
         log.append("the server does not support SMTPUTF8, which the address requires")
         return False
-    sender, recipient = (
-        smtp_client.command_address_or_none(request.sender or "x"),
-        smtp_client.command_address_or_none(request.recipient),
-    )
+    sender = smtp_client.command_address_or_none(request.sender or "x")
+    recipient = smtp_client.command_address_or_none(request.recipient)
     if sender is None or (request.recipient and recipient is None):
         log.append("not an email address")
         return False

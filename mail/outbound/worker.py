@@ -104,9 +104,8 @@ async def _start_due_jobs_and_get_wait_seconds(worker: QueueWorker) -> float:
     for job in claimed.jobs:
         by_domain[job.domain].append(job)
     if by_domain:
-        worker.route_cache = RouteCache(
-            worker.environment, worker.route
-        )  # reads changed routes again
+        # reads changed routes again
+        worker.route_cache = RouteCache(worker.environment, worker.route)
     for domain, jobs in by_domain.items():
         lane = DestinationLane(domain, jobs)
         lane.task = asyncio.create_task(_run_lane(worker, lane))

@@ -355,9 +355,8 @@ def _result_update_statement(column_names: tuple[str, ...]) -> PreparedStatement
         name: bindparam(f"to_{name}", type_=table_columns[name].type) for name in column_names
     }
     values["flushed_at"] = null()
-    values["rank"] = case(
-        (col(QueueEntry.rank) < NORMAL_RANK, NORMAL_RANK), else_=LAST_RANK
-    )  # after its first attempt it yields to new messages
+    # after its first attempt it yields to new messages
+    values["rank"] = case((col(QueueEntry.rank) < NORMAL_RANK, NORMAL_RANK), else_=LAST_RANK)
     return PreparedStatement(leased_delivery.values(values).returning(col(QueueEntry.id)))
 
 

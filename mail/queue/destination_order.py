@@ -118,9 +118,8 @@ def line_up_due_and_choose_recipients(
             [], has_more=joined_count >= capacity.max_recipients, has_more_blocked=has_blocked
         )
     per_line = max(capacity.max_recipients // len(lines), 1)
-    parameters: dict[str, object] = {
-        "each": per_line + 1
-    }  # the extra row shows whether a message continues
+    # the extra row shows whether a message continues
+    parameters: dict[str, object] = {"each": per_line + 1}
     for nth, (rank, domain) in enumerate(lines):
         parameters |= {f"rank{nth}": rank, f"domain{nth}": domain}
     rows_by_line: defaultdict[int, list[Any]] = defaultdict(list)

@@ -36,9 +36,8 @@ from models.store.prepared_statements import (
 from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 
-WAKE_UP_HORIZON = timedelta(
-    minutes=1
-)  # workers poll more often than this, so later messages need no wake-up
+# workers poll more often than this, so later messages need no wake-up
+WAKE_UP_HORIZON = timedelta(minutes=1)
 _INSERT_SUBMISSION = PreparedStatement(insert(Submission).inline())
 _INSERT_DELIVERY = PreparedStatement(insert(QueueEntry).inline())
 _INSERT_BLOB_REFERENCE = PreparedStatement(insert(SubmissionBlob).inline())
@@ -131,11 +130,9 @@ def insert_submissions_in_one_batch(
 ) -> list[int]:
     """Insert several submissions as `enqueue` does, in one batch. Returns their ids in order."""
     owner = _owner_with_tenant_and_domain(transaction, owner)
-    now, statements, submission_ids = (
-        transaction.environment.now(),
-        list[StatementWithValues](),
-        list[int](),
-    )
+    now = transaction.environment.now()
+    statements = list[StatementWithValues]()
+    submission_ids = list[int]()
     ids_by_state: dict[SubmissionState, list[int]] = {}
     for submission in submissions:
         row = _submission_row(transaction, submission, owner)

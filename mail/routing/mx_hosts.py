@@ -72,9 +72,8 @@ class OutboundSettings:
     next_hop: NextHop | None = None
     make_resolver: Callable[[], Resolver] = Resolver  # the default reads /etc/resolv.conf
     mx_port: int = SMTP_PORT  # of MX hosts
-    trusted_context: ssl.SSLContext | None = field(
-        default=None, repr=False
-    )  # instead of the system's authorities
+    # instead of the system's authorities
+    trusted_context: ssl.SSLContext | None = field(default=None, repr=False)
     trusts_dnssec: bool = False  # believe the AD flag of the resolver
     mta_sts_port: int = 443  # of the HTTPS servers with MTA-STS policies
     allows_private_sts_hosts: bool = False  # fetch MTA-STS policies from private networks too
@@ -235,9 +234,8 @@ async def _query_usable_mx_names(
     """(preference, name) of the MX hosts, best first, and True if that is signed by DNSSEC."""
     answer = await query_dns_or_raise_unroutable(outbound_settings, name, "MX")
     if not answer.records:
-        return _UsableMxNames(
-            [(None, name)], answer.is_signed
-        )  # RFC 5321, section 5.1: the domain itself is the MX host
+        # RFC 5321, section 5.1: the domain itself is the MX host
+        return _UsableMxNames([(None, name)], answer.is_signed)
     mx_names: list[tuple[int, str]] = []
     for preference, same_preference in groupby(
         sorted(answer.records, key=_mx_preference), key=_mx_preference
@@ -253,9 +251,8 @@ async def _query_usable_mx_names(
     known_names = [mx_name for _, mx_name in mx_names]
     if own_name in known_names:
         own_preference = mx_names[known_names.index(own_name)][0]
-        mx_names = [
-            mx_name for mx_name in mx_names if mx_name[0] < own_preference
-        ]  # hosts of lower priority would send it back to this server
+        # hosts of lower priority would send it back to this server
+        mx_names = [mx_name for mx_name in mx_names if mx_name[0] < own_preference]
         if not mx_names:
             raise Unroutable(550, f"5.4.6 Mail for {name} loops back to this server")
     usable_names = [

@@ -159,9 +159,8 @@ async def requirement_from_policy(
         )
     if level in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
         weak_level = TlsLevel.NEVER if level is TlsPolicyLevel.NONE else TlsLevel.OPPORTUNISTIC
-        keeps_level = (
-            next_hop.tls_level not in UNENCRYPTED_LEVELS
-        )  # for example because of a password
+        # for example because of a password
+        keeps_level = next_hop.tls_level not in UNENCRYPTED_LEVELS
         requirement = _with_versions(
             CertificateRequirement(
                 next_hop.certificate_requirement.check,

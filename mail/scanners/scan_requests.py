@@ -67,9 +67,8 @@ async def scan_incoming_and_store_result(
     Raises ServiceUnavailable if a scanner does not respond and its setting defers mail.
     """
     options, message = environment.options, incoming.message
-    sent = not (
-        incoming.from_trusted_server or incoming.client or incoming.fetched
-    )  # by a local user
+    # by a local user
+    sent = not (incoming.from_trusted_server or incoming.client or incoming.fetched)
     if sent or incoming.is_scanned or not (options.rspamd_url or options.clamd_address):
         return
     body = body_for_scanner(incoming.raw_message, message.size)

@@ -137,8 +137,7 @@ class SievePlan:
     actions: tuple[Action, ...]
     edits: tuple[Edit, ...] = ()
     tracked_duplicates: tuple[TrackedDuplicate, ...] = ()
-    checked_duplicate_keys: frozenset[str] = (
-        frozenset()
-    )  # keys of `duplicate` that the result depends on
+    # keys of `duplicate` that the result depends on
+    checked_duplicate_keys: frozenset[str] = frozenset()
     trace: tuple[ScriptTraceStep, ...] = ()
     steps: int = 0

@@ -138,9 +138,8 @@ class SmtpTransaction:
     smtputf8: bool
     content_digest: str = ""  # SHA-256 of the message, hex, once it has come
     accepted_recipients: list[AcceptedRecipient] = field(default_factory=list)
-    rejected_recipients: list[RejectedRecipient] = field(
-        default_factory=list
-    )  # at most as many as the delivery trace lists
+    # at most as many as the delivery trace lists
+    rejected_recipients: list[RejectedRecipient] = field(default_factory=list)
     dsn_request: DsnRequest = dsn_parameters.DEFAULT_REPORTS  # parameters of MAIL
 
 

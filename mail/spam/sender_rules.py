@@ -158,10 +158,8 @@ async def load_matching_rules(
     receivers, none if both addresses are not valid. A rule of a domain, a tag or the platform does
     not apply to accounts that its maker can't administer.
     """
-    envelope, header = (
-        patterns_matching_sender(envelope_sender),
-        patterns_matching_sender(from_address),
-    )
+    envelope = patterns_matching_sender(envelope_sender)
+    header = patterns_matching_sender(from_address)
     addresses = list(dict.fromkeys([*envelope, *header]))
     if not addresses or not receivers:
         return [[] for _ in receivers]

@@ -165,10 +165,8 @@ def compute_verdict(
     """Return the verdict for a recipient with these matching rules, level (0 to 100) and limits."""
     thresholds = thresholds or SpamThresholds()
     scan = facts.scan_result or ScanResult()
-    score, refused = (
-        max(facts.score.value, score_from_scan(scan, thresholds)),
-        _is_refused_by_scan(scan, thresholds),
-    )
+    score = max(facts.score.value, score_from_scan(scan, thresholds))
+    refused = _is_refused_by_scan(scan, thresholds)
     if scan.virus_name:
         refused |= thresholds.refuse_viruses
         return SpamVerdict(
@@ -246,9 +244,8 @@ def _score_of_flag(text: str) -> int:
 
 def _proportional_score(points: float, required: float, score_at_required: int) -> int:
     """Return points as a score, where `required` points give `score_at_required`."""
-    whole_score = int(
-        max(score_at_required * points / required, 0) + 1e-9
-    )  # rounding must not reach the threshold
+    # rounding must not reach the threshold
+    whole_score = int(max(score_at_required * points / required, 0) + 1e-9)
     return min(whole_score, 100)
 
 

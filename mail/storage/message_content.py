@@ -54,10 +54,8 @@ class BlobOwnerQueries(NamedTuple):
 
 
 def _blob_owner_queries(owner_id: Any, reference_owner_id: Any, blob_id: Any) -> BlobOwnerQueries:
-    is_of_owner, has_digest = (
-        reference_owner_id == bindparam("holder"),
-        col(Blob.digest) == bindparam("digest"),
-    )
+    is_of_owner = reference_owner_id == bindparam("holder")
+    has_digest = col(Blob.digest) == bindparam("digest")
     blob_rows = select(*blob_reader.COLUMNS).join_from(
         Blob, reference_owner_id.class_, blob_id == col(Blob.id)
     )
@@ -129,9 +127,8 @@ class StoredMessage:
     layout_or_error: MessageLayout | CorruptBlob
     _store: ObjectStoreProtocol
     _read_rows: ReadRows
-    cached_results: ByteCache = field(
-        default_factory=partial(ByteCache, 0)
-    )  # results of earlier calls
+    # results of earlier calls
+    cached_results: ByteCache = field(default_factory=partial(ByteCache, 0))
     _queries: BlobOwnerQueries = MESSAGE_QUERIES
     count_bytes_read: Callable[[int], None] = ignore_bytes_read
     _shared: dict[Hashable, SharedResult] = field(default_factory=dict)

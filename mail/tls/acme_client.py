@@ -58,9 +58,8 @@ class AcmeServer:
     directory_url: str
     ca_file: Path | None = None
     user_agent: str = "merganser"
-    external_binding: tuple[str, str] | None = field(
-        default=None, repr=False
-    )  # key id and HMAC, base64url
+    # key id and HMAC, base64url
+    external_binding: tuple[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,10 +94,8 @@ def parse_additional_acme_names(server_name: str, texts: Sequence[str]) -> list[
 
     Raises InvalidInput with the index of an invalid name, or if there are too many.
     """
-    path, limit_text = (
-        ["acmeNames"],
-        f"At most {MAX_ACME_NAMES} names are allowed, including the name of the server.",
-    )
+    path = ["acmeNames"]
+    limit_text = f"At most {MAX_ACME_NAMES} names are allowed, including the name of the server."
     if len(texts) > MAX_ACME_NAMES:
         raise InvalidInput(limit_text, constraint=ValidationConstraint.MAX, path=path)
     names: dict[str, None] = {}

@@ -69,9 +69,8 @@ class SniCertificates:
         self._by_id: dict[int, StoredCertificate] = {}
         self._by_name: dict[str, list[StoredCertificate]] = {}
         self._contexts: OrderedDict[tuple[int, int], ssl.SSLContext | None] = OrderedDict()
-        self._initial_context = (
-            new_server_context()
-        )  # without certificate; the callback sets one in each handshake
+        # without certificate; the callback sets one in each handshake
+        self._initial_context = new_server_context()
         self._initial_context.sni_callback = self._set_context_by_server_name
 
     @property

@@ -164,10 +164,8 @@ async def _check_database(settings: Settings) -> list[Finding]:
 
 async def _check_key_file(settings: Settings) -> list[Finding]:
     """Check that the key file exists, is private, and has all keys that the database needs."""
-    path, fingerprints = (
-        key_file.key_file_path(settings),
-        await _load_key_fingerprints_if_readable(settings),
-    )
+    path = key_file.key_file_path(settings)
+    fingerprints = await _load_key_fingerprints_if_readable(settings)
     if not path.exists() and not fingerprints:
         return hint_finding(
             CheckName.KEY_FILE, f"{path} does not exist yet", "`merganser init` creates it"

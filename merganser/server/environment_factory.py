@@ -131,9 +131,8 @@ async def _open_environment_on_disk_with_room(
                 await ban_changes.apply_server_addresses(environment)
             yield environment
         finally:
-            await wait_for_background_tasks(
-                environment
-            )  # uses of credentials are stored in the background
+            # uses of credentials are stored in the background
+            await wait_for_background_tasks(environment)
             await message_trace.write_pending_trace_steps(environment)
             await wait_for_damage_marks(object_store)
             await environment.logs.stop()

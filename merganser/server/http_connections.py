@@ -146,9 +146,8 @@ class HttpConnection(HttpToolsProtocol):
         """Accept the connection, or respond with 503 if there are too many."""
         self.logger = PROTOCOL_ERROR_LOG
         super().connection_made(transport)
-        self.deadline = (
-            time.monotonic() + self.tracker.head_timeout
-        )  # 0 while a request is answered
+        # 0 while a request is answered
+        self.deadline = time.monotonic() + self.tracker.head_timeout
         self.head_size = 0  # bytes received
         self.is_ending = False
         self.active_request: Any = None  # pipelined requests wait for its response

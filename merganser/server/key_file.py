@@ -134,9 +134,8 @@ async def insert_missing_encryption_key_rows(store: Database, secret_box: Secret
         async with store.write_session() as session:
             connection = await session.connection()
             insert = insert_with_conflict(connection.dialect.name, SecretBoxKey).values(rows)
-            await connection.execute(
-                insert.on_conflict_do_nothing()
-            )  # another server may start now
+            # another server may start now
+            await connection.execute(insert.on_conflict_do_nothing())
 
 
 async def delete_registered_keys(store: Database, key_names: Sequence[str]) -> None:

@@ -236,9 +236,8 @@ async def _lock_migrate_and_open_server_environment(
                     environment, process.server_id
                 )
             if store_lock.sqlite_lock_path(settings.database_url) is not None:
-                await leases.delete_exclusive_registrations(
-                    environment
-                )  # the lock of the file proves it
+                # the lock of the file proves it
+                await leases.delete_exclusive_registrations(environment)
         responder = await stack.enter_async_context(AsyncExitStack())  # outlives the registration
         await stack.enter_async_context(register_process_beside_servers(environment))
         await responder.enter_async_context(
@@ -318,10 +317,8 @@ async def _run_background_workers_until_cancelled(
     process_role: ProcessRole,
 ) -> None:
     """Run the workers until the process is cancelled, while other processes answer requests."""
-    outbound, spool = (
-        _outbound_settings_or_fail_command(environment),
-        settings.data / "spool" / "http",
-    )
+    outbound = _outbound_settings_or_fail_command(environment)
+    spool = settings.data / "spool" / "http"
     sockets.raise_open_file_limit()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_telemetry_export(settings, environment, process_role))

@@ -103,9 +103,8 @@ def process_counter(process_role: ProcessRole) -> Callable[[], Mapping[str, int]
 
 def _write_and_delete_test_file(folder: Path) -> bool:
     """True if a file can be written in the folder. Raises OSError otherwise."""
-    descriptor, name = tempfile.mkstemp(
-        prefix=FILE_PREFIX, dir=folder
-    )  # a start removes it if the process dies now
+    # a start removes it if the process dies now
+    descriptor, name = tempfile.mkstemp(prefix=FILE_PREFIX, dir=folder)
     try:
         return os.write(descriptor, b"?") == 1
     finally:

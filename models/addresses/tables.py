@@ -118,9 +118,8 @@ class Contact(UserOwnedRow, table=True):
     )
 
     user_id: int = foreign_key("users.id", index=False)
-    key: str = Field(
-        sa_type=BYTEWISE_TEXT
-    )  # the address in normal form: mail/addresses/address_syntax.py
+    # the address in normal form: mail/addresses/address_syntax.py
+    key: str = Field(sa_type=BYTEWISE_TEXT)
     folded_name: str | None = Field(default=None, sa_type=BYTEWISE_TEXT)  # the name, case folded
     address: str  # as it was last written
     name: str | None = None

@@ -110,7 +110,6 @@ class UndoRecord(UserOwnedRow, table=True):
     __tablename__ = "undo_records"
 
     digest: str = Field(unique=True)  # SHA-256 of the token, hex
-    before: dict[str, Any] = json_column(
-        dict
-    )  # the messages before the change: resolvers/admin/tasks.py
+    # the messages before the change: resolvers/admin/tasks.py
+    before: dict[str, Any] = json_column(dict)
     expires_at: datetime = Field(sa_type=UtcDateTime, index=True)

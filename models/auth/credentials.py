@@ -22,9 +22,8 @@ from models.store.columns import (
 from models.users.roles import Role, Scope
 
 SECOND_FACTOR_TIMEOUT = timedelta(minutes=10)  # for the second factor after the password
-THROTTLE_RESET = timedelta(
-    days=1
-)  # after this time without failures the waits begin with the shortest again
+# after this time without failures the waits begin with the shortest again
+THROTTLE_RESET = timedelta(days=1)
 
 
 class AccessToken(UserOwnedRow, table=True):
@@ -74,9 +73,8 @@ class ApiKey(RowWithId, table=True):
     read_only: bool = False
     active: bool = True
     user_id: int | None = foreign_key("users.id", default=None)
-    domains: list[int] = json_column(
-        list
-    )  # of a DOMAIN_ADMIN's key: only these; empty: all of its user
+    # of a DOMAIN_ADMIN's key: only these; empty: all of its user
+    domains: list[int] = json_column(list)
     operations: list[str] = json_column(list)  # allowed root fields; empty: all
     allowed_ips: list[str] = json_column(list)  # allowed networks; empty: all
     made_by: OptionalInt64 = None  # the administrator who created it for its user

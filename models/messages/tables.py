@@ -162,9 +162,8 @@ class Message(UserOwnedRow, table=True):
     envelope_from: str | None = None  # None: it was not received over SMTP
     envelope_to: list[str] = json_column(list)
     public_metadata: dict[str, Any] | None = json_column()
-    authentication: dict[str, Any] | None = (
-        json_column()
-    )  # spf, dkim, dmarc, arc, results; on arrival
+    # spf, dkim, dmarc, arc, results; on arrival
+    authentication: dict[str, Any] | None = json_column()
     # results of scanners: score, required, action, symbols [name, score, description], virus
     spam_report: dict[str, Any] | None = json_column()
     filters: list[int] | None = json_column()  # that acted on it at delivery; they may be deleted

@@ -113,10 +113,8 @@ class UsageTable:
 
 def add_row_to(target: UsageRow, row: UsageRow) -> None:
     """Add the counters of a row to another one, and take over its times if they are later."""
-    used_at, active_at = (
-        max(target[USED_AT], row[USED_AT]),
-        max(target[ACTIVE_AT], row[ACTIVE_AT]),
-    )
+    used_at = max(target[USED_AT], row[USED_AT])
+    active_at = max(target[ACTIVE_AT], row[ACTIVE_AT])
     for position in range(min(len(target), len(row))):
         target[position] += row[position]
     target[USED_AT], target[ACTIVE_AT] = used_at, active_at

@@ -122,9 +122,8 @@ class WebhookLane(SQLModel, table=True):
     )
 
     webhook_id: int = foreign_key("webhooks.id", primary_key=True, index=False)
-    stream_id: int = Field(
-        primary_key=True, sa_type=BIG_INTEGER
-    )  # the stream itself may be deleted
+    # the stream itself may be deleted
+    stream_id: int = Field(primary_key=True, sa_type=BIG_INTEGER)
     due_at: Timestamp
     lease: OptionalInt64 = None
     holder: OptionalInt64 = None  # the process with the lease; see models/runtime/leases.py

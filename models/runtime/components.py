@@ -195,9 +195,8 @@ class ComponentRegistry:
     def __init__(self) -> None:
         self._components: dict[str, Component] = {}
         self._rules: dict[HoldReason, HoldRule] = {}
-        self.stopped_names: frozenset[str] = (
-            frozenset()
-        )  # by componentStop, also of other processes
+        # by componentStop, also of other processes
+        self.stopped_names: frozenset[str] = frozenset()
         self.rule_lock = asyncio.Lock()  # of those who read a rule and then set it
         self._created_at = time.monotonic()
 

@@ -71,9 +71,8 @@ class Environment:
     database: Database
     object_store: ObjectStoreProtocol
     signing_secret: bytes = field(repr=False)  # signs download links and SRS addresses
-    secret_box: SecretBox = field(
-        default_factory=SecretBox.with_new_key, repr=False
-    )  # encrypts secrets
+    # encrypts secrets
+    secret_box: SecretBox = field(default_factory=SecretBox.with_new_key, repr=False)
     options: Options = field(default_factory=Options)
     wakeups: Wakeups = field(default_factory=Wakeups)
     byte_cache: ByteCache = field(default_factory=ByteCache, repr=False)
@@ -90,9 +89,8 @@ class Environment:
     usage: UsageRecorder = field(default_factory=UsageRecorder, repr=False)  # of this process
     reach_fault_point: Callable[[str], None] = _ignore_fault_point
     clock: ObservedClock = field(init=False, repr=False)  # the same object as `now`
-    initial_options: Options = field(
-        init=False, repr=False
-    )  # the options before any stored setting
+    # the options before any stored setting
+    initial_options: Options = field(init=False, repr=False)
     # `CommittedOptions.position` of `options`
     options_position: int = field(init=False, default=0, repr=False)
     incarnation: Incarnation = field(init=False, default=Incarnation(), repr=False)

@@ -135,9 +135,8 @@ async def ensure_process_registered(environment: Environment) -> int:
 
             def replace_registration(transaction: DatabaseTransaction) -> None:
                 _replace_registration_and_free_leases(transaction, key)
-                _shorten_waits_after_steps(
-                    transaction
-                )  # no other transaction of this process is running
+                # no other transaction of this process is running
+                _shorten_waits_after_steps(transaction)
 
             await environment.run_transaction(replace_registration)
             process.id = key

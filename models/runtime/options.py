@@ -58,9 +58,8 @@ class Options:
     quarantine_max_messages_per_user: int = (
         500  # messages of a user in the quarantine; the oldest are deleted
     )
-    quarantine_max_bytes_per_user: int = (
-        256 * MIB
-    )  # bytes of a user in the quarantine; the oldest are deleted
+    # bytes of a user in the quarantine; the oldest are deleted
+    quarantine_max_bytes_per_user: int = 256 * MIB
     quarantine_url: str = ""  # page that quarantine notices link to
     public_url: str = ""  # prefix of the links that are sent to clients
     users_default_domain: str | None = None
@@ -157,9 +156,8 @@ class Options:
     # URL that returns breached passwords by a prefix of their SHA-1
     breached_passwords_url: str | None = None
     welcome_folder: Path | None = None  # folder of messages that new users get
-    password_hashing_memory: int = (
-        256 * MIB
-    )  # bytes for all password hashes that are computed at once
+    # bytes for all password hashes that are computed at once
+    password_hashing_memory: int = 256 * MIB
     sign_in_max_failures: int = 12  # of one account or name, in `sign_in_failure_window`
     sign_in_failure_window: timedelta = timedelta(minutes=2)
     sign_in_max_failures_per_account: int = 100  # of one account, from all networks together
@@ -180,9 +178,8 @@ class Options:
     deleted_messages_retention: timedelta = timedelta(days=25)
     # how long an account that SCIM deleted can be restored
     scim_deletion_grace_period: timedelta = timedelta(days=30)
-    backup_restore_window: timedelta = timedelta(
-        days=7
-    )  # objects are kept for a restore; 0: not kept
+    # objects are kept for a restore; 0: not kept
+    backup_restore_window: timedelta = timedelta(days=7)
     duplicate_delivery_retention: timedelta = timedelta(days=1)
     idempotency_retention: timedelta = timedelta(hours=24)
     journal_retention: timedelta = timedelta(days=30)

@@ -174,9 +174,8 @@ class ProcessRegistration:
     restore_leases: list[Callable[[Any], None]] = field(default_factory=list)
     sending_entry_ids: list[Callable[[], Iterable[int]]] = field(default_factory=list)
     work_keys: Counter[int] = field(default_factory=Counter)  # several rows may share a lease
-    suspected_rows: frozenset[LeasedRow] = (
-        frozenset()
-    )  # rows that the last check found without work
+    # rows that the last check found without work
+    suspected_rows: frozenset[LeasedRow] = frozenset()
     on_reserved: Callable[[], None] | None = None  # called when the process must not go on
     abandoned_leases: list[AbandonedLease] = field(default_factory=list)
     known_process_ids: frozenset[int] = frozenset()  # that the last check found

@@ -193,9 +193,8 @@ MATCHES_AND_LISTED = {
     )
     for dialect in _MATCH
 }
-POSTGRES_MATCHES = text(_MATCH["postgresql"]).bindparams(
-    _MATCH_PARAMETERS[0]
-)  # if no messages wait to be indexed
+# if no messages wait to be indexed
+POSTGRES_MATCHES = text(_MATCH["postgresql"]).bindparams(_MATCH_PARAMETERS[0])
 SQLITE_LISTED_IDS = text("SELECT value AS rowid FROM json_each(:ids)").bindparams(
     _MATCH_PARAMETERS[1]
 )

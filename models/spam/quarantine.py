@@ -37,9 +37,8 @@ class QuarantineItem(UserOwnedRow, table=True):
         ),
     )
 
-    domain_id: int | None = foreign_key(
-        "domains.id", ondelete="SET NULL", default=None
-    )  # of `recipient`
+    # of `recipient`
+    domain_id: int | None = foreign_key("domains.id", ondelete="SET NULL", default=None)
     queue_id: str  # as in log records
     receipt: str  # digest that identifies a repeat of the delivery
     sender: str  # of the envelope; empty: a bounce

@@ -34,9 +34,8 @@ SQLModel.metadata.naming_convention = {
 }
 
 BIG_INTEGER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only by INTEGER
-BYTEWISE_TEXT = String().with_variant(
-    String(collation="C"), "postgresql"
-)  # as SQLite compares anyway
+# as SQLite compares anyway
+BYTEWISE_TEXT = String().with_variant(String(collation="C"), "postgresql")
 JSON_TYPE = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 

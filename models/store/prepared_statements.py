@@ -42,9 +42,8 @@ Parameters = ParamSpec("Parameters")
 RowBuilder = Callable[[Sequence[Any]], list[Any]]
 ParameterBinder = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
-SqlWithValues = tuple[
-    str, tuple[Any, ...]
-]  # SQL text for the driver, and the values of its parameters
+# SQL text for the driver, and the values of its parameters
+SqlWithValues = tuple[str, tuple[Any, ...]]
 SqlStatement = Select[*tuple[Any, ...]] | UpdateBase
 
 MAX_KEYS_OF_QUICK_READ = 100  # more keys read many rows
@@ -94,9 +93,8 @@ def _notify_listeners(engine: Engine, sql: str, values: Sequence[Any]) -> None:
         listener(None, None, sql, values, None, False)
 
 
-StatementWithValues = tuple[
-    PreparedStatement, Mapping[str, Any]
-]  # a statement, and the values of its parameters
+# a statement, and the values of its parameters
+StatementWithValues = tuple[PreparedStatement, Mapping[str, Any]]
 
 
 def fetch_rows(
@@ -491,6 +489,5 @@ def prepare_cached(
     def cached(*args: Parameters.args, **kwargs: Parameters.kwargs) -> PreparedStatement:
         return PreparedStatement(build(*args, **kwargs))
 
-    return cast(
-        "Callable[Parameters, PreparedStatement]", cached
-    )  # lru_cache forgets the parameters
+    # lru_cache forgets the parameters
+    return cast("Callable[Parameters, PreparedStatement]", cached)

@@ -149,9 +149,8 @@ class User(RowWithId, table=True):
     # additional From addresses: addresses, domains, patterns
     allowed_senders: list[str] = json_column(list)
     openpgp_public_key: str | None = None  # OpenPGP, armoured
-    openpgp_key: dict[str, Any] | None = (
-        json_column()
-    )  # of that key: name, address, fingerprint, expires
+    # of that key: name, address, fingerprint, expires
+    openpgp_key: dict[str, Any] | None = json_column()
     encrypt_messages: bool = False  # received mail is encrypted to the key
     forward_to: list[str] = json_column(list)  # received mail is also sent there; see `Address`
     relays: str | None = None  # encrypted targets with their passwords; see `Address`

@@ -145,9 +145,8 @@ async def load_addresses_by_text(
             or_(domain_ids_by_name.c.id.is_not(None), col(Address.domain_id).is_(None)),
             condition,
         )
-        .order_by(
-            domain_ids_by_name.c.far.desc()
-        )  # the row of the domain itself overwrites that of an alias domain
+        # the row of the domain itself overwrites that of an alias domain
+        .order_by(domain_ids_by_name.c.far.desc())
     )
     rows = {(row.local, row.called or "*"): row for row in await ctx.read(statement)}
     return [rows.get((form.local_part, form.domain)) for form in normal_forms]

@@ -49,11 +49,9 @@ def validate_forward_targets(
             constraint=ValidationConstraint.MAX,
             path=path,
         )
-    problems, shown_by_key, relays_with_password = (
-        ErrorCollector(),
-        dict[str, str](),
-        dict[str, str](),
-    )
+    problems = ErrorCollector()
+    shown_by_key = dict[str, str]()
+    relays_with_password = dict[str, str]()
     for index, target in enumerate(targets):
         with problems.collecting():
             try:

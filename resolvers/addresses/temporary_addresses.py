@@ -53,10 +53,8 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     comment, site_domain = _validated_comment_and_site_domain(new_address)
     user_id = require_user_id(ctx) if new_address.user_id is None else new_address.user_id
     require_full_scope_for_other_users(ctx, [user_id])
-    user, domain_name_row = (
-        await require_managed_user(ctx, user_id),
-        await _require_domain_of_user(ctx, user_id, new_address.domain),
-    )
+    user = await require_managed_user(ctx, user_id)
+    domain_name_row = await _require_domain_of_user(ctx, user_id, new_address.domain)
     now = ctx.environment.now()
     address = Address(
         id=ctx.environment.new_id(),

@@ -12,9 +12,8 @@ from resolvers.context import Context
 
 MAX_KEY_BYTES = 1024  # not exceeded by the setting, since an index holds the key twice
 MIN_TTL, MAX_TTL = timedelta(seconds=1), timedelta(days=3650)
-_CONTROL_CHARACTERS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]"
-)  # U+10FFFF ends prefix ranges
+# U+10FFFF ends prefix ranges
+_CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\U0010ffff]")
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")  # not supported by every database
 
 

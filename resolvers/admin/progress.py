@@ -87,9 +87,8 @@ async def _require_and_follow_work_until_finished(
         select_streams=select_streams,
         object_ids={kind.changed_object_id(row)},
     )
-    (row,) = await kind.load_by_id(
-        ctx, [work_id]
-    )  # read again: from this position on no change is missed
+    # read again: from this position on no change is missed
+    (row,) = await kind.load_by_id(ctx, [work_id])
     batches, last_state = stream_reader.follow_changes(ctx, request), None
     while row:
         if last_state != kind.visible_state(row):

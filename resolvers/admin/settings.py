@@ -298,11 +298,9 @@ async def _write_changed_setting_values(
     session: AsyncSession, change: _SettingsChange, now: datetime
 ) -> None:
     """Insert, update or delete the stored values of the changed keys."""
-    connection, changed_keys, after = (
-        await session.connection(),
-        change.changed_keys,
-        change.values_after,
-    )
+    connection = await session.connection()
+    changed_keys = change.changed_keys
+    after = change.values_after
     await connection.run_sync(
         _upsert_setting_values, {key: after[key] for key in changed_keys if key in after}, now
     )

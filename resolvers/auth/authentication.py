@@ -66,11 +66,9 @@ CREDENTIALS_REFUSED = metrics.counter("merganser_credentials_refused", "Refused 
 USE_RECORD_INTERVAL = timedelta(hours=1)  # between two records of a credential's use
 MIN_TOKEN_LIFETIME = timedelta(minutes=1)
 
-drop_cached_credentials, wait_for_background_tasks, secret_digest = (
-    credential_cache.drop_cached_credentials,
-    credential_cache.wait_for_background_tasks,
-    credential_status.secret_digest,
-)
+drop_cached_credentials = credential_cache.drop_cached_credentials
+wait_for_background_tasks = credential_cache.wait_for_background_tasks
+secret_digest = credential_status.secret_digest
 
 
 async def authenticate_request(
@@ -281,9 +279,9 @@ async def authenticate_user_by_password(
     many failures under the name or from the network; a counted failure stays counted. Raises
     Forbidden if the password is right but does not have the scope.
     """
-    environment, sign_in_request = (
-        ctx.environment,
-        _validate_and_set_default_lifetime(ctx.environment, sign_in_request or SignInRequest()),
+    environment = ctx.environment
+    sign_in_request = _validate_and_set_default_lifetime(
+        ctx.environment, sign_in_request or SignInRequest()
     )
     if not password_hashes.is_possible_password(password):
         raise AuthenticationFailed

@@ -76,9 +76,8 @@ async def _check_password_and_log_sign_in(
     if user is None or proof is None or not entry.can_sign_in:
         await sign_in.count_and_log_failed_sign_in(ctx, entry, HTTP_SIGN_IN, proof)
         raise Unauthenticated
-    await throttles.require_not_throttled(
-        ctx, entry.limits, user.id
-    )  # again: concurrent guesses may have reached it
+    # again: concurrent guesses may have reached it
+    await throttles.require_not_throttled(ctx, entry.limits, user.id)
     try:
         credential = _require_http_credential_of_proof(environment, user, proof)
     except Forbidden as refusal:

@@ -53,9 +53,8 @@ class CachedCredential:
     is_in_change_list: bool = (
         False  # the credential changes list each change that ends or narrows it
     )
-    read_at_boot_ms: int = field(
-        default_factory=milliseconds_since_boot
-    )  # milliseconds since the boot
+    # milliseconds since the boot
+    read_at_boot_ms: int = field(default_factory=milliseconds_since_boot)
     last_hit_at: datetime | None = None  # last use of the cached credential
 
 
@@ -74,9 +73,8 @@ class CachedPasswordChecks:
     results: dict[str, bool]
     owner_id: int  # user who has signed in
     read_at_time: datetime
-    read_at_boot_ms: int = field(
-        default_factory=milliseconds_since_boot
-    )  # milliseconds since the boot
+    # milliseconds since the boot
+    read_at_boot_ms: int = field(default_factory=milliseconds_since_boot)
     last_hit_at: datetime | None = None  # last use of one of the results
 
 
@@ -93,9 +91,8 @@ class CredentialLookup:
 class CredentialCache:
     """Cache of the valid credentials of one database."""
 
-    credentials: dict[str, CachedCredential] = field(
-        default_factory=dict
-    )  # by digest, oldest first
+    # by digest, oldest first
+    credentials: dict[str, CachedCredential] = field(default_factory=dict)
     # by user id (0: keys of the platform): what was read before this time is not cached
     not_cached_until: dict[int, datetime] = field(default_factory=dict)
     background_tasks: set[asyncio.Task[bool]] = field(default_factory=set)
@@ -105,9 +102,8 @@ class CredentialCache:
     )
     digests_of_owners: dict[int, set[str]] = field(default_factory=dict)  # digests by user id
     drop_count: int = 0  # rises with each drop
-    last_drops: dict[int, int] = field(
-        default_factory=dict
-    )  # `drop_count` of the last drop, by user id
+    # `drop_count` of the last drop, by user id
+    last_drops: dict[int, int] = field(default_factory=dict)
     last_clear: int = 0  # `drop_count` when all were dropped
     lookups: dict[str, CredentialLookup] = field(default_factory=dict)  # by digest
     password_checks: dict[str, CachedPasswordChecks] = field(default_factory=dict)  # by digest
@@ -117,13 +113,11 @@ class CredentialCache:
     changes_read_at: tuple[int, datetime] | None = None
     tokens_max_age: timedelta | None = None  # the setting that the entries were read under
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    unwritten_events: list[Any] = field(
-        default_factory=list
-    )  # not yet written by resolvers/auth/security_log.py
+    # not yet written by resolvers/auth/security_log.py
+    unwritten_events: list[Any] = field(default_factory=list)
     events_written_at: float = 0.0  # seconds on the clock of the event loop
-    unwritten_uses: dict[int, UnwrittenTokenUse] = field(
-        default_factory=dict
-    )  # by a number of the write
+    # by a number of the write
+    unwritten_uses: dict[int, UnwrittenTokenUse] = field(default_factory=dict)
     failed_write_count: int = 0  # background writes that raised an error
 
     def get(self, digest: str, now: datetime) -> CachedCredential | None:

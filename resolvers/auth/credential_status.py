@@ -216,10 +216,8 @@ async def load_api_key_if_valid(
         if has_maker := credential_makers.has_maker(row):
             if not credential_makers.can_maker_act(row, row.owners, AdminPermission.IMPERSONATE):
                 return None
-            role, scopes = (
-                Role.USER,
-                credential_makers.limit_scopes_to_impersonation([*map(Scope, row.scopes)]),
-            )
+            role = Role.USER
+            scopes = credential_makers.limit_scopes_to_impersonation([*map(Scope, row.scopes)])
         user_id, key_owner_id = row.user_id or 0, 0
         role_rights: dict[str, Any] = _role_rights(row, role)
         if row.domains:
@@ -419,9 +417,8 @@ async def record_use_and_extend_token(
         is_this_key = col(ApiKey.id) == viewer.api_key_id
         statement = update(ApiKey).where(is_this_key).values(last_used_at=now, last_used_ip=ip)
     else:
-        unchanged = (
-            col(AccessToken.last_used_at) == credential.used_at
-        )  # else another process did it
+        # else another process did it
+        unchanged = col(AccessToken.last_used_at) == credential.used_at
         ends_at = [
             end
             for end in (

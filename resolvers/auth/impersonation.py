@@ -23,11 +23,9 @@ from resolvers.auth.credential_makers import MAX_LIFETIME, platform_admin_key_id
 from resolvers.auth.security_event_rows import NewSecurityEvent
 from resolvers.context import Context
 
-MIN_IMPERSONATION_LIFETIME, DEFAULT_IMPERSONATION_LIFETIME, MAX_IMPERSONATION_LIFETIME = (
-    timedelta(minutes=1),
-    timedelta(minutes=30),
-    MAX_LIFETIME,
-)
+MIN_IMPERSONATION_LIFETIME = timedelta(minutes=1)
+DEFAULT_IMPERSONATION_LIFETIME = timedelta(minutes=30)
+MAX_IMPERSONATION_LIFETIME = MAX_LIFETIME
 
 
 def log_refused_grant_in_background(ctx: Context, mutation: str, path: Sequence[str]) -> None:

@@ -43,9 +43,8 @@ from resolvers.viewer import Viewer
 log = logging.getLogger(__name__)
 FOLD_WINDOW = timedelta(hours=6)  # after the first of equal events
 JOURNAL_INTERVAL = timedelta(minutes=1)  # between two journal entries of one row that counts up
-ALWAYS_OWN_ACTIONS = frozenset(
-    {SecurityEventAction.SIGN_IN_ATTEMPTED}
-)  # a front end that relays it does not sign in
+# a front end that relays it does not sign in
+ALWAYS_OWN_ACTIONS = frozenset({SecurityEventAction.SIGN_IN_ATTEMPTED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,8 @@ JSON_TYPES = {
     "interval": int,
     "addresses": list,
 }  # in export files; other columns are text
-READ_SCOPES = frozenset(
-    {Scope.READ, Scope.SETTINGS}
-)  # one of them is needed to load autoreplies by id
+# one of them is needed to load autoreplies by id
+READ_SCOPES = frozenset({Scope.READ, Scope.SETTINGS})
 _SELECT_AUTOREPLIES = select(
     col(User.id).label("its"), *select_columns(Autoreply, {*SETTABLE_COLUMNS, "created_at"})
 ).outerjoin(Autoreply, col(Autoreply.id) == col(User.id))

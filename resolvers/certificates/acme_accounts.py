@@ -49,10 +49,8 @@ async def load_or_create_account(environment: Environment, directory_url: str) -
     )
     row = next(iter(await environment.database.read(statement)), None)
     if row is None:
-        row_id, private_key = (
-            environment.new_id(),
-            await asyncio.to_thread(acme_client.new_account_key),
-        )
+        row_id = environment.new_id()
+        private_key = await asyncio.to_thread(acme_client.new_account_key)
         async with environment.write_session() as session:
             insert = insert_with_conflict(environment.database.dialect, AcmeAccount).values(
                 id=row_id,

@@ -92,9 +92,8 @@ async def order_certificate(environment: Environment, certificate: ColumnRow) ->
             )
         except AcmeError as problem:
             if problem.code == acme_client.UNKNOWN_ACCOUNT:
-                await acme_accounts.store_account_url(
-                    environment, account.id, None
-                )  # the next attempt registers a new account
+                # the next attempt registers a new account
+                await acme_accounts.store_account_url(environment, account.id, None)
             raise
         await _complete_challenges(environment, certificate, client, authorization_urls)
         await store_acme_state(environment, certificate, AcmeState.ISSUING)

@@ -18,12 +18,10 @@ log = logging.getLogger(__name__)
 MAX_RETRY = timedelta(days=1)
 MAX_RENEWAL_JITTER = timedelta(days=1)  # the longest random time by which a renewal is earlier
 RENEWAL_JITTER_PART = 30  # for a short-lived certificate this part of its lifetime
-MIN_RENEWAL_INFO_INTERVAL = timedelta(
-    minutes=1
-)  # between two queries of renewal information; MAX_RETRY is the longest
-DEFAULT_RENEWAL_INFO_INTERVAL = timedelta(
-    seconds=acme_client.DEFAULT_ADVICE_SECONDS
-)  # if the authority gives none
+# between two queries of renewal information; MAX_RETRY is the longest
+MIN_RENEWAL_INFO_INTERVAL = timedelta(minutes=1)
+# if the authority gives none
+DEFAULT_RENEWAL_INFO_INTERVAL = timedelta(seconds=acme_client.DEFAULT_ADVICE_SECONDS)
 
 
 def max_renewal_jitter(not_before: datetime, not_after: datetime) -> timedelta:

@@ -354,11 +354,9 @@ def _audit_log_entry(
     mutation: str, row_before: ColumnRow | None, row_after: ColumnRow | None
 ) -> NewAuditLogEntry:
     row = row_after or row_before
-    values_before, values_after, certificate_id = (
-        _audit_log_values(row_before),
-        _audit_log_values(row_after),
-        row.id if row else None,
-    )
+    values_before = _audit_log_values(row_before)
+    values_after = _audit_log_values(row_after)
+    certificate_id = row.id if row else None
     if row_before and row_after:
         changed_names = [name for name in values_after if values_before[name] != values_after[name]]
         values_before, values_after = (

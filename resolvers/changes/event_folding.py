@@ -8,9 +8,8 @@ from models.events.journal import JournalEvent
 FOLDABLE_TYPES = frozenset(
     {EventType.MESSAGE_UPDATED, EventType.SUBMISSION_UPDATED, EventType.TASK_UPDATED}
 )
-LAST_VALUE_FACTS = frozenset(
-    {"modseq", "flags"}
-)  # facts whose value in the last change replaces earlier ones
+# facts whose value in the last change replaces earlier ones
+LAST_VALUE_FACTS = frozenset({"modseq", "flags"})
 
 
 def drop_superseded_events(events: Sequence[JournalEvent]) -> Sequence[JournalEvent]:

@@ -259,9 +259,8 @@ async def request_access_token(
         reason = str(
             response.get("error_description") or response.get("error") or f"status {status}"
         )
-        reason = printable_text(
-            _redact_secrets(reason, secret)
-        )  # before the text is cut, which could leave half a secret
+        # before the text is cut, which could leave half a secret
+        reason = printable_text(_redact_secrets(reason, secret))
         refused = response.get("error") in (
             "invalid_grant",
             "invalid_client",

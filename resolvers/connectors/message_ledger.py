@@ -58,9 +58,8 @@ async def separate_new_from_known_messages(
     for message in messages:
         digest = message.parsed.digest
         if message.head.message_id in delivered_ids:
-            await _is_duplicate_or_remember_digest(
-                state, remote_mailbox, mailbox_id, digest
-            )  # so that equal messages are duplicates
+            # so that equal messages are duplicates
+            await _is_duplicate_or_remember_digest(state, remote_mailbox, mailbox_id, digest)
             ledger_rows.append(
                 ledger_row_of_fetched_message(
                     state, remote_mailbox, message, delivered_ids[message.head.message_id]

@@ -56,11 +56,9 @@ async def create_connector(
     The default user is the viewer. Raises InvalidInput, LimitReached at 50 connectors, NotFound,
     and Forbidden if the viewer may not manage connectors of the user.
     """
-    owner_id, environment, connector_id = (
-        require_user_id(ctx) if user_id is None else user_id,
-        ctx.environment,
-        ctx.environment.new_id(),
-    )
+    owner_id = require_user_id(ctx) if user_id is None else user_id
+    environment = ctx.environment
+    connector_id = ctx.environment.new_id()
     _require_guard_for_others(ctx, [owner_id])
     values = connector_validation.validate_connector_fields(fields, {}, environment.options)
     now = environment.now()
@@ -163,11 +161,9 @@ async def _update_connector(
     password: str | None,
 ) -> dict[str, Any]:
     """Update one connector and return its new values."""
-    environment, now, connection = (
-        ctx.environment,
-        ctx.environment.now(),
-        await session.connection(),
-    )
+    environment = ctx.environment
+    now = ctx.environment.now()
+    connection = await session.connection()
     new_user_id = fields.get("user_id", connector_row.user_id)
     own_fields = {name: value for name, value in fields.items() if name != "user_id"}
     values = connector_validation.validate_connector_fields(

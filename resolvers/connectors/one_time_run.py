@@ -75,12 +75,10 @@ class OneTimeImportState:
     checkpoint: dict[str, Any]
     counts: RunCounts
     message_filter: MessageConditions | None = None  # applied to each message in memory
-    local_paths: Mapping[SpecialUse, str] = field(
-        default_factory=dict
-    )  # mailbox paths here by special use
-    source_uses: Mapping[str, SpecialUse] = field(
-        default_factory=dict
-    )  # special use by path in the source
+    # mailbox paths here by special use
+    local_paths: Mapping[SpecialUse, str] = field(default_factory=dict)
+    # special use by path in the source
+    source_uses: Mapping[str, SpecialUse] = field(default_factory=dict)
 
     def with_target_path(self, source_message: SourceMessage) -> SourceMessage:
         """Return the message with the path of the mailbox here that it is stored in."""
@@ -298,11 +296,9 @@ async def _store_messages_and_checkpoint(
     state: OneTimeImportState, prepared_messages: Sequence[PreparedImportMessage]
 ) -> None:
     """Store messages and the checkpoint in one transaction. Raises OverQuota."""
-    writer, counts_before, last_message = (
-        state.writer,
-        state.counts,
-        prepared_messages[-1].source_message,
-    )
+    writer = state.writer
+    counts_before = state.counts
+    last_message = prepared_messages[-1].source_message
     prepared = [message.prepared for message in prepared_messages if message.prepared]
     counts = RunCounts(
         counts_before.seen_count + len(prepared_messages),

@@ -44,10 +44,9 @@ from resolvers.connectors.run_state import (
 )
 from resolvers.transfer import import_mailboxes, import_writer
 
-RELISTEN_DELAY, RELISTEN_DELAY_AFTER_FAILURE = (
-    timedelta(seconds=1),
-    timedelta(minutes=1),
-)  # until the next run that listens
+# until the next run that listens
+RELISTEN_DELAY = timedelta(seconds=1)
+RELISTEN_DELAY_AFTER_FAILURE = timedelta(minutes=1)
 MAX_IDLE_SECONDS = 240.0  # then the end of listening is checked again
 # Seconds before a fetch, if the server reports one change after another and no new message
 MIN_PAUSE, MAX_PAUSE = 1.0, 60.0

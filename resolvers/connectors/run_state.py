@@ -60,14 +60,12 @@ class ActiveRun:
     options: ConnectorOptions
     may_listen: bool = True
     is_listening: bool = False  # and does nothing else
-    slot_freed: asyncio.Event = field(
-        default_factory=asyncio.Event
-    )  # there may be room for another
+    # there may be room for another
+    slot_freed: asyncio.Event = field(default_factory=asyncio.Event)
     next_run_delay: timedelta | None = None  # when the next is due: of one that has listened
     log_lines: list[str] = field(default_factory=list)
-    cancel_check_requested: asyncio.Event = field(
-        default_factory=asyncio.Event
-    )  # a user may want to cancel it
+    # a user may want to cancel it
+    cancel_check_requested: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_dry_run(self) -> bool:
@@ -167,9 +165,8 @@ class FetchState:
     session: ThreadedSession
     writer: RunningImport
     counts: RunCounts = field(default_factory=RunCounts)
-    digests_by_mailbox: dict[int, set[bytes]] = field(
-        default_factory=dict
-    )  # of stored and fetched messages
+    # of stored and fetched messages
+    digests_by_mailbox: dict[int, set[bytes]] = field(default_factory=dict)
     all_digests: set[bytes] | None = None  # of messages fetched from any mailbox
     message_filter: MessageConditions | None = None  # of a one-time import; None: all messages
     recipient: LocalRecipient | None = None  # of the delivery of incoming mail

@@ -121,10 +121,8 @@ async def _copy_changed_flags(
         return
     groups: dict[tuple[frozenset[str], frozenset[str]], list[int]] = {}
     for row in rows:
-        old_flags, new_flags = (
-            frozenset(row.flags.split()),
-            flags_by_mark[row.remote_id] - IGNORED_FLAGS,
-        )
+        old_flags = frozenset(row.flags.split())
+        new_flags = flags_by_mark[row.remote_id] - IGNORED_FLAGS
         if row.message_id is not None:
             added_and_removed = (
                 frozenset(without_keywords(new_flags, old_flags)),

@@ -284,10 +284,8 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
         log.exception(
             "Connector run failed with an internal error", extra={"connector": run.connector.id}
         )
-        state, error = (
-            TaskState.FAILED,
-            "Internal error. The administrator finds the cause in the server log.",
-        )
+        state = TaskState.FAILED
+        error = "Internal error. The administrator finds the cause in the server log."
     finally:
         progress_task.cancel()
         await asyncio.gather(progress_task, return_exceptions=True)
@@ -327,9 +325,8 @@ async def _record_progress_until_lease_lost(run: ActiveRun) -> None:
             async with asyncio.timeout(PROGRESS_SECONDS):
                 await run.cancel_check_requested.wait()
         run.cancel_check_requested.clear()
-        own_ctx = (
-            run.ctx.fresh_copy()
-        )  # a context of its own, since the other one can have an open transaction
+        # a context of its own, since the other one can have an open transaction
+        own_ctx = run.ctx.fresh_copy()
         async with own_ctx.write_session(run.connector.user_id) as session:
             await run.require_lease_and_record_progress(session)
 

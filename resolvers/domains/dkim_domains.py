@@ -59,9 +59,9 @@ async def require_administered_dkim_domains(
             path=[path],
         )
     normal_names = await _require_normal_names(ctx, refs, path)
-    is_visible_domain, is_administered_alias = (
-        domain_loaders.is_administered_domain(ctx),
-        domain_loaders.is_in_administered_domain(ctx, col(DomainAlias.domain_id)),
+    is_visible_domain = domain_loaders.is_administered_domain(ctx)
+    is_administered_alias = domain_loaders.is_in_administered_domain(
+        ctx, col(DomainAlias.domain_id)
     )
     rows = await ctx.read(
         _select_domains_by_name(normal_names, is_visible_domain, is_administered_alias)

@@ -344,10 +344,8 @@ async def store_keys_and_retire_superseded(
         if not replaces_existing:
             _require_no_key_replaced(existing, new_keys)
         _require_below_key_limit(existing, new_keys, dkim_domains, path)
-        retired_ids, rows_by_name = (
-            set[int](),
-            {(row.domain, row.selector): row for row in existing},
-        )
+        retired_ids = set[int]()
+        rows_by_name = {(row.domain, row.selector): row for row in existing}
         inserted_rows = list[DkimKey]()
         for new_key in new_keys:
             row = rows_by_name.get((new_key.domain.name, new_key.selector))

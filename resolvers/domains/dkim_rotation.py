@@ -43,10 +43,9 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 30.0  # between checks for due keys
 MAX_KEYS_PER_STEP = 100  # per check
-FIRST_DNS_RETRY, MAX_DNS_RETRY = (
-    timedelta(minutes=1),
-    timedelta(hours=1),
-)  # pauses between DNS queries for a pending key
+# pauses between DNS queries for a pending key
+FIRST_DNS_RETRY = timedelta(minutes=1)
+MAX_DNS_RETRY = timedelta(hours=1)
 DELETE_RETRY = timedelta(days=1)  # until the next check whether a retired key can be deleted
 SELECTORS_PER_DAY = 26
 
@@ -97,9 +96,8 @@ async def create_pending_successor_keys(
     async with ctx.write_session(
         PLATFORM, *(p.domain_id for p in dkim_domains if p.domain_id is not None)
     ):
-        existing = await dkim_key_mutations.load_keys_of_domains(
-            ctx, dkim_domains
-        )  # check that no other transaction changed them
+        # check that no other transaction changed them
+        existing = await dkim_key_mutations.load_keys_of_domains(ctx, dkim_domains)
         if _plan_successor_keys(ctx, dkim_domains, existing, (selector, values)) != planned_keys:
             raise Conflict(
                 "Another request changed the keys of the domain at the same time: retry.",
@@ -291,9 +289,8 @@ async def _activate_or_retry(ctx: Context, dkim_key: ColumnRow, *, has_record: b
     async with ctx.write_session(PLATFORM, *_domain_stream_ids(dkim_key)) as session:
         if not has_record or dkim_key.domain == ALL_DOMAINS:
             pause = min(FIRST_DNS_RETRY * 2 ** min(dkim_key.dns_check_count, 10), MAX_DNS_RETRY)
-            next_check = (
-                None if dkim_key.domain == ALL_DOMAINS else ctx.environment.now() + pause
-            )  # such a key has no DNS record
+            # such a key has no DNS record
+            next_check = None if dkim_key.domain == ALL_DOMAINS else ctx.environment.now() + pause
             connection = await session.connection()
             await connection.execute(
                 update(DkimKey)

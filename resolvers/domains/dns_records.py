@@ -96,10 +96,8 @@ async def compute_expected_records_and_query_dns(
         ctx, [record_key.domain_name for record_key in record_keys]
     )
     served_spki = await find_served_spki_sha256(ctx.environment, options.hostname.lower())
-    submission_servers, web_host = (
-        public_submission_servers(options),
-        public_https_host_or_empty(options),
-    )
+    submission_servers = public_submission_servers(options)
+    web_host = public_https_host_or_empty(options)
     advices_by_domain = [
         advise_records(
             DomainDnsFacts(

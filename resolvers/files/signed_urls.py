@@ -40,10 +40,8 @@ def sign_path(
     It expires after 15 to 20 minutes, and when the credential of `signer` ends. The query of a
     path changes every five minutes.
     """
-    expires_at, credential = (
-        math.ceil((now + MIN_LIFETIME).timestamp() / EXPIRY_STEP) * EXPIRY_STEP,
-        signer.credential_key,
-    )
+    expires_at = math.ceil((now + MIN_LIFETIME).timestamp() / EXPIRY_STEP) * EXPIRY_STEP
+    credential = signer.credential_key
     signature = _url_signature(environment, path, credential, user_id, expires_at)
     return f"{path}?exp={expires_at}&user={user_id}&by={credential}&sig={signature}"
 
@@ -119,10 +117,8 @@ async def read_only_viewer_of_signed_path(
         signer = await _load_credential_of_signer(environment, kind, credential_id)
         if signer is None or not _may_read_as(signer.viewer, user_id):
             raise Unauthenticated
-    reach, scopes = (
-        ShareVisibility(has_shared_mailboxes=bool(rows[0].shared)),
-        frozenset({Scope.MAIL_READ}),
-    )
+    reach = ShareVisibility(has_shared_mailboxes=bool(rows[0].shared))
+    scopes = frozenset({Scope.MAIL_READ})
     return Viewer(user_id, Role.USER, scopes, read_only=True, share_visibility=reach)
 
 

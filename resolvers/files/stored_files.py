@@ -74,9 +74,8 @@ WITHHELD_COLUMNS = frozenset({"filename", "digest"})  # hidden for files of othe
 USED_AT_INTERVAL = timedelta(days=1)  # between two updates of `used_at`
 _MEDIA_TYPES = mimetypes.MimeTypes()  # only Python's own table, the same on every machine
 
-RowWriter = Callable[
-    [DatabaseTransaction], int
-]  # writes the rows of a file in a transaction; returns its id
+# writes the rows of a file in a transaction; returns its id
+RowWriter = Callable[[DatabaseTransaction], int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,8 @@ async def evaluate_filters_on_next_messages(
     ctx: Context, task_order: dict[str, Any], checkpoint: dict[str, Any]
 ) -> TaskStepPlan:
     """Read the next messages, and run the current filters on each."""
-    ids, filter_ids = (
-        next_ids_of_task(task_order, checkpoint, MESSAGES_PER_STEP),
-        set(task_order["filters"]),
-    )
+    ids = next_ids_of_task(task_order, checkpoint, MESSAGES_PER_STEP)
+    filter_ids = set(task_order["filters"])
     ctx.clear_loaded()
     rows = await filter_loaders.load_visible_filters_of_user(ctx, require_user_id(ctx))
     rules = [filter_loaders.rule_from_row(row) for row in rows if row.id in filter_ids]

@@ -186,10 +186,8 @@ async def update_filters(
         users = {user.id: user for user in await require_managed_users(ctx, owners, path="ids")}
         rows = await _load_visible_rows(ctx, filter_ids)
         require_all_found(filter_ids, {row.id for row in rows})
-        changes_by_filter, new_targets_by_filter = (
-            dict[int, dict[str, Any]](),
-            dict[int, tuple[int, Sequence[str]]](),
-        )
+        changes_by_filter = dict[int, dict[str, Any]]()
+        new_targets_by_filter = dict[int, tuple[int, Sequence[str]]]()
         for row in rows:
             values, checked_action = await _updated_columns(ctx, row, new_values)
             changes_by_filter[row.id] = {k: v for k, v in values.items() if getattr(row, k) != v}

@@ -11,9 +11,8 @@ from models.validation_constraints import ValidationConstraint
 from resolvers.search.query_keys import FilterFields
 from resolvers.search.query_parser import parse_search_query
 
-_ANY_TIME = datetime(
-    1970, 1, 1, tzinfo=UTC
-)  # terms with a time are refused, so the value doesn't matter
+# terms with a time are refused, so the value doesn't matter
+_ANY_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _WORD_PATTERN = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))')
 NOT_AT_DELIVERY_MESSAGE = "The term can't be tested when a message is delivered."
 NO_TEST_MESSAGE = (

@@ -32,9 +32,8 @@ MAX_TEST_LENGTH = 255  # characters of a tested text
 MAX_HEADER_NAME_LENGTH = 128  # characters of a header field name
 MAX_TESTS = 100  # tests and groups of a query
 MAX_COPIES = 10  # mailboxes
-MAX_TARGETS = (
-    limits.MAX_REDIRECTS
-)  # the limit of a script, so that the filter has the same effect as Sieve
+# the limit of a script, so that the filter has the same effect as Sieve
+MAX_TARGETS = limits.MAX_REDIRECTS
 MAX_KEYWORDS = 32
 MAX_SUBJECT_BYTES = 512  # bytes
 MAX_REPLY_BYTES = 16 << 10  # bytes of the text and of the HTML of a reply

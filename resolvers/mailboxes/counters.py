@@ -31,9 +31,8 @@ async def list_mailboxes_then_follow_counters(
     includes the mailboxes that others share.
     """
     hear = managed_streams.selector_of_user_stream(user_id)
-    since = await stream_reader.load_last_stream_positions(
-        ctx, hear
-    )  # read before the rows, so that no change is lost
+    # read before the rows, so that no change is lost
+    since = await stream_reader.load_last_stream_positions(ctx, hear)
     rows = await _load_mailboxes_of_user_or_own_and_shared(ctx, user_id)
     last_counters = {row.id: _message_and_unseen_counts(row) for row in rows}
     for event_rows in _rows_by_event(rows) or [rows]:

@@ -299,10 +299,8 @@ async def end_shares_of_users(ctx: Context, session: AsyncSession, user_ids: Seq
     Records it for the other users.
     """
     columns = select_columns(MailboxShare, ("mailbox_id", "owner_id"))
-    is_of_users, by_them = (
-        col(MailboxShare.user_id).in_(user_ids),
-        col(MailboxShare.owner_id).in_(user_ids),
-    )
+    is_of_users = col(MailboxShare.user_id).in_(user_ids)
+    by_them = col(MailboxShare.owner_id).in_(user_ids)
     connection = await session.connection()
     statement = select(*columns).where(is_of_users, ~by_them).distinct()
     owners: defaultdict[int, list[int]] = defaultdict(list)

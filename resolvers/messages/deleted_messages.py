@@ -257,10 +257,8 @@ async def _undelete_rows_into_given_or_former_mailbox(
     """
     columns = {"id", "user_id", "path", "retention", "special_use"}
     mailboxes = await mailbox_loaders.load_visible_mailboxes_of_user(ctx, rows[0].user_id, columns)
-    by_id, by_path = (
-        {mailbox.id: mailbox for mailbox in mailboxes},
-        {mailbox.path: mailbox for mailbox in mailboxes},
-    )
+    by_id = {mailbox.id: mailbox for mailbox in mailboxes}
+    by_path = {mailbox.path: mailbox for mailbox in mailboxes}
     inbox = by_path["INBOX"]
     targets = {
         row.id: by_id.get(mailbox_id or row.deleted_mailbox_id)

@@ -76,9 +76,8 @@ async def add_increments_to_stored_steps(environment: Environment, step_start: i
             environment.usage.add_step_rows(rows)
             raise
 
-    await await_to_end(
-        asyncio.ensure_future(write_or_restore_increments())
-    )  # a cancelled commit would leave it unknown
+    # a cancelled commit would leave it unknown
+    await await_to_end(asyncio.ensure_future(write_or_restore_increments()))
 
 
 def _values_of_both_steps(rows: Mapping[StepKey, UsageRow]) -> list[dict[str, int]]:

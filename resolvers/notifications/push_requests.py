@@ -26,10 +26,9 @@ PLACEHOLDERS = (
     "MSG_ID",
 )
 MAX_TITLE_LENGTH, MAX_TEXT_LENGTH = 250, 1024  # characters, the limits of Pushover
-MAX_WEB_PUSH_TITLE, MAX_WEB_PUSH_TEXT = (
-    600,
-    2600,
-)  # bytes; Web Push allows 4 KiB in all (RFC 8291, section 4)
+# bytes; Web Push allows 4 KiB in all (RFC 8291, section 4)
+MAX_WEB_PUSH_TITLE = 600
+MAX_WEB_PUSH_TEXT = 2600
 DEFAULT_TITLE = "{SENDER}"
 DEFAULT_TEXT = "{SUBJECT}"
 NO_SUBJECT = "(no subject)"

@@ -134,10 +134,8 @@ def validate_subscription(subscription: object, *, allow_private: bool) -> dict[
             constraint=ValidationConstraint.URL,
             path=INPUT_PATH,
         )
-    point, auth = (
-        _decode_subscription_key(keys.get("p256dh"), POINT_SIZE, "p256dh"),
-        _decode_subscription_key(keys.get("auth"), AUTH_SIZE, "auth"),
-    )
+    point = _decode_subscription_key(keys.get("p256dh"), POINT_SIZE, "p256dh")
+    auth = _decode_subscription_key(keys.get("auth"), AUTH_SIZE, "auth")
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
     try:

@@ -87,9 +87,8 @@ async def require_lease_store_result_return_retry_at(
     if was_posted:
         values |= {"status": result.status, "duration": round(1000 * result.duration)}
     async with environment.write_session() as session:
-        connection = (
-            await session.connection()
-        )  # first the webhook, in the lock order of its deletion
+        # first the webhook, in the lock order of its deletion
+        connection = await session.connection()
         webhook_statement = select(col(Webhook.id)).where(
             col(Webhook.id) == post_of_delivery.webhook.id
         )

@@ -234,10 +234,8 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
     now = ctx.environment.now()
     maker_id = await load_owner_id_of_viewer(ctx)
     async with ctx.write_session(PLATFORM) as session:
-        rows, connection = (
-            await _require_and_lock_webhooks(ctx, session, ids),
-            await session.connection(),
-        )
+        rows = await _require_and_lock_webhooks(ctx, session, ids)
+        connection = await session.connection()
         for row in rows:
             changed_values = {
                 name: value for name, value in values.items() if getattr(row, name) != value
@@ -366,10 +364,8 @@ async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:
     """
     now = ctx.environment.now()
     async with ctx.write_session(PLATFORM) as session:
-        rows, connection = (
-            await _require_and_lock_webhooks(ctx, session, ids),
-            await session.connection(),
-        )
+        rows = await _require_and_lock_webhooks(ctx, session, ids)
+        connection = await session.connection()
         await connection.run_sync(
             insert_deliveries_and_lanes_if_webhook_exists,
             now,

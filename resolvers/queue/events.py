@@ -37,9 +37,8 @@ async def follow_queue_entries(
             changed_streams: Collection[int] | None = wakeup.take_streams()
             if not changed_streams:
                 await wait_for_any_event_or_timeout([wakeup], POLL_SECONDS)
-                changed_streams = (
-                    wakeup.take_streams() or None
-                )  # None: read all, since a wake-up of another process can be lost
+                # None: read all, since a wake-up of another process can be lost
+                changed_streams = wakeup.take_streams() or None
             async for submission_ids in _yield_changed_submissions_and_advance(
                 ctx, positions, changed_streams
             ):

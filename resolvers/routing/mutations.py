@@ -103,10 +103,8 @@ async def update_routing_rows(
         )
     table = core_table(routing_table.table)
     async with ctx.write_session(PLATFORM) as session:
-        before, connection = (
-            await require_visible_routing_rows(ctx, routing_table, ids),
-            await session.connection(),
-        )
+        before = await require_visible_routing_rows(ctx, routing_table, ids)
+        connection = await session.connection()
         if "destination" in columns:
             _require_single_row(before)
         for row in before:
@@ -393,10 +391,8 @@ def _encrypt_password(
 def _update_log_entry(
     routing_table: RoutingTable, row_before: ColumnRow, row_after: ColumnRow, password: str | None
 ) -> NewAuditLogEntry:
-    before, after = (
-        audit_log_values(routing_table, row_before),
-        audit_log_values(routing_table, row_after),
-    )
+    before = audit_log_values(routing_table, row_before)
+    after = audit_log_values(routing_table, row_after)
     changed_names = [name for name in after if before[name] != after[name]]
     old_values: dict[str, Any] = {name: before[name] for name in changed_names}
     new_values: dict[str, Any] = {name: after[name] for name in changed_names}

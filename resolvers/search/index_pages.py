@@ -129,10 +129,8 @@ async def read_page_of_matches(
     sort_columns: tuple[Any, Any],
 ) -> Page[ColumnRow]:
     """Return the page of messages that contain the words and meet the remaining conditions."""
-    dialect, ids = (
-        ctx.environment.database.dialect,
-        search.unindexed.ids_of_matches(search.expression),
-    )
+    dialect = ctx.environment.database.dialect
+    ids = search.unindexed.ids_of_matches(search.expression)
     given = {
         "viewer": ctx.viewer.user_id,
         "mailbox": search.mailbox_id,
@@ -284,10 +282,8 @@ def _sorted_ids_query(
     return _ids_in_one_row(shape.ordered_page_select(rows))
 
 
-_cached_ids_in_scan_range_query, _cached_sorted_ids_query = (
-    prepare_cached(_ids_in_scan_range_query),
-    prepare_cached(_sorted_ids_query),
-)
+_cached_ids_in_scan_range_query = prepare_cached(_ids_in_scan_range_query)
+_cached_sorted_ids_query = prepare_cached(_sorted_ids_query)
 
 
 @prepare_cached

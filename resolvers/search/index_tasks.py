@@ -36,11 +36,9 @@ from resolvers.mailboxes.owners import require_permitted_mail_owners
 from resolvers.users.selection import UserSelector
 from resolvers.viewer import GuardRule
 
-BUILD, REBUILD, OPTIMIZE = (
-    TaskKind.SEARCH_INDEX_BUILD,
-    TaskKind.SEARCH_INDEX_REBUILD,
-    TaskKind.SEARCH_INDEX_OPTIMIZE,
-)
+BUILD = TaskKind.SEARCH_INDEX_BUILD
+REBUILD = TaskKind.SEARCH_INDEX_REBUILD
+OPTIMIZE = TaskKind.SEARCH_INDEX_OPTIMIZE
 OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_MESSAGES_IN_REQUEST = 1000  # a request indexes up to this number itself; more become a task
 ROWS_PER_OPTIMIZE_STEP = 5000

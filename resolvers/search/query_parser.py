@@ -21,9 +21,8 @@ from resolvers.search.query_keys import (
 MAX_QUERY_LENGTH = 4096  # characters
 MAX_BRACKET_DEPTH = 8  # of brackets
 MAX_TERMS = 250
-GROUP_CHECKED_FIELDS = frozenset(
-    {"query", "uids", "seqs"}
-)  # fields whose validity depends on other fields
+# fields whose validity depends on other fields
+GROUP_CHECKED_FIELDS = frozenset({"query", "uids", "seqs"})
 OPERATORS = frozenset({"AND", "OR", "NOT"})
 UNCLOSED_QUOTE_MESSAGE = "The closing quotation mark is missing."
 MISSING_VALUE_MESSAGE = "The value is missing."

@@ -122,9 +122,8 @@ async def create_or_update_sender_rules(
     patterns, values = _validated_patterns_and_rule_columns(new_rules)
     rule_scope = await _require_permitted_rule_scope(ctx, owner)
     async with ctx.write_session(rule_scope.stream_id) as session:
-        rule_scope = await _require_permitted_rule_scope(
-            ctx, owner
-        )  # again, now that the stream is locked
+        # again, now that the stream is locked
+        rule_scope = await _require_permitted_rule_scope(ctx, owner)
         existing_by_pattern = await _load_existing_by_pattern(ctx, rule_scope, patterns)
         new_patterns = [pattern for pattern in patterns if pattern not in existing_by_pattern]
         await _require_rule_capacity(ctx, rule_scope, len(new_patterns))

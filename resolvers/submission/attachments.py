@@ -132,10 +132,8 @@ async def read_selected_attachments(
         budget.count_file_or_raise(message.row.attachments[number]["size"], path)
     attachments = []
     for number in numbers:
-        facts, part = (
-            message.row.attachments[number],
-            require_found(message_bytes.find_attachment_part(message, number)),
-        )
+        facts = message.row.attachments[number]
+        part = require_found(message_bytes.find_attachment_part(message, number))
         content = await message.read_part(part)
         name_and_type = facts["filename"], facts["content_type"], facts["content_id"]
         attachments.append(

@@ -146,12 +146,10 @@ async def load_sent_messages(
     copy_ids = [
         submission.message_id if needed_rows.messages else None for submission in stored_submissions
     ]
-    submission_rows, copy_rows = (
-        await _load_optional_rows(
-            ctx, submission_loaders.load_own_submissions_by_id, submission_ids
-        ),
-        await _load_optional_rows(ctx, message_loaders.load_visible_by_ids, copy_ids),
+    submission_rows = await _load_optional_rows(
+        ctx, submission_loaders.load_own_submissions_by_id, submission_ids
     )
+    copy_rows = await _load_optional_rows(ctx, message_loaders.load_visible_by_ids, copy_ids)
     return [
         SentMessage(
             row,
@@ -209,15 +207,11 @@ async def scan_and_queue_messages_with_copies(
     copy_recipients = await read_bcc_copy_recipients(ctx, account, envelopes)
     for message in composed_messages:  # all of them before a transaction begins
         await scan_composed_message(ctx, account, message)
-    prepared_messages, is_retry = (
-        [
-            await parse_and_encrypt_message(ctx, account, message, recipients_of_copies)
-            for message, recipients_of_copies in zip(
-                composed_messages, copy_recipients, strict=True
-            )
-        ],
-        False,
-    )
+    prepared_messages = [
+        await parse_and_encrypt_message(ctx, account, message, recipients_of_copies)
+        for message, recipients_of_copies in zip(composed_messages, copy_recipients, strict=True)
+    ]
+    is_retry = False
     while True:
         try:
             return await _store_and_queue_messages_within_limits(

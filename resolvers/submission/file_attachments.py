@@ -94,9 +94,8 @@ async def read_attached_files(
     ]
     if not attached_files:
         return []
-    ctx.viewer.require_scope(
-        Scope.MAIL_READ
-    )  # or a caller who may only send could read files by sending them
+    # or a caller who may only send could read files by sending them
+    ctx.viewer.require_scope(Scope.MAIL_READ)
     rows = []
     for nth, file in attached_files:
         rows.append(await _read_file(ctx, file.file_id, nth, field_name))

@@ -43,9 +43,8 @@ from resolvers.users.quota import limits as quota_limits
 
 MAX_HOPS = 30  # Received fields; with this number it is a mail loop
 INPUT_PATH = ["to"]
-FORWARDED_BY_OTHERS_ACTION = (
-    SecurityEventAction.MESSAGE_REDIRECTED
-)  # in the security log of the owner
+# in the security log of the owner
+FORWARDED_BY_OTHERS_ACTION = SecurityEventAction.MESSAGE_REDIRECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +173,8 @@ async def _enqueue_forward_and_set_keyword(
 ) -> ForwardResult:
     user_id, (sender, targets) = account.id, envelope
     recipients = [target.display_target for target in targets if not target.is_relay_or_url]
-    received_for = next(
-        iter(message_row.envelope_to), sender
-    )  # the address by which the account received it
+    # the address by which the account received it
+    received_for = next(iter(message_row.envelope_to), sender)
     forward_endpoints = [
         ForwardEndpoint(received_for, target.display_target, target.full_target)
         for target in targets
@@ -336,10 +334,8 @@ async def _load_original_destinations_with_passwords(
     relay_urls = await _read_secret_relay_urls_by_public_url(ctx, account)
     destinations = []
     for original in originals:
-        display_target, target_with_secrets = (
-            original.display_target,
-            relay_urls.get(original.display_target, original.display_target),
-        )
+        display_target = original.display_target
+        target_with_secrets = relay_urls.get(original.display_target, original.display_target)
         if target_with_secrets == display_target and HIDDEN_PASSWORD_PART in display_target:
             text = f"The password of {display_target} is no longer stored."
             raise Conflict(text, path=["message"] if number is None else ["originalTarget"])
@@ -347,9 +343,8 @@ async def _load_original_destinations_with_passwords(
             "://" in display_target
             or await find_user_id_that_sends_as(ctx.environment, display_target) != user_id
         ):
-            destinations.append(
-                replace(original, full_target=target_with_secrets)
-            )  # skips an address that belongs to the account by now
+            # skips an address that belongs to the account by now
+            destinations.append(replace(original, full_target=target_with_secrets))
     return destinations
 
 

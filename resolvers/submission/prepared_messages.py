@@ -90,10 +90,8 @@ async def parse_and_encrypt_message(
         raw, copy = composed.readable_copy, await parse_storable_message(composed.readable_copy)
     copy_place, no_copy_reason = None, NO_FOLDER_WARNING
     if copy_mailbox is not None:
-        copy_place, no_copy_reason = (
-            _placement_of_copy(ctx, composed, copy_mailbox),
-            NO_ROOM_WARNING,
-        )
+        copy_place = _placement_of_copy(ctx, composed, copy_mailbox)
+        no_copy_reason = NO_ROOM_WARNING
         try:
             copy = await openpgp_encryption.encrypt_if_required(
                 ctx.environment, raw, copy, account, copy_mailbox
@@ -102,10 +100,8 @@ async def parse_and_encrypt_message(
             copy_place, no_copy_reason = None, UNUSABLE_KEY_WARNING
     sent_mailbox_id = None
     if copy_place is not None and is_held(ctx.environment, outgoing):
-        sent_mailbox_id, copy_place = (
-            copy_place.mailbox_id,
-            await placement_in_ensured_scheduled_mailbox(ctx, copy_place),
-        )
+        sent_mailbox_id = copy_place.mailbox_id
+        copy_place = await placement_in_ensured_scheduled_mailbox(ctx, copy_place)
     dsn_requests = (
         dict.fromkeys(composed.recipients, ALL_REPORTS)
         if outgoing.request_dsn

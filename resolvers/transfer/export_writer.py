@@ -259,10 +259,8 @@ async def _encode_chunk_of_messages(
         box_id = row.mailbox_id
         if row.id in waiting:
             drafts = waiting[row.id]
-            record, box_id = (
-                scheduled_messages.message_record_as_draft(record, drafts),
-                drafts.id if drafts else box_id,
-            )
+            record = scheduled_messages.message_record_as_draft(record, drafts)
+            box_id = drafts.id if drafts else box_id
         number = archive_state.messages + len(outgoing) + 1
         outgoing.append(ExportedMessage(raw, record, box_id, number))
     ctx.clear_loaded()  # frees the memory of the loaded messages
@@ -313,10 +311,8 @@ async def _encode_scheduled_chunk(
             continue
         except NotFound:
             continue  # removed since
-        record, number = (
-            scheduled_messages.record_of_queued_draft(row, raw, mailbox),
-            archive_state.messages + len(outgoing) + 1,
-        )
+        record = scheduled_messages.record_of_queued_draft(row, raw, mailbox)
+        number = archive_state.messages + len(outgoing) + 1
         outgoing.append(ExportedMessage(raw, record, mailbox.id if mailbox else 0, number))
     chunk = await _encode_in_thread(ctx, export_format, archive_state, outgoing)
     return ExportChunk(

@@ -62,9 +62,8 @@ LIST_ORDERS = list_orders(UserExportOrder)
 TASK_KIND = TaskKind.USER_EXPORT
 MAX_RUNNING_EXPORTS = 2  # unfinished exports of a user
 MAX_STORED_EXPORTS = 5  # exports of a user; a new one deletes the oldest
-SETTINGS_SCOPES = frozenset(
-    {Scope.READ, Scope.SETTINGS}
-)  # one of these is needed for exports with settings
+# one of these is needed for exports with settings
+SETTINGS_SCOPES = frozenset({Scope.READ, Scope.SETTINGS})
 DATA_PART, DIRECTORY_PART, END_PART = range(3)
 PIECES_PER_READ = 100  # blobs read together, possibly with their bytes
 MAX_REPORTED_MESSAGES = 50  # unreadable messages listed in the result

@@ -203,9 +203,8 @@ async def _deleted_ids_and_remaining_selection(
         {row.username_key for row in await ctx.read(live_statement)} if names_by_key else set[str]()
     )
     rows = await ctx.read(statement.order_by(col(DeletedUser.deleted_at)))
-    ids_by_key = {
-        row.username_key: row.id for row in rows if row.username_key in names_by_key
-    }  # the newest
+    # the newest
+    ids_by_key = {row.username_key: row.id for row in rows if row.username_key in names_by_key}
     ids_by_key = {key: ids for key, ids in ids_by_key.items() if key not in live_keys}
     deleted_ids = {row.id for row in rows if row.id in selection.ids} | set(ids_by_key.values())
     rest = replace(

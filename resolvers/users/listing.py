@@ -261,9 +261,8 @@ def _validated_conditions_without_domain(
     if filter.query:
         conditions.append(_matches_query_sql(dialect, filter.query))
     if filter.target_part:
-        has_targets = text(
-            "users.forward_to <> '[]'"
-        )  # as in the partial index of users with targets
+        # as in the partial index of users with targets
+        has_targets = text("users.forward_to <> '[]'")
         conditions += [
             has_targets,
             any_holding(dialect, col(User.forward_to), contains_text_sql, [filter.target_part]),

@@ -117,10 +117,8 @@ async def lock_loaded_users_and_store_changes(
     moves to another domain, and Forbidden or NotFound if the viewer can no longer change one.
     """
     require_full_scope_for_other_users(ctx, [row.id for row in rows])
-    user_ids, domain_streams = (
-        tuple(row.id for row in rows),
-        {row.domain_id or PLATFORM for row in rows},
-    )
+    user_ids = tuple(row.id for row in rows)
+    domain_streams = {row.domain_id or PLATFORM for row in rows}
     async with ctx.write_session(*user_ids, *domain_streams) as session:
         rows = await _require_managed_users_again(ctx, user_ids, path)
         _require_users_in_locked_domains(rows, domain_streams, path)
@@ -227,10 +225,8 @@ def _old_and_new_audit_log_values(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return old and new values of a user for the audit log; a public key as its properties."""
     hidden_columns = UNREPORTED_COLUMNS - {"openpgp_key"} | {"openpgp_public_key"}
-    before, after = (
-        locked_users.before.get(user_row.id, {}),
-        locked_users.after.get(user_row.id, {}),
-    )
+    before = locked_users.before.get(user_row.id, {})
+    after = locked_users.after.get(user_row.id, {})
     return _visible_values_by_field(before, hidden_columns), _visible_values_by_field(
         after, hidden_columns
     )

@@ -122,9 +122,8 @@ async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -
     _, errors = await try_update_addresses(root, "ada@example.org", autoreply=AUTOREPLY_SETTINGS)
     assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], None, "EXCLUSIVE")
     await make_autoreply_address(root)
-    _, errors = await try_update_addresses(
-        root, AUTOREPLY_ADDRESS, kind="DISCARD"
-    )  # deletes the autoreply with the targets
+    # deletes the autoreply with the targets
+    _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, kind="DISCARD")
     assert errors == []
     assert await select_rows(root.environment, "SELECT id FROM autoreplies") == []
     assert await select_rows(root.environment, "SELECT id FROM addresses WHERE answers") == []

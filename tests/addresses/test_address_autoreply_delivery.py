@@ -190,9 +190,8 @@ async def test_automatic_list_and_bcc_messages_get_no_reply(
         {"To": "ada@example.org"},
     ):
         await send_message_to_address(lmtp_client, **headers)
-    await send_message_to_address(
-        lmtp_client, AUTOREPLY_ADDRESS
-    )  # a message from the address itself
+    # a message from the address itself
+    await send_message_to_address(lmtp_client, AUTOREPLY_ADDRESS)
     assert await reply_recipients(environment) == []
     await send_message_to_address(lmtp_client)
     assert await reply_recipients(environment) == ["carol@far.example"]

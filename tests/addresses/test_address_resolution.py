@@ -334,9 +334,8 @@ async def test_sign_in_works_with_alias_domain_while_it_is_active(
     await add_domain(environment, "other.example", "also.example", "off:was.example", active=False)
     user_addresses = ("ada@other.example", "off:off@other.example", "old:late@other.example")
     await add_addresses(environment, *user_addresses, user_id=ada.user.id)
-    await add_domain(
-        environment, "also.example"
-    )  # a domain precedes an alias domain of the same name
+    # a domain precedes an alias domain of the same name
+    await add_domain(environment, "also.example")
     await add_addresses(environment, "bob@also.example", user_id=bob.user.id)
     await add_addresses(environment, "bob@other.example", user_id=ada.user.id)
     ids_by_name = {

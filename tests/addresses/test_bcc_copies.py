@@ -367,9 +367,8 @@ async def test_sent_message_is_copied_without_notice_to_the_sender(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_bcc_rule(root, "ada@example.org", ARCHIVE, "SENDER")
-    await create_bcc_rule(
-        root, "@example.org", "carol@example.net", "SENDER"
-    )  # already a recipient
+    # already a recipient
+    await create_bcc_rule(root, "@example.org", "carol@example.net", "SENDER")
     position = await load_stream_position(environment, ada.user.id)
     async with (
         run_smtp_server(FakeSmtpServer()) as smtp_server,

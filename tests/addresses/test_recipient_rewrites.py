@@ -321,10 +321,8 @@ async def test_rewrite_change_is_journaled_for_both_domains(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_domain(root, "old.example")
-    old_domain_id, new_domain_id = (
-        await load_domain_id(environment, "old.example"),
-        ada.user.domain_id,
-    )
+    old_domain_id = await load_domain_id(environment, "old.example")
+    new_domain_id = ada.user.domain_id
     assert new_domain_id is not None
     positions = {
         stream_id: await load_stream_position(environment, stream_id)

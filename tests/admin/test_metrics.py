@@ -58,10 +58,8 @@ def sample_values(families: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 
 
 def make_families() -> list[metrics.MetricFamily]:
-    counter, gauge = (
-        Counter("some_things", "Things\nof \\ kinds.", ("kind",)),
-        UpDownCounter("open", "Open."),
-    )
+    counter = Counter("some_things", "Things\nof \\ kinds.", ("kind",))
+    gauge = UpDownCounter("open", "Open.")
     histogram = Histogram("wait_seconds", "Waits.", ("kind",), (0.5, 1.0))
     counter.add(ODD_LABEL)
     counter.add(ODD_LABEL, amount=2.5)

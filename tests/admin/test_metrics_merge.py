@@ -174,9 +174,8 @@ def test_fleet_reports_running_processes_and_never_decreases_counters() -> None:
     values_after = point_values(first.merged_families())
     assert values_after["merganser_worker_up", ("2",)] == 0
     assert ("process_resident_memory_bytes", ("2",)) not in values_after
-    assert (
-        values_after[lost_key] == 3 * own_value
-    )  # includes the count of the previous process in this slot
+    # includes the count of the previous process in this slot
+    assert values_after[lost_key] == 3 * own_value
     board.set_up(1, up=True)
     assert point_values(first.merged_families())["merganser_worker_up", ("2",)] == 1
 

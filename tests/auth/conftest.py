@@ -21,10 +21,8 @@ async def sign_in_environment(
     environment: Environment, clock: ManualClock
 ) -> AsyncIterator[SignInEnvironment]:
     """Yield an environment with user ada of example.org and the alias domain example.com."""
-    new_environment, now = (
-        SignInEnvironment(environment, clock, domain_id=environment.new_id()),
-        clock(),
-    )
+    new_environment = SignInEnvironment(environment, clock, domain_id=environment.new_id())
+    now = clock()
     async with environment.write_session() as session:
         session.add(
             Domain(id=new_environment.domain_id, name="example.org", created_at=now, updated_at=now)

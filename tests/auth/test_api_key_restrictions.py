@@ -88,10 +88,8 @@ async def test_admin_key_limited_to_domains_is_domain_admin(
 async def test_domain_admin_key_covers_only_own_domains(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    admin_context, other_domain_id = (
-        await make_domain_admin_context(sign_in_environment),
-        await add_other_domain(sign_in_environment),
-    )
+    admin_context = await make_domain_admin_context(sign_in_environment)
+    other_domain_id = await add_other_domain(sign_in_environment)
     role = Role.DOMAIN_ADMIN
     for domains in ([other_domain_id], [sign_in_environment.domain_id, other_domain_id]):
         with pytest.raises(NotFound):
@@ -152,10 +150,8 @@ async def test_domain_key_is_refused_while_its_user_administers_none_of_its_doma
 async def test_domain_admin_creates_no_key_of_admin_of_more_domains(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    admin_context, other_domain_id = (
-        await make_domain_admin_context(sign_in_environment),
-        await add_other_domain(sign_in_environment),
-    )
+    admin_context = await make_domain_admin_context(sign_in_environment)
+    other_domain_id = await add_other_domain(sign_in_environment)
     rita_id = await sign_in_environment.add_user(
         "rita", role=Role.DOMAIN_ADMIN, domain_id=sign_in_environment.domain_id
     )
@@ -230,10 +226,8 @@ async def test_key_does_not_loosen_its_own_restrictions(
         allowed_ips=["192.0.2.0/24"],
         expires_at=sign_in_environment.clock() + timedelta(days=1),
     )
-    ctx, later = (
-        Context(sign_in_environment.environment, viewer),
-        sign_in_environment.clock() + timedelta(days=2),
-    )
+    ctx = Context(sign_in_environment.environment, viewer)
+    later = sign_in_environment.clock() + timedelta(days=2)
     for change in (
         ApiKeyChange(allowed_ips=[]),
         ApiKeyChange(allowed_ips=["0.0.0.0/0"]),
@@ -320,9 +314,8 @@ async def test_key_is_valid_only_from_its_networks(
         sign_in_environment.user_context("ada"), [row.id]
     )
     assert used_row
-    assert (
-        used_row.last_used_ip == "192.0.2.1"
-    )  # of the first use, since it is updated once an hour
+    # of the first use, since it is updated once an hour
+    assert used_row.last_used_ip == "192.0.2.1"
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,8 @@ async def test_key_never_exceeds_current_role_of_its_user(
         sign_in_environment.user_context("ada", Role.ADMIN), new_key
     )
     assert (await sign_in_environment.authenticate(secret)).role is Role.ADMIN
-    await sign_in_environment.change_user(
-        "ada", role=Role.USER, auth_version=9
-    )  # a password change does not end a key
+    # a password change does not end a key
+    await sign_in_environment.change_user("ada", role=Role.USER, auth_version=9)
     sign_in_environment.clock.tick(seconds=5)
     assert (await sign_in_environment.authenticate(secret)).role is Role.USER
     await sign_in_environment.change_user("ada", suspended=True)

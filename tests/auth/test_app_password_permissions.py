@@ -76,10 +76,8 @@ async def test_domain_admin_needs_app_password_permission(
 ) -> None:
     new_phone = NewAppPassword("Phone")
     row = (await app_passwords.create_app_password(client_context(ada), None, new_phone)).row
-    admin_without_permission, admin_with_permission = (
-        await load_domain_admin_context(bob),
-        await load_domain_admin_context(bob, AdminPermission.APP_PASSWORDS),
-    )
+    admin_without_permission = await load_domain_admin_context(bob)
+    admin_with_permission = await load_domain_admin_context(bob, AdminPermission.APP_PASSWORDS)
     other_admin = await load_domain_admin_context(
         bob, AdminPermission.APP_PASSWORDS, domain="elsewhere.example"
     )
@@ -96,9 +94,8 @@ async def test_domain_admin_needs_app_password_permission(
             await app_passwords.delete_app_passwords(ctx, [row.id])
     with pytest.raises(NotFound):
         await app_passwords.create_app_password(other_admin, ada.user.id, new_password)
-    await app_passwords.create_app_password(
-        admin_without_permission, None, new_password
-    )  # for the own user
+    # for the own user
+    await app_passwords.create_app_password(admin_without_permission, None, new_password)
     await app_passwords.create_app_password(admin_with_permission, ada.user.id, new_password)
     assert len(await list_for(admin_with_permission, ada.user.id)) == 2
     await app_passwords.update_app_passwords(admin_with_permission, [row.id], deactivation)

@@ -147,10 +147,8 @@ async def test_change_during_a_lookup_is_not_missed(
 ) -> None:
     """The change is committed and read after the lookup has read the old row."""
     token = await sign_in_environment.create_token("ada")
-    environment, digest = (
-        other_process.sign_in_environment.environment,
-        credential_status.secret_digest(token),
-    )
+    environment = other_process.sign_in_environment.environment
+    digest = credential_status.secret_digest(token)
 
     async def load_token() -> Any:
         token_row = await credential_status.load_token_if_valid(environment, digest=digest)
@@ -172,10 +170,8 @@ async def test_change_that_is_committed_late_is_not_missed(
 ) -> None:
     """Other transactions commit in the meantime, and their changes are read."""
     await sign_in_environment.add_user("bob")
-    token, second_token = (
-        await sign_in_environment.create_token("ada"),
-        await sign_in_environment.create_token("bob"),
-    )
+    token = await sign_in_environment.create_token("ada")
+    second_token = await sign_in_environment.create_token("bob")
     await other_process.authenticate(token)
     async with sign_in_environment.environment.write_session() as session:
         await (await session.connection()).execute(

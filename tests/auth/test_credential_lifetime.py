@@ -129,10 +129,8 @@ async def test_token_is_read_from_the_database_once_a_minute(
 async def test_use_extends_token_up_to_its_maximum_lifetime(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    idle_token, used_token = (
-        await sign_in_environment.create_token("ada"),
-        await sign_in_environment.create_token("ada"),
-    )
+    idle_token = await sign_in_environment.create_token("ada")
+    used_token = await sign_in_environment.create_token("ada")
     for _ in range(17):  # 170 days
         sign_in_environment.clock.tick(days=10)
         await sign_in_environment.authenticate(used_token)

@@ -122,9 +122,8 @@ async def test_temporary_password_does_not_replace_regular_hash(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     current_hash = await password_hashes.hash_password(sign_in_environment.environment, PASSWORD)
-    outdated_hash = current_hash.replace(
-        "t=1", "t=2"
-    )  # of other cost, so that a sign-in would replace it
+    # of other cost, so that a sign-in would replace it
+    outdated_hash = current_hash.replace("t=1", "t=2")
     await set_temporary_password(sign_in_environment)
     await sign_in_environment.change_user("ada", password=outdated_hash)
     await sign_in_environment.sign_in("ada", TEMPORARY)

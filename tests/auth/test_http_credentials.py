@@ -95,10 +95,8 @@ async def test_sign_in_returns_a_token_of_the_user(http: httpx.AsyncClient, eve:
 async def test_wrong_password_and_unknown_user_have_equal_responses(
     http: httpx.AsyncClient, eve: str
 ) -> None:
-    wrong_payload, unknown_payload = (
-        await sign_in(http, eve, "wrong"),
-        await sign_in(http, "nobody"),
-    )
+    wrong_payload = await sign_in(http, eve, "wrong")
+    unknown_payload = await sign_in(http, "nobody")
     assert wrong_payload == unknown_payload
     assert [error["__typename"] for error in wrong_payload["errors"]] == [
         "AuthenticationFailedError"

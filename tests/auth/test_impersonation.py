@@ -139,10 +139,8 @@ async def test_impersonation_token_ends_with_permission_or_user_change(
 async def test_impersonation_needs_rights_over_the_user(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    admin_context, other_domain_id = (
-        await make_domain_admin_context(sign_in_environment),
-        await add_other_domain(sign_in_environment),
-    )
+    admin_context = await make_domain_admin_context(sign_in_environment)
+    other_domain_id = await add_other_domain(sign_in_environment)
     await sign_in_environment.add_user("oscar", domain_id=other_domain_id)
     await sign_in_environment.add_user(
         "rita", role=Role.DOMAIN_ADMIN, domain_id=sign_in_environment.domain_id

@@ -112,9 +112,8 @@ async def test_many_failures_add_few_journal_entries(
         clock.tick(seconds=1)
     (row,) = await load_security_events(ada.environment)
     assert row.count == 120
-    assert (
-        await load_journaled_event_ids(ada) == [row.id] * 2
-    )  # at the first failure and a minute later
+    # at the first failure and a minute later
+    assert await load_journaled_event_ids(ada) == [row.id] * 2
 
 
 async def test_counted_failure_takes_no_lock_of_the_user(
@@ -323,10 +322,8 @@ EVENT_SUBSCRIPTION = """subscription { changes(types: [SIGN_IN_FAILED, TOTP_ENAB
 async def test_subscribers_get_new_and_counted_events(
     live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    ada_socket, bob_socket = (
-        await live_server.follow(ada, EVENT_SUBSCRIPTION),
-        await live_server.follow(bob, EVENT_SUBSCRIPTION),
-    )
+    ada_socket = await live_server.follow(ada, EVENT_SUBSCRIPTION)
+    bob_socket = await live_server.follow(bob, EVENT_SUBSCRIPTION)
     await wait_until(lambda: live_server.subscriber_count == 2)
     await log_events(ada, failed_sign_in_event(ada.user.id))
     await wait_until(lambda: ada_socket.payloads)

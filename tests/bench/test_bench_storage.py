@@ -6,10 +6,8 @@ from tests.support.mail.multipart_message import ATTACHMENTS, LARGE_CONTENT, bui
 
 
 async def test_attachment_received_twice_is_counted_once(ada: GraphQLClient) -> None:
-    first_message, second_message = (
-        build_message(ATTACHMENTS[:1]),
-        build_message(ATTACHMENTS[:1], subject="Again"),
-    )
+    first_message = build_message(ATTACHMENTS[:1])
+    second_message = build_message(ATTACHMENTS[:1], subject="Again")
     for message in (first_message, second_message):
         await deliver_to(ada, message)
     sizes = await measure_storage(ada.environment.database)

@@ -369,9 +369,8 @@ async def test_killed_process_leaves_a_cache_that_heals(cached: CachedBucket) ->
     writer.append(b"x" * 1000)  # the process ends here
     (part,) = cached.folder.glob(".part-*")
     assert folder.file_totals().size == part.stat().st_size
-    assert (
-        folder.rescan_and_remove_bad_files("", None, lambda: False).removed.count == 0
-    )  # it can still be written
+    # it can still be written
+    assert folder.rescan_and_remove_bad_files("", None, lambda: False).removed.count == 0
     os.utime(part, (time.time() - 4000, time.time() - 4000))
     assert folder.rescan_and_remove_bad_files("", None, lambda: False).removed.count == 1
     assert folder.file_totals().count == folder.file_totals().size == 0

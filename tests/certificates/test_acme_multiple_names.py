@@ -65,9 +65,8 @@ async def test_all_names_are_validated_served_and_kept_on_renewal(
         await set_certificate(
             platform.root, serverName=SERVER_NAME, acme=True, description="Of mail"
         )
-        assert not await acme_worker.order_or_query_next_due_certificate(
-            platform.environment
-        )  # the renewal schedule is unchanged
+        # the renewal schedule is unchanged
+        assert not await acme_worker.order_or_query_next_due_certificate(platform.environment)
         expires_at = datetime.fromisoformat(certificate["expiresAt"])
         platform.clock.offset = expires_at - datetime.now(UTC) - 29 * ONE_DAY
         assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
@@ -289,6 +288,5 @@ async def test_caa_records_are_checked_for_each_name(
         with pytest.raises(
             AcmeError, match=r"mail\.example\.net: The CAA record of example\.net does"
         ):
-            await acme_dns_checks.check_each_name(
-                [SERVER_NAME, *OTHER_NAMES], require_caa
-            )  # pebble has no names
+            # pebble has no names
+            await acme_dns_checks.check_each_name([SERVER_NAME, *OTHER_NAMES], require_caa)

@@ -112,15 +112,13 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
         assert (await renewal_times(environment))[
             0
         ] == renew_at  # the random time is not chosen again
-        assert (
-            len(await load_journal_entries(environment, PLATFORM)) == journal_length
-        )  # no visible change, no journal entry
+        # no visible change, no journal entry
+        assert len(await load_journal_entries(environment, PLATFORM)) == journal_length
         assert len(proxy.renewal_queries) == 2
 
         platform.clock.offset = renew_at - datetime.now(UTC) - timedelta(minutes=5)
-        assert await acme_worker.order_or_query_next_due_certificate(
-            platform.environment
-        )  # fetches it again
+        # fetches it again
+        assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         assert (await platform.load_certificate())["fingerprintSha256"] == certificate[
             "fingerprintSha256"
         ]
@@ -143,9 +141,8 @@ async def test_past_window_renews_at_most_once_a_day(
     ) as (platform, proxy):
         certificate = await platform.load_certificate()
         assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
-        assert not await acme_worker.order_or_query_next_due_certificate(
-            platform.environment
-        )  # a new certificate is not renewed for a day
+        # a new certificate is not renewed for a day
+        assert not await acme_worker.order_or_query_next_due_certificate(platform.environment)
         platform.clock.offset = 2 * ONE_DAY
         assert await acme_worker.order_or_query_next_due_certificate(platform.environment)
         renewed = await platform.load_certificate()

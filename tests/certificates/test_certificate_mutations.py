@@ -99,9 +99,8 @@ async def test_second_set_changes_only_given_fields(root: GraphQLClient) -> None
         root, serverName=SERVER_NAME, cert=cert, privateKey=key, description="A"
     )
     later_cert, _ = signer.issue_certificate(key=own_key, days=100)
-    second = await set_certificate(
-        root, serverName=SERVER_NAME, cert=later_cert
-    )  # a new certificate for the stored key
+    # a new certificate for the stored key
+    second = await set_certificate(root, serverName=SERVER_NAME, cert=later_cert)
     assert second["errors"] == []
     assert second["certificate"]["id"] == first["certificate"]["id"]
     assert second["certificate"]["description"] == "A"
@@ -171,10 +170,8 @@ async def test_unusable_certificate_is_refused_with_field_and_rule(
     cert, key = CertificateSigner().issue_certificate()
     other_cert, other_key = CertificateSigner().issue_certificate()
     weak_curve_key = ec.generate_private_key(ec.SECP224R1())
-    weak_curve, weak_rsa = (
-        CertificateSigner().issue_certificate(key=weak_curve_key),
-        CertificateSigner().issue_certificate(key=rsa_key(1024)),
-    )
+    weak_curve = CertificateSigner().issue_certificate(key=weak_curve_key)
+    weak_rsa = CertificateSigner().issue_certificate(key=rsa_key(1024))
     encrypted_key = private_key_pem(ec.generate_private_key(ec.SECP256R1()), b"secret")
     old_encrypted_key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM,

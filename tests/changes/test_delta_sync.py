@@ -302,10 +302,8 @@ async def test_key_without_user_must_name_user(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     secret = await make_api_key(environment, "nobody", role=Role.ADMIN, scopes=[Scope.FULL])
-    key_client, start = (
-        GraphQLClient(ada.http, environment, ada.user, secret),
-        await current_cursor(ada),
-    )
+    key_client = GraphQLClient(ada.http, environment, ada.user, secret)
+    start = await current_cursor(ada)
     assert await error_code(key_client, start) == "FORBIDDEN"
     assert (await load_changes(key_client, start, user={"username": "ada"}))["events"] == []
 

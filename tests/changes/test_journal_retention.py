@@ -235,9 +235,8 @@ async def test_deletion_is_batched_with_constant_statements(
                 ]
             )
         )
-    assert (
-        statement_counts[0] == statement_counts[1] == 5
-    )  # select, lock, find the end, delete, update
+    # select, lock, find the end, delete, update
+    assert statement_counts[0] == statement_counts[1] == 5
     monkeypatch.setattr(journal_retention, "EVENTS_PER_TRANSACTION", 10)
     await create_streams(environment, 3, 33)
     del statements[:]

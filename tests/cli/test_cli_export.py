@@ -41,10 +41,8 @@ def test_exported_account_is_imported_completely(
     assert [
         partial_file.name for partial_file in tmp_path.iterdir() if "part" in partial_file.name
     ] == []
-    counts_before, digest_query = (
-        message_count_by_mailbox(ada),
-        "SELECT sha256, received_at, seen FROM messages ORDER BY 1, 2",
-    )
+    counts_before = message_count_by_mailbox(ada)
+    digest_query = "SELECT sha256, received_at, seen FROM messages ORDER BY 1, 2"
     exported_rows = ada.read_rows(digest_query)
     assert ada("user", "add", "bob", "--address", "bob@example.org", "--no-password").code == 0
     result = ada("import", path, "--user", "bob")

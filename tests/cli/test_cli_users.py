@@ -194,9 +194,8 @@ def test_api_key_is_shown_once_works_and_is_revoked(ada: CommandLine) -> None:
         "--read-only", "--expires", "30 days",
     )  # fmt: skip
     assert result.code == 0
-    secret = (
-        result.out.strip()
-    )  # the output is only the secret, so that a shell variable can hold it
+    # the output is only the secret, so that a shell variable can hold it
+    secret = result.out.strip()
     viewer = authenticate_bearer(secret)
     assert (viewer.role, viewer.scopes, viewer.read_only) == (
         Role.USER,

@@ -76,10 +76,8 @@ async def test_flags_and_dates_are_fetched_and_synchronized(
     date_line = dovecot_account.run_doveadm(
         "fetch", "date.received", "mailbox", "INBOX", "subject", "Old"
     ).decode()
-    old_message, read_message = (
-        await load_message_row(ada.environment, "Old"),
-        await load_message_row(ada.environment, "Read"),
-    )
+    old_message = await load_message_row(ada.environment, "Old")
+    read_message = await load_message_row(ada.environment, "Read")
     assert date_line.split(maxsplit=1)[1].startswith(f"{old_message.received_at:%Y-%m-%d %H:%M:%S}")
     assert (old_message.seen, old_message.flagged, old_message.keywords) == (False, False, [])
     assert (read_message.seen, read_message.flagged, read_message.keywords) == (
@@ -94,10 +92,8 @@ async def test_flags_and_dates_are_fetched_and_synchronized(
     dovecot_account.run_doveadm("flags add", "\\Seen", "mailbox", "INBOX", "subject", "Old")
     dovecot_account.run_doveadm("flags remove", "$Work", "mailbox", "INBOX", "subject", "Read")
     await rerun_connector(ada.environment, connector_id)
-    old_message, read_message = (
-        await load_message_row(ada.environment, "Old"),
-        await load_message_row(ada.environment, "Read"),
-    )
+    old_message = await load_message_row(ada.environment, "Old")
+    read_message = await load_message_row(ada.environment, "Read")
     assert (old_message.seen, old_message.flagged) == (True, True)
     assert (read_message.seen, read_message.keywords) == (True, [])
     # NO_FLAGS leaves the flags unchanged.
@@ -295,9 +291,8 @@ async def test_dry_run_stores_and_deletes_nothing(
     assert await load_subjects_by_mailbox(ada.environment) == (
         {} if uses_dry_option else {"INBOX": ["One"], "Work": ["Two"]}
     )
-    assert (
-        dovecot_account.count_messages() == 1
-    )  # without the dry run, One would be deleted and Three fetched
+    # without the dry run, One would be deleted and Three fetched
+    assert dovecot_account.count_messages() == 1
 
 
 async def test_folders_are_mapped_and_rewritten(

@@ -50,10 +50,8 @@ async def test_refused_stored_token_is_replaced_once(
     token_server: WebhookReceiver,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, remote_server, token_server),
-    )
+    environment = ada.environment
+    connector_id = await create_connector(ada, remote_server, token_server)
     assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
     remote_server.verifier.accepted_tokens = {"access-2"}
     run = await run_connector(environment, connector_id)
@@ -205,10 +203,8 @@ async def test_private_token_server_is_refused(
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, imap_server, token_server),
-    )
+    environment = ada.environment
+    connector_id = await create_connector(ada, imap_server, token_server)
     await update_connector_row(environment, connector_id, security=ConnectorSecurity.TLS)
     refusal = f"Request to the OAuth token endpoint failed: {PRIVATE_HOST_TEXT}"
     run = await run_connector(environment, connector_id, allows_private=False)

@@ -53,10 +53,8 @@ async def test_access_token_is_stored_until_shortly_before_expiry(
     clock: ManualClock,
     mechanism: str,
 ) -> None:
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, remote_server, token_server, mechanism),
-    )
+    environment = ada.environment
+    connector_id = await create_connector(ada, remote_server, token_server, mechanism)
     run = await run_connector(environment, connector_id)
     assert (run.state, run.imported_count) == (TaskState.SUCCEEDED, 1), run.log
     assert await load_subjects_by_mailbox(environment) == {"INBOX": ["One"]}
@@ -129,10 +127,8 @@ async def test_replaced_refresh_token_is_stored(
 async def test_new_password_deletes_the_stored_access_token(
     ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
 ) -> None:
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, imap_server, token_server),
-    )
+    environment = ada.environment
+    connector_id = await create_connector(ada, imap_server, token_server)
     await run_connector(environment, connector_id)
     assert (await load_secret(environment, connector_id))["access"] == "access-1"
     await connector_mutations.update_connectors(
@@ -252,10 +248,8 @@ async def test_check_of_stored_connector_stores_a_replaced_refresh_token(
 async def test_check_of_stored_connector_uses_the_stored_token(
     ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
 ) -> None:
-    environment, connector_id = (
-        ada.environment,
-        await create_connector(ada, remote_server, token_server),
-    )
+    environment = ada.environment
+    connector_id = await create_connector(ada, remote_server, token_server)
     for _ in range(2):
         report = await check.check_stored_connector(
             context_with_connector_permission(ada), connector_id

@@ -177,9 +177,8 @@ async def test_idle_fetches_new_messages_at_once(
     connector_id = await add_connector(ada, dovecot_account, interval=600, custom_options=idle)
     worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
-    await wait_until(
-        lambda: not worker.run_count_by_host
-    )  # it listens and occupies no slot of the host
+    # it listens and occupies no slot of the host
+    await wait_until(lambda: not worker.run_count_by_host)
     assert (await load_newest_run(ada.environment, connector_id)).stage == "IDLE"
     dovecot_account.save_message(raw_message("Two"))
     await wait_until(lambda: False, lambda: is_in_inbox(ada.environment, "Two"))

@@ -112,9 +112,8 @@ async def test_recent_messages_are_reported_as_received_after_the_first_run(
     dovecot_account.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
     run = await rerun_connector(ada.environment, connector_id)
     assert run.imported_count == 3, run.log
-    assert await load_received_subjects(ada) == ["New"] * (
-        1 + has_script
-    )  # one event for each copy
+    # one event for each copy
+    assert await load_received_subjects(ada) == ["New"] * (1 + has_script)
     ((received_count,),) = await select_rows(
         ada.environment, "SELECT received FROM users WHERE id = :id", id=ada.user.id
     )

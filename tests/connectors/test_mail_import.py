@@ -194,10 +194,8 @@ async def test_run_of_a_dead_worker_continues_at_its_checkpoint(
             await store_raw_message(admin_client, raw_message(name))
         arguments = {"users": {"usernames": ["ada"]}}
         payload = await start_import(admin_client, {"user": {"username": "over"}}, **arguments)
-        run_id, expected = (
-            payload["connectorRuns"][0]["id"],
-            (await load_subjects_by_mailbox(admin_client))["INBOX"],
-        )
+        run_id = payload["connectorRuns"][0]["id"]
+        expected = (await load_subjects_by_mailbox(admin_client))["INBOX"]
     else:
         files = {f"{name}.eml": raw_message(name) for name in TEN_SUBJECTS}
         (run_id,) = await start_import_runs(
@@ -226,9 +224,8 @@ async def test_messages_not_stored_at_a_crash_are_imported_once(
     ada: GraphQLClient, commit_number: int
 ) -> None:
     (run_id,) = await start_import_runs(ada, ten_message_mbox())
-    await crash_worker(
-        ada.environment, commit_number, "commit"
-    )  # the blobs are stored, but no row refers to them yet
+    # the blobs are stored, but no row refers to them yet
+    await crash_worker(ada.environment, commit_number, "commit")
     await deregister_as_dead(ada.environment)
     await run_due_imports(ada.environment)
     assert message_counts(await load_run(ada, run_id)) == (10, 10, 0)

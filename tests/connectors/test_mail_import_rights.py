@@ -170,10 +170,8 @@ async def test_import_of_another_account_keeps_all_facts(
         sum(map(len, subjects_by_path.values())),
     )
     assert await load_subjects_by_mailbox(bob) == subjects_by_path
-    adas_mail, bobs_mail = (
-        (await load_account_state(ada))["mail"],
-        (await load_account_state(bob))["mail"],
-    )
+    adas_mail = (await load_account_state(ada))["mail"]
+    bobs_mail = (await load_account_state(bob))["mail"]
     facts = [
         [(path, raw, flags, times[0]) for path, raw, flags, times in mail]
         for mail in (adas_mail, bobs_mail)

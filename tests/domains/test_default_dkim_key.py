@@ -67,10 +67,8 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
         for dns_record in domain["dnsRecords"]
         if "_domainkey" in dns_record["name"]
     ]
-    domain_id, key_id = (
-        global_ids.decode("Domain", domain["id"]),
-        global_ids.decode("DkimKey", key["id"]),
-    )
+    domain_id = global_ids.decode("Domain", domain["id"])
+    key_id = global_ids.decode("DkimKey", key["id"])
     expected = [(EventType.DOMAIN_CREATED, [domain_id]), (EventType.DKIM_KEY_CREATED, [key_id])]
     assert await counter_check.load_journal_entries(environment, domain_id) == expected
     assert (

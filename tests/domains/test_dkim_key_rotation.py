@@ -56,9 +56,8 @@ async def test_new_key_signs_once_dns_has_its_record(
         _, errors = await run_mutation(root, DKIM_KEY_ROTATE, domains=domain_refs("example.org"))
         assert error_summary(errors)[0] == "CONFLICT"
         assert await dkim_rotation.activate_or_delete_due_keys_and_count_due(environment) == 2
-        assert (
-            await dkim_rotation.activate_or_delete_due_keys_and_count_due(environment) == 0
-        )  # not due again yet
+        # not due again yet
+        assert await dkim_rotation.activate_or_delete_due_keys_and_count_due(environment) == 0
         assert (await load_signing_key(root, "example.org"))["id"] == rsa_key["id"]
         publish_keys(dns_server, rsa_key, ed25519_key, new_keys["RSA"])
         clock.tick(minutes=2)

@@ -459,10 +459,8 @@ async def test_cascade_deletes_addresses_and_journals_for_owners(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_domain(root, "old.example")
-    domain_id, position = (
-        await load_domain_id(environment, "old.example"),
-        await load_stream_position(environment, ada.user.id),
-    )
+    domain_id = await load_domain_id(environment, "old.example")
+    position = await load_stream_position(environment, ada.user.id)
     await add_addresses(environment, "ada@old.example", user_id=ada.user.id)
     await add_addresses(environment, "list@old.example")
     async with environment.write_session() as session:

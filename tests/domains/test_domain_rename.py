@@ -96,10 +96,8 @@ async def test_rename_changes_all_usernames_and_addresses(
     positions = {
         name: await load_stream_position(environment, id_) for name, id_ in user_ids.items()
     }
-    domain_position, platform_position = (
-        await load_stream_position(environment, domain_id),
-        await load_stream_position(environment, PLATFORM),
-    )
+    domain_position = await load_stream_position(environment, domain_id)
+    platform_position = await load_stream_position(environment, PLATFORM)
     payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
     assert payload["domain"]["name"] == "bücher.example"

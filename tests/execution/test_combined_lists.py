@@ -34,10 +34,8 @@ VARIANT_COUNT = 3 if RUNS_ALL_TESTS else 2  # of each list, in one request
 ROUNDS = 2 if RUNS_ALL_TESTS else 1
 CURSOR_SHARE = 0.6  # of the variants whose pages begin at a cursor
 MIN_ROW_COUNT = 3  # rows that each list returns with one of the random arguments
-MIXED_REQUEST_COUNT, LISTS_PER_REQUEST = (
-    10,
-    3,
-)  # requests with several different lists, each list twice
+MIXED_REQUEST_COUNT = 10  # requests with several different lists
+LISTS_PER_REQUEST = 3  # each list twice
 schema = product_schema._schema  # noqa: SLF001 - the schema that graphql-core executes
 # `first` of Query.changes limits a batch of changes, not a page.
 EXCLUDED_LISTS = {"Query.changes", *LISTS_OUTSIDE_THE_DATABASE}

@@ -124,9 +124,8 @@ def test_invalid_documents_do_not_evict_valid_documents() -> None:
 
 def test_cached_size_of_document_depends_on_its_tokens() -> None:
     cache = new_cache()
-    size = len("{ hello }") + 5 * (
-        BYTES_PER_PARSED_TOKEN + BYTES_PER_COMPILED_TOKEN
-    )  # with the tokens of start and end of the file
+    # with the tokens of start and end of the file
+    size = len("{ hello }") + 5 * (BYTES_PER_PARSED_TOKEN + BYTES_PER_COMPILED_TOKEN)
     cache.find_or_prepare_with_faults("{ hello }", None)
     assert (cache.used_once.used_bytes, cache.used_again.used_bytes) == (size, 0)
     cache.find_or_prepare_with_faults("{ hello }", None)

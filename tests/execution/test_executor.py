@@ -194,9 +194,8 @@ async def test_too_deep_or_wide_document_is_executed_without_a_plan(
 ) -> None:
     document, client_context = parse(text), ContextWithCats(environment, Viewer())
     ContextWithCats.memo_of_test = None
-    graphql_schema = (
-        small_schema.documents.schema
-    )  # without the limits, which refuse such documents
+    # without the limits, which refuse such documents
+    graphql_schema = small_schema.documents.schema
     results = []
     for executor in (CompiledExecutor, PlainExecutor):
         result = executor.build(

@@ -286,11 +286,9 @@ def _result_or_error(convert: Callable[[], Any]) -> str:
 def test_arguments_are_converted_as_by_strawberry() -> None:
     schema = product_schema._schema  # noqa: SLF001 - the schema of graphql-core
     converter = product_schema.schema_converter
-    converters, author, converted_count = (
-        ArgumentConverters(converter),
-        DocumentGenerator(schema, SEED),
-        0,
-    )
+    converters = ArgumentConverters(converter)
+    author = DocumentGenerator(schema, SEED)
+    converted_count = 0
     fields = [
         field
         for kind in schema.type_map.values()

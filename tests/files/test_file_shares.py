@@ -96,10 +96,8 @@ async def test_only_writable_share_accepts_put(ada: GraphQLClient) -> None:
     for case in each_case(cases):
         with case as mode:
             file = await store_file(ada)
-            share, writable_share = (
-                await share_file(ada, file, mode=mode),
-                await share_file(ada, file, mode="WRITABLE_LINK"),
-            )
+            share = await share_file(ada, file, mode=mode)
+            writable_share = await share_file(ada, file, mode="WRITABLE_LINK")
             response = await ada.http.put(share["url"], content=b"Geese.")
             assert response.status_code == (204 if mode == "WRITABLE_LINK" else 403)
             assert (await ada.http.put(writable_share["url"], content=b"Swans!")).status_code == 204

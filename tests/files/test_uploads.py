@@ -327,10 +327,8 @@ async def test_full_disk_or_memory_refuses_and_leaves_nothing(
 
 
 async def test_damaged_or_lost_upload_is_not_returned(carol: GraphQLClient) -> None:
-    environment, upload_id = (
-        carol.environment,
-        global_ids.decode("Upload", (await post_upload(carol, b"good")).json()["id"]),
-    )
+    environment = carol.environment
+    upload_id = global_ids.decode("Upload", (await post_upload(carol, b"good")).json()["id"])
     (row,) = await load_upload_rows(environment)
     await environment.object_store.put(row.blob_name, b"evil")
     with pytest.raises(CorruptBlob):

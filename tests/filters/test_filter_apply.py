@@ -128,10 +128,8 @@ async def test_filters_and_messages_of_other_users_are_refused(
 ) -> None:
     await receive_messages(ada, "hers")
     await receive_messages(bob, "his")
-    ada_filter, bob_filter = (
-        await add_filter(ada, {}, {"flag": True}),
-        await add_filter(bob, {}, {"flag": True}),
-    )
+    ada_filter = await add_filter(ada, {}, {"flag": True})
+    bob_filter = await add_filter(bob, {}, {"flag": True})
     (message_row,) = await select_rows(
         environment, "SELECT id FROM messages WHERE subject = 'hers'"
     )

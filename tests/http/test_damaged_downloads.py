@@ -30,9 +30,8 @@ from tests.support.operations.platform.legal_hold_operations import start_legal_
 from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.stores.blob_damage import BLOB_DAMAGES, damage_blob
 
-ATTACHMENT = multipart_message.pseudo_random_bytes(
-    3 << 20
-)  # bytes of an attachment, more than one read
+# bytes of an attachment, more than one read
+ATTACHMENT = multipart_message.pseudo_random_bytes(3 << 20)
 ROUTES_WITHOUT_BLOBS = {  # routes that answer GET without stored bytes
     "/rest/blobs/{store}/{path:path}",  # objects as they are: tests/blobs
     "/rest/route",
@@ -181,9 +180,8 @@ async def test_large_blob_is_verified_once_and_in_chunks(
         tracemalloc.stop()
     assert peak_memory < 8 << 20
     await damage_blob(environment.object_store, row.name, lambda data: bytes(len(data)))
-    await require_intact_blob(
-        environment.object_store, row
-    )  # the size is right, and the blob was verified a moment ago
+    # the size is right, and the blob was verified a moment ago
+    await require_intact_blob(environment.object_store, row)
     await damage_blob(environment.object_store, row.name, lambda data: data[:-1])
     with pytest.raises(CorruptBlob):
         await require_intact_blob(environment.object_store, row)

@@ -242,10 +242,8 @@ async def test_message_of_other_user_looks_like_missing_one(
     for own_path, missing_path in zip(
         download_paths(message), download_paths(message + 1), strict=True
     ):
-        other_response, missing_response = (
-            await get_path(bob, own_path),
-            await get_path(bob, missing_path),
-        )
+        other_response = await get_path(bob, own_path)
+        missing_response = await get_path(bob, missing_path)
         assert other_response.status_code == missing_response.status_code == 404
         assert error_code(other_response) == "NOT_FOUND"
         assert other_response.content == missing_response.content

@@ -144,10 +144,8 @@ async def test_invalid_message_post_is_refused(ada: GraphQLClient) -> None:
 async def test_message_post_to_mailbox_of_other_user_is_refused(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    mailbox_id, anonymous = (
-        await inbox_id(ada),
-        GraphQLClient(ada.http, ada.environment, ada.user, ""),
-    )
+    mailbox_id = await inbox_id(ada)
+    anonymous = GraphQLClient(ada.http, ada.environment, ada.user, "")
     expected_responses = [
         (await post_message(bob, mailbox_id, b"a: b"), 404, "NOT_FOUND"),
         (await post_message(root, mailbox_id, b"a: b"), 403, "FORBIDDEN"),

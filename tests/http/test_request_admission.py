@@ -122,9 +122,8 @@ def test_limits_are_divided_between_processes() -> None:
                 == total_settings.password_hashing_memory // process_count
             )
             assert process_settings.cost_budget_admin == 0  # unlimited
-            assert (
-                process_settings.concurrent_operations_per_client == 2
-            )  # connections of one client can all reach the same process
+            # connections of one client can all reach the same process
+            assert process_settings.concurrent_operations_per_client == 2
             assert (
                 http_server.upload_limits_of_process(total_settings, process_count).memory_budget
                 == Uploads().memory_budget // process_count
@@ -254,9 +253,8 @@ async def test_refused_document_costs_only_its_reading(environment: Environment)
         EndpointSettings(guards=make_admission_control(ManualClock())),
     )
     async with open_http_client(endpoint) as http:
-        assert (await post_query(http, ITEMS_QUERY, n=10_000)).json()[
-            "errors"
-        ]  # above the cost limit
+        # above the cost limit
+        assert (await post_query(http, ITEMS_QUERY, n=10_000)).json()["errors"]
         response = await post_query(http, ITEMS_QUERY, n=1)
         available = MIN_CAPACITY - document_reading_points(ITEMS_QUERY) - 2
         assert response.json()["extensions"]["cost"]["available"] == available

@@ -353,9 +353,8 @@ async def test_parent_is_taken_from_the_same_list(
         _, base_count = await load_list("", patterns)
         for _ in range(3):  # parsed, then compiled, then run by its plan
             rows, statement_count = await load_list(PARENT_FIELDS, patterns)
-            assert (
-                statement_count == base_count + extra
-            )  # H is hidden; A, E and H don't match the last pattern
+            # H is hidden; A, E and H don't match the last pattern
+            assert statement_count == base_count + extra
             for row in rows:
                 parent_path = row["path"].rpartition("/")[0]
                 assert (row["parent"] and row["parent"]["path"]) == (parent_path or None)

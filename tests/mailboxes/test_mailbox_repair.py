@@ -219,9 +219,8 @@ async def test_repair_of_many_mailboxes_runs_as_task(
         "SELECT state, done_count, result FROM tasks "
         "WHERE kind = 'MAILBOX_REPAIR' AND done_count > 0"
     )
-    ((state, done_count, result),) = await select_rows(
-        environment, sql
-    )  # the other task is still queued
+    # the other task is still queued
+    ((state, done_count, result),) = await select_rows(environment, sql)
     result = json.loads(result) if isinstance(result, str) else result
     assert (state, done_count, result["correctedCount"], result["remainingCount"]) == (
         "SUCCEEDED",

@@ -207,10 +207,8 @@ async def test_download_of_shared_message_needs_read_right(
 
 
 async def test_grantee_sees_only_own_rights(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    mailbox_id, eve = (
-        await create_team_mailbox(ada, "Plan"),
-        await make_client(ada.environment, ada.http, "eve"),
-    )
+    mailbox_id = await create_team_mailbox(ada, "Plan")
+    eve = await make_client(ada.environment, ada.http, "eve")
     await share_mailbox(ada, bob, "READ", "INSERT")
     await share_mailbox(ada, eve, "LOOKUP", "ADMIN")
     document = (
@@ -226,10 +224,8 @@ async def test_grantee_sees_only_own_rights(ada: GraphQLClient, bob: GraphQLClie
 
 
 async def test_rights_needed_to_share_a_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    mailbox_id, eve = (
-        await create_team_mailbox(ada),
-        await make_client(ada.environment, ada.http, "eve"),
-    )
+    mailbox_id = await create_team_mailbox(ada)
+    eve = await make_client(ada.environment, ada.http, "eve")
     assert await share_mailbox(bob, eve, *READ_RIGHTS, id=mailbox_id) == ["NOT_FOUND"]
     assert await share_mailbox(ada, "nobody", *READ_RIGHTS) == ["NOT_FOUND"]
     assert await share_mailbox(ada, ada, *READ_RIGHTS) == ["VALIDATION"]
@@ -313,10 +309,8 @@ async def test_share_changes_are_in_both_journals(ada: GraphQLClient, bob: Graph
 async def test_shares_are_deleted_with_mailbox_or_account(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    mailbox_id, eve = (
-        await create_team_mailbox(ada, "Plan"),
-        await make_client(ada.environment, ada.http, "eve"),
-    )
+    mailbox_id = await create_team_mailbox(ada, "Plan")
+    eve = await make_client(ada.environment, ada.http, "eve")
     await share_mailbox(ada, bob, *READ_RIGHTS)
     await share_mailbox(ada, eve, *READ_RIGHTS)
     await share_mailbox(bob, ada, *READ_RIGHTS, path="INBOX")

@@ -99,10 +99,8 @@ async def test_message_sent_at_once_is_in_sent(ada: GraphQLClient) -> None:
 async def test_cancelled_and_undone_messages_become_drafts(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    cancelled, undone = (
-        await send_with_undo_window(ada, later=LATER),
-        await send_with_undo_window(ada, window="PT30S"),
-    )
+    cancelled = await send_with_undo_window(ada, later=LATER)
+    undone = await send_with_undo_window(ada, window="PT30S")
     await cancel_submission(ada, cancelled)
     assert (await undo_mutation(ada, undone))["errors"] == []
     assert set((await load_placements(ada)).values()) == {("DRAFTS", True)}
@@ -324,11 +322,9 @@ async def reschedule_submission(client: GraphQLClient, sent: Any, send_at: str) 
 
 
 async def test_messages_are_filtered_by_submission_state(ada: GraphQLClient) -> None:
-    scheduled, held_sent, queued = (
-        await send_with_undo_window(ada, later=LATER),
-        await send_with_undo_window(ada, window="PT30S"),
-        None,
-    )
+    scheduled = await send_with_undo_window(ada, later=LATER)
+    held_sent = await send_with_undo_window(ada, window="PT30S")
+    queued = None
     queued = await send_with_undo_window(ada)
 
     async def find_message_ids(*state_names: str) -> set[str]:

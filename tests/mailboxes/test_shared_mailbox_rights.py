@@ -284,10 +284,8 @@ async def test_task_checks_rights_when_it_runs(ada: GraphQLClient, bob: GraphQLC
 async def test_submailbox_needs_create_and_inherits_shares(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    mailbox_id, eve = (
-        await create_team_mailbox(ada),
-        await make_client(ada.environment, ada.http, "eve"),
-    )
+    mailbox_id = await create_team_mailbox(ada)
+    eve = await make_client(ada.environment, ada.http, "eve")
     await share_mailbox(ada, eve, *READ_RIGHTS)
     arguments = {"parent": {"id": mailbox_id}, "paths": ["New/Deep"]}
     assert await collect_refusals(bob, "mailboxCreate", **arguments) == [("NOT_FOUND", None)]

@@ -107,9 +107,8 @@ async def test_old_deliveries_are_deleted_with_constant_statements(
     assert counts[webhook_ids[0], WebhookDeliveryState.PENDING] == 12
     del statements[:]
     await webhook_cleanup.delete_all_but_newest_deliveries(environment)
-    assert (
-        len([statement for statement in statements if "webhook" in statement]) == 1
-    )  # no delivery to delete
+    # no delivery to delete
+    assert len([statement for statement in statements if "webhook" in statement]) == 1
 
 
 async def test_old_deliveries_are_found_by_index(

@@ -263,10 +263,8 @@ async def test_deleting_webhook_deletes_its_deliveries(
 
 async def test_retry_delay_grows_and_is_random() -> None:
     for attempts in range(1, MAX_ATTEMPTS + 3):
-        least, most = (
-            webhook_results.retry_delay(attempts, 0.0),
-            webhook_results.retry_delay(attempts, 1.0),
-        )
+        least = webhook_results.retry_delay(attempts, 0.0)
+        most = webhook_results.retry_delay(attempts, 1.0)
         assert timedelta(0) < least < most <= timedelta(hours=5)
     assert webhook_results.retry_delay(5, 0.5) > 10 * webhook_results.retry_delay(1, 0.5)
 

@@ -183,9 +183,8 @@ async def test_failed_login_is_posted(
       scope: IMAP}) { errors { code } } }"""
     for password in ("wrong", PASSWORD):
         await ada(attempt, p=password)
-    await authentication.wait_for_background_tasks(
-        environment
-    )  # the event is written after the response
+    # the event is written after the response
+    await authentication.wait_for_background_tasks(environment)
     await post_until_idle(make_webhook_worker(environment))
     (request,) = receiver.requests
     (event,) = request.body["objects"]

@@ -177,9 +177,8 @@ async def test_settings_apply_without_a_stored_limit(
     set_options(
         environment, limits_send_rate_per_user="1/HOUR", limits_send_rate_per_domain="3/HOUR"
     )
-    await set_rate_limit(
-        environment, bob.user.id, Rate(0, PER_HOUR)
-    )  # unlimited, except by the domain
+    # unlimited, except by the domain
+    await set_rate_limit(environment, bob.user.id, Rate(0, PER_HOUR))
     assert [await try_send_message(ada, "a@example.net") for _ in range(2)] == [
         [],
         ["RATE_LIMITED"],
@@ -438,9 +437,8 @@ async def test_smtp_submission_is_deferred_at_mail_command(
         )
     ).startswith("250")
     other_client = await connect_and_sign_in(submission_listener)
-    await other_client.start_data(
-        *recipients, sender="ada@example.org"
-    )  # while the limit allows it
+    # while the limit allows it
+    await other_client.start_data(*recipients, sender="ada@example.org")
     assert (await submit_message(client)).startswith("250")
     other_client.send_bytes(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
     answer = "450 4.7.1 Sending limit exceeded: This account can send at most 2 messages per hour"

@@ -363,9 +363,8 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
         return [len(next(iter(answer["data"].values()))["nodes"]) for answer in answers]
 
     assert await set_and_reset_errors(bob, **users_input(ada)) == {"DOMAIN_ADMIN"}
-    assert await set_and_reset_errors(ada, **users_input(ada)) == {
-        "DOMAIN_ADMIN"
-    }  # users can't change their own limit
+    # users can't change their own limit
+    assert await set_and_reset_errors(ada, **users_input(ada)) == {"DOMAIN_ADMIN"}
     assert await count_visible(ada) == {"FORBIDDEN"}
     admin_without_permission = await make_admin_of_domain(
         root, AdminPermission.SPAM_POLICY, name="bare"
@@ -380,9 +379,8 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
     )
     assert await set_and_reset_errors(other_admin, **users_input(ada)) == {"NOT_FOUND"}
     assert await set_and_reset_errors(other_admin, **domains_input("example.org")) == {"NOT_FOUND"}
-    assert await set_and_reset_errors(other_admin, **users_input(other_admin)) == {
-        "ADMIN"
-    }  # who is a user of example.org
+    # who is a user of example.org
+    assert await set_and_reset_errors(other_admin, **users_input(other_admin)) == {"ADMIN"}
     assert await count_visible(other_admin) == [0, 0]
     platform_admin = await make_client(environment, root.http, "boss", role=Role.ADMIN)
     rate_admin = await make_domain_admin(

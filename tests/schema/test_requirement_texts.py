@@ -209,10 +209,8 @@ def test_mutations_of_settings_of_other_users_require_full() -> None:
 
     Changes of mail of other users need the scope that is needed for the own mail.
     """
-    settings_scopes, own_reaches = (
-        (Scope.SETTINGS, Scope.SIEVE),
-        (Reach.OWN, Reach.OWN_OR_SHARED),
-    )
+    settings_scopes = (Scope.SETTINGS, Scope.SIEVE)
+    own_reaches = (Reach.OWN, Reach.OWN_OR_SHARED)
     without_full = {
         coordinate
         for coordinate, access in declared_access_by_coordinate().items()

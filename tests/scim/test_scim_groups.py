@@ -161,10 +161,8 @@ async def test_group_of_several_domains_shows_visible_members_only(
     both = await make_scim_client(
         scim.http, scim.environment, *scim.domain_ids, *other_scim.domain_ids
     )
-    first, second = (
-        await both.create_user("anna"),
-        await both.send("POST", "/Users", {"userName": "ben@other.example"}, status=201),
-    )
+    first = await both.create_user("anna")
+    second = await both.send("POST", "/Users", {"userName": "ben@other.example"}, status=201)
     group = await both.create_group("All", [first["id"], second["id"]])
     assert len(group["members"]) == 2
     path = f"/Groups/{group['id']}"

@@ -225,11 +225,9 @@ async def test_search_and_drafts_work_during_rebuild(
 ) -> None:
     draft_id = await save_draft(ada_with_messages, text="the first goose")
     await index_all(environment)
-    ctx, rebuild, task_input = (
-        client_context(root),
-        tasks.TASK_RUNNERS[index_tasks.REBUILD],
-        {"ids": None},
-    )
+    ctx = client_context(root)
+    rebuild = tasks.TASK_RUNNERS[index_tasks.REBUILD]
+    task_input = {"ids": None}
 
     async def run_step(checkpoint: dict[str, Any]) -> TaskStepResult:
         plan = await rebuild.plan(ctx, task_input, checkpoint)

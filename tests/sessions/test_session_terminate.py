@@ -49,10 +49,8 @@ def counts(payload: Any) -> tuple[int, int]:
 async def test_only_the_named_session_ends(
     session_server: SessionServer, ada: GraphQLClient
 ) -> None:
-    first, second = (
-        await session_server.live.follow(ada, CHANGES_SUBSCRIPTION),
-        await session_server.live.stream(ada, CHANGES_SUBSCRIPTION),
-    )
+    first = await session_server.live.follow(ada, CHANGES_SUBSCRIPTION)
+    second = await session_server.live.stream(ada, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: len(ada.environment.live_sessions) == 2)
     (stream_ref,) = await list_refs(ada, services=["EVENT_STREAM"])
     assert counts(await session_server.terminate(ada, sessions=[stream_ref])) == (1, 0)

@@ -40,10 +40,8 @@ async def kick_sessions(client: GraphQLClient, **arguments: Any) -> Any:
 async def test_own_connections_end_with_the_reason(
     live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    socket, stream = (
-        await live_server.follow(ada, CHANGES_SUBSCRIPTION),
-        await live_server.stream(ada, CHANGES_SUBSCRIPTION),
-    )
+    socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    stream = await live_server.stream(ada, CHANGES_SUBSCRIPTION)
     other_socket = await live_server.follow(bob, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: len(live_server.endpoint.connection_watch.connections) == 3)
     validated = await kick_on_live_server(

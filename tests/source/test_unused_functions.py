@@ -99,10 +99,8 @@ class ProductNames:
                 text = path.read_text()
                 names.words.update(WORD.findall(text))
                 if layer in LAYERS:
-                    module, tree = (
-                        ".".join(path.relative_to(root).with_suffix("").parts),
-                        ast.parse(text),
-                    )
+                    module = ".".join(path.relative_to(root).with_suffix("").parts)
+                    tree = ast.parse(text)
                     names.functions += function_definitions(tree, module)
                     names.constants += [(module, name) for name in constant_names(tree)]
         names.words.update(WORD.findall((root / "pyproject.toml").read_text()))

@@ -201,9 +201,8 @@ async def test_no_digest_for_messages_deleted_or_notifications_turned_off(
         await quarantine_message(client, "a")
     clock.tick(days=1)
     assert await quarantine.insert_due_notification_tasks(environment) == 2
-    assert (
-        await quarantine.insert_due_notification_tasks(environment) == 0
-    )  # both already have a task
+    # both already have a task
+    assert await quarantine.insert_due_notification_tasks(environment) == 0
     async with environment.write_session(ada.user.id) as session:
         delete_items = delete(QuarantineItem).where(col(QuarantineItem.user_id) == ada.user.id)
         await (await session.connection()).execute(delete_items)

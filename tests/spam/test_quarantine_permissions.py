@@ -94,9 +94,8 @@ async def test_administrators_see_quarantine_of_managed_accounts(
     admin_without_permission = await make_domain_admin(environment, http, "bare")
     item_id = await quarantine_message(ada, make_mixed_message())
     await quarantine_message(admin_without_permission, "Own")
-    assert await list_quarantined_subjects(domain_admin) == [
-        "Mixed"
-    ]  # not the item of the other administrator of the domain
+    # not the item of the other administrator of the domain
+    assert await list_quarantined_subjects(domain_admin) == ["Mixed"]
     assert await list_quarantined_subjects(domain_admin, users={"usernames": ["bare"]}) == []
     assert await list_quarantined_subjects(domain_admin, users={"usernames": ["ada"]}) == ["Mixed"]
     assert (

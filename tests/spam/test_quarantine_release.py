@@ -74,9 +74,8 @@ async def test_released_message_is_stored_as_newly_received(
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
     assert (await http.get(node["sourceUrl"])).content == delivery_header_fields(ada) + raw
     assert node["receivedAt"] == "2030-01-04T00:00:00Z"
-    await deliver_message_to(
-        environment, ada, raw=raw
-    )  # a repeated delivery: the released message is recognized
+    # a repeated delivery: the released message is recognized
+    await deliver_message_to(environment, ada, raw=raw)
     assert await list_inbox_subjects(ada) == ["Mixed"]
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
@@ -84,10 +83,8 @@ async def test_released_message_is_stored_as_newly_received(
 
 async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: GraphQLClient) -> None:
     environment = ada.environment
-    ada_item_id, bob_item_id = (
-        await quarantine_message(ada, "a"),
-        await quarantine_message(bob, "b"),
-    )
+    ada_item_id = await quarantine_message(ada, "a")
+    bob_item_id = await quarantine_message(bob, "b")
     large_item_id = await quarantine_message(ada, raw_message("c", body="x" * 3000))
     _, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": bob_item_id}]

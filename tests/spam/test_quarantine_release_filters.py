@@ -136,10 +136,8 @@ async def test_redirect_of_released_message_is_in_the_same_transaction(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await put_sieve_script(ada, f'redirect "{DAVE}";')
-    first_id, second_id = (
-        await quarantine_message(ada, "Bill"),
-        await quarantine_message(ada, "Other"),
-    )
+    first_id = await quarantine_message(ada, "Bill")
+    second_id = await quarantine_message(ada, "Other")
     _, errors = await run_mutation(
         ada,
         QUARANTINE_RELEASE_ERRORS,
@@ -170,10 +168,8 @@ async def test_released_message_is_forwarded_unless_it_has_a_virus(
     ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
     assert (await try_update_users(ada, forwardTo=[DAVE]))[1] == []
-    clean_id, virus_id = (
-        await quarantine_message(ada, "Bill"),
-        await quarantine_message(ada, "Ill", QuarantineReason(0.0, (), "Eicar")),
-    )
+    clean_id = await quarantine_message(ada, "Bill")
+    virus_id = await quarantine_message(ada, "Ill", QuarantineReason(0.0, (), "Eicar"))
     assert await release_and_get_mailboxes(ada, clean_id) == ["INBOX"]
     assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
     await put_sieve_script(ada, 'redirect "eve@far.example";')

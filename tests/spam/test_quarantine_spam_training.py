@@ -112,10 +112,8 @@ async def test_no_training_without_access_or_with_a_virus(
     domain_admin = await make_domain_admin(
         ada.environment, http, "chief", [AdminPermission.QUARANTINE]
     )
-    item_id, virus_id = (
-        await quarantine_message(ada, "Hers"),
-        await quarantine_message(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
-    )
+    item_id = await quarantine_message(ada, "Hers")
+    virus_id = await quarantine_message(ada, "Virus", QuarantineReason(0.0, (), "Eicar"))
     _, errors = await run_mutation(bob, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
     assert (error_summary(errors)[0], await pending_training(ada.environment)) == ("NOT_FOUND", [])
     assert (

@@ -144,9 +144,8 @@ async def test_repeated_delivery_is_quarantined_once(
     )
     assert errors == []
     await deliver_message_to(environment, ada, raw=raw)
-    assert (
-        await load_quarantine_rows(environment) == []
-    )  # it was there before, and its owner deleted it
+    # it was there before, and its owner deleted it
+    assert await load_quarantine_rows(environment) == []
     clock.tick(days=1)
     await deliver_message_to(environment, ada, raw=raw)
     assert len(await load_quarantine_rows(environment)) == 1
@@ -319,10 +318,8 @@ async def test_consistency_check_covers_quarantine_items(
         ("message_size", f"quarantine_items/{second.id}"),
     }
     for row in (first, second):
-        client, item_id = (
-            ada if row.user_id == ada.user.id else bob,
-            global_ids.encode("QuarantineItem", row.id),
-        )
+        client = ada if row.user_id == ada.user.id else bob
+        item_id = global_ids.encode("QuarantineItem", row.id)
         await run_mutation(client, QUARANTINE_DELETE, quarantineItems=[{"id": item_id}])
 
 

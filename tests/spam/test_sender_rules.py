@@ -297,9 +297,8 @@ async def test_number_of_rules_per_scope_is_limited(
     )
     assert (error["limit"], error["used"]) == (1000, 999)
     await create_sender_rules(ada, ADA_SCOPE, "a.test", "0.full.test", action="ALLOW")
-    await create_sender_rules(
-        ada, ADA_SCOPE, "1.full.test", action="ALLOW"
-    )  # no new rule fits, and none of these is new
+    # no new rule fits, and none of these is new
+    await create_sender_rules(ada, ADA_SCOPE, "1.full.test", action="ALLOW")
     assert (await rule_error(ada, patterns=["b.test"]))[0] == "LIMIT_REACHED"
     assert (await rule_error(root, scope={"domain": {"name": "example.org"}}))[0] == "LIMIT_REACHED"
     await create_sender_rules(root, GLOBAL_SCOPE, "a.test")
@@ -393,9 +392,8 @@ async def test_administrators_get_events_of_domain_rules(
     domain_subscription = await open_subscription(
         live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
     )
-    await create_sender_rules(
-        domain_admin, {"user": {"username": "chief"}}, "own.test"
-    )  # in the stream of the account
+    # in the stream of the account
+    await create_sender_rules(domain_admin, {"user": {"username": "chief"}}, "own.test")
     (tag_rule,) = await create_sender_rules(root, {"tag": "vip"}, "a.test")
     (domain_rule,) = await create_sender_rules(root, {"domain": {"name": "example.org"}}, "b.test")
     await wait_until(

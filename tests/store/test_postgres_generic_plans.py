@@ -16,10 +16,8 @@ from tests.support.case_loop import each_case
 from tests.support.stores import store_fixtures
 from tests.support.stores.query_plans import record_query_plans
 
-MESSAGE_COUNT, OTHER_USER_COUNT = (
-    3000,
-    8,
-)  # messages of each account, and the number of other accounts
+MESSAGE_COUNT = 3000  # of each account
+OTHER_USER_COUNT = 8
 BASE = 1 << 40
 RUN_COUNT = 8  # PostgreSQL considers a generic plan from the sixth execution on
 INBOX_PAGE = """query ($after: String) { viewer { user { mailbox(by: {path: "INBOX"}) {

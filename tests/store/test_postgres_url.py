@@ -125,9 +125,8 @@ async def test_certificate_of_another_server_is_refused(
         with pytest.raises(StorageUnavailable) as failure:
             await can_use_database(f"{proxy.url}?{parameters}")
         assert isinstance(failure.value.__cause__, ssl.SSLCertVerificationError), parameters
-    host_name_url = proxy.url.replace(
-        "127.0.0.1", "localhost"
-    )  # the certificate contains the IP address
+    # the certificate contains the IP address
+    host_name_url = proxy.url.replace("127.0.0.1", "localhost")
     with pytest.raises(StorageUnavailable):
         await can_use_database(f"{host_name_url}?sslmode=verify-full&sslrootcert={ca_file}")
     assert await can_use_database(f"{host_name_url}?sslmode=verify-ca&sslrootcert={ca_file}")

@@ -143,10 +143,8 @@ async def test_clock_step_does_not_end_a_lease(
 async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
     ada: GraphQLClient, environment: Environment, clock: ManualClock, step: timedelta
 ) -> None:
-    dead, successor = (
-        make_other_process(environment, ahead=step, name="dead"),
-        make_other_process(environment),
-    )
+    dead = make_other_process(environment, ahead=step, name="dead")
+    successor = make_other_process(environment)
     clock.time += step
     submission_id = await queue_message(ada)
     clock.time -= step
@@ -267,10 +265,8 @@ async def test_restarted_process_gets_its_leases_at_once(
 async def test_stopped_process_frees_its_leases_at_once(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    stopping, successor = (
-        make_other_process(environment, name="stopping"),
-        make_other_process(environment),
-    )
+    stopping = make_other_process(environment, name="stopping")
+    successor = make_other_process(environment)
     await queue_message(ada)
     async with leases.keep_process_registered(stopping):
         assert len(await claim_delivery_ids(stopping)) == 2
@@ -369,10 +365,8 @@ def test_other_boot_or_old_heartbeat_on_one_machine_is_dead() -> None:
 
 
 def test_resume_from_suspend_marks_no_process_dead() -> None:
-    this_boot, observer = (
-        boot_id(),
-        HeartbeatObserver(interval_seconds=0.02, dead_after_seconds=15.0),
-    )
+    this_boot = boot_id()
+    observer = HeartbeatObserver(interval_seconds=0.02, dead_after_seconds=15.0)
     assert (
         observer.note_heartbeats_and_find_dead(
             [Heartbeat(1, 5, this_boot, milliseconds_since_boot())], is_one_machine=True

@@ -132,9 +132,8 @@ async def test_subscription_continues_after_an_outage(
     for follower in followers:
         await wait_until(lambda follower=follower: len(follower.events) == 1)
     await postgres_proxy.cut_connections()
-    ada.environment.wakeups.wake_followers(
-        ada.user.id, 10**6
-    )  # the followers read and find no database
+    # the followers read and find no database
+    ada.environment.wakeups.wake_followers(ada.user.id, 10**6)
     await wait_until(lambda: not OUTAGES.is_quiet)
     await postgres_proxy.start()
     await record_journal_entry(ada, EventType.MAILBOX_UPDATED, [2])

@@ -79,9 +79,8 @@ def test_every_module_that_takes_leases_protects_them() -> None:
     }
     # mail/outbound/worker.py lists its current deliveries
     module_texts.pop("mail/queue/recipient_leases.py")
-    module_texts.pop(
-        "resolvers/submission/compose_requests.py"
-    )  # a listener is valid only while its process is registered
+    # a listener is valid only while its process is registered
+    module_texts.pop("resolvers/submission/compose_requests.py")
     assert len(module_texts) >= len(leases.LEASED_TABLES) - 1
     for module, worker in WORKER_BY_LEASE_MODULE.items():
         assert module in module_texts

@@ -143,9 +143,8 @@ async def test_message_is_sent_without_copy_if_mailbox_was_deleted(
     ctx, selector = client_context(ada), mailbox_loaders.MailboxSelector(path="Brief")
     account = await composition.read_account(ctx, ada.user.id)
     outgoing = replace(SHORT_MESSAGE, mailbox=selector)
-    batch = await compose_messages_of_request(
-        ctx, account, outgoing, ErrorCollector()
-    )  # The mailbox is looked up here.
+    # The mailbox is looked up here.
+    batch = await compose_messages_of_request(ctx, account, outgoing, ErrorCollector())
     await mailbox_delete.delete_mailboxes(client_context(ada), MailboxDeletion([selector]))
     (stored,) = await submission_create.scan_and_queue_messages_with_copies(
         ctx, account, batch.messages
@@ -321,10 +320,8 @@ async def test_held_submission_can_be_cancelled(ada: GraphQLClient, clock: Manua
 async def test_cancel_of_leased_submission_is_refused(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    first, second = (
-        (await send_outgoing_message(ada)).submission,
-        (await send_outgoing_message(ada, send_at=one_hour_later(clock))).submission,
-    )
+    first = (await send_outgoing_message(ada)).submission
+    second = (await send_outgoing_message(ada, send_at=one_hour_later(clock))).submission
     assert first is not None
     assert second is not None
     assert await claim_due_recipients(ada) == 1

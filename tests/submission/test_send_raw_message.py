@@ -240,10 +240,8 @@ async def test_foreign_message_cannot_be_quoted(ada: GraphQLClient, bob: GraphQL
 async def test_message_is_encrypted_to_all_known_keys(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    ada_key, bob_key = (
-        make_secret_key("Ada <ada@example.org>"),
-        make_secret_key("Bob <bob@example.org>"),
-    )
+    ada_key = make_secret_key("Ada <ada@example.org>")
+    bob_key = make_secret_key("Bob <bob@example.org>")
     message_fields = {
         "to": [{"address": bob.address}],
         "subject": "x",

@@ -158,9 +158,8 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: SmtpTes
         await client.run_command(f"AUTH PLAIN {auth_plain_response(password=passwords['IMAP'])}")
     ).startswith("535")
     await sign_in_by_auth_plain(client, password=passwords["SMTP"])
-    await authentication.wait_for_background_tasks(
-        ada.environment
-    )  # Failures are logged after the reply.
+    # Failures are logged after the reply.
+    await authentication.wait_for_background_tasks(ada.environment)
     rows = await ada.environment.database.read(
         select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
             col(SecurityEvent.action) == SecurityEventAction.SIGN_IN_ATTEMPTED

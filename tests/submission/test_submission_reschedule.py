@@ -155,9 +155,8 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
     assert (
         await recipient_leases.release_held_and_claim_due_jobs(environment, WORKER_LIMITS)
     ).recipient_count >= 2
-    assert (
-        await load_submission_state(environment, first) == "QUEUED"
-    )  # it is due and was not rescheduled
+    # it is due and was not rescheduled
+    assert await load_submission_state(environment, first) == "QUEUED"
 
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])

@@ -78,9 +78,8 @@ async def _compare_shared_and_single(
     seed = secrets.randbelow(10**6)
     print("seed", seed)  # noqa: T201 - shown if the test fails
     rng = random.Random(seed)  # noqa: S311 - the same choices for the same seed
-    monkeypatch.setattr(
-        shared_subscriptions, "MEMBERS_PER_STEP", 2
-    )  # others act while events are delivered
+    # others act while events are delivered
+    monkeypatch.setattr(shared_subscriptions, "MEMBERS_PER_STEP", 2)
     queries = {
         "plain": CHANGES_SUBSCRIPTION,
         "nested": NESTED_CHANGES_SUBSCRIPTION,

@@ -215,9 +215,8 @@ async def test_different_batch_windows_and_hosts_are_not_shared(
         await live_server.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")
     ]
     followers += [await live_server.follow(ada, query, host="mail.example.org", w="PT0S")]
-    await wait_until(
-        lambda: live_server.subscriber_count == 4
-    )  # links in results contain the host of the request
+    # links in results contain the host of the request
+    await wait_until(lambda: live_server.subscriber_count == 4)
     assert sorted(len(group.members) for group in live_server.groups) == [1, 1, 2]
     for follower in followers:
         await follower.unsubscribe()
@@ -298,10 +297,8 @@ async def test_revoked_credential_ends_only_its_subscription(
     other_key = await make_api_key(
         ada.environment, "other", scopes=[Scope.FULL], user_id=ada.user.id, role=ada.user.role
     )
-    lasting, revoked = (
-        await live_server.follow(ada, CHANGES_SUBSCRIPTION),
-        await live_server.follow(ada, CHANGES_SUBSCRIPTION, secret=other_key),
-    )
+    lasting = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    revoked = await live_server.follow(ada, CHANGES_SUBSCRIPTION, secret=other_key)
     await wait_until(lambda: live_server.subscriber_count == 2)
     (key_id,) = [
         follower.viewer.api_key_id
@@ -427,9 +424,8 @@ async def test_slow_reader_delays_no_one_and_gets_batched_events(
         memory, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert memory < 5_000_000
-        assert (
-            live_server.subscriber_count == 1
-        )  # the slow reader has left the group and is still subscribed
+        # the slow reader has left the group and is still subscribed
+        assert live_server.subscriber_count == 1
         await create(ada, "End")
         received = await slow_client.read_until(b'"path":"End"')
         numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]

@@ -413,10 +413,8 @@ async def test_socket_is_closed_when_credential_expires(environment: Environment
     async with run_small_schema_server(
         environment, EndpointSettings(credential_check_interval=0.05)
     ) as server:
-        expiring_socket, other_socket = (
-            await open_with_subscriptions(server, "brief"),
-            await open_with_subscriptions(server, "user"),
-        )
+        expiring_socket = await open_with_subscriptions(server, "brief")
+        other_socket = await open_with_subscriptions(server, "user")
         server.clock.tick(seconds=59)
         await server.endpoint.connection_watch.disconnect_ended_and_kicked()
         assert expiring_socket.close_code is None

@@ -44,10 +44,8 @@ MUTATION_CLASSES, READ_CLASSES = (
 SUBSCRIPTION_NAMES = [name for name in READ_CLASSES if name.startswith("Subscription.")]
 QUERY_NAMES = [name for name in READ_CLASSES if name not in SUBSCRIPTION_NAMES]
 # Users can't delete their own account, and a key without an account has no uploads.
-WITHOUT_OWN_ACCOUNT, WITHOUT_PLATFORM_KEY = (
-    {"Query.deletedUser", "Query.deletedUsers", "node DeletedUser", "userRestore"},
-    {"mailImport", "mailImport source"},
-)
+WITHOUT_OWN_ACCOUNT = {"Query.deletedUser", "Query.deletedUsers", "node DeletedUser", "userRestore"}
+WITHOUT_PLATFORM_KEY = {"mailImport", "mailImport source"}
 MUTATIONS_WITH_TWO_SCOPES = {"messageRedirect"}  # their descriptions name the second one
 KEY_VALUE_MUTATIONS = {"keyValueDelete", "keyValueIncrement", "keyValueSet"}  # ROOT for others
 DIALECTS = ("sqlite", "postgresql")
@@ -220,9 +218,8 @@ def test_every_read_has_a_decision() -> None:
         }
         assert untargeted_names(kind) <= set(parent.fields)
         expected.add(f"{kind}.changes position")  # the argument `after` refers to a journal
-    expected |= {
-        f"Query.{name}" for name in target_queries.QUERIES if " " in name
-    }  # other arguments
+    # other arguments
+    expected |= {f"Query.{name}" for name in target_queries.QUERIES if " " in name}
     user: Any = SDL.type_map["User"]
     shown = {*target_queries.plain_fields("User"), *ACCESS_MATRIX["records"]["User"].split()}
     expected |= {f"User.{name}" for name in user.fields if name not in shown}

@@ -365,9 +365,8 @@ async def test_delays_are_listed_and_lifted(
     keys = ["user:7@203.0.113.0/24", "network:203.0.113.0/24", "user:7", "name:x@2001:db8::/64"]
     for _ in range(2):
         await throttles.count_failure_return_reached_keys(environment, dict.fromkeys(keys, limit))
-    await throttles.count_failure_return_reached_keys(
-        environment, {"user:8@203.0.113.0/24": limit}
-    )  # no delay yet
+    # no delay yet
+    await throttles.count_failure_return_reached_keys(environment, {"user:8@203.0.113.0/24": limit})
     penalties = (await admin_client(PENALTIES_QUERY))["loginPenalties"]
     assert penalties["totalCount"] == len(penalties["nodes"]) == 4
     networks = [node["network"] for node in penalties["nodes"]]

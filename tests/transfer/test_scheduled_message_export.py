@@ -63,9 +63,8 @@ async def test_scheduled_message_is_imported_as_a_draft(
         False,
         "Sent",
     )
-    assert (
-        len(await load_queued_messages(environment)) == submission_count
-    )  # no message is queued again
+    # no message is queued again
+    assert len(await load_queued_messages(environment)) == submission_count
 
 
 async def test_export_record_has_recipients_and_send_at(ada: GraphQLClient) -> None:
@@ -168,9 +167,8 @@ async def test_sent_or_unselected_message_is_not_exported_as_a_draft(ada: GraphQ
         ada, "submissionCancel", "submissions { state }", submissions=[{"id": submission["id"]}]
     )
     await set_quota(ada, 10)
-    await execute_mutation(
-        ada, "messageSend", "submissions { id }", **SCHEDULED_MESSAGE
-    )  # sent at once
+    # sent at once
+    await execute_mutation(ada, "messageSend", "submissions { id }", **SCHEDULED_MESSAGE)
     await set_quota(ada, None)
     assert archive_subjects((await export_account(ada, format="JSON"))["content"]) == ["a"]
 

@@ -297,9 +297,8 @@ async def test_list_needs_a_constant_number_of_statements(
     )
 
     async def cost() -> int:
-        await authentication.wait_for_background_tasks(
-            ada.environment
-        )  # uses of credentials are recorded in the background
+        # uses of credentials are recorded in the background
+        await authentication.wait_for_background_tasks(ada.environment)
         del statements[:]
         await root(document)
         return len(statements)

@@ -297,9 +297,8 @@ async def test_path_needs_root_and_the_import_folder(
     os.mkfifo(folder / "pipe")
     arguments = {"user": {"username": "ada"}, "path": "sub/a.mbox"}
     payload = await execute_mutation(root, "userImport", TASK_FIELDS, **arguments)
-    assert error_codes_and_paths(payload) == [
-        ("FORBIDDEN_OPERATION", ["path"])
-    ]  # no folder is configured
+    # no folder is configured
+    assert error_codes_and_paths(payload) == [("FORBIDDEN_OPERATION", ["path"])]
     object.__setattr__(environment, "options", replace(environment.options, import_folder=folder))
     assert (
         error_codes_and_paths(

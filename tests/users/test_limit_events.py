@@ -84,10 +84,8 @@ async def test_delivery_below_thresholds_runs_no_extra_statement(
     await set_user_limits(ada, quota=QUOTA)
     statement_counts: list[int] = []
     for size in (1_000, 6_000, 500, 500, 500):  # the fourth reaches the threshold
-        raw, count_before = (
-            message_of_size(size, f"{size} {len(statement_counts)}"),
-            len(statements),
-        )
+        raw = message_of_size(size, f"{size} {len(statement_counts)}")
+        count_before = len(statements)
         await deliver_to(ada, raw)
         delivery_statements = statements[count_before:]
         statement_counts.append(len(delivery_statements))
@@ -95,9 +93,8 @@ async def test_delivery_below_thresholds_runs_no_extra_statement(
             2 if len(statement_counts) == 4 else 1
         )
     assert statement_counts[0] == statement_counts[1] == statement_counts[2] == statement_counts[4]
-    assert (
-        statement_counts[3] == statement_counts[0] + 6
-    )  # two journal rows with their positions, a task and the user
+    # two journal rows with their positions, a task and the user
+    assert statement_counts[3] == statement_counts[0] + 6
 
 
 @pytest.mark.usefixtures("verify_consistency")
@@ -275,10 +272,8 @@ async def test_received_limit_is_reported_when_reached_and_exceeded(
     for n in range(3):
         assert await load_limit_events(ada) == []
         await deliver_to(ada, f"{n}")
-    reached_event, refused_event = (
-        ("RECEIVED", "FULL", 3, 3, False),
-        ("RECEIVED", "FULL", 3, 3, True),
-    )
+    reached_event = ("RECEIVED", "FULL", 3, 3, False)
+    refused_event = ("RECEIVED", "FULL", 3, 3, True)
     assert await load_limit_events(ada) == [reached_event]
     clock.tick(minutes=59)
     for _ in range(4):
@@ -368,10 +363,8 @@ LIMIT_SUBSCRIPTION = """subscription { changes(types: [LIMIT_REACHED]) { events 
 async def test_only_subscribers_of_the_user_get_limit_events(
     live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    ada_socket, bob_socket = (
-        await live_server.follow(ada, LIMIT_SUBSCRIPTION),
-        await live_server.follow(bob, LIMIT_SUBSCRIPTION),
-    )
+    ada_socket = await live_server.follow(ada, LIMIT_SUBSCRIPTION)
+    bob_socket = await live_server.follow(bob, LIMIT_SUBSCRIPTION)
     await wait_until(lambda: live_server.subscriber_count == 2)
     await set_user_limits(ada, quota=QUOTA, received_per_hour=2)
     await receive_messages_of_sizes(ada, 8_000, 500)

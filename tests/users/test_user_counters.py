@@ -207,10 +207,8 @@ class UserLifecycleModel:
     async def move(self, name: str, domain: str) -> None:
         """Move a user to another domain, and update the counters of both domains."""
         sql = "SELECT id FROM domains WHERE name = :name"
-        domain_rows, user_id = (
-            await select_rows(self.environment, sql, name=domain),
-            await self._id(name),
-        )
+        domain_rows = await select_rows(self.environment, sql, name=domain)
+        user_id = await self._id(name)
         async with self.environment.write_session() as session:
             connection = await session.connection()
             for sign in (-1, 1):

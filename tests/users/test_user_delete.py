@@ -84,9 +84,8 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     ((message_id,), *_) = await select_rows(
         environment, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id
     )
-    await ada(
-        document, i={"select": {"ids": [global_ids.encode("Message", message_id)]}}
-    )  # to the archive of deleted messages
+    # to the archive of deleted messages
+    await ada(document, i={"select": {"ids": [global_ids.encode("Message", message_id)]}})
     recipient = await address_resolution.load_recipient_below_limits(environment, ada.address)
     count_before = await select_rows(environment, "SELECT count(*) FROM messages")
     payload, errors = await delete_users(root, ada.user.id)

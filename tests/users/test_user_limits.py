@@ -116,9 +116,8 @@ async def test_recipients_are_counted_for_a_day(
         "limit": 3, "used": 2, "resetsAt": "2030-01-02T00:00:00Z"
     }  # fmt: skip
     expected_errors = [{"code": "RATE_LIMITED", "retryAfter": "PT82800S"}]
-    assert (
-        await send_message(ada, "c@example.net", "d@example.net") == expected_errors
-    )  # one recipient too many
+    # one recipient too many
+    assert await send_message(ada, "c@example.net", "d@example.net") == expected_errors
     assert (await load_limits(ada))["recipientsPerDay"]["used"] == 2
     assert await send_message(ada, "c@example.net") == []
     count_before = await select_rows(environment, "SELECT count(*) FROM messages")

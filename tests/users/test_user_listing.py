@@ -130,9 +130,8 @@ async def test_pages_have_no_gaps_in_both_directions(client_with_users: GraphQLC
         backward_pages.append(usernames_of_page(page))
         page_info = page["pageInfo"]
     assert backward_pages == [ALL_USERNAMES[2:], ALL_USERNAMES[:2]]
-    await make_user(
-        client_with_users.environment, "anna"
-    )  # a new user between two pages does not move the cursor
+    # a new user between two pages does not move the cursor
+    await make_user(client_with_users.environment, "anna")
     first = await load_user_page(client_with_users, first=1)
     assert usernames_of_page(
         await load_user_page(client_with_users, first=1, after=first["pageInfo"]["endCursor"])
@@ -344,10 +343,8 @@ async def test_private_metadata_is_hidden_from_its_user(
 async def test_domain_admin_sees_users_of_own_domains(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    other_user_id, inside = (
-        await create_user_of_other_domain(environment),
-        await make_user(environment, "inside"),
-    )
+    other_user_id = await create_user_of_other_domain(environment)
+    inside = await make_user(environment, "inside")
     assert ada.user.domain_id
     viewer = Viewer(
         ada.user.id,

@@ -184,9 +184,8 @@ async def check_lists_of_domain_admin(many_users: ManyUsers) -> None:
     wide_viewer = replace(
         ctx.viewer, administered_domains=ctx.viewer.administered_domains | set(range(1, 100))
     )
-    wide_context = Context(
-        many_users.environment, wide_viewer
-    )  # too many domains to be read separately
+    # too many domains to be read separately
+    wide_context = Context(many_users.environment, wide_viewer)
     assert user_ids == [
         row.id
         for row in (

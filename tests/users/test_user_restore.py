@@ -124,9 +124,8 @@ async def test_restore_with_taken_name_or_full_domain_is_refused(
         await (await session.connection()).execute(text("UPDATE domains SET max_users = 1"))
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
-    assert await load_deleted_user(
-        root, id=global_ids.encode("User", ada.user.id)
-    )  # the user is still deleted
+    # the user is still deleted
+    assert await load_deleted_user(root, id=global_ids.encode("User", ada.user.id))
 
 
 async def test_restore_into_domain_without_room_for_its_addresses_is_refused(

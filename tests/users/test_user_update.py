@@ -70,10 +70,8 @@ async def test_update_is_journaled_for_user_and_domain(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     environment, domain = ada.environment, ada.user.domain_id or 0
-    user_position, domain_position = (
-        await load_stream_position(environment, ada.user.id),
-        await load_stream_position(environment, domain),
-    )
+    user_position = await load_stream_position(environment, ada.user.id)
+    domain_position = await load_stream_position(environment, domain)
     assert (await try_update_users(ada, name="New", language="de"))[1] == []
     expected = (EventType.USER_UPDATED, [ada.user.id], [["language", "name"]])
     assert await load_journal_changes(environment, ada.user.id, user_position) == [expected]

@@ -204,10 +204,8 @@ async def test_reset_of_many_users_runs_constant_statements(
         return len([statement for statement in statements if "api_keys" not in statement])
 
     await insert_usages()
-    count_for_one, count_for_many = (
-        await count_statements(user_ids[:1]),
-        await count_statements(user_ids[1:]),
-    )
+    count_for_one = await count_statements(user_ids[:1])
+    count_for_many = await count_statements(user_ids[1:])
     # one statement for users with both counters, and one for users with one
     assert count_for_many <= count_for_one + 1
     assert (await load_counters(environment))[0] == []

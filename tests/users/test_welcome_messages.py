@@ -84,9 +84,8 @@ async def test_invalid_welcome_message_does_not_prevent_create(
     set_welcome_folder(root, welcome_folder)
     _, errors = await try_create_user(root, quota=500, options={"idempotencyKey": "k"})
     assert errors == []
-    assert (
-        len(await select_rows(root.environment, "SELECT id FROM messages")) < 2
-    )  # the quota has no room
+    # the quota has no room
+    assert len(await select_rows(root.environment, "SELECT id FROM messages")) < 2
     set_welcome_folder(root, welcome_folder / "nowhere")
     assert (await try_create_user(root, address="dan@example.org"))[1] == []
 

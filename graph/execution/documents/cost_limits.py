@@ -442,9 +442,8 @@ def _page_size(
 def _count_of_literal(value: ValueNode | None) -> int | None:
     match value:
         case IntValueNode():
-            return _object_count_of_argument(
-                int(value.value[:20])
-            )  # a longer text is no Int and slow to parse
+            # a longer text is no Int and slow to parse
+            return _object_count_of_argument(int(value.value[:20]))
         case ListValueNode():
             return len(value.values)
         case _:

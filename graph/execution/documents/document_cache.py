@@ -109,9 +109,8 @@ class PreparedDocument:
     operation_type: OperationType = OperationType.QUERY
     operation_name: str | None = None
     cost_formula: CostFormula = NO_COST
-    object_counts_of_default_values: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of the variables that count
+    # of the variables that count
+    object_counts_of_default_values: Mapping[str, Any] = field(default_factory=dict)
     sizes_of_default_values: Mapping[str, int] = field(default_factory=dict)  # in units
     text_lengths_of_default_values: Mapping[str, int] = field(default_factory=dict)
     root_fields: frozenset[str] = frozenset()

@@ -25,9 +25,8 @@ from resolvers.admin.trusted_documents import hash_of
 from resolvers.context import Context
 
 FindTrustedText = Callable[[bytes], Awaitable[str | None]]
-PrepareDocument = Callable[
-    [Context, str, str | None], PreparedDocument
-]  # context, text, operation name
+# context, text, operation name
+PrepareDocument = Callable[[Context, str, str | None], PreparedDocument]
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 DOCUMENT_ID_PREFIX = "sha256:"
@@ -69,9 +68,8 @@ def _parse_persisted_query_digest(persisted_query: object) -> bytes | None:
         return None
     members = persisted_query if isinstance(persisted_query, dict) else {}
     version, text = members.get("version"), members.get("sha256Hash")
-    is_known_version = (
-        type(version) is int and version == PERSISTED_QUERY_VERSION
-    )  # True equals 1 too
+    # True equals 1 too
+    is_known_version = type(version) is int and version == PERSISTED_QUERY_VERSION
     if is_known_version and isinstance(text, str) and SHA256_HEX.fullmatch(text):
         return bytes.fromhex(text)
     raise bad_request(

@@ -392,10 +392,8 @@ def _target_mailbox(action: Action) -> str | None:
 def _merge_store_actions(earlier: Action, later: Keep | FileInto) -> Keep | FileInto:
     """Merge two actions that store in the same mailbox; the later one decides the flags."""
     if isinstance(earlier, FileInto) and isinstance(later, FileInto):
-        create, copy = (
-            earlier.create_mailbox or later.create_mailbox,
-            earlier.keeps_implicit_keep and later.keeps_implicit_keep,
-        )
+        create = earlier.create_mailbox or later.create_mailbox
+        copy = earlier.keeps_implicit_keep and later.keeps_implicit_keep
         return FileInto(
             later.mailbox,
             later.flags,

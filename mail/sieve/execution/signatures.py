@@ -106,9 +106,8 @@ class CallSignature:
     """The arguments of a command or test, and the function that executes it."""
 
     name: str
-    execute: Callable[
-        [Any, SieveCall], bool | None
-    ]  # Any: interpreter.Run, which is built on this module
+    # Any: interpreter.Run, which is built on this module
+    execute: Callable[[Any, SieveCall], bool | None]
     positional: tuple[PositionalArgument, ...] = ()
     options: tuple[TagOption, ...] = ()
     extension: str | tuple[str, ...] | None = None  # required extensions; of several, all

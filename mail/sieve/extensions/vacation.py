@@ -19,10 +19,8 @@ from mail.sieve.extensions.core_commands import parse_field_addresses, recipient
 from mail.sieve.extensions.mailboxes import FCC_OPTIONS, fcc_copy_or_none, mailbox_arguments_problem
 
 DAY_SECONDS = 86_400
-DEFAULT_INTERVAL, MAX_INTERVAL = (
-    7 * DAY_SECONDS,
-    90 * DAY_SECONDS,
-)  # seconds between two replies to one sender
+DEFAULT_INTERVAL = 7 * DAY_SECONDS  # seconds between two replies to one sender
+MAX_INTERVAL = 90 * DAY_SECONDS
 _MAX_SUBJECT_LENGTH = 200  # characters of the original subject
 _RECIPIENT_FIELDS = ("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc")
 _LIST_FIELDS = (
@@ -48,10 +46,8 @@ def _execute_vacation(run: ScriptRun, call: SieveCall) -> None:
     if run.has_run_vacation:
         raise run.error_at(call, "A script can use vacation only once for a message.")
     run.has_run_vacation = True
-    reason, subject = (
-        run.expanded_argument_or_empty(call, "reason"),
-        run.expanded_argument_or_empty(call, "subject"),
-    )
+    reason = run.expanded_argument_or_empty(call, "reason")
+    subject = run.expanded_argument_or_empty(call, "subject")
     from_ = run.expanded_argument_or_empty(call, "from") if call.has_argument("from") else None
     own_addresses = [*run.environment.addresses, *run.strings_argument(call, "addresses")]
     if from_ is not None and _is_invalid_sender(from_):

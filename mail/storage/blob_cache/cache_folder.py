@@ -34,12 +34,10 @@ KEPT_SHARE = 0.9  # of the size and of the files, after the removal of the least
 PART_MAX_AGE = 3600.0  # seconds after which an unfinished file is removed
 USE_INTERVAL = 60.0  # seconds between two writes of the last use of a file
 PART_PREFIX = ".part-"  # of unfinished files
-MARK_NAME, LOCK_NAME, USAGE_NAME, RESCAN_LOCK_NAME = (
-    ".merganser-cache",
-    ".lock",
-    ".usage",
-    ".rescan",
-)
+MARK_NAME = ".merganser-cache"
+LOCK_NAME = ".lock"
+USAGE_NAME = ".usage"
+RESCAN_LOCK_NAME = ".rescan"
 INTERNAL_NAMES = frozenset({MARK_NAME, LOCK_NAME, USAGE_NAME, RESCAN_LOCK_NAME})
 _STORE_ID = re.compile(r"[0-9a-f]{16}")
 

@@ -35,10 +35,8 @@ class Base64LineOffsets:
         cuts it off.
         """
         characters = binascii.b2a_base64(content, newline=False)
-        character_count, begun = (
-            len(characters),
-            -first_character % self.line_width,
-        )  # characters until the first line is full
+        character_count = len(characters)
+        begun = -first_character % self.line_width  # characters until the first line is full
         lines = [characters[:begun]] if begun else []
         lines += [
             characters[nth : nth + self.line_width]

@@ -22,9 +22,8 @@ COLUMNS = tuple(
 MAX_CHUNK_SIZE = 256 * 1024  # most bytes that `stream` yields at once
 MAX_WHOLE_READ = 1024 * 1024  # uncompressed bytes; a blob up to this size is always read as a whole
 THREAD_THRESHOLD = 64 * 1024  # bytes; from this size on a thread decompresses
-READ_AHEAD = (
-    1024 * 1024
-)  # compressed bytes in memory: more than one step needs, see _decompressed_chunks
+# compressed bytes in memory: more than one step needs, see _decompressed_chunks
+READ_AHEAD = 1024 * 1024
 
 
 async def read_and_verify_content(store: ObjectStoreProtocol, blob: ColumnRow) -> bytes:
@@ -101,9 +100,8 @@ async def stream_content(
     except CorruptBlob:
         add_damage_mark(store, blob)
         if blob.name is not None:
-            await forget_object_if_store_has_cache(
-                store, blob.name
-            )  # the next call reads the object itself
+            # the next call reads the object itself
+            await forget_object_if_store_has_cache(store, blob.name)
         raise
 
 

@@ -127,10 +127,8 @@ async def store_objects_and_prepare_blob_rows(  # noqa: PLR0913 - the blobs and 
     top = await _store_missing_objects_and_prepare_rows(
         environment, tenant_id, [layout_blob], MAX_INLINE_LAYOUT, store_again=store_again
     )
-    rows, known_digests = (
-        [*top.new_rows, *message_parts.new_rows],
-        [*top.known_digests, *message_parts.known_digests],
-    )
+    rows = [*top.new_rows, *message_parts.new_rows]
+    known_digests = [*top.known_digests, *message_parts.known_digests]
     return StoredMessageBlobs(
         layout_blob.digest,
         rows,

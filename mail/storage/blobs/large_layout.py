@@ -16,14 +16,12 @@ from mail.storage.blobs.message_layout import (
 from models.store.columns import ColumnRow
 from models.store.object_store import ObjectStoreProtocol
 
-MAX_LAYOUT_IN_MEMORY = (
-    blob_reader.MAX_WHOLE_READ
-)  # bytes; a larger layout is read when its bytes are needed
+# bytes; a larger layout is read when its bytes are needed
+MAX_LAYOUT_IN_MEMORY = blob_reader.MAX_WHOLE_READ
 ENTRIES_READ_SIZE = 64 * 1024  # bytes that hold the entries of nearly every layout
 COPIES_PER_READ = 4  # compressed, decompressed, decoded and normalized bytes of one message
-READ_MEMORY = MemoryLimit(
-    128 << 20
-)  # bytes of large messages that one process reads at the same time
+# bytes of large messages that one process reads at the same time
+READ_MEMORY = MemoryLimit(128 << 20)
 
 
 class LazyMessageLayout(MessageLayout):

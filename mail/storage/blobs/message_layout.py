@@ -37,10 +37,8 @@ LITERAL, VERBATIM, BASE64 = 0, 1, 2
 LINE_ENDS = (b"", b"\n", b"\r\n")
 DIGEST_SIZE = 32  # bytes
 MAX_NUMBER_SIZE = 9  # bytes of the longest LEB128 number
-LEB128_VALUE_BITS, LEB128_MORE_BIT = (
-    0x7F,
-    0x80,
-)  # of each byte of a number; the highest bit says that one follows
+LEB128_VALUE_BITS = 0x7F  # of each byte of a number
+LEB128_MORE_BIT = 0x80  # another byte follows
 SMALLEST_BASE64 = 1024  # encoded bytes; a part up to this size stays in the layout
 SMALLEST_VERBATIM = 64 * 1024
 MAX_CHUNK_SIZE = 256 * 1024  # most bytes that `rebuild_message` yields at once

@@ -246,9 +246,8 @@ class FolderStore:
 
     def _list_shard(self, shard: str) -> Sequence[StoredObject]:
         objects: list[StoredObject] = []
-        young = (
-            time.time() - PART_MAX_AGE
-        )  # by the clock of the file system, not the clock of the environment
+        # by the clock of the file system, not the clock of the environment
+        young = time.time() - PART_MAX_AGE
         try:
             entries = os.scandir(self.folder / shard)
         except FileNotFoundError:  # removed since

@@ -74,9 +74,8 @@ class ConnectorRunOrder:
 
     connectors: Sequence[ConnectorChoice]
     is_dry_run: bool
-    start_progress: Callable[
-        [ConnectorChoice, ColumnRow], ShowProgress
-    ]  # returns a function that takes the run's row
+    # returns a function that takes the run's row
+    start_progress: Callable[[ConnectorChoice, ColumnRow], ShowProgress]
     interrupts: InterruptHandler
 
 
@@ -284,10 +283,8 @@ async def _load_run(environment: Environment, connector: ConnectorChoice, run_id
 
 def run_as_json(connector: ConnectorChoice, run_row: ColumnRow) -> dict[str, Any]:
     """The results of a run as JSON values."""
-    started_at, finished_at = (
-        run_row.started_at or run_row.finished_at,
-        run_row.finished_at or run_row.started_at,
-    )
+    started_at = run_row.started_at or run_row.finished_at
+    finished_at = run_row.finished_at or run_row.started_at
     seconds = (finished_at - started_at).total_seconds()
     return {
         "id": connector.global_id,

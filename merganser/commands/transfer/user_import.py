@@ -219,9 +219,8 @@ async def _start_or_resume_import(
         await session.flush()
         event_type = EventType.TASK_UPDATED if stored_task else EventType.TASK_CREATED
         await ctx.record_change(session, user_id, event_type, [key])
-    import_id = (
-        key if is_same_source or not checkpoint else environment.new_id()
-    )  # a changed source is read from the start
+    # a changed source is read from the start
+    import_id = key if is_same_source or not checkpoint else environment.new_id()
     running = await import_writer.load_initial_import_state(ctx, user_id, target_mailbox, import_id)
     running.outcome = ImportOutcome(**checkpoint.get("outcome", {}))
     done_before = int(checkpoint.get("at", 0)) if is_same_source else 0

@@ -238,9 +238,8 @@ def configure_logging(
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # no format prints these, and computing them takes time
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.getLogger("mail.log").setLevel(
-        logging.WARNING
-    )  # aiosmtpd logs each line, with passwords
+    # aiosmtpd logs each line, with passwords
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
     for library in ("alembic", "uvicorn", "asyncio"):  # the server logs the same events
         logging.getLogger(library).setLevel(logging.WARNING)
 

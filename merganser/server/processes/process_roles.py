@@ -15,9 +15,8 @@ class ProcessRole:
     runs_workers: bool = True  # those that only one process runs
     http_sockets: Sequence[socket.socket] = ()  # if empty, the process binds its own
     lmtp_sockets: Sequence[socket.socket] = ()
-    smtp_sockets: Mapping[str, Sequence[socket.socket]] = field(
-        default_factory=dict
-    )  # by setting name
+    # by setting name
+    smtp_sockets: Mapping[str, Sequence[socket.socket]] = field(default_factory=dict)
     process_index: int = 0
     listening_process_count: int = 1
     status_board: ProcessStatusBoard | None = None

@@ -308,9 +308,8 @@ class ProcessSupervisor:
                 for bound_socket in bound_sockets
             ):
                 with suppress(OSError):
-                    bound_socket.shutdown(
-                        socket.SHUT_RDWR
-                    )  # so that clients connect to the other processes
+                    # so that clients connect to the other processes
+                    bound_socket.shutdown(socket.SHUT_RDWR)
         else:
             pause, process.restart_delay = 0.0, MIN_RESTART_DELAY
         process.restart_at = time.monotonic() + pause

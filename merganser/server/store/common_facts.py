@@ -38,12 +38,10 @@ COMPARE_LOCK = (
     0x6D65726A  # a PostgreSQL advisory lock: one process at a time compares and registers
 )
 COMPARE_LOCK_TIMEOUT = "60s"
-SECRET_FACT, KEY_FILE_FACT, BLOBS_FACT, COLD_BLOBS_FACT = (
-    "secret",
-    "key file",
-    "blobs",
-    "cold blobs",
-)
+SECRET_FACT = "secret"  # noqa: S105
+KEY_FILE_FACT = "key file"
+BLOBS_FACT = "blobs"
+COLD_BLOBS_FACT = "cold blobs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,8 @@ class _FileLock:
         return None
 
     def __exit__(self, *_: object) -> None:
-        os.close(
-            self._handle
-        )  # the file stays: after a removal two processes could lock different files
+        # the file stays: after a removal two processes could lock different files
+        os.close(self._handle)
 
 
 @asynccontextmanager

@@ -53,9 +53,8 @@ async def use_database_exclusively(
     """
     async with store_lock.lock_database_exclusively(settings.database_url, purpose):
         if store_lock.sqlite_lock_path(settings.database_url) is not None:
-            await leases.delete_exclusive_registrations(
-                environment
-            )  # the file lock proves that they ended
+            # the file lock proves that they ended
+            await leases.delete_exclusive_registrations(environment)
         process = environment.process
         process.name, process.exclusive_purpose = purpose, purpose
         async with leases.keep_process_registered(environment):

@@ -47,9 +47,8 @@ class StreamGate:
                 taken_places.append(stream)
             yield
         except StreamBusy:
-            has_lock_timed_out = (
-                len(taken_places) == 1 == len(set(stream_ids))
-            )  # else it is unknown which one
+            # else it is unknown which one
+            has_lock_timed_out = len(taken_places) == 1 == len(set(stream_ids))
             raise
         else:
             has_got_lock = True
@@ -81,9 +80,8 @@ class StreamGate:
                 await admission
         except BaseException as problem:
             if admission.done() and not admission.cancelled() and admission.exception() is None:
-                self._release_place_and_admit_waiters(
-                    stream_id, has_lock_timed_out=False
-                )  # the place was assigned at the same moment
+                # the place was assigned at the same moment
+                self._release_place_and_admit_waiters(stream_id, has_lock_timed_out=False)
             elif admission in queue.waiting:
                 queue.waiting.remove(admission)
                 self._drop_if_unused(stream_id, queue)

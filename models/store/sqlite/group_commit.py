@@ -96,9 +96,8 @@ class GroupCommit:
             await self._lock.acquire()
         except asyncio.CancelledError:
             if self._open_group and self._waiting == 1 and not self._lock.locked():
-                await self._commit_group_and_settle_future(
-                    self._open_group
-                )  # it was kept open for this caller alone
+                # it was kept open for this caller alone
+                await self._commit_group_and_settle_future(self._open_group)
             raise
         finally:
             self._waiting -= 1
@@ -112,9 +111,8 @@ class GroupCommit:
             ) as session:
                 try:
                     yield session
-                    await (
-                        session.commit()
-                    )  # releases the savepoint: another one's failure does not matter
+                    # releases the savepoint: another one's failure does not matter
+                    await session.commit()
                 except Exception as problem:
                     await _note_if_sqlite_rolled_back(group, problem)
                     raise
@@ -224,9 +222,8 @@ class WriteQueue:
                     )
                 except Exception as broken:  # noqa: BLE001 - each transaction of the group raises it
                     outcomes = [JobOutcome(None, broken)] * len(jobs)
-            self._waiting_jobs.extendleft(
-                reversed(jobs[len(outcomes) :])
-            )  # those for which there was no time
+            # those for which there was no time
+            self._waiting_jobs.extendleft(reversed(jobs[len(outcomes) :]))
             for job, (value, problem) in zip(jobs, outcomes, strict=False):
                 if job.result.done():
                     continue  # the caller was cancelled; the work is done nevertheless

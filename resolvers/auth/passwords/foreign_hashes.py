@@ -31,10 +31,8 @@ MAX_COSTS = {
 }
 BCRYPT_MAX_BYTES = 72  # bytes of a password that bcrypt uses
 BCRYPT_MIN_COST = 4
-BCRYPT_SALT_LENGTH, BCRYPT_SALT_LAST_CHARACTERS = (
-    22,
-    ".Oeu",
-)  # characters; last ones that leave no extra bits
+BCRYPT_SALT_LENGTH = 22  # characters
+BCRYPT_SALT_LAST_CHARACTERS = ".Oeu"  # those that leave no extra bits
 SHA_MIN_ROUNDS = 1000  # of SHA-256 and SHA-512 crypt
 ARGON2_LANE_MEMORY = 8  # KiB that each lane of Argon2 needs at least
 ARGON2_TYPES = {"argon2d": Type.D, "argon2i": Type.I, "argon2id": Type.ID}

@@ -101,9 +101,8 @@ def generate_password(environment: Environment, policy: EffectivePasswordPolicy)
 
 
 def _random_characters(environment: Environment, count: int) -> str:
-    unbiased_limit = 256 - 256 % len(
-        GENERATED_CHARACTERS
-    )  # above it, some characters would be more likely
+    # above it, some characters would be more likely
+    unbiased_limit = 256 - 256 % len(GENERATED_CHARACTERS)
     characters = ""
     while len(characters) < count:
         characters += "".join(

@@ -20,9 +20,8 @@ from resolvers.auth.passwords import foreign_hashes, hash_workers
 from resolvers.auth.passwords.hash_workers import HashWorkerPool
 
 Result = TypeVar("Result")
-PasswordCheck = Callable[
-    [Environment, str | None, str], Awaitable[bool]
-]  # as `check_password` below
+# as `check_password` below
+PasswordCheck = Callable[[Environment, str | None, str], Awaitable[bool]]
 
 MAX_LENGTH = 256  # characters
 ARGON2_LANES = 1  # more lanes would start threads beside the processes, for the same work
@@ -86,10 +85,8 @@ async def check_password(
     if not is_possible_password(password):
         return False
     normalized = _normalize(password)
-    releases_gil, hasher = (
-        password_hash is None or foreign_hashes.releases_gil(password_hash),
-        _hasher(environment),
-    )
+    releases_gil = password_hash is None or foreign_hashes.releases_gil(password_hash)
+    hasher = _hasher(environment)
     return await worker_pool(environment).run_job(
         releases_gil, hash_workers.is_password_of_hash, hasher, password_hash, normalized, password
     )

@@ -52,9 +52,8 @@ async def load_visible_enabled_factors(
         last_used_at = row.last_step and datetime.fromtimestamp(
             row.last_step * totp.STEP_SECONDS, UTC
         )
-        last_used_at = last_used_at and min(
-            last_used_at, ctx.environment.now()
-        )  # a fast clock uses steps of the future
+        # a fast clock uses steps of the future
+        last_used_at = last_used_at and min(last_used_at, ctx.environment.now())
         factors = {
             TwoFactorMethod.TOTP: EnabledFactor(TwoFactorMethod.TOTP, row.enabled_at, last_used_at),
             TwoFactorMethod.EXTERNAL: EnabledFactor(TwoFactorMethod.EXTERNAL),

@@ -148,10 +148,8 @@ async def enable_imported_totp(
     Returns the user id. Raises InvalidInput for a malformed secret, Conflict if TOTP is on, and
     AuthenticationFailed if the viewer adds a factor to the own account without a right proof.
     """
-    user, secret = (
-        await _load_managed_user_or_viewer(ctx, user_id),
-        totp.decode_secret(encoded_secret),
-    )
+    user = await _load_managed_user_or_viewer(ctx, user_id)
+    secret = totp.decode_secret(encoded_secret)
     require_factor_disabled(user, TwoFactorMethod.TOTP)  # before a proof is used up
     await require_proof_from_owner_of_factors(ctx, user, proof)
     async with ctx.write_session(user.id) as session:

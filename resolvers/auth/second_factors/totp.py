@@ -55,11 +55,9 @@ def find_step_of_code(environment: Environment, secret: bytes, code: str) -> int
 
     If it is the code of several steps, returns the last.
     """
-    current_step, matching_step, skew = (
-        step_at(environment.now()),
-        None,
-        environment.options.totp_drift_steps,
-    )
+    current_step = step_at(environment.now())
+    matching_step = None
+    skew = environment.options.totp_drift_steps
     for step in range(current_step - skew, current_step + skew + 1):
         if hmac.compare_digest(code_at(secret, step), code):
             matching_step = step

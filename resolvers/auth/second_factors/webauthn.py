@@ -111,11 +111,9 @@ async def create_challenge_options(
 
     Raises Conflict to authenticate a user without a key, LimitReached to register too many keys.
     """
-    rp, environment, now = (
-        require_relying_party(ctx.environment.options),
-        ctx.environment,
-        ctx.environment.now(),
-    )
+    rp = require_relying_party(ctx.environment.options)
+    environment = ctx.environment
+    now = ctx.environment.now()
     keys = await ctx.read(_select_keys_of_users([user.id]))
     if ceremony is Ceremony.AUTHENTICATION and not keys:
         raise Conflict("The account has no security key.", path=["ceremony"])

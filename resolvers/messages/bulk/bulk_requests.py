@@ -40,9 +40,8 @@ class BulkRequest:
     deletes_empty_mailboxes: bool = False  # that this request empties
     unchanged_since_modseq: int | None = None  # refuses messages that changed after this MODSEQ
     always_as_task: bool = False  # also for few messages
-    muted_before: Mapping[int, bool] = field(
-        default_factory=dict
-    )  # `muted` of threads before the change
+    # `muted` of threads before the change
+    muted_before: Mapping[int, bool] = field(default_factory=dict)
     source_mailbox_ids: Sequence[int] | None = (
         None  # mailboxes to select from, so that their index is used
     )

@@ -133,10 +133,8 @@ async def require_own_or_sharing_account(
     ctx: Context, selector: MessageSelector, target_mailbox: MailboxSelector | None = None
 ) -> BulkAccounts:
     """Load the account of a selector without users, and the target mailbox, which can be shared."""
-    viewer_id, owner = (
-        require_user_id(ctx),
-        await bulk_rights.require_single_owner_or_viewer_id(ctx, selector),
-    )
+    viewer_id = require_user_id(ctx)
+    owner = await bulk_rights.require_single_owner_or_viewer_id(ctx, selector)
     if target_mailbox is None:
         return BulkAccounts([owner], grantee_id=viewer_id if owner != viewer_id else 0)
     mailbox, given_to = await bulk_rights.require_target_and_other_owner(ctx, target_mailbox, owner)

@@ -70,9 +70,8 @@ async def move_to_tier_or_queue(
     ids, count_by_user = [row.id for row in rows], Counter(row.user_id for row in rows)
     if not rows:
         return TierMoveOutcome()
-    late = (
-        len(ids) > MAX_INLINE_MESSAGES or ctx.is_writing
-    )  # the object store is not awaited inside a database transaction
+    # the object store is not awaited inside a database transaction
+    late = len(ids) > MAX_INLINE_MESSAGES or ctx.is_writing
     moved = (
         []
         if late or ctx.is_dry_run

@@ -198,9 +198,8 @@ def _undo_state_as_json(state: StateBeforeChange) -> dict[str, Any]:
     """
     changes, rows = state.changes, state.rows
     values = changes.values or {}
-    kind = (
-        state.task_kind if changes.snooze is None else TaskKind.MESSAGE_MOVE
-    )  # snoozing moves messages
+    # snoozing moves messages
+    kind = state.task_kind if changes.snooze is None else TaskKind.MESSAGE_MOVE
     before: dict[str, Any] = {
         "kind": kind,
         "owners": sorted(set(raw_values(rows, "user_id"))),

@@ -73,12 +73,10 @@ class FilterLookups:
 
     unindexed: UnindexedMessages
     is_deleted: bool = False
-    message_ids_by_condition: Mapping[ReadCondition, Sequence[int]] = field(
-        default_factory=dict
-    )  # messages
-    mailbox_ids_by_pattern: Mapping[str, Sequence[int]] = field(
-        default_factory=dict
-    )  # folders by patterns
+    # messages
+    message_ids_by_condition: Mapping[ReadCondition, Sequence[int]] = field(default_factory=dict)
+    # folders by patterns
+    mailbox_ids_by_pattern: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 MAX_DEPTH = 8  # levels of and, or and not

@@ -206,10 +206,8 @@ class _UnstoredMessage:
             yield (self.parsed_message.facts.attachment_count > 0) is conditions.has_attachment
 
     def _range_results(self, conditions: MessageConditions) -> Iterator[bool]:
-        received, sent_at = (
-            self.fetched_message.received_at or self.now,
-            self.parsed_message.facts.date,
-        )
+        received = self.fetched_message.received_at or self.now
+        sent_at = self.parsed_message.facts.date
         if conditions.received_since:
             yield received >= conditions.received_since
         if conditions.received_before:

@@ -217,10 +217,8 @@ async def _compose_scan_and_encrypt(
     )
     final_mailbox_id = None
     if is_held(ctx.environment, composed.request):
-        final_mailbox_id, placement = (
-            placement.mailbox_id,
-            await placement_in_ensured_scheduled_mailbox(ctx, placement),
-        )
+        final_mailbox_id = placement.mailbox_id
+        placement = await placement_in_ensured_scheduled_mailbox(ctx, placement)
     envelope = composed.sender, composed.recipients
     (copy_recipients,) = await read_bcc_copy_recipients(ctx, account, [envelope])
     mail = PreparedMessage(

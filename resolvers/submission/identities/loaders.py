@@ -484,10 +484,8 @@ async def read_identity_columns_by_id(
     ctx: Context, identities: Sequence[SenderIdentity], column_names: Collection[str]
 ) -> dict[int, SenderIdentity]:
     """Return the identities that have rows, with these columns, by id."""
-    keys, column_names = (
-        {identity.id: identity for identity in identities if identity.has_row},
-        DETAIL_COLUMNS.intersection(column_names),
-    )
+    keys = {identity.id: identity for identity in identities if identity.has_row}
+    column_names = DETAIL_COLUMNS.intersection(column_names)
     if not keys or not column_names:
         return {}
     statement = select(*select_columns(Identity, {"id", *column_names})).where(

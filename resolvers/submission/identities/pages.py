@@ -54,9 +54,8 @@ async def load_visible_identity_pages(
     )
     scans = []
     for key, account_identities in zip(page_keys, identities_by_user, strict=True):
-        page_request = replace(
-            key.page_request, count=key.page_request.count + 1
-        )  # one more, since identities with a row are merged in
+        # one more, since identities with a row are merged in
+        page_request = replace(key.page_request, count=key.page_request.count + 1)
         order_columns = (_bytewise_local_part(ctx), col(Address.id))
         scans.append(
             PageScan(

@@ -53,10 +53,8 @@ async def require_sendable_identity_of_address(
     (grant,) = await read_sender_grants(ctx, [(account_identities.account, address)])
     if grant is None:
         raise Forbidden("The user is not allowed to send as this address.", path=["address"])
-    normal_address, own_row = (
-        normalized_address(address),
-        grant.own_address_row(account_identities.account.id, address),
-    )
+    normal_address = normalized_address(address)
+    own_row = grant.own_address_row(account_identities.account.id, address)
     for identity in account_identities.by_address.values():
         if identity.normal_address == normal_address or (
             own_row and identity.address_id == own_row.id

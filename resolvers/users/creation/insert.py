@@ -205,9 +205,8 @@ async def _lock_domains_by_name(
 ) -> dict[str, Domain]:
     """Lock the streams of the domains with these names; return the domains by name."""
     domain_ids = [row.id for row in await _load_domain_rows(ctx, names)]
-    await journal.lock_streams(
-        session, sorted(domain_ids)
-    )  # also domains created since the transaction began
+    # also domains created since the transaction began
+    await journal.lock_streams(session, sorted(domain_ids))
     statement = instances(Domain).where(col(Domain.id).in_(domain_ids), col(Domain.name).in_(names))
     fresh_statement = statement.execution_options(populate_existing=True)
     return {row.name: row for row in (await session.exec(fresh_statement)).all()}

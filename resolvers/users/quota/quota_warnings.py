@@ -57,10 +57,8 @@ async def build_warning_if_due_and_store_blobs(
     row = None if checkpoint else await load_user_of_task_with_inbox(ctx)
     if row is None:
         return TaskStepPlan()
-    current_level, reported_level = (
-        usage_level(ctx.environment.options, row.used, row.allowed),
-        UsageLevel(order["level"]),
-    )
+    current_level = usage_level(ctx.environment.options, row.used, row.allowed)
+    reported_level = UsageLevel(order["level"])
     if current_level is not reported_level and not (
         order["refused"] and LEVELS.index(current_level) > LEVELS.index(reported_level)
     ):

@@ -203,9 +203,8 @@ async def test_imported_hashes_and_older_passwords_stay_valid(
     assert (
         await try_update_users(root, user_id, password=LEGACY_HASHES[0][1], hashedPassword=True)
     )[1] == []
-    assert await try_sign_in(
-        root.environment, "old@example.org", LEGACY_HASHES[0][0]
-    )  # the sign-in replaces the hash
+    # the sign-in replaces the hash
+    assert await try_sign_in(root.environment, "old@example.org", LEGACY_HASHES[0][0])
     assert (await load_user_row(root.environment, user_id)).password.startswith("$argon2id$")
     assert await try_sign_in(root.environment, "old@example.org", LEGACY_HASHES[0][0])
     assert await try_sign_in(root.environment, "eve", PASSWORD)

@@ -75,9 +75,8 @@ async def test_password_checks_over_queue_limit_are_refused(
     refused_count = [type(answer) for answer in answers].count(RateLimited)
     assert 0 < refused_count <= 5
     assert answers.count(True) == check_count - refused_count
-    assert await password_hashes.check_password(
-        sign_in_environment.environment, stored, PASSWORD
-    )  # the queue has room again
+    # the queue has room again
+    assert await password_hashes.check_password(sign_in_environment.environment, stored, PASSWORD)
 
 
 async def test_commands_wait_while_hash_workers_are_busy(
@@ -212,17 +211,15 @@ async def test_unknown_username_runs_the_same_statements(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     statement_lists = []
-    await refresh_refused_networks_from_database(
-        sign_in_environment.environment
-    )  # as at the start of a process
+    # as at the start of a process
+    await refresh_refused_networks_from_database(sign_in_environment.environment)
     for name in ("ada", "nobody"):
         del statements[:]
         with pytest.raises(AuthenticationFailed):
             await sign_in_environment.sign_in(name, "wrong")
         statement_lists.append([statement.partition("\n")[0] for statement in statements])
-        await authentication.wait_for_background_tasks(
-            sign_in_environment.environment
-        )  # entries that are written after the response
+        # entries that are written after the response
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     assert statement_lists[0] == statement_lists[1]
     assert len(statement_lists[0]) > 3
 
@@ -256,9 +253,8 @@ async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(
     with pytest.raises(AuthenticationFailed):
         async with ctx.combined_transaction(commit=False):
             await authentication.authenticate_user_by_password(ctx, "ada", "wrong", TOKEN_REQUEST)
-    assert (
-        await count_rows(sign_in_environment.environment, Throttle) == 2
-    )  # per account, and per account and network
+    # per account, and per account and network
+    assert await count_rows(sign_in_environment.environment, Throttle) == 2
 
 
 @pytest.mark.parametrize("name", ["ada", "nobody", "a.b+c@example.net"])

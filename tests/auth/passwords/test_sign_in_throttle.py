@@ -102,9 +102,8 @@ async def test_failed_sign_in_of_any_name_runs_five_statements(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     statement_counts = []
-    await refresh_refused_networks_from_database(
-        sign_in_environment.environment
-    )  # as at the start of a process
+    # as at the start of a process
+    await refresh_refused_networks_from_database(sign_in_environment.environment)
     for name in ("ada", "ada@example.com", "nobody", "nobody@example.org", "nobody@nowhere"):
         await fail_sign_ins(sign_in_environment, name, 1)
         await authentication.wait_for_background_tasks(sign_in_environment.environment)

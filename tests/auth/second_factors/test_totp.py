@@ -129,10 +129,8 @@ async def test_only_latest_totp_secret_can_be_confirmed(ada: GraphQLClient) -> N
 
 
 async def test_enabling_totp_ends_all_other_tokens(ada: GraphQLClient) -> None:
-    current_client, other_client = (
-        await make_token_client(ada, "mine"),
-        await make_token_client(ada, "other"),
-    )
+    current_client = await make_token_client(ada, "mine")
+    other_client = await make_token_client(ada, "other")
     assert await load_viewer(current_client)
     assert await load_viewer(other_client)
     await enable_totp(current_client)

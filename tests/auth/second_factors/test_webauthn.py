@@ -108,10 +108,8 @@ async def _create_recovery_codes(client: GraphQLClient) -> list[str]:
 
 
 async def test_only_first_security_key_ends_other_tokens(ada: GraphQLClient) -> None:
-    current_client, other_client = (
-        await make_token_client(ada, "mine"),
-        await make_token_client(ada, "other"),
-    )
+    current_client = await make_token_client(ada, "mine")
+    other_client = await make_token_client(ada, "other")
     key = await register_security_key(current_client)
     assert await load_viewer(current_client)
     assert await load_viewer(other_client) is None
@@ -391,10 +389,8 @@ async def test_security_key_is_hidden_from_other_users(
     assert await mutation_error_codes(
         bob, "webauthnDelete", webauthnKeys=[{"id": key.node_id}]
     ) == ["NOT_FOUND"]
-    other_admin, own_admin = (
-        await load_domain_admin_context(bob, domain="elsewhere.example"),
-        await load_domain_admin_context(bob),
-    )
+    other_admin = await load_domain_admin_context(bob, domain="elsewhere.example")
+    own_admin = await load_domain_admin_context(bob)
     assert await webauthn.load_visible_keys_of_users(other_admin, [ada.user.id]) == [[]]
     assert len((await webauthn.load_visible_keys_of_users(own_admin, [ada.user.id]))[0]) == 1
 

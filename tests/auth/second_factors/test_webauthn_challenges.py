@@ -69,10 +69,8 @@ async def test_concurrent_use_of_assertion_succeeds_once(ada: GraphQLClient) -> 
     key = SoftwareAuthenticator(increments_sign_count=False)
     response = await make_registration_response(ada, key)
     assert await mutation_error_codes(ada, "webauthnRegister", name="x", response=response) == []
-    assertion, user = (
-        await make_assertion_response(ada, key),
-        await load_user_row(ada.environment, ada.user.id),
-    )
+    assertion = await make_assertion_response(ada, key)
+    user = await load_user_row(ada.environment, ada.user.id)
 
     async def try_assertion() -> Any:
         try:

@@ -26,9 +26,8 @@ async def test_server_killed_at_data_commit_or_reply_loses_no_mail(
     ledger = result.ledger
     assert ledger.accepted.keys() == ledger.digests_by_subject.keys()
     assert set(ledger.accepted.values()) == {1}
-    assert (
-        rounds[3].inspection.stored_unanswered_count > 0
-    )  # mail without a reply was sent again and stored once
+    # mail without a reply was sent again and stored once
+    assert rounds[3].inspection.stored_unanswered_count > 0
     assert any(attempt_count > 1 for attempt_count in ledger.attempts.values())
     await _assert_lost_duplicated_and_changed_mail_is_detected(tmp_path, ledger)
 

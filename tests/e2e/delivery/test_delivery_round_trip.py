@@ -211,9 +211,8 @@ async def test_thousand_missed_events_are_delivered_once_in_batches(
         assert not batches[-1]["hasMore"]
         assert max(len(batch["events"]) for batch in batches) <= 500
 
-        middle_cursor = batches[0]["events"][123][
-            "cursor"
-        ]  # inside events that are stored as one change
+        # inside events that are stored as one change
+        middle_cursor = batches[0]["events"][123]["cursor"]
         async with server.open_websocket(server.secrets["gil"]) as resumed_socket:
             await resumed_socket.subscribe(CHANGES_SUBSCRIPTION, after=middle_cursor)
             _, remaining_events = await read_batches_until(resumed_socket, end_cursor)

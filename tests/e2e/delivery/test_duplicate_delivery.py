@@ -77,9 +77,8 @@ async def test_reply_that_waits_for_database_causes_no_second_copy(
         servers.mail_server.open.set()
         await servers.wait_until_delivered()
         await asyncio.sleep(3 * BUSY_SECONDS)  # longer than a transaction waits for the database
-    await servers.wait_until_received(
-        *await servers.send_message("d1.example")
-    )  # the server looks at the queue
+    # the server looks at the queue
+    await servers.wait_until_received(*await servers.send_message("d1.example"))
     while len(await servers.cluster.select_rows(RELAYED)) < 2:  # noqa: ASYNC110 - rows
         await asyncio.sleep(0.1)
     assert dict(servers.mail_server.received) == dict.fromkeys(servers.sent_recipients, 1)

@@ -298,9 +298,8 @@ async def test_operation_before_init_and_invalid_operations_are_refused(
             await socket.subscribe(text)
             frame = await socket.read_frame()
             assert (frame["type"], frame["payload"][0]["extensions"]["code"]) == ("error", expected)
-        await socket.subscribe(
-            CHANGES_AFTER_SUBSCRIPTION, after="1.1.0"
-        )  # a cursor of another user
+        # a cursor of another user
+        await socket.subscribe(CHANGES_AFTER_SUBSCRIPTION, after="1.1.0")
         assert (await socket.read_frame())["payload"]["errors"][0]["extensions"][
             "code"
         ] == "BAD_CURSOR"

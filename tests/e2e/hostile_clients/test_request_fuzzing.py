@@ -82,10 +82,8 @@ class AppResponse:
 
 async def send_request(app: Starlette, body: bytes, headers: dict[str, str]) -> AppResponse:
     """Send a body to the app. A stream is closed when it is silent."""
-    response, request_messages = (
-        AppResponse(),
-        [{"type": "http.request", "body": body, "more_body": False}],
-    )
+    response = AppResponse()
+    request_messages = [{"type": "http.request", "body": body, "more_body": False}]
     raw_headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {
         "type": "http",

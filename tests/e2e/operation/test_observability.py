@@ -253,9 +253,8 @@ def test_otlp_without_packages_is_refused_in_one_line(
     with pytest.raises(CommandError, match=error_pattern):
         otlp.exportable_signals_or_fail_command(Settings(otlp_endpoint=COLLECTOR))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
-    assert (
-        otlp.exportable_signals_or_fail_command(Settings()) == []
-    )  # other programs can use this variable
+    # other programs can use this variable
+    assert otlp.exportable_signals_or_fail_command(Settings()) == []
 
 
 @pytest.mark.parametrize(

@@ -51,18 +51,14 @@ def test_metrics_need_key_or_privileged_credential(observed_server: ObservedServ
 
 
 def test_both_metric_formats_are_parsed(observed_server: ObservedServer) -> None:
-    openmetrics_response, text_response = (
-        observed_server.scrape(),
-        observed_server.scrape(Accept="*/*"),
-    )
+    openmetrics_response = observed_server.scrape()
+    text_response = observed_server.scrape(Accept="*/*")
     assert openmetrics_response.headers["content-type"].startswith(
         "application/openmetrics-text; version=1.0.0"
     )
     assert text_response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    openmetrics_samples, text_samples = (
-        parse_metrics(openmetrics_response.text),
-        parse_metrics(text_response.text, older),
-    )
+    openmetrics_samples = parse_metrics(openmetrics_response.text)
+    text_samples = parse_metrics(text_response.text, older)
     assert openmetrics_samples.keys() <= text_samples.keys() | {
         key for key in openmetrics_samples if "_http_" in key[0]
     }

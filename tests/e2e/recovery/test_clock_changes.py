@@ -54,9 +54,8 @@ async def test_clock_steps_of_an_hour_neither_duplicate_nor_delay_mail(
     for offset in (HOUR, 0, -HOUR):
         servers.mail_server.open.clear()
         await servers.wait_until_received(*await servers.send_message(*DOMAINS))
-        await servers.wait_until_received(
-            *await servers.send_message(LATER)
-        )  # its retry is scheduled by the old clock
+        # its retry is scheduled by the old clock
+        await servers.wait_until_received(*await servers.send_message(LATER))
         await servers.set_clocks(offset)
         for number in servers.cluster.running:  # the server reads the queue and checks the leases
             await servers.wait_until_received(

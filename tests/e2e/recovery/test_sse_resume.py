@@ -129,9 +129,8 @@ async def test_stream_cut_after_each_event_delivers_all_once_in_order(
                 block = await stream.read_block()
                 received_subjects += block.subjects
                 last_event_id = block.id
-                await deliver_messages(
-                    server, f"after {subject}"
-                )  # in transit when the connection is cut
+                # in transit when the connection is cut
+                await deliver_messages(server, f"after {subject}")
             async with subscribed_reader(hal, last_event_id=last_event_id) as stream:
                 block = await stream.read_block()
                 received_subjects += block.subjects

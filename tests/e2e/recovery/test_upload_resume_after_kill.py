@@ -89,9 +89,8 @@ async def test_confirmed_upload_offset_survives_kill(tmp_path: Path) -> None:
 
 
 SECOND_UPLOAD_SIZE = 48 * MIB
-SECOND_MAX_MEMORY_GROWTH = (
-    24 * MIB
-)  # parts are in memory while they are stored; the whole upload does not fit
+# parts are in memory while they are stored; the whole upload does not fit
+SECOND_MAX_MEMORY_GROWTH = 24 * MIB
 
 
 def _two_servers(folder: Path, store: str) -> tuple[MerganserProcess, MerganserProcess]:

@@ -27,10 +27,8 @@ def zone_of_scenario(data: dict[str, Any]) -> DnsZoneServer:
     records: dict[tuple[str, str], list[str]] = {}
     failing_names = set()
     for name, name_entries in data.items():
-        record_entries, lower_name = (
-            [entry for entry in name_entries if isinstance(entry, dict)],
-            name.lower(),
-        )
+        record_entries = [entry for entry in name_entries if isinstance(entry, dict)]
+        lower_name = name.lower()
         has_txt = any("TXT" in entry for entry in record_entries)
         if "TIMEOUT" in name_entries:
             failing_names.add(lower_name)

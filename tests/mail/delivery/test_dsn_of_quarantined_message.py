@@ -161,9 +161,8 @@ async def test_crash_after_delivery_loses_no_dsn(
         await backend.accept_recipient(ada.address, DSN_SENDER), dsn_request=ALL_REPORTS
     )
     incoming = await pipeline.read_and_verify_incoming(environment, raw, DSN_SENDER)
-    await pipeline.deliver_to_accepted_recipients(
-        environment, incoming, [accepted]
-    )  # the process ends before the reply
+    # the process ends before the reply
+    await pipeline.deliver_to_accepted_recipients(environment, incoming, [accepted])
     assert (await queued_dsn_requests(environment), len(await load_inbox_rows(ada))) == ([], 1)
     for _ in range(2):  # the other server retries
         await backend.deliver(raw, [accepted], DSN_SENDER)

@@ -39,11 +39,9 @@ from tests.support.time_limits import HANG_SECONDS
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 NAMES = ("ada", "bob", "eve")
-BOUNCED, DEFERRED, DELIVERED = (
-    DeliveryState.BOUNCED,
-    DeliveryState.DEFERRED,
-    DeliveryState.DELIVERED,
-)
+BOUNCED = DeliveryState.BOUNCED
+DEFERRED = DeliveryState.DEFERRED
+DELIVERED = DeliveryState.DELIVERED
 Inject = Callable[[GraphQLClient, Callable[[], Awaitable[None]]], None]
 
 

@@ -75,10 +75,8 @@ async def test_expired_message_is_moved_to_the_archive(
     assert message.deleted_at == clock()
     assert message.purge_at == clock() + environment.options.deleted_messages_retention
     assert (await load_row(environment, Message, kept.message_id)).mailbox_id == ada.inbox_id
-    mailbox, user = (
-        await load_row(environment, Mailbox, ada.inbox_id),
-        await load_row(environment, User, ada.user_id),
-    )
+    mailbox = await load_row(environment, Mailbox, ada.inbox_id)
+    user = await load_row(environment, User, ada.user_id)
     assert (mailbox.message_count, mailbox.unseen_count, mailbox.modseq) == (1, 1, message.modseq)
     assert (user.message_count, user.used) == (1, mailbox.size)
     await assert_consistent(environment)

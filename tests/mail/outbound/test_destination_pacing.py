@@ -97,10 +97,8 @@ async def is_deferred_until(environment: Environment, key: int, next_at: datetim
 async def test_pause_keeps_last_response_of_entry(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server, options = (
-        MisbehavingSmtpServer("RCPT", "450 4.2.1 Not now"),
-        replace(environment.options, outbound_idle_connections=0),
-    )
+    server = MisbehavingSmtpServer("RCPT", "450 4.2.1 Not now")
+    options = replace(environment.options, outbound_idle_connections=0)
     async with (
         server.run_server() as route,
         run_queue_worker(replace(environment, options=options), route),

@@ -82,11 +82,9 @@ async def test_each_destination_is_claimed_in_turn(
 ) -> None:
     small = {f"d{nth:02}.example": 3 for nth in range(30)}
     await add_queue_entries(ada, {"big.example": 3000, **small})
-    capacity, cursor, claimed_counts = (
-        replace(CAPACITY, max_destinations=10),
-        LineCursor(),
-        Counter[str](),
-    )
+    capacity = replace(CAPACITY, max_destinations=10)
+    cursor = LineCursor()
+    claimed_counts = Counter[str]()
     for _ in range(4):
         claimed = await recipient_leases.release_held_and_claim_due_jobs(
             environment, WORKER_LIMITS, capacity, cursor
@@ -193,11 +191,9 @@ async def test_high_rank_is_claimed_first_without_starving_low_rank(
         await add_queue_entries(
             ada, {f"r{rank}-{nth:03}.example": 3 for nth in range(200)}, rank=rank
         )
-    capacity, cursor, ranks = (
-        replace(CAPACITY, max_recipients=10, max_destinations=10),
-        LineCursor(),
-        Counter[int](),
-    )
+    capacity = replace(CAPACITY, max_recipients=10, max_destinations=10)
+    cursor = LineCursor()
+    ranks = Counter[int]()
     for _ in range(14):
         claimed = await recipient_leases.release_held_and_claim_due_jobs(
             environment, WORKER_LIMITS, capacity, cursor

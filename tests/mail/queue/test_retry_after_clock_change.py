@@ -122,10 +122,8 @@ async def test_retry_is_on_time_after_clock_set_back_before_restart(
 async def test_retry_of_stopped_server_does_not_follow_its_clock(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server_ahead, other_server = (
-        make_other_process(environment, ahead=HOUR),
-        make_other_process(environment, name="heir"),
-    )
+    server_ahead = make_other_process(environment, ahead=HOUR)
+    other_server = make_other_process(environment, name="heir")
     async with (
         leases.keep_process_registered(other_server),
         deferred_recipient(ada, server_ahead) as (key, smtp_server),

@@ -146,9 +146,8 @@ async def test_relayed_addresses_depend_on_domain_settings(
     await create_address(root, f"info@{DOMAIN}", forwardTo=[ada.address])
     assert await handling(environment, f"A.da+x@{DOMAIN}") == known
     assert await handling(environment, f"eve@{DOMAIN}") == unknown
-    assert (
-        await handling(environment, f"off@{DOMAIN}") == "refused"
-    )  # a known address that is disabled
+    # a known address that is disabled
+    assert await handling(environment, f"off@{DOMAIN}") == "refused"
     assert await handling(environment, f"info@{DOMAIN}") == "stays"  # for the target of the address
     assert await handling(environment, f"@{DOMAIN}") == "refused"
     assert await handling(environment, f"e\0ve@{DOMAIN}") == "refused"
@@ -234,10 +233,8 @@ async def test_mail_loop_is_refused(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await set_up_backup_mx(environment, root, relayAllRecipients=True)
-    backend, received_field = (
-        LocalBackend(environment),
-        b"Received: from a by b; Tue, 6 Jan 2026 10:00:00 +0000\r\n",
-    )
+    backend = LocalBackend(environment)
+    received_field = b"Received: from a by b; Tue, 6 Jan 2026 10:00:00 +0000\r\n"
     recipient = await backend.accept_recipient(f"eve@{DOMAIN}", "carol@example.net")
     raw = raw_message("Round")
     for count, expected in ((29, False), (30, True)):

@@ -65,10 +65,8 @@ async def find_addresses(
     """Return the addresses of the next hops and the log lines of the route."""
     log_lines: list[str] = []
     async with run_dns_server(dns_names):
-        settings, request = (
-            OutboundSettings(make_resolver=dns_names.make_resolver),
-            RouteRequest(SENDER, f"carol@{domain}", domain),
-        )
+        settings = OutboundSettings(make_resolver=dns_names.make_resolver)
+        request = RouteRequest(SENDER, f"carol@{domain}", domain)
         route = await select_route(environment, settings, request, log_lines)
     return [next_hop.address for next_hop in route.next_hops], log_lines
 

@@ -200,9 +200,8 @@ async def test_expired_tls_failure_bounces_with_5_7_5(
 async def test_dane_checks_certificate_of_tlsa_record(
     ada: GraphQLClient, environment: Environment, domain: TlsTestDomain
 ) -> None:
-    certificate = make_certificate(
-        "elsewhere.example", days=-5
-    )  # usage 3 ignores host name and validity time
+    # usage 3 ignores host name and validity time
+    certificate = make_certificate("elsewhere.example", days=-5)
     domain.set_certificate(certificate)
     async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {certificate.digest()}")

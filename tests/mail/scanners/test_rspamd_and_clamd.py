@@ -111,10 +111,8 @@ async def test_release_from_quarantine_sends_requested_dsn(
     ada: GraphQLClient, rspamd_urls: tuple[str, str], tmp_path: Path
 ) -> None:
     """The sender passed SPF, so that a success DSN can be sent after the release."""
-    environment, dns_zone = (
-        ada.environment,
-        make_dns_zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"}),
-    )
+    environment = ada.environment
+    dns_zone = make_dns_zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
     async with run_dns_zone(dns_zone):
         use_dns_zone(
             environment,

@@ -156,9 +156,8 @@ def test_duplicate_test_tracks_message_id() -> None:
     second_plan = run_script(script, NEW_MESSAGE, seen={tracked.key})
     assert (action_texts(second_plan), second_plan.tracked_duplicates) == (["discard"], ())
     assert second_plan.checked_duplicate_keys == {tracked.key}
-    assert (
-        run_script(script, SAMPLE_MESSAGE).checked_duplicate_keys == set()
-    )  # the message has no Message-ID
+    # the message has no Message-ID
+    assert run_script(script, SAMPLE_MESSAGE).checked_duplicate_keys == set()
 
 
 def test_duplicate_key_depends_on_tags() -> None:

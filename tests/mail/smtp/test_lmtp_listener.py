@@ -240,10 +240,8 @@ async def test_byte_budget_is_shared_by_all_sessions(
     open_listener: OpenLmtpListener, backend: InMemoryBackend
 ) -> None:
     lmtp_listener = await open_listener(byte_budget=1000)
-    first_client, second_client = (
-        await connect_lmtp(lmtp_listener.port),
-        await connect_lmtp(lmtp_listener.port),
-    )
+    first_client = await connect_lmtp(lmtp_listener.port)
+    second_client = await connect_lmtp(lmtp_listener.port)
     backend.delivery_allowed.clear()
     await first_client.start_data("ada@example.org")
     first_client.send_bytes(b"x" * 600 + b"\r\n.\r\n")

@@ -123,10 +123,8 @@ async def test_reply_is_sent_after_delivery(
 async def test_close_finishes_data_and_ends_idle_sessions(
     lmtp_listener: LmtpListener, backend: InMemoryBackend
 ) -> None:
-    idle_client, busy_client = (
-        await connect_lmtp(lmtp_listener.port),
-        await connect_lmtp(lmtp_listener.port),
-    )
+    idle_client = await connect_lmtp(lmtp_listener.port)
+    busy_client = await connect_lmtp(lmtp_listener.port)
     await busy_client.start_data("ada@example.org")
     close_task = asyncio.create_task(lmtp_listener.close(10))
     assert (await idle_client.read_until_closed()).startswith(b"421 4.3.2")

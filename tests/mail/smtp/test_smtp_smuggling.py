@@ -82,11 +82,9 @@ async def test_message_sent_in_two_segments_ends_correctly(server: MemoryListene
 
 @pytest.mark.parametrize("end", FALSE_END_SEQUENCES)
 def test_parser_fed_byte_by_byte_ignores_false_ends(end: bytes) -> None:
-    raw, parser, content = (
-        b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION,
-        DataParser(),
-        b"",
-    )
+    raw = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
+    parser = DataParser()
+    content = b""
     for position in range(len(raw)):
         added, rest = parser.split_at_end_of_data(raw[position : position + 1])
         content += added

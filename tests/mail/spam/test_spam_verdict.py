@@ -127,10 +127,8 @@ def test_verdict_by_score_level_and_rules(
 def test_allow_rule_ignores_forged_sender() -> None:
     forged_facts = SpamFacts(HeaderScore(60), is_forged=True)
     spf_passed_facts = replace(forged_facts, spf_passed=True)
-    by_header, by_envelope = (
-        rule_match(1, ALLOW, USER, by_header=True),
-        rule_match(2, ALLOW, PLATFORM),
-    )
+    by_header = rule_match(1, ALLOW, USER, by_header=True)
+    by_envelope = rule_match(2, ALLOW, PLATFORM)
     for allow_rule in (by_header, by_envelope):
         assert compute_verdict(SpamFacts(HeaderScore(60)), [allow_rule], 50) == spam_verdict(
             False, BY_RULE, allow_rule.id, 60

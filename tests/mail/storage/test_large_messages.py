@@ -98,10 +98,8 @@ def test_header_size_limit_is_equal_for_file_and_bytes(
     header = (line * (size // len(line) + 1))[: size - 2] + b"\r\n"
     raw = header.replace(b"\r\nX\r\n", b"\r\nX:\r\n") + end + b"body\r\n"
     (tmp_path / "incoming-1").write_bytes(raw)
-    from_bytes, from_file = (
-        SignedMessage.from_bytes(raw),
-        SignedMessage.from_file(tmp_path / "incoming-1"),
-    )
+    from_bytes = SignedMessage.from_bytes(raw)
+    from_file = SignedMessage.from_file(tmp_path / "incoming-1")
     assert (
         from_file.is_well_formed
         == from_bytes.is_well_formed
@@ -158,10 +156,8 @@ async def test_wire_message_from_stream_equals_bytes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire_format, "MAX_BUFFERED_LINE", 5)  # bytes
         patch.setattr(wire_format, "PIECE_PAUSE", 0)
-        streamed, in_memory = (
-            await WireMessage.from_stream_without_bcc("", open_stream),
-            WireMessage.from_bytes("", without_bcc(raw)),
-        )
+        streamed = await WireMessage.from_stream_without_bcc("", open_stream)
+        in_memory = WireMessage.from_bytes("", without_bcc(raw))
         pieces = [piece async for piece in streamed.iter_pieces()]
     assert b"".join(pieces) == in_memory.data
     assert (len(streamed.data), streamed.has_8bit, streamed.has_utf8_header) == (

@@ -148,9 +148,8 @@ async def test_longest_valid_of_several_certificates_is_served(
             long_fingerprint,
             own_fingerprint,
         ]
-        clock.tick(
-            seconds=20 * ONE_DAY.total_seconds()
-        )  # the certificate with this name has expired
+        # the certificate with this name has expired
+        clock.tick(seconds=20 * ONE_DAY.total_seconds())
         assert [await sni_listener.served_fingerprint(name) for name in names] == [
             long_fingerprint,
             long_fingerprint,

@@ -160,10 +160,8 @@ async def test_move_requires_target_only_in_accounts_with_selected_mail(
 async def test_large_move_across_accounts_runs_as_platform_task(
     two_users: list[GraphQLClient], mail_admin: GraphQLClient, tmp_path: Path
 ) -> None:
-    environment, client = (
-        mail_admin.environment,
-        client_with_task_threshold(mail_admin, tmp_path, bulk=3),
-    )
+    environment = mail_admin.environment
+    client = client_with_task_threshold(mail_admin, tmp_path, bulk=3)
     arguments = {
         "select": {**ALL_MESSAGES, "users": user_selection(*two_users)},
         "to": {"path": "Keep"},

@@ -256,10 +256,8 @@ async def test_delete_task_removes_mailboxes_it_emptied(
     await run_message_mutation(
         user_with_duplicates, "messageMove", select=inbox_selection("1:*"), to={"path": "Keep"}
     )
-    client, select = (
-        client_with_small_bulk_limit(user_with_duplicates, tmp_path),
-        {"mailbox": {"path": "Keep"}},
-    )
+    client = client_with_small_bulk_limit(user_with_duplicates, tmp_path)
+    select = {"mailbox": {"path": "Keep"}}
     arguments = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
     assert (await run_message_mutation(client, "messageDelete", **arguments))["task"][
         "totalCount"

@@ -65,10 +65,8 @@ async def load_task_state(environment: Environment) -> tuple[Any, ...]:
 async def test_large_or_async_update_runs_as_task(
     ada_with_mail: GraphQLClient, small_bulk_client: GraphQLClient, trigger: str
 ) -> None:
-    client, environment = (
-        ada_with_mail if trigger == "async" else small_bulk_client,
-        ada_with_mail.environment,
-    )
+    client = ada_with_mail if trigger == "async" else small_bulk_client
+    environment = ada_with_mail.environment
     select: dict[str, Any] = (
         {"ids": await list_message_ids(ada_with_mail)} if trigger == "ids" else {"all": True}
     )

@@ -184,10 +184,8 @@ async def test_thread_returns_the_first_250_participants(ada: GraphQLClient) -> 
 async def test_thread_update_changes_all_messages_and_is_undone(
     user_with_threads: GraphQLClient,
 ) -> None:
-    first_id, second_id = (
-        (await load_thread(user_with_threads))["id"],
-        (await load_thread(user_with_threads, 3))["id"],
-    )
+    first_id = (await load_thread(user_with_threads))["id"]
+    second_id = (await load_thread(user_with_threads, 3))["id"]
     answer = await update_threads(
         user_with_threads, first_id, second_id, seen=True, addFlags=["work"], muted=True
     )
@@ -323,10 +321,8 @@ async def test_thread_update_accepts_duplicate_ids_up_to_limit(
 async def test_thread_of_another_user_is_not_found(
     user_with_threads: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    foreign_id, unknown_id = (
-        (await load_thread(user_with_threads))["id"],
-        global_ids.encode("Thread", 1),
-    )
+    foreign_id = (await load_thread(user_with_threads))["id"]
+    unknown_id = global_ids.encode("Thread", 1)
     await deliver_to(bob, thread_message("q"))
     own_id = (await load_thread(bob))["id"]
     last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)

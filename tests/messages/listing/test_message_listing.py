@@ -200,10 +200,8 @@ async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLC
     document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
         message(by: $ref) { subject } node(id: $id) { id }
         thread(by: {id: $thread}) { subject } }"""
-    message_global_id, thread_global_id = (
-        global_ids.encode("Message", message_id),
-        global_ids.encode("Thread", thread_id),
-    )
+    message_global_id = global_ids.encode("Message", message_id)
+    thread_global_id = global_ids.encode("Thread", thread_id)
     refs: list[dict[str, Any]] = [
         {"id": message_global_id},
         {"emailId": f"{message_id:032X}"},

@@ -29,10 +29,8 @@ async def copy_message(client: GraphQLClient, count: int, *, base: int) -> None:
 
     Their sort keys are those of the message.
     """
-    environment, timestamp_sql = (
-        client.environment,
-        TIMESTAMP_SQL[client.environment.database.dialect],
-    )
+    environment = client.environment
+    timestamp_sql = TIMESTAMP_SQL[client.environment.database.dialect]
     number_series = NUMBER_SERIES.format(count)
     mailbox_id = (await client.load_mailbox()).id
     sql_by_column = {

@@ -214,10 +214,8 @@ class ServerAttack:
         """Run the attack, add its result to the table, and return the summary of the response."""
         memory_before, worst_ms, worst_cpu_ms = target.memory_kib(), 0.0, 0.0
         for _ in range(self.repeat_count):
-            started_at, cpu_before = (
-                time.perf_counter() - target.server.seconds_not_serving(),
-                target.server.cpu_seconds() * 1e3,
-            )
+            started_at = time.perf_counter() - target.server.seconds_not_serving()
+            cpu_before = target.server.cpu_seconds() * 1e3
             response = await self.run(target)
             duration = time.perf_counter() - target.server.seconds_not_serving() - started_at
             worst_ms = max(worst_ms, duration * 1e3)

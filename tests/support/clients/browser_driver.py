@@ -62,9 +62,8 @@ class GraphiQLPage:
     base_url: str
     problems: list[str] = field(default_factory=list)
     foreign_urls: list[str] = field(default_factory=list)
-    subscription_sent: asyncio.Event = field(
-        default_factory=asyncio.Event
-    )  # set when a subscription is sent
+    # set when a subscription is sent
+    subscription_sent: asyncio.Event = field(default_factory=asyncio.Event)
 
     def record_problems(self) -> None:
         """Record errors, and the requests and sockets to other hosts."""

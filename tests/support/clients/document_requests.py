@@ -7,11 +7,9 @@ from models.users.roles import Role
 from resolvers.viewer import Viewer
 
 HELLO_QUERY, ECHO_QUERY = "query Hello { hello }", "query Other { echo }"
-NOT_FOUND, NOT_TRUSTED, BAD_INPUT = (
-    "PERSISTED_QUERY_NOT_FOUND",
-    "DOCUMENT_NOT_TRUSTED",
-    "BAD_USER_INPUT",
-)
+NOT_FOUND = "PERSISTED_QUERY_NOT_FOUND"
+NOT_TRUSTED = "DOCUMENT_NOT_TRUSTED"
+BAD_INPUT = "BAD_USER_INPUT"
 USER, ANONYMOUS = Viewer(7, Role.USER), Viewer()
 
 

@@ -88,10 +88,8 @@ def generate_types() -> str:
     It runs once for all workers of a test run. It doesn't rewrite unchanged files, so concurrent
     test runs don't disturb each other.
     """
-    last_run_file, run_id = (
-        EXAMPLES / "generated" / ".last-run",
-        f"{os.environ.get(RUN_ID_VARIABLE) or os.getpid()}\n",
-    )
+    last_run_file = EXAMPLES / "generated" / ".last-run"
+    run_id = f"{os.environ.get(RUN_ID_VARIABLE) or os.getpid()}\n"
     folder = os.open(EXAMPLES, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -178,10 +178,8 @@ async def run_replica_program(
 async def assert_same_state(replica_process: ReplicaProcess, client: HttpClient) -> ReplicaState:
     """Wait until the replica has received all changes, and compare its state with the server's."""
     await replica_process.wait_for_cursor(await client.load_cursor())
-    server_state, replica_state = (
-        await load_server_state(client),
-        read_replica_state(replica_process.file),
-    )
+    server_state = await load_server_state(client)
+    replica_state = read_replica_state(replica_process.file)
     assert replica_state.folders == server_state.folders
     assert replica_state.messages == server_state.messages
     return replica_state

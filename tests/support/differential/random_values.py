@@ -374,10 +374,8 @@ class ValueGenerator:
 
     def value(self, value_type: Any, nodes: Sequence[FieldNode], random: PathRandom) -> Any:
         """Generate a value of this type, with all fields that the nodes select in it."""
-        valid_value, named_type = (
-            self._valid_value(value_type, nodes, random),
-            get_named_type(value_type),
-        )
+        valid_value = self._valid_value(value_type, nodes, random)
+        named_type = get_named_type(value_type)
         if not is_leaf_type(named_type) or is_list_type(get_nullable_type(value_type)):
             return (
                 self.odd_value(valid_value, random)

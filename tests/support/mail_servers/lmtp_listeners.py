@@ -30,10 +30,8 @@ async def open_listener(
         async def start_listener(
             reach_fault_point: Callable[[str], None] = lambda _place: None, **limits: Any
         ) -> LmtpListener:
-            environment, session_limits = (
-                listener_factory.environment(reach_fault_point=reach_fault_point),
-                replace(SessionLimits(), **limits),
-            )
+            environment = listener_factory.environment(reach_fault_point=reach_fault_point)
+            session_limits = replace(SessionLimits(), **limits)
             return await listener_factory.start_listener(
                 LmtpListener(environment, tmp_path / "spool", session_limits, backend)
             )

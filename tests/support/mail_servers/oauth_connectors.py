@@ -38,11 +38,9 @@ from tests.support.servers.webhook_receiver import (
     run_webhook_receiver,
 )
 
-REFRESH_TOKEN, CLIENT_SECRET, OTHER_REFRESH_TOKEN = (
-    "refresh-wörd/1",
-    "client-wörd/1",
-    "refresh-other",
-)
+REFRESH_TOKEN = "refresh-wörd/1"  # noqa: S105
+CLIENT_SECRET = "client-wörd/1"  # noqa: S105
+OTHER_REFRESH_TOKEN = "refresh-other"  # noqa: S105
 DENIED_RESPONSE = "[AUTHENTICATIONFAILED] no such token"
 
 
@@ -191,10 +189,8 @@ async def assert_secrets_hidden(
     environment: Environment, connector_id: int, caplog: pytest.LogCaptureFixture, *others: object
 ) -> None:
     """Check that the run, the connector and the logs contain no secrets."""
-    run, connector = (
-        await load_newest_run(environment, connector_id),
-        await load_connector_row(environment, connector_id),
-    )
+    run = await load_newest_run(environment, connector_id)
+    connector = await load_connector_row(environment, connector_id)
     text = f"{run} {connector} {others}"
     text += " ".join(str(vars(record)) for record in caplog.records)
     for secret in ("refresh-w", "client-w", "access-", "wörd", "w%C3%B6rd"):

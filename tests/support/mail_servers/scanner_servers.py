@@ -143,9 +143,8 @@ def make_rspamd_processes(folder: Path) -> tuple[BrokerProcess, BrokerProcess, s
     )
     (local_folder / "classifier-bayes.conf").write_text("min_learns = 1;\n")
     values = {"folder": folder, "host": HOST, "port": port, "controller_port": controller_port}
-    (folder / "domains").write_text(
-        "com\nexample\nnet\norg\n"
-    )  # the whole list takes a minute to read
+    # the whole list takes a minute to read
+    (folder / "domains").write_text("com\nexample\nnet\norg\n")
     (folder / "options.inc").write_text(RSPAMD_OPTIONS.format(folder=folder))
     (folder / "rspamd.conf").write_text(
         RSPAMD_CONFIG.format(**values, password=CONTROLLER_PASSWORD)

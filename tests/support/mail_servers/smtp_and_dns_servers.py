@@ -38,9 +38,8 @@ class FakeSmtpServer:
     """An SMTP server. `rcpt_replies` are replies to RCPT by local part; the default is 250."""
 
     rcpt_replies: dict[str, str] = field(default_factory=dict)
-    data_replies: list[str] = field(
-        default_factory=list
-    )  # replies to DATA, one for each message; then 250
+    # replies to DATA, one for each message; then 250
+    data_replies: list[str] = field(default_factory=list)
     hangs_up_after_data: bool = False  # closes the connection once after DATA, without a reply
     data_gate: asyncio.Event | None = None  # the reply to DATA waits for it
     smtp_options: dict[str, Any] = field(default_factory=lambda: {"enable_SMTPUTF8": True})

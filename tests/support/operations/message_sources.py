@@ -117,8 +117,6 @@ async def create_draft(client: GraphQLClient, **fields: Any) -> Any:
     return answer["message"]
 
 
-FILE_A, FILE_B, FILE_C = (
-    new_attachment("a.txt", b"A"),
-    new_attachment("b.txt", b"B"),
-    new_attachment("c.txt", b"C"),
-)
+FILE_A = new_attachment("a.txt", b"A")
+FILE_B = new_attachment("b.txt", b"B")
+FILE_C = new_attachment("c.txt", b"C")

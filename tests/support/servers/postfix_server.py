@@ -112,9 +112,8 @@ def require_postfix() -> None:
 class PostfixPolicyServer:
     """A policy server that Postfix asks about each recipient. The default action is DUNNO."""
 
-    actions_by_name: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # actions by local part; each is sent once
+    # actions by local part; each is sent once
+    actions_by_name: dict[str, list[str]] = field(default_factory=dict)
     queried_names: list[str] = field(default_factory=list)
     port: int = 0
 

@@ -16,11 +16,9 @@ from tests.support.servers.small_schema_server import (
     serve_graphiql,
 )
 
-PARSE_FAILED, VALIDATION_FAILED, BAD_INPUT = (
-    "GRAPHQL_PARSE_FAILED",
-    "GRAPHQL_VALIDATION_FAILED",
-    "BAD_USER_INPUT",
-)
+PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
+VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
+BAD_INPUT = "BAD_USER_INPUT"
 
 
 @pytest.fixture

@@ -224,10 +224,8 @@ def test_long_base64_with_irregular_byte_is_not_decoded(width: int, eol: bytes) 
     "content", [pseudo_random_bytes(3_000_000), bytes(3_000_000)], ids=["noise", "zeros"]
 )
 def test_large_blobs_are_written_to_files_beside_message(content: bytes, tmp_path: Path) -> None:
-    small_content, large_body = (
-        pseudo_random_bytes(5_000),
-        b"  \r\n" + wrap_base64(content) + b"\r\n",
-    )
+    small_content = pseudo_random_bytes(5_000)
+    large_body = b"  \r\n" + wrap_base64(content) + b"\r\n"
     bodies = [large_body, large_body, wrap_base64(small_content), content]
     raw = b"".join(bodies)
     ends = [sum(map(len, bodies[: nth + 1])) for nth in range(4)]

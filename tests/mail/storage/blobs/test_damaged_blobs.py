@@ -96,10 +96,8 @@ class AccountsOfTwoTenants:
 
 
 async def create_accounts(environment: Environment) -> AccountsOfTwoTenants:
-    domain, other_domain = (
-        await make_domain(environment),
-        await make_domain(environment, "example.net"),
-    )
+    domain = await make_domain(environment)
+    other_domain = await make_domain(environment, "example.net")
     ada, bob = [await make_stored_account(environment, domain, name) for name in ("ada", "bob")]
     return AccountsOfTwoTenants(
         environment, domain, ada, bob, await make_stored_account(environment, other_domain, "dan")

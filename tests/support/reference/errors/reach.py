@@ -168,10 +168,8 @@ def _add_handled(reach: Reach, name: str, reference: Reference) -> bool:
 def _add_parameters(reach: Reach, caller: Definition, reference: Reference) -> bool:
     """Add the values that a call passes to a function. True if the others pass fewer."""
     parameters = reach.parameters.get(caller.name, {})
-    passed, before = (
-        passed_values(caller, reference, parameters),
-        reach.parameters.get(reference.target),
-    )
+    passed = passed_values(caller, reference, parameters)
+    before = reach.parameters.get(reference.target)
     reach.parameters[reference.target] = passed if before is None else joined(before, passed)
     return reach.parameters[reference.target] != before
 

@@ -42,9 +42,8 @@ class AcmeProxy:
 
     directory_url: str = ""
     renewal_reply: AcmeReply | None = None  # the response to renewal queries
-    replies_by_path: dict[str, list[AcmeReply]] = field(
-        default_factory=dict
-    )  # by path; each is sent once
+    # by path; each is sent once
+    replies_by_path: dict[str, list[AcmeReply]] = field(default_factory=dict)
     # run before the response, by path
     actions_by_path: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     before_each_request: Callable[[str], Awaitable[None]] | None = None  # gets the path

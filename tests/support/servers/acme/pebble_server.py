@@ -59,11 +59,9 @@ def _write_configuration(
     """Write the configuration. Returns its path, the CA file, and the management port."""
     folder.mkdir()
     authority = CertificateAuthority(folder)
-    server, config, ca = (
-        authority.issue_certificate("localhost", address),
-        folder / "config.json",
-        folder / "ca.pem",
-    )
+    server = authority.issue_certificate("localhost", address)
+    config = folder / "config.json"
+    ca = folder / "ca.pem"
     (signer,) = authority.client_context().get_ca_certs(binary_form=True)
     ca.write_text(ssl.DER_cert_to_PEM_cert(signer))
     management_port = free_port()
