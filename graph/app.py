@@ -189,7 +189,7 @@ def create_app(
             *health.health_routes(
                 all_checks, process_counts, lambda: environment.components.stopped_names
             ),
-            *documentation_routes(documentation_folder),
+            *documentation_routes(documentation_folder, endpoint.guards),
             *acme_challenge.challenge_routes(environment),
             *mta_sts.policy_routes(environment),
             *autoconfig.configuration_routes(environment, endpoint.guards),

@@ -9,7 +9,9 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from graph.http.pages.documentation import DocumentationPages, heading_anchor
+from graph.http.admission_control import AdmissionControl
+from graph.http.pages.documentation import SEARCH_POINTS, DocumentationPages, heading_anchor
+from graph.http.rate_budgets import MIN_CAPACITY, PointRates, RateBudgets
 from tests.support.case_loop import each_case
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -22,7 +24,8 @@ PATHS = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md")
 @pytest.fixture(scope="module")
 def app() -> Starlette:
     """The application of all tests, which renders each page once and has one search index."""
-    return Starlette(routes=DocumentationPages(DOCS).routes())
+    without_limits = AdmissionControl(RateBudgets(PointRates(0, 0, 0)))
+    return Starlette(routes=DocumentationPages(DOCS, without_limits).routes())
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_markdown_twin_keeps_code_and_drops_links_to_other_folders(tmp_path: Pat
     (tmp_path / "README.md").write_text(
         f"# A\n\n[a [b]](../x.md) [c](README.md#a) [d](https://example.com) ![e](x.png)\n\n{code}"
     )
-    twin = DocumentationPages(tmp_path).page_markdown("README.md")
+    twin = DocumentationPages(tmp_path, AdmissionControl()).page_markdown("README.md")
     text = "a [b] [c](README.md#a) [d](https://example.com) ![e](x.png)"
     assert twin == f"# A\n\n{text}\n\n{code}"
 
@@ -162,7 +165,7 @@ def test_search_shows_text_without_markup(tmp_path: Path) -> None:
         "# A `b`\n\nSee [the *quota*](x.md).\n\n```sh\n# no heading\n```\n\n"
         "| name | meaning |\n|---|---|\n| `quota` | size |\n"
     )
-    (result,) = DocumentationPages(tmp_path).search("quota")
+    (result,) = DocumentationPages(tmp_path, AdmissionControl()).search("quota")
     assert (result.heading, result.path) == ("A b", "README.md#a-b")
     text = "See the <mark>quota</mark>. # no heading\n name meaning <mark>quota</mark> size"
     assert result.excerpt == text
@@ -194,6 +197,26 @@ async def test_too_long_search_is_refused(http: httpx.AsyncClient) -> None:
     assert (await http.get("/docs/search", params={"q": "a" * 201})).status_code == 400
 
 
+async def test_searches_of_a_network_are_limited(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Start\n")
+    seconds = 0.0
+    budgets = RateBudgets(PointRates(anonymous=100), clock=lambda: seconds)
+    app = Starlette(routes=DocumentationPages(tmp_path, AdmissionControl(budgets)).routes())
+
+    async def search_from(ip_address: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, client=(ip_address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://docs") as client:
+            return await client.get("/docs/search", params={"q": "start"})
+
+    for _ in range(MIN_CAPACITY // SEARCH_POINTS):
+        assert (await search_from("192.0.2.1")).status_code == 200
+    refused = await search_from("192.0.2.1")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+    assert (await search_from("192.0.2.2")).status_code == 200
+    seconds += 10
+    assert (await search_from("192.0.2.1")).status_code == 200
+
+
 async def test_files_outside_the_folder_are_not_found(http: httpx.AsyncClient) -> None:
     cases: list[str] = [
         "../README.md",
@@ -216,7 +239,7 @@ async def test_pages_allow_no_script(http: httpx.AsyncClient) -> None:
 
 def test_raw_html_in_a_page_is_shown_as_text(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# A\n\n<script>x</script> [b](javascript:alert(1))\n")
-    page = DocumentationPages(tmp_path).page_html("README.md")
+    page = DocumentationPages(tmp_path, AdmissionControl()).page_html("README.md")
     assert "&lt;script&gt;" in page
     assert 'href="javascript' not in page
 

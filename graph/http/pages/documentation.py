@@ -23,17 +23,21 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from graph.http.admission_control import AdmissionControl
 from graph.http.byte_responses import matches_etag
+from graph.http.http_errors import client_ip_address, rejection_of_error
 from graph.http.pages.documentation_markdown import (
     is_served_link,
     llms_text,
     markdown_twin,
 )
+from models.errors import RateLimited
 
 _START_PAGE = "README.md"
 _MAX_QUERY_LENGTH = 200  # characters
 _MAX_QUERY_WORDS = 10
 _MAX_RESULTS = 30
+SEARCH_POINTS = 1_000  # of the rate budget of the network: a search takes 5 to 20 ms
 _IMAGE_SUFFIXES = (".png", ".svg")
 _HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 _WORD = re.compile(r"\w+")
@@ -89,16 +93,17 @@ def heading_anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
 
 
-def documentation_routes(folder: Path | None) -> list[BaseRoute]:
+def documentation_routes(folder: Path | None, admission: AdmissionControl) -> list[BaseRoute]:
     """Return the routes below `/docs`, or none without a folder."""
-    return DocumentationPages(folder).routes() if folder else []
+    return DocumentationPages(folder, admission).routes() if folder else []
 
 
 class DocumentationPages:
     """The Markdown files of a folder as HTML. Files and index are read at the first request."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, admission: AdmissionControl) -> None:
         self._folder = folder
+        self._admission = admission
         self._lock = Lock()  # one search or rendering at a time
         self._html_by_path: dict[str, str] = {}
 
@@ -138,10 +143,14 @@ class DocumentationPages:
         return _text_response(request, await run_in_threadpool(self.llms_text), "text/plain")
 
     async def _serve_search(self, request: Request) -> Response:
-        """Serve the results of a search. Raises HTTPException 400 if the query is too long."""
+        """Serve the results of a search.
+
+        Raises HTTPException 400 if the query is too long, 429 after too many searches.
+        """
         query = request.query_params.get("q", "")
         if len(query) > _MAX_QUERY_LENGTH:
             raise HTTPException(400, f"The search has at most {_MAX_QUERY_LENGTH} characters.")
+        self._charge_search_or_refuse(request)
         results = await run_in_threadpool(self.search, query)
         vary = {"Vary": "Accept"}
         if _MARKDOWN in request.headers.get("accept", ""):
@@ -151,6 +160,14 @@ class DocumentationPages:
             title="Search", root="./", query=escape(query), content=content, alternate=""
         )
         return _text_response(request, page, _HTML, vary)
+
+    def _charge_search_or_refuse(self, request: Request) -> None:
+        """Charge the rate budget of the network. Raises HTTPException 429 if it is used up."""
+        try:
+            self._admission.charge_anonymous_request(client_ip_address(request), SEARCH_POINTS)
+        except RateLimited as error:
+            headers = rejection_of_error(error, {}).headers
+            raise HTTPException(429, "Too many searches: try again later.", headers) from None
 
     def llms_text(self) -> str:
         """Return the list of all pages for programs, whose links are relative to `/llms.txt`."""
