@@ -231,8 +231,11 @@ class ExecutableSchema(strawberry.Schema):
             return await self._run_mutation_with_field_deadlines(run)
         progress = WorkProgress()
         current_work.set(progress)
+        seconds = self.limits.deadline
+        if is_introspection_only(run.document):
+            seconds = self.limits.introspection_deadline
         try:
-            async with asyncio.timeout(self.limits.deadline) as clock:
+            async with asyncio.timeout(seconds) as clock:
                 with AdmittedOperation(run.context, outlives_client=run.outlives_client):
                     await self._set_position_if_cursor_selected(run)
                     return await self._execute_or_find_result(run)

@@ -1,11 +1,13 @@
 """Results of introspection queries: computed once, equal to graphql-core's, bounded."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
+import pytest
 from graphql import get_introspection_query, graphql_sync
 from strawberry.types import ExecutionResult
 
@@ -89,6 +91,16 @@ async def test_stored_result_is_refused_to_callers_without_introspection(
         refusal = (await http.post("/graphql", json=body)).json()
         assert [error["extensions"]["code"] for error in refusal["errors"]] == ["UNAUTHENTICATED"]
         assert "types" not in str(refusal.get("data"))
+
+
+async def test_introspection_has_a_longer_deadline(
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=0.0))
+    query = "{ slow: __schema { types { name } } }"
+    assert await ada(query) == expected_data(query)
+    result = await ada.execute("{ viewer { user { username } } }")
+    assert [error["extensions"]["code"] for error in result["errors"]] == ["DEADLINE_EXCEEDED"]
 
 
 async def test_result_above_the_response_limit_is_an_error_each_time(

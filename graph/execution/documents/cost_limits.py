@@ -68,6 +68,8 @@ class OperationLimits:
     max_cost: int = 10_000
     max_cost_of_admins: int = 100_000
     deadline: float = 10.0  # seconds
+    # seconds; its cost limits its work, which a retry would do again
+    introspection_deadline: float = 60.0
 
     def max_cost_of_role(self, role: Role) -> int:
         """Return the highest cost of one operation for a role."""
